@@ -1,0 +1,22 @@
+# Flags of our own code; third_party is included as system headers.
+#
+# x86-64-v3 (AVX2, FMA) and no contraction: the same bits from the same source on every machine.
+add_library(nereus_options INTERFACE)
+target_compile_options(nereus_options INTERFACE
+  -Wall -Wextra -Wshadow -Wconversion -ffp-contract=off -fno-math-errno
+  $<$<BOOL:${NEREUS_WERROR}>:-Werror>)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(nereus_options INTERFACE -march=x86-64-v3)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  target_compile_options(nereus_options INTERFACE -march=armv8.2-a)
+endif()
+if(NEREUS_SANITIZE)
+  target_compile_options(nereus_options INTERFACE
+    -fsanitize=${NEREUS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(nereus_options INTERFACE -fsanitize=${NEREUS_SANITIZE})
+endif()
+if(NEREUS_LIBFUZZER)
+  target_compile_options(nereus_options INTERFACE -fsanitize=fuzzer-no-link)
+  target_compile_definitions(nereus_options INTERFACE NEREUS_LIBFUZZER)
+endif()
+target_include_directories(nereus_options INTERFACE ${CMAKE_SOURCE_DIR}/src)

@@ -1,0 +1,86 @@
+#include "base/log.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <ctime>
+#include <mutex>
+#include <optional>
+
+namespace nereus::log {
+namespace {
+
+struct State {
+  std::mutex mutex;
+  Level lowest = Level::info;
+  bool silent = false;
+  std::optional<std::string> captured;
+};
+
+State& state() {
+  static State instance;
+  return instance;
+}
+
+std::string_view name(Level level) {
+  constexpr std::array<std::string_view, 4> kNames = {"DEBUG", "INFO", "WARNING", "ERROR"};
+  return kNames[static_cast<size_t>(level)];
+}
+
+// 2025-10-02 20:23:53,470, local time, as Python's logging writes it.
+std::string timestamp() {
+  const auto now = std::chrono::system_clock::now();
+  const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
+  const auto millis =
+      std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() % 1000;
+  std::tm local{};
+  localtime_r(&seconds, &local);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S", &local);
+  return fmt::format("{},{:03}", text.data(), millis);
+}
+
+}  // namespace
+
+void write(Level level, std::string_view message) {
+  State& s = state();
+  const std::string line =
+      fmt::format("[titan] {} - root - {} - {}\n", timestamp(), name(level), message);
+  const std::lock_guard lock(s.mutex);
+  if (s.captured) {
+    *s.captured += line;
+    return;
+  }
+  if (level < s.lowest || (s.silent && level < Level::error)) return;
+  for (size_t done = 0; done < line.size();) {
+    const ssize_t n = ::write(STDOUT_FILENO, line.data() + done, line.size() - done);
+    if (n <= 0) return;  // a closed standard output must not end a training run
+    done += static_cast<size_t>(n);
+  }
+}
+
+void set_level(Level lowest) {
+  const std::lock_guard lock(state().mutex);
+  state().lowest = lowest;
+}
+
+void set_silent(bool silent) {
+  const std::lock_guard lock(state().mutex);
+  state().silent = silent;
+}
+
+Capture::Capture() {
+  const std::lock_guard lock(state().mutex);
+  state().captured.emplace();
+}
+Capture::~Capture() {
+  const std::lock_guard lock(state().mutex);
+  state().captured.reset();
+}
+std::string Capture::text() const {
+  const std::lock_guard lock(state().mutex);
+  return state().captured.value_or("");
+}
+
+}  // namespace nereus::log

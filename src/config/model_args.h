@@ -1,0 +1,90 @@
+// What defines a model of the DeepSeek-V3 family: sizes, routing and numerics. Names are
+// TorchTitan's (DeepSeekV3ModelArgs, MoEArgs); what only Hugging Face has is marked.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace nereus {
+
+// Which reference's arithmetic is followed where the two differ (docs/numerics.md has the table).
+enum class NumericsFamily : uint8_t { torchtitan, huggingface };
+
+enum class ScoreFunction : uint8_t { softmax, sigmoid };
+
+struct MoeArgs {
+  int64_t num_experts = 8;
+  int64_t num_shared_experts = 1;  // one feed-forward layer of width num_shared * moe_inter_dim
+  int64_t top_k = 1;
+  ScoreFunction score_func = ScoreFunction::sigmoid;
+  bool route_norm = false;
+  double route_scale = 1.0;
+  bool score_before_experts = true;
+  double load_balance_coeff = 1e-3;  // 0: no bias and no update (TorchTitan's None)
+  bool use_grouped_mm = true;        // accepted; has no meaning here
+  bool force_load_balance = false;   // round-robin routing, for benchmarks
+};
+
+struct ModelArgs {
+  std::string flavor = "debugmodel";  // or a file's path; for messages and logs
+  NumericsFamily family = NumericsFamily::torchtitan;
+
+  int64_t max_seq_len = 16384;  // set to the run's sequence length
+  int64_t vocab_size = 102400;
+  int64_t dim = 2048;
+  int64_t inter_dim = 10944;
+  int64_t moe_inter_dim = 1408;
+  int64_t n_layers = 27;
+  int64_t n_dense_layers = 1;
+  int64_t n_heads = 16;
+  double norm_eps = 1e-5;
+  double final_norm_eps = 1.1920929e-07;  // torch's default for the last norm; Hugging Face: norm_eps
+  MoeArgs moe;
+
+  // Expert groups. TorchTitan declares them and never uses them; Hugging Face does.
+  int64_t n_expert_groups = 1;
+  int64_t n_limited_groups = 1;
+
+  int64_t q_lora_rank = 0;  // 0: q by one projection
+  int64_t kv_lora_rank = 512;
+  int64_t qk_nope_head_dim = 128;
+  int64_t qk_rope_head_dim = 64;
+  int64_t v_head_dim = 128;
+  bool use_flex_attn = false;
+  std::string attn_mask_type = "causal";  // or "block_causal": causal within documents
+
+  int64_t original_seq_len = 4096;
+  double rope_theta = 10000.0;
+  double rope_factor = 40;
+  double beta_fast = 32;
+  double beta_slow = 1;
+  double mscale = 1.0;
+  // Hugging Face only: is there a YaRN section, and its second mscale (0: not given).
+  bool hf_yarn = false;
+  bool hf_mscale_given = false;
+  double hf_mscale_all_dim = 0;
+
+  int64_t eos_id = -1;  // of config.json, ends a document for block_causal; -1: not given
+
+  int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+  bool is_moe_layer(int64_t layer) const { return layer >= n_dense_layers; }
+  bool block_causal() const { return attn_mask_type == "block_causal"; }
+};
+
+// The rotary tables' frequencies and the attention's scale that follow from the arguments
+// (docs/numerics.md): YaRN by the sequence length for TorchTitan, by the config for Hugging Face.
+struct RopeParameters {
+  double theta = 10000.0;
+  bool yarn = false;
+  double factor = 1, beta_fast = 32, beta_slow = 1;
+  int64_t original_seq_len = 4096;
+  double amplitude = 1;      // cos and sin are multiplied by it
+  double softmax_scale = 1;  // 1/sqrt(qk_head_dim), times mscale^2 where the family asks for it
+};
+
+RopeParameters rope_parameters(const ModelArgs&);
+
+// Throws Error{kConfig} that names the first sizes that contradict each other.
+void check(const ModelArgs&);
+
+}  // namespace nereus

@@ -1,0 +1,120 @@
+// Where tensors live and work is done.
+//
+//   Device  a GPU, the CPU, or `meta`: no memory and no arithmetic. On the meta device every op
+//           checks its contract and does nothing, so that a whole step can be run for its sizes.
+//   Stream  an ordered queue of work of one device. On the CPU work is done when the call returns.
+//   Event   a place in a stream that another stream, or the host, can wait for.
+//   Buffer  owns device memory, made before the first step.
+//   Context what a layer's method gets: the stream and the arenas of the microbatch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "device/thread_pool.h"
+#include "tensor/arena.h"
+#include "tensor/tensor.h"
+
+namespace nereus {
+
+#ifdef NEREUS_CUDA
+inline constexpr bool kHasCuda = true;
+#else
+inline constexpr bool kHasCuda = false;
+#endif
+
+struct Device {
+  enum class Kind : uint8_t { meta, cpu, cuda };
+  Kind kind = Kind::cpu;
+  int index = 0;
+
+  static Device meta() { return {Kind::meta, 0}; }
+  static Device cpu() { return {Kind::cpu, 0}; }
+  static Device cuda(int index) { return {Kind::cuda, index}; }
+  bool operator==(const Device&) const = default;
+};
+
+class Stream {
+ public:
+  // `pool` is needed on the CPU and must outlive the stream; other devices ignore it.
+  explicit Stream(Device device, ThreadPool* pool = nullptr);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  Device device() const { return device_; }
+  bool on_meta() const { return device_.kind == Device::Kind::meta; }
+  bool on_cpu() const { return device_.kind == Device::Kind::cpu; }
+  bool on_gpu() const { return device_.kind == Device::Kind::cuda; }
+
+  // CPU only: see ThreadPool::parallel_for.
+  void parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task) const {
+    pool_->parallel_for(n, task);
+  }
+
+  void synchronize();                      // host waits; see docs/architecture.md for who may
+  void* native() const { return native_; }  // cudaStream_t on a GPU, else null
+
+ private:
+  Device device_;
+  ThreadPool* pool_;
+  void* native_ = nullptr;
+};
+
+// On the CPU, where work is done when its call returns, both calls do nothing.
+class Event {
+ public:
+  explicit Event(Device device);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(Stream&);        // the place: after all that was enqueued so far
+  void wait(Stream&) const;    // what is enqueued from here on waits for the place
+  void synchronize() const;    // the host waits
+
+ private:
+  Device device_;
+  void* native_ = nullptr;
+};
+
+// Copies bytes between host memory and memory of `stream`'s device, or within the device. Ordered
+// on the stream; the host memory must stay until the stream has passed it. No-ops on meta.
+void copy_to_device(Stream&, TensorView to, const void* from);
+void copy_to_host(Stream&, void* to, ConstTensorView from);
+
+class Buffer {
+ public:
+  Buffer() = default;
+  // Zeroed. On meta: no memory, data() is null. Throws Error{kConfig} that names `what` and the
+  // sizes when the device has not that much left.
+  Buffer(Device device, int64_t bytes, std::string what);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+  // An arena over the whole buffer; a measuring one on meta.
+  Arena arena(std::string name) const;
+
+ private:
+  Device device_;
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+// A layer's surroundings during one pass of one microbatch. Views taken from `saved_input` live
+// until the layer's backward_input ends, from `saved_weight` until its backward_weight ends, from
+// `scratch` until the scope ends in which they were taken.
+struct Context {
+  Stream& stream;
+  Arena& saved_input;
+  Arena& saved_weight;
+  Arena& scratch;
+};
+
+}  // namespace nereus

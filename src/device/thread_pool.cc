@@ -1,0 +1,134 @@
+#include "device/thread_pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+
+namespace nereus {
+namespace {
+
+// One parallel_for. Lives on its caller's stack; `helpers` counts the pool's threads inside it, and
+// the caller leaves only when there are none.
+struct Job {
+  int64_t n = 0;
+  FunctionRef<void(int64_t, Scratch)> task;
+  std::atomic<int64_t> next{0};
+  int helpers = 0;  // guarded by the pool's mutex
+  std::exception_ptr failure;
+  std::atomic<bool> failed{false};
+
+  bool exhausted() const { return next.load(std::memory_order_relaxed) >= n; }
+
+  void work(Scratch scratch, std::mutex& mutex) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+      if (failed.load(std::memory_order_relaxed)) continue;
+      try {
+        task(i, scratch);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!failure) failure = std::current_exception();
+        failed = true;
+      }
+    }
+  }
+};
+
+constexpr int kSpins = 4000;  // about 20 us: ops follow each other closely, and a wake-up costs more
+
+}  // namespace
+
+struct ThreadPool::Impl {
+  std::mutex mutex;
+  std::condition_variable wake;       // a job was added, or the pool ends
+  std::condition_variable left;       // a helper left a job
+  std::vector<Job*> jobs;             // not yet exhausted, oldest first
+  std::atomic<int64_t> generation{0};  // grows with each added job: what idle threads spin on
+  bool ending = false;
+  std::vector<std::thread> threads;
+  std::vector<std::unique_ptr<std::byte[]>> scratch;       // of the pool's threads
+  std::vector<std::unique_ptr<std::byte[]>> free_scratch;  // of callers, reused
+
+  void run(Scratch own) {
+    int64_t seen = 0;
+    for (;;) {
+      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen; ++spin)
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#else
+        ;
+#endif
+      std::unique_lock lock(mutex);
+      Job* job = nullptr;
+      wake.wait(lock, [&] {
+        while (!jobs.empty() && jobs.front()->exhausted()) jobs.erase(jobs.begin());
+        if (!jobs.empty()) job = jobs.front();
+        return ending || job != nullptr;
+      });
+      if (job == nullptr) return;
+      seen = generation.load(std::memory_order_relaxed);
+      ++job->helpers;
+      lock.unlock();
+      job->work(own, mutex);
+      lock.lock();
+      std::erase(jobs, job);
+      if (--job->helpers == 0) left.notify_all();
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
+  NEREUS_CHECK(kContract, threads >= 1, "a pool of {} threads; at least 1 is needed", threads);
+  impl_->jobs.reserve(64);
+  impl_->free_scratch.reserve(64);
+  for (int i = 1; i < threads; ++i) {
+    impl_->scratch.push_back(std::make_unique_for_overwrite<std::byte[]>(kScratchBytes));
+    const Scratch own(impl_->scratch.back().get(), kScratchBytes);
+    impl_->threads.emplace_back([this, own] { impl_->run(own); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->ending = true;
+  }
+  impl_->wake.notify_all();
+  for (std::thread& t : impl_->threads) t.join();
+}
+
+int ThreadPool::threads() const { return static_cast<int>(impl_->threads.size()) + 1; }
+
+void ThreadPool::parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task) {
+  if (n <= 0) return;
+  Job job{.n = n, .task = task, .failure = nullptr};
+  std::unique_ptr<std::byte[]> own;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (!impl_->free_scratch.empty()) {
+      own = std::move(impl_->free_scratch.back());
+      impl_->free_scratch.pop_back();
+    }
+    if (n > 1 && !impl_->threads.empty()) {
+      impl_->jobs.push_back(&job);
+      impl_->generation.fetch_add(1, std::memory_order_release);
+    }
+  }
+  if (n > 1 && !impl_->threads.empty()) impl_->wake.notify_all();
+  if (!own) own = std::make_unique_for_overwrite<std::byte[]>(kScratchBytes);
+  job.work(Scratch(own.get(), kScratchBytes), impl_->mutex);
+
+  // The other threads' last tasks are usually short: spin a little before sleeping.
+  std::unique_lock lock(impl_->mutex);
+  std::erase(impl_->jobs, &job);
+  impl_->left.wait(lock, [&] { return job.helpers == 0; });
+  impl_->free_scratch.push_back(std::move(own));
+  lock.unlock();
+  if (job.failure) std::rethrow_exception(job.failure);
+}
+
+}  // namespace nereus

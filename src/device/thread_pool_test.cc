@@ -1,0 +1,45 @@
+#include "device/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace nereus {
+namespace {
+
+TEST(ThreadPool, RunsEveryTaskOnceWhateverTheNumberOfThreadsAndCallers) {
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 3; ++caller) {
+      callers.emplace_back([&pool] {
+        for (int round = 0; round < 200; ++round) {
+          std::vector<std::atomic<int>> runs(static_cast<size_t>(round));
+          pool.parallel_for(round, [&](int64_t i, Scratch scratch) {
+            scratch[0] = std::byte{1};
+            ++runs[static_cast<size_t>(i)];
+          });
+          for (const auto& n : runs) ASSERT_EQ(n, 1);
+        }
+      });
+    }
+    for (auto& c : callers) c.join();
+  }
+}
+
+TEST(ThreadPool, RethrowsATasksExceptionAndServesOn) {
+  ThreadPool pool(2);
+  EXPECT_THROW(pool.parallel_for(10, [](int64_t i, Scratch) {
+    if (i == 3) throw std::runtime_error("task 3");
+  }),
+               std::runtime_error);
+  std::atomic<int> ran{0};
+  pool.parallel_for(10, [&](int64_t, Scratch) { ++ran; });
+  EXPECT_EQ(ran, 10);
+}
+
+}  // namespace
+}  // namespace nereus

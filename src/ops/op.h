@@ -1,0 +1,31 @@
+// The public entry of an op: checks the contract and calls the implementation of the stream's
+// device. Letters used in all headers of this folder:
+//
+//   T tokens of a microbatch   D model width      F feed-forward width   V vocabulary
+//   B sequences                S sequence length  H heads                E experts
+//   K experts per token        R rows routed      N, M, K of a GEMM where the header says so
+//
+// Outputs come first in an op's struct. A view without shape is "not given". Outputs are written,
+// not added to, unless the struct has an `accumulate` and it is set. An op enqueues on its stream,
+// allocates nothing and does not synchronize.
+#pragma once
+
+#include "device/device.h"
+#include "tensor/tensor.h"
+
+// Declares check(), cpu:: and cuda:: of an op and defines its entry.
+#define NEREUS_OP(function, Arguments)                                  \
+  void check(const Arguments&);                                         \
+  namespace cpu {                                                       \
+  void function(Stream&, const Arguments&);                             \
+  }                                                                     \
+  namespace cuda {                                                      \
+  void function(Stream&, const Arguments&);                             \
+  }                                                                     \
+  inline void function(Stream& stream, const Arguments& arguments) {    \
+    check(arguments);                                                   \
+    if (stream.on_cpu()) return cpu::function(stream, arguments);       \
+    if constexpr (kHasCuda) {                                           \
+      if (stream.on_gpu()) return cuda::function(stream, arguments);    \
+    }                                                                   \
+  }

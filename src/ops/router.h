@@ -1,0 +1,62 @@
+// Which experts a token goes to, and with which weights (DeepSeek-V3, arXiv 2412.19437, eq. 12-16).
+//
+//   score[t,e] = sigmoid(logits[t,e])  or  softmax_e(logits[t,:])
+//   choice[t,e] = score[t,e] + bias[e]                 (bias only chooses, it does not weigh)
+//   ids[t,:] = the K largest of choice[t,:], ties to the smaller e, largest first
+//   w[t,k] = score[t, ids[t,k]];  normalize: w /= (sum_k w + 1e-20);  then w *= scale
+//
+// Groups: with groups > 1 the experts form `groups` equal runs; a group's score is the sum of its
+// two largest choices, and only experts of the `limited_groups` best groups (ties to the smaller)
+// may be chosen. forced: ids[t,k] = (t * K + k) mod E instead of the K largest; weights as above
+// from the scores of those experts.
+//
+// router_backward gives dlogits from dweights through weights and scores; ids are constants.
+// All arithmetic is f32; logits and dlogits are f32 or bf16.
+#pragma once
+
+#include "ops/op.h"
+
+namespace nereus::ops {
+
+struct RoutingRule {
+  enum class Score : uint8_t { sigmoid, softmax };
+  Score score = Score::sigmoid;
+  bool normalize = false;
+  bool forced = false;
+  float scale = 1;
+  int groups = 1, limited_groups = 1;
+};
+
+struct RouterForward {
+  TensorView weights;      // f32 [T, K]
+  TensorView ids;          // i32 [T, K]
+  TensorView scores;       // f32 [T, E], kept for the backward pass
+  TensorView load;         // i64 [E]: the number of (t,k) with that id is added; optional
+  ConstTensorView logits;  // [T, E]
+  ConstTensorView bias;    // f32 [E], optional
+  RoutingRule rule;
+};
+
+struct RouterBackward {
+  TensorView dlogits;        // [T, E]
+  ConstTensorView dweights;  // f32 [T, K]
+  ConstTensorView ids;       // i32 [T, K]
+  ConstTensorView scores;    // f32 [T, E]
+  RoutingRule rule;
+};
+
+NEREUS_OP(router_forward, RouterForward)
+NEREUS_OP(router_backward, RouterBackward)
+
+// The load balancing of DeepSeek-V3 without an auxiliary loss, in TorchTitan's mean-centred form:
+//
+//   delta[e] = coefficient * sign(mean(load) - load[e]);   bias[e] += delta[e] - mean(delta)
+struct BalanceUpdate {
+  TensorView bias;       // f32 [E]
+  ConstTensorView load;  // i64 [E]
+  float coefficient = 0;
+};
+
+NEREUS_OP(balance_update, BalanceUpdate)
+
+}  // namespace nereus::ops

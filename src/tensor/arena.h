@@ -1,0 +1,71 @@
+// An arena hands out tensors from one block of memory, last in, first out. It owns no memory and
+// never asks for any: a step that fits once fits for ever.
+//
+// An arena without memory (measuring) hands out views without data and only counts: running a step
+// over measuring arenas on the meta device tells, to the byte and by name, what the step needs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace nereus {
+
+class Arena {
+ public:
+  static constexpr int64_t kAlignment = 256;  // bytes; what TMA, cuBLASLt and AVX-512 ask, at most
+
+  struct Entry {
+    const char* what;  // a literal
+    int64_t bytes;     // rounded up to kAlignment
+  };
+
+  // A measuring arena.
+  explicit Arena(std::string name);
+  // An arena over `bytes` at `base` (aligned to kAlignment), which must outlive it.
+  Arena(std::string name, std::byte* base, int64_t bytes);
+
+  // Throws Error{kContract} that lists who holds what when the arena is exhausted: sizes are
+  // measured before the first step, so that exhaustion is a bug, not a setting.
+  TensorView take(DType, const Shape&, const char* what);
+
+  // A place to return to: everything taken after mark() is given back by release().
+  using Mark = size_t;
+  Mark mark() const { return entries_.size(); }
+  void release(Mark);
+
+  // Gives back on leaving the block what was taken in it.
+  class Scope {
+   public:
+    explicit Scope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+    ~Scope() { arena_.release(mark_); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Arena& arena_;
+    Mark mark_;
+  };
+
+  const std::string& name() const { return name_; }
+  bool measuring() const { return base_ == nullptr; }
+  int64_t used_bytes() const { return used_; }
+  int64_t peak_bytes() const { return peak_; }
+  int64_t capacity_bytes() const { return capacity_; }
+  // Who held what at the high-water mark, summed by name, largest first. Measuring arenas only.
+  std::vector<Entry> peak_entries() const;
+
+ private:
+  std::string name_;
+  std::byte* base_ = nullptr;
+  int64_t capacity_ = 0;
+  int64_t used_ = 0;
+  int64_t peak_ = 0;
+  std::vector<Entry> entries_;       // live, in order
+  std::vector<Entry> peak_entries_;  // the copy made at the high-water mark, measuring only
+};
+
+}  // namespace nereus
