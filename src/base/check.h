@@ -7,12 +7,12 @@
 #include "base/error.h"
 
 // NEREUS_CHECK(kConfig, steps > 0, "training.steps = {}: must be at least 1", steps);
-#define NEREUS_CHECK(fault, condition, ...)                                                    \
-  do {                                                                                         \
-    if (!(condition))                                                                          \
-      ::nereus::fail(::nereus::Fault::fault, #condition, __FILE__, __LINE__,                   \
-                     ::fmt::format(__VA_ARGS__));                                              \
+#define NEREUS_CHECK(fault, condition, ...)                                  \
+  do {                                                                       \
+    if (!(condition))                                                        \
+      ::nereus::fail(::nereus::Fault::fault, #condition, __FILE__, __LINE__, \
+                     ::fmt::format(__VA_ARGS__));                            \
   } while (false)
 
-#define NEREUS_FAIL(fault, ...)                                                                \
+#define NEREUS_FAIL(fault, ...) \
   ::nereus::fail(::nereus::Fault::fault, "reached", __FILE__, __LINE__, ::fmt::format(__VA_ARGS__))

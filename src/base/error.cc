@@ -4,12 +4,18 @@ namespace nereus {
 
 int Error::exit_code() const {
   switch (fault_) {
-    case Fault::kConfig: return 2;
-    case Fault::kContract: return 70;
-    case Fault::kDevice: return 71;
-    case Fault::kComm: return 72;
-    case Fault::kNumeric: return 73;
-    case Fault::kIo: return 74;
+    case Fault::kConfig:
+      return 2;
+    case Fault::kContract:
+      return 70;
+    case Fault::kDevice:
+      return 71;
+    case Fault::kComm:
+      return 72;
+    case Fault::kNumeric:
+      return 73;
+    case Fault::kIo:
+      return 74;
   }
   return 70;
 }

@@ -1,4 +1,5 @@
-// The one exception type. Who is at fault decides how it is shown and which code the program ends with.
+// The one exception type. Who is at fault decides how it is shown and which code the program ends
+// with.
 #pragma once
 
 #include <stdexcept>

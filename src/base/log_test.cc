@@ -11,9 +11,10 @@ namespace {
 TEST(Log, WritesTheLineThatReadersOfTorchTitansLogsExpect) {
   const log::Capture capture;
   log::info("step: {:2}", 7);
-  EXPECT_THAT(capture.text(),
-              testing::MatchesRegex("\\[titan\\] [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2},"
-                                    "[0-9]{3} - root - INFO - step:  7\n"));
+  EXPECT_THAT(
+      capture.text(),
+      testing::MatchesRegex("\\[titan\\] [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2},"
+                            "[0-9]{3} - root - INFO - step:  7\n"));
 }
 
 TEST(Suggest, FindsTheNearestNameAndNothingWhenAllAreFar) {

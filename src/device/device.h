@@ -54,7 +54,7 @@ class Stream {
     pool_->parallel_for(n, task);
   }
 
-  void synchronize();                      // host waits; see docs/architecture.md for who may
+  void synchronize();                       // host waits; see docs/architecture.md for who may
   void* native() const { return native_; }  // cudaStream_t on a GPU, else null
 
  private:
@@ -71,9 +71,9 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
-  void record(Stream&);        // the place: after all that was enqueued so far
-  void wait(Stream&) const;    // what is enqueued from here on waits for the place
-  void synchronize() const;    // the host waits
+  void record(Stream&);      // the place: after all that was enqueued so far
+  void wait(Stream&) const;  // what is enqueued from here on waits for the place
+  void synchronize() const;  // the host waits
 
  private:
   Device device_;
@@ -107,6 +107,15 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
+// Sees tensors as layers make them: how `probe` writes hidden states. Training has none.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  // `what` is a literal such as "attn_out"; layer -1 outside the blocks. The view is valid during
+  // the call only, and its contents once the stream has been synchronized.
+  virtual void see(Stream&, const char* what, int64_t layer, ConstTensorView) = 0;
+};
+
 // A layer's surroundings during one pass of one microbatch. Views taken from `saved_input` live
 // until the layer's backward_input ends, from `saved_weight` until its backward_weight ends, from
 // `scratch` until the scope ends in which they were taken.
@@ -115,6 +124,12 @@ struct Context {
   Arena& saved_input;
   Arena& saved_weight;
   Arena& scratch;
+  bool accumulate = false;  // weight gradients are added to; false: written (a step's first pass)
+  Observer* observer = nullptr;
+
+  void show(const char* what, int64_t layer, ConstTensorView view) const {
+    if (observer != nullptr) observer->see(stream, what, layer, view);
+  }
 };
 
 }  // namespace nereus

@@ -38,15 +38,16 @@ struct Job {
   }
 };
 
-constexpr int kSpins = 4000;  // about 20 us: ops follow each other closely, and a wake-up costs more
+constexpr int kSpins =
+    4000;  // about 20 us: ops follow each other closely, and a wake-up costs more
 
 }  // namespace
 
 struct ThreadPool::Impl {
   std::mutex mutex;
-  std::condition_variable wake;       // a job was added, or the pool ends
-  std::condition_variable left;       // a helper left a job
-  std::vector<Job*> jobs;             // not yet exhausted, oldest first
+  std::condition_variable wake;        // a job was added, or the pool ends
+  std::condition_variable left;        // a helper left a job
+  std::vector<Job*> jobs;              // not yet exhausted, oldest first
   std::atomic<int64_t> generation{0};  // grows with each added job: what idle threads spin on
   bool ending = false;
   std::vector<std::thread> threads;
@@ -56,7 +57,8 @@ struct ThreadPool::Impl {
   void run(Scratch own) {
     int64_t seen = 0;
     for (;;) {
-      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen; ++spin)
+      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen;
+           ++spin)
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #else

@@ -32,9 +32,10 @@ TEST(ThreadPool, RunsEveryTaskOnceWhateverTheNumberOfThreadsAndCallers) {
 
 TEST(ThreadPool, RethrowsATasksExceptionAndServesOn) {
   ThreadPool pool(2);
-  EXPECT_THROW(pool.parallel_for(10, [](int64_t i, Scratch) {
-    if (i == 3) throw std::runtime_error("task 3");
-  }),
+  EXPECT_THROW(pool.parallel_for(10,
+                                 [](int64_t i, Scratch) {
+                                   if (i == 3) throw std::runtime_error("task 3");
+                                 }),
                std::runtime_error);
   std::atomic<int> ran{0};
   pool.parallel_for(10, [&](int64_t, Scratch) { ++ran; });

@@ -1,44 +1,92 @@
-// The list of a model's parameters: names, shapes, kinds and initial distributions.
+// A model's parameters: names, shapes, kinds, initial distributions, and the tensors they are
+// stored in. Names are TorchTitan's: `layers.3.moe.experts.w1` is [E, F, D].
 //
-// Names are TorchTitan's, logical and unfused: `layers.3.moe.experts.w1` is [E, F, D] wherever and
-// however its elements are stored. Shapes are (out, in), experts first.
+// The X<T> structs below hold one T for each stored tensor of a part of the model: handles, weights
+// (ConstTensorView) or gradients (TensorView); map() goes from one to the other.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "config/model_args.h"
-#include "tensor/tensor.h"
+#include "parallel/parameter.h"
 
 namespace nereus {
 
-// What a parameter is, for counting (docs/numerics.md, FLOPs) and for sharding.
-enum class ParameterKind : uint8_t {
-  embedding,
-  dense,  // attention, norms, dense feed-forward, head
-  router,
-  shared_expert,
-  routed_expert,
+template <class T>
+struct MlpTensors {
+  T gate_up;  // [2F, D]: w1, then w3
+  T down;     // [D, F]: w2
+  template <class F>
+  auto map(F f) const {
+    return MlpTensors<decltype(f(gate_up))>{f(gate_up), f(down)};
+  }
 };
 
-struct Initial {
-  // normal (truncated to [low, high] unless they are equal) or, with std 0, the constant `mean`.
-  double mean = 0, std = 0, low = 0, high = 0;
+template <class T>
+struct MlaTensors {
+  T q;        // [H Dqk, D] wq, when there is no q_lora
+  T latent;   // [Rq + Rkv + Drope, D]: wq_a (with q_lora), then wkv_a
+  T q_norm;   // [Rq], with q_lora
+  T q_up;     // [H Dqk, Rq] wq_b, with q_lora
+  T kv_norm;  // [Rkv]
+  T kv_up;    // [H (Dnope + Dv), Rkv] wkv_b
+  T out;      // [D, H Dv] wo
+  template <class F>
+  auto map(F f) const {
+    return MlaTensors<decltype(f(q))>{f(q),       f(latent), f(q_norm), f(q_up),
+                                      f(kv_norm), f(kv_up),  f(out)};
+  }
 };
 
-struct Parameter {
-  std::string name;
-  Shape shape;
-  ParameterKind kind = ParameterKind::dense;
-  Initial initial;
-  int64_t layer = -1;  // -1: outside the blocks
+template <class T>
+struct MoeTensors {
+  T gate;                // [E, D]
+  T gate_up;             // [E, 2F, D]: w1, then w3, of each expert
+  T down;                // [E, D, F]: w2
+  MlpTensors<T> shared;  // of width F * num_shared_experts
+  template <class F>
+  auto map(F f) const {
+    return MoeTensors<decltype(f(gate))>{f(gate), f(gate_up), f(down), shared.map(f)};
+  }
 };
 
-// In the order of the model: embedding, blocks, final norm, head.
+// A block has either mlp (dense) or moe; the other's handles are -1.
+template <class T>
+struct BlockTensors {
+  T attention_norm, ffn_norm;  // [D]
+  MlaTensors<T> attention;
+  MlpTensors<T> mlp;
+  MoeTensors<T> moe;
+  template <class F>
+  auto map(F f) const {
+    return BlockTensors<decltype(f(ffn_norm))>{f(attention_norm), f(ffn_norm), attention.map(f),
+                                               mlp.map(f), moe.map(f)};
+  }
+};
+
+template <class T>
+struct HeadTensors {
+  T norm;    // [D]
+  T output;  // [V, D]
+  template <class F>
+  auto map(F f) const {
+    return HeadTensors<decltype(f(norm))>{f(norm), f(output)};
+  }
+};
+
+// All stored tensors of a model and where each part finds its own. Buckets: 0 the embedding,
+// 1 + i block i, 1 + n_layers the head.
+struct ModelLayout {
+  std::vector<StoredTensor> tensors;
+  TensorHandle embedding = -1;  // [V, D]
+  std::vector<BlockTensors<TensorHandle>> blocks;
+  HeadTensors<TensorHandle> head{-1, -1};
+};
+
+ModelLayout model_layout(const ModelArgs&);
+
+// The logical parameters in the order of the model.
 std::vector<Parameter> parameters(const ModelArgs&);
-
-// Buffers saved with the weights though not trained: f32 [E] `layers.N.moe.expert_bias` of each
-// layer of experts, when load balancing is on.
-std::vector<Parameter> saved_buffers(const ModelArgs&);
 
 }  // namespace nereus

@@ -44,9 +44,8 @@ TensorView Arena::take(DType dtype, const Shape& shape, const char* what) {
     std::string holders;
     for (const Entry& e : sum_by_name(entries_))
       holders += fmt::format("\n    {:>12} bytes  {}", e.bytes, e.what);
-    NEREUS_FAIL(kContract,
-                "arena {}: {} {} {} needs {} bytes, but {} of {} are taken by{}", name_, what, dtype,
-                shape, bytes, used_, capacity_, holders);
+    NEREUS_FAIL(kContract, "arena {}: {} {} {} needs {} bytes, but {} of {} are taken by{}", name_,
+                what, dtype, shape, bytes, used_, capacity_, holders);
   }
   const TensorView view(measuring() ? nullptr : base_ + used_, dtype, shape);
   used_ += bytes;

@@ -63,8 +63,8 @@ struct BasicView {
   }
   // A mutable view serves where a constant one is asked for.
   template <class Other>
-    requires(!std::is_same_v<Other, Pointer> && std::is_convertible_v<Other, Pointer>)
-  BasicView(const BasicView<Other>& o)  // NOLINT(google-explicit-constructor)
+  requires(!std::is_same_v<Other, Pointer> && std::is_convertible_v<Other, Pointer>)
+      BasicView(const BasicView<Other>& o)  // NOLINT(google-explicit-constructor)
       : data(o.data), dtype(o.dtype), shape(o.shape), stride(o.stride) {}
 
   explicit operator bool() const { return shape.rank() > 0; }  // is there a tensor?
@@ -96,8 +96,7 @@ struct BasicView {
   BasicView slice(int dim, int64_t begin, int64_t end) const {
     BasicView v = *this;
     v.shape[dim] = end - begin;
-    if (data != nullptr)
-      v.data = data + begin * stride[static_cast<size_t>(dim)] * size_of(dtype);
+    if (data != nullptr) v.data = data + begin * stride[static_cast<size_t>(dim)] * size_of(dtype);
     return v;
   }
   BasicView rows(int64_t begin, int64_t end) const { return slice(0, begin, end); }
@@ -113,7 +112,7 @@ struct BasicView {
       out.stride[0] = 1;
       return out;
     }
-    out.shape = rank() == 2 ? Shape{shape[1]}
+    out.shape = rank() == 2   ? Shape{shape[1]}
                 : rank() == 3 ? Shape{shape[1], shape[2]}
                               : Shape{shape[1], shape[2], shape[3]};
     for (int d = 1; d < rank(); ++d)

@@ -9,12 +9,12 @@
 
 #ifdef NEREUS_LIBFUZZER
 
-#define NEREUS_FUZZ(name, data)                                          \
-  static void fuzz_##name(std::span<const uint8_t> data);                \
+#define NEREUS_FUZZ(name, data)                                           \
+  static void fuzz_##name(std::span<const uint8_t> data);                 \
   extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t n) { \
-    fuzz_##name({bytes, n});                                             \
-    return 0;                                                            \
-  }                                                                      \
+    fuzz_##name({bytes, n});                                              \
+    return 0;                                                             \
+  }                                                                       \
   static void fuzz_##name(std::span<const uint8_t> data)
 
 #else
@@ -26,9 +26,9 @@ namespace nereus::test {
 void replay_corpus(const char* name, void (*target)(std::span<const uint8_t>));
 }  // namespace nereus::test
 
-#define NEREUS_FUZZ(name, data)                                              \
-  static void fuzz_##name(std::span<const uint8_t> data);                    \
-  TEST(Fuzz, name) { nereus::test::replay_corpus(#name, &fuzz_##name); }     \
+#define NEREUS_FUZZ(name, data)                                          \
+  static void fuzz_##name(std::span<const uint8_t> data);                \
+  TEST(Fuzz, name) { nereus::test::replay_corpus(#name, &fuzz_##name); } \
   static void fuzz_##name(std::span<const uint8_t> data)
 
 #endif

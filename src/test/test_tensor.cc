@@ -41,13 +41,16 @@ double load(const std::byte* p, DType t) {
       memcpy(&x, p, 4);
       return x;
     }
-    default: NEREUS_FAIL(kContract, "test::Tensor does not read {}", name_of(t));
+    default:
+      NEREUS_FAIL(kContract, "test::Tensor does not read {}", name_of(t));
   }
 }
 
 void store(std::byte* p, DType t, double value) {
   switch (t) {
-    case DType::f64: memcpy(p, &value, 8); return;
+    case DType::f64:
+      memcpy(p, &value, 8);
+      return;
     case DType::f32: {
       const float x = static_cast<float>(value);
       memcpy(p, &x, 4);
@@ -68,7 +71,8 @@ void store(std::byte* p, DType t, double value) {
       memcpy(p, &x, 4);
       return;
     }
-    default: NEREUS_FAIL(kContract, "test::Tensor does not write {}", name_of(t));
+    default:
+      NEREUS_FAIL(kContract, "test::Tensor does not write {}", name_of(t));
   }
 }
 
@@ -89,11 +93,16 @@ std::vector<Device> devices() { return {Device::cpu()}; }
 
 double unit_roundoff(DType t) {
   switch (t) {
-    case DType::f64: return 0x1p-53;
-    case DType::f32: return 0x1p-24;
-    case DType::bf16: return 0x1p-9;
-    case DType::f16: return 0x1p-11;
-    default: return 0;
+    case DType::f64:
+      return 0x1p-53;
+    case DType::f32:
+      return 0x1p-24;
+    case DType::bf16:
+      return 0x1p-9;
+    case DType::f16:
+      return 0x1p-11;
+    default:
+      return 0;
   }
 }
 
@@ -113,8 +122,8 @@ std::vector<double> Tensor::values() const {
 }
 
 Tensor& Tensor::set(const std::vector<double>& values) {
-  NEREUS_CHECK(kContract, static_cast<int64_t>(values.size()) == count(), "{} values for {} elements",
-               values.size(), count());
+  NEREUS_CHECK(kContract, static_cast<int64_t>(values.size()) == count(),
+               "{} values for {} elements", values.size(), count());
   std::vector<std::byte> host(static_cast<size_t>(view_.bytes()));
   const auto size = static_cast<size_t>(size_of(view_.dtype));
   for (size_t i = 0; i < values.size(); ++i) store(host.data() + i * size, view_.dtype, values[i]);

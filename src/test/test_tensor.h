@@ -36,8 +36,8 @@ class Tensor {
   bool poisoned(int64_t i) const;
 
   TensorView view() const { return view_; }
-  operator TensorView() const { return view_; }            // NOLINT
-  operator ConstTensorView() const { return view_; }       // NOLINT
+  operator TensorView() const { return view_; }       // NOLINT
+  operator ConstTensorView() const { return view_; }  // NOLINT
   const Shape& shape() const { return view_.shape; }
   int64_t count() const { return view_.count(); }
 
@@ -52,7 +52,8 @@ Stream stream(Device device);
 // max |a - b| / max |b| over two equally long lists, the golden data's "normwise" error.
 double normwise_error(const std::vector<double>& a, const std::vector<double>& b);
 
-// tests/golden/... of the source tree (NEREUS_SOURCE_DIR, which ctest sets, else the working folder).
+// tests/golden/... of the source tree (NEREUS_SOURCE_DIR, which ctest sets, else the working
+// folder).
 std::string source_path(const std::string& relative);
 
 // A fresh folder under the system's temporary one, removed with its contents at the end.
@@ -64,7 +65,8 @@ class TemporaryFolder {
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   const std::string& path() const { return path_; }
   std::string file(const std::string& name) const { return path_ + "/" + name; }
-  std::string write(const std::string& name, const std::string& contents) const;  // returns its path
+  std::string write(const std::string& name,
+                    const std::string& contents) const;  // returns its path
 
  private:
   std::string path_;

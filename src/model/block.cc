@@ -1,0 +1,134 @@
+#include "model/block.h"
+
+#include "ops/elementwise.h"
+#include "ops/rmsnorm.h"
+
+namespace nereus {
+
+Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, LayerParallel parallel,
+             Recompute recompute)
+    : layer_(layer),
+      eps_(static_cast<float>(args.norm_eps)),
+      round_normalized_(args.family == NumericsFamily::huggingface),
+      recompute_(recompute),
+      attention_(args, rope, parallel.tp, recompute.mla_up),
+      mlp_(parallel.tp, recompute.swiglu) {
+  if (args.is_moe_layer(layer))
+    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, recompute.swiglu, layer);
+}
+
+void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorView x,
+                      ConstTensorView weight) const {
+  ops::rmsnorm_forward(ctx.stream, {.y = y,
+                                    .rstd = rstd,
+                                    .sum = {},
+                                    .x = x,
+                                    .addend = {},
+                                    .weight = weight,
+                                    .eps = eps_,
+                                    .round_normalized = round_normalized_});
+}
+
+// From x to h and n2.
+void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& s) const {
+  const Shape shape = s.x.shape;
+  const DType dtype = s.x.dtype;
+  Arena& norms = recompute_.norms ? ctx.scratch : ctx.saved_weight;
+  s.rstd1 = ctx.saved_input.take(DType::f32, {shape[0]}, "attention rstd");
+  s.rstd2 = ctx.saved_input.take(DType::f32, {shape[0]}, "ffn rstd");
+  s.h = ctx.saved_input.take(dtype, shape, "residual");
+  s.n1 = norms.take(dtype, shape, "attention norm");
+  s.n2 = norms.take(dtype, shape, "ffn norm");
+  normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm);
+
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView a = ctx.scratch.take(dtype, shape, "attention y");
+  attention_.forward(ctx, w.attention, mb, s.n1, a, s.attention);
+  ctx.show("attn_out", layer_, a);
+  ops::rmsnorm_forward(ctx.stream, {.y = s.n2,
+                                    .rstd = s.rstd2,
+                                    .sum = s.h,
+                                    .x = s.x,
+                                    .addend = a,
+                                    .weight = w.ffn_norm,
+                                    .eps = eps_,
+                                    .round_normalized = round_normalized_});
+}
+
+void Block::feed_forward(Context& ctx, const Weights& w, TensorView f, Saved& s) const {
+  if (moe_) {
+    moe_->forward(ctx, w.moe, s.n2, f, s.moe);
+  } else {
+    mlp_.forward(ctx, w.mlp, s.n2, f, s.mlp);
+  }
+}
+
+void Block::forward(Context& ctx, const Weights& w, const Microbatch& mb, const ExpertLoad& load,
+                    ConstTensorView x, TensorView y, Saved& s) const {
+  const Arena::Scope scope(ctx.scratch);
+  s.x = x;
+  // With Recompute::block what a layer saves lives in the scratch, for this call only.
+  Context brief{ctx.stream, ctx.scratch, ctx.scratch, ctx.scratch, ctx.accumulate, ctx.observer};
+  Context& inner = recompute_.block ? brief : ctx;
+  attend(inner, w, mb, s);
+  if (moe_) moe_->route(ctx, w.moe, load, mb, s.n2, s.moe.routing);
+  const TensorView f = ctx.scratch.take(x.dtype, x.shape, "ffn y");
+  feed_forward(inner, w, f, s);
+  ctx.show("mlp_out", layer_, f);
+  ops::add(ctx.stream, {.out = y, .a = s.h, .b = f});
+  ctx.show("hidden", layer_, y);
+}
+
+void Block::backward_input(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView dy,
+                           TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
+  if (recompute_.block) {
+    Context replay = ctx;
+    replay.observer = nullptr;
+    attend(replay, w, mb, s);
+    feed_forward(replay, w, {}, s);
+  } else if (recompute_.norms) {
+    s.n1 = ctx.saved_weight.take(dy.dtype, dy.shape, "attention norm");
+    s.n2 = ctx.saved_weight.take(dy.dtype, dy.shape, "ffn norm");
+    normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm);
+    normalise(ctx, s.n2, s.rstd2, s.h, w.ffn_norm);
+    s.attention.x = s.n1;
+    (moe_ ? s.moe.x : s.mlp.x) = s.n2;
+    s.moe.shared.x = s.n2;
+  }
+  const TensorView dh = ctx.saved_weight.take(dy.dtype, dy.shape, "dresidual");
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView dn = ctx.scratch.take(dy.dtype, dy.shape, "dnorm");
+  const auto norm_backward = [&](TensorView out, TensorView dweight, ConstTensorView x,
+                                 ConstTensorView residual, ConstTensorView weight,
+                                 ConstTensorView rstd) {
+    ops::rmsnorm_backward(ctx.stream, {.dx = out,
+                                       .dweight = dweight,
+                                       .dy = dn,
+                                       .x = x,
+                                       .residual = residual,
+                                       .weight = weight,
+                                       .rstd = rstd,
+                                       .accumulate = ctx.accumulate});
+  };
+  if (moe_) {
+    moe_->backward_input(ctx, w.moe, dy, dn, s.moe, pending.moe);
+  } else {
+    mlp_.backward_input(ctx, w.mlp, dy, dn, s.mlp, pending.mlp);
+  }
+  norm_backward(dh, grads.ffn_norm, s.h, dy, w.ffn_norm, s.rstd2);
+  attention_.backward_input(ctx, w.attention, mb, dh, dn, s.attention, pending.attention,
+                            grads.attention);
+  norm_backward(dx, grads.attention_norm, s.x, dh, w.attention_norm, s.rstd1);
+}
+
+void Block::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
+                            const Grads& grads) const {
+  if (moe_) {
+    moe_->backward_weight(ctx, s.moe, pending.moe, grads.moe);
+  } else {
+    mlp_.backward_weight(ctx, s.mlp, pending.mlp, grads.mlp);
+  }
+  attention_.backward_weight(ctx, s.attention, pending.attention, grads.attention);
+}
+
+}  // namespace nereus

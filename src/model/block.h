@@ -1,0 +1,64 @@
+// One block: h = x + attention(norm(x)), y = h + ffn(norm(h)), where ffn is dense or of experts.
+//
+// Recompute::block keeps only x, h's gradient path being rebuilt by a replay of forward in
+// backward_input; the routing of a layer of experts is always kept.
+#pragma once
+
+#include <memory>
+
+#include "model/mla.h"
+#include "model/moe.h"
+#include "model/recompute.h"
+
+namespace nereus {
+
+// The strategies a layer is composed with, chosen once in parallel/: one rank here.
+struct LayerParallel {
+  TpRegion& tp;
+  TokenDispatcher& dispatcher;
+};
+
+class Block {
+ public:
+  using Weights = BlockTensors<ConstTensorView>;
+  using Grads = BlockTensors<TensorView>;
+  struct Saved {
+    ConstTensorView x;        // [T, D], the block's input
+    TensorView n1, h, n2;     // [T, D]
+    TensorView rstd1, rstd2;  // f32 [T]
+    Mla::Saved attention;
+    Mlp::Saved mlp;  // dense
+    Moe::Saved moe;  // experts
+  };
+  struct Pending {
+    Mla::Pending attention;
+    Mlp::Pending mlp;
+    Moe::Pending moe;
+  };
+
+  Block(const ModelArgs&, int64_t layer, const RopeTables&, LayerParallel, Recompute);
+
+  // x must live until backward_weight; y [T, D] is written.
+  void forward(Context&, const Weights&, const Microbatch&, const ExpertLoad&, ConstTensorView x,
+               TensorView y, Saved&) const;
+  // dy must live until backward_weight; dx [T, D] is written and may not alias dy.
+  void backward_input(Context&, const Weights&, const Microbatch&, ConstTensorView dy,
+                      TensorView dx, Saved&, Pending&, const Grads&) const;
+  void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+
+ private:
+  void attend(Context&, const Weights&, const Microbatch&, Saved&) const;
+  void feed_forward(Context&, const Weights&, TensorView f, Saved&) const;
+  void normalise(Context&, TensorView y, TensorView rstd, ConstTensorView x,
+                 ConstTensorView weight) const;
+
+  int64_t layer_;
+  float eps_;
+  bool round_normalized_;
+  Recompute recompute_;
+  Mla attention_;
+  Mlp mlp_;
+  std::unique_ptr<Moe> moe_;  // null: dense
+};
+
+}  // namespace nereus

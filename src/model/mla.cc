@@ -1,0 +1,182 @@
+#include "model/mla.h"
+
+#include "model/linear.h"
+#include "ops/mla.h"
+#include "ops/rmsnorm.h"
+
+namespace nereus {
+
+Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, bool recompute_up)
+    : tp_(tp),
+      rope_(rope),
+      heads_(args.n_heads / tp.size()),
+      nope_(args.qk_nope_head_dim),
+      rotary_(args.qk_rope_head_dim),
+      value_(args.v_head_dim),
+      q_rank_(args.q_lora_rank),
+      kv_rank_(args.kv_lora_rank),
+      eps_(static_cast<float>(args.norm_eps)),
+      scale_(static_cast<float>(rope_parameters(args).softmax_scale)),
+      round_normalized_(args.family == NumericsFamily::huggingface),
+      recompute_up_(recompute_up) {}
+
+// From the latents (and x, without q_lora) to q, k and kv as attention reads them. The same call in
+// the forward pass and in a recomputing backward pass; only where results are taken differs.
+void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena& latents,
+                     Arena& heads, Saved& s) const {
+  const int64_t rows = s.latent.dim(0), Dqk = nope_ + rotary_;
+  const TensorView c_kv = s.latent.columns(q_rank_, q_rank_ + kv_rank_);
+  const TensorView k_pe = s.latent.columns(q_rank_ + kv_rank_, q_rank_ + kv_rank_ + rotary_);
+  const auto normalise = [&](ConstTensorView x, ConstTensorView weight, TensorView rstd) {
+    const TensorView y = latents.take(x.dtype, {rows, x.dim(1)}, "latent norm");
+    ops::rmsnorm_forward(ctx.stream, {.y = y,
+                                      .rstd = rstd,
+                                      .sum = {},
+                                      .x = x,
+                                      .addend = {},
+                                      .weight = weight,
+                                      .eps = eps_,
+                                      .round_normalized = round_normalized_});
+    return tp_.enter(ctx, latents, y);
+  };
+  if (q_rank_ > 0) s.q_latent = normalise(s.latent.columns(0, q_rank_), w.q_norm, s.q_rstd);
+  s.kv_latent = normalise(c_kv, w.kv_norm, s.kv_rstd);
+  const ConstTensorView k_pe_full = tp_.enter(ctx, latents, k_pe);
+  const ConstTensorView x_full = tp_.enter(ctx, latents, s.x);
+
+  const int64_t T = s.kv_latent.dim(0);
+  s.q = heads.take(s.latent.dtype, {T, heads_, Dqk}, "q");
+  s.k = heads.take(s.latent.dtype, {T, heads_, Dqk}, "k");
+  s.kv = heads.take(s.latent.dtype, {T, heads_, nope_ + value_}, "kv");
+  const TensorView q = s.q.reshape({T, heads_ * Dqk});
+  if (q_rank_ > 0) {
+    linear_forward(ctx, q, s.q_latent, w.q_up);
+  } else {
+    linear_forward(ctx, q, x_full, w.q);
+  }
+  linear_forward(ctx, s.kv.reshape({T, heads_ * (nope_ + value_)}), s.kv_latent, w.kv_up);
+  ops::mla_assemble(ctx.stream, {.q = s.q,
+                                 .k = s.k,
+                                 .k_nope = s.kv.columns(0, nope_),
+                                 .k_pe = k_pe_full,
+                                 .cos = rope_.cos,
+                                 .sin = rope_.sin,
+                                 .positions = mb.positions});
+}
+
+void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView x,
+                  TensorView y, Saved& s) const {
+  const int64_t rows = x.dim(0), T = mb.tokens();
+  s.x = x;
+  s.latent = ctx.saved_input.take(x.dtype, {rows, w.latent.dim(0)}, "latents");
+  if (q_rank_ > 0) s.q_rstd = ctx.saved_input.take(DType::f32, {rows}, "q rstd");
+  s.kv_rstd = ctx.saved_input.take(DType::f32, {rows}, "kv rstd");
+  s.lse = ctx.saved_input.take(DType::f32, {T, heads_}, "attention lse");
+  s.o = ctx.saved_weight.take(x.dtype, {T, heads_, value_}, "attention out");
+  linear_forward(ctx, s.latent, x, w.latent);
+
+  const Arena::Scope scope(ctx.scratch);
+  up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_weight,
+             recompute_up_ ? ctx.scratch : ctx.saved_input, s);
+  ops::attention_forward(ctx.stream, {.o = s.o,
+                                      .lse = s.lse,
+                                      .q = s.q,
+                                      .k = s.k,
+                                      .v = s.kv.columns(nope_, nope_ + value_),
+                                      .first_key = mb.first_key,
+                                      .sequence = mb.sequence,
+                                      .scale = scale_,
+                                      .mask = mb.mask});
+  const TensorView partial = tp_.partial(ctx, y);
+  linear_forward(ctx, partial, s.o.reshape({T, heads_ * value_}), w.out);
+  tp_.leave(ctx, y, partial);
+}
+
+void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
+                         ConstTensorView dy_shard, TensorView dx, Saved& s, Pending& pending,
+                         const Grads& grads) const {
+  const int64_t T = mb.tokens(), Dqk = nope_ + rotary_;
+  const DType dtype = dy_shard.dtype;
+  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
+  if (recompute_up_) up_project(ctx, w, mb, ctx.saved_weight, ctx.saved_input, s);
+  pending.dy = dy;
+  pending.dq = ctx.saved_weight.take(dtype, {T, heads_, Dqk}, "dq");
+  pending.dkv = ctx.saved_weight.take(dtype, {T, heads_, nope_ + value_}, "dkv");
+  pending.dlatent = ctx.saved_weight.take(dtype, s.latent.shape, "dlatents");
+
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView dk_pe =
+      pending.dlatent.columns(q_rank_ + kv_rank_, q_rank_ + kv_rank_ + rotary_);
+  const TensorView dk_pe_partial = tp_.partial(ctx, dk_pe);
+  {
+    const Arena::Scope attention(ctx.scratch);
+    const TensorView dout = ctx.scratch.take(dtype, {T, heads_, value_}, "dattention");
+    const TensorView dk = ctx.scratch.take(dtype, {T, heads_, Dqk}, "dk");
+    const TensorView delta = ctx.scratch.take(DType::f32, {T, heads_}, "attention delta");
+    linear_dgrad(ctx, dout.reshape({T, heads_ * value_}), dy, w.out);
+    ops::attention_backward(ctx.stream, {.dq = pending.dq,
+                                         .dk = dk,
+                                         .dv = pending.dkv.columns(nope_, nope_ + value_),
+                                         .delta = delta,
+                                         .dout = dout,
+                                         .o = s.o,
+                                         .lse = s.lse,
+                                         .q = s.q,
+                                         .k = s.k,
+                                         .v = s.kv.columns(nope_, nope_ + value_),
+                                         .first_key = mb.first_key,
+                                         .sequence = mb.sequence,
+                                         .scale = scale_,
+                                         .mask = mb.mask});
+    ops::mla_assemble_backward(ctx.stream, {.dq = pending.dq,
+                                            .dk_nope = pending.dkv.columns(0, nope_),
+                                            .dk_pe = dk_pe_partial,
+                                            .dk = dk,
+                                            .cos = rope_.cos,
+                                            .sin = rope_.sin,
+                                            .positions = mb.positions});
+  }
+  tp_.enter_backward(ctx, dk_pe, dk_pe_partial);
+
+  // One latent: through its up-projection and its norm, into its columns of dlatent.
+  const auto latent_backward = [&](TensorView dhead, ConstTensorView up, ConstTensorView norm,
+                                   ConstTensorView rstd, TensorView dnorm, int64_t begin,
+                                   int64_t end) {
+    const Arena::Scope inner(ctx.scratch);
+    const TensorView dnormal =
+        ctx.scratch.take(dtype, {s.latent.dim(0), end - begin}, "dlatent norm");
+    const TensorView partial = tp_.partial(ctx, dnormal);
+    linear_dgrad(ctx, partial, dhead.reshape({T, dhead.dim(1) * dhead.dim(2)}), up);
+    tp_.enter_backward(ctx, dnormal, partial);
+    ops::rmsnorm_backward(ctx.stream, {.dx = pending.dlatent.columns(begin, end),
+                                       .dweight = dnorm,
+                                       .dy = dnormal,
+                                       .x = s.latent.columns(begin, end),
+                                       .residual = {},
+                                       .weight = norm,
+                                       .rstd = rstd,
+                                       .accumulate = ctx.accumulate});
+  };
+  latent_backward(pending.dkv, w.kv_up, w.kv_norm, s.kv_rstd, grads.kv_norm, q_rank_,
+                  q_rank_ + kv_rank_);
+  if (q_rank_ > 0)
+    latent_backward(pending.dq, w.q_up, w.q_norm, s.q_rstd, grads.q_norm, 0, q_rank_);
+  linear_dgrad(ctx, dx, pending.dlatent, w.latent);
+  if (q_rank_ == 0) linear_dgrad(ctx, dx, pending.dq.reshape({T, heads_ * Dqk}), w.q, true);
+}
+
+void Mla::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
+                          const Grads& grads) const {
+  const int64_t T = s.kv_latent.dim(0);
+  const auto flat = [T](const TensorView& v) { return v.reshape({T, v.dim(1) * v.dim(2)}); };
+  linear_wgrad(ctx, grads.out, pending.dy, flat(s.o));
+  linear_wgrad(ctx, grads.kv_up, flat(pending.dkv), s.kv_latent);
+  if (q_rank_ > 0) {
+    linear_wgrad(ctx, grads.q_up, flat(pending.dq), s.q_latent);
+  } else {
+    linear_wgrad(ctx, grads.q, flat(pending.dq), s.x);
+  }
+  linear_wgrad(ctx, grads.latent, pending.dlatent, s.x);
+}
+
+}  // namespace nereus

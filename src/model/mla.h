@@ -1,0 +1,63 @@
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), expanded for training:
+//
+//   [c_q | c_kv | k_pe] = x Wlatent^T        q = norm(c_q) Wq_up^T   (without q_lora: q = x Wq^T)
+//   [k_nope | v] = norm(c_kv) Wkv_up^T       rope(q), k = [k_nope | rope(k_pe)]
+//   y = attention(q, k, v) Wo^T
+//
+// T tokens, D model width, H this rank's heads, Rq and Rkv widths of the latents. The latents are
+// made for this rank's rows and gathered; heads are split.
+#pragma once
+
+#include "config/model_args.h"
+#include "device/device.h"
+#include "model/microbatch.h"
+#include "model/parameters.h"
+#include "parallel/tp_region.h"
+
+namespace nereus {
+
+// cos and sin of every position and rotary pair, made once before the first step.
+struct RopeTables {
+  ConstTensorView cos, sin;  // f32 [positions, Drope / 2]
+};
+
+class Mla {
+ public:
+  using Weights = MlaTensors<ConstTensorView>;
+  using Grads = MlaTensors<TensorView>;
+  struct Saved {
+    ConstTensorView x;                    // [T, D]
+    TensorView latent;                    // [T, Rq + Rkv + Drope]
+    TensorView q_rstd, kv_rstd;           // f32 [T]
+    ConstTensorView q_latent, kv_latent;  // [T, Rq], [T, Rkv], normalised
+    TensorView q, k;                      // [T, H, Dqk], rotated
+    TensorView kv;                        // [T, H, Dnope + Dv]
+    TensorView o, lse;                    // [T, H, Dv], f32 [T, H]
+  };
+  struct Pending {
+    ConstTensorView dy;           // [T, D]
+    TensorView dq, dkv, dlatent;  // gradients of the outputs of q's, kv's and the latents' products
+  };
+
+  Mla(const ModelArgs&, const RopeTables&, TpRegion&, bool recompute_up);
+
+  // x must live until backward_weight.
+  void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
+               Saved&) const;
+  // dy must live until backward_weight. Norm weights' gradients are made here.
+  void backward_input(Context&, const Weights&, const Microbatch&, ConstTensorView dy,
+                      TensorView dx, Saved&, Pending&, const Grads&) const;
+  void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+
+ private:
+  void up_project(Context&, const Weights&, const Microbatch&, Arena& latents, Arena& heads,
+                  Saved&) const;
+
+  TpRegion& tp_;
+  RopeTables rope_;
+  int64_t heads_, nope_, rotary_, value_, q_rank_, kv_rank_;
+  float eps_, scale_;
+  bool round_normalized_, recompute_up_;
+};
+
+}  // namespace nereus

@@ -1,0 +1,38 @@
+// y = swiglu(x Wgu^T) Wd^T: the dense feed-forward layer and the shared experts.
+// T tokens, D model width, F this rank's share of the feed-forward width.
+#pragma once
+
+#include "device/device.h"
+#include "model/parameters.h"
+#include "parallel/tp_region.h"
+
+namespace nereus {
+
+class Mlp {
+ public:
+  using Weights = MlpTensors<ConstTensorView>;
+  using Grads = MlpTensors<TensorView>;
+  struct Saved {
+    ConstTensorView x;        // [T, D]
+    TensorView gate_up, act;  // [T, 2F], [T, F]
+  };
+  struct Pending {
+    TensorView dgate_up;  // [T, 2F]
+    ConstTensorView dy;   // [T, D]
+  };
+
+  Mlp(TpRegion& tp, bool recompute_swiglu) : tp_(tp), recompute_swiglu_(recompute_swiglu) {}
+
+  // x must live until backward_weight. Without y (a replay) only what is saved is computed.
+  void forward(Context&, const Weights&, ConstTensorView x, TensorView y, Saved&) const;
+  // dy must live until backward_weight.
+  void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
+                      Pending&) const;
+  void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+
+ private:
+  TpRegion& tp_;
+  bool recompute_swiglu_;
+};
+
+}  // namespace nereus

@@ -1,0 +1,172 @@
+#include "model/moe.h"
+
+#include "model/linear.h"
+#include "ops/elementwise.h"
+#include "ops/grouped_matmul.h"
+#include "ops/swiglu.h"
+
+namespace nereus {
+namespace {
+
+ops::RoutingRule routing_rule(const ModelArgs& args) {
+  // TorchTitan declares expert groups and never uses them.
+  const bool groups = args.family == NumericsFamily::huggingface;
+  return {.score = args.moe.score_func == ScoreFunction::sigmoid ? ops::RoutingRule::Score::sigmoid
+                                                                 : ops::RoutingRule::Score::softmax,
+          .normalize = args.moe.route_norm,
+          .forced = args.moe.force_load_balance,
+          .scale = static_cast<float>(args.moe.route_scale),
+          .groups = groups ? static_cast<int>(args.n_expert_groups) : 1,
+          .limited_groups = groups ? static_cast<int>(args.n_limited_groups) : 1};
+}
+
+}  // namespace
+
+Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, bool recompute_swiglu,
+         int64_t layer)
+    : dispatcher_(dispatcher),
+      tp_(tp),
+      shared_(whole_, recompute_swiglu),
+      rule_(routing_rule(args)),
+      experts_(args.moe.num_experts),
+      top_k_(args.moe.top_k),
+      layer_(layer),
+      has_shared_(args.moe.num_shared_experts > 0),
+      weigh_input_(args.moe.score_before_experts),
+      f32_router_(args.family == NumericsFamily::huggingface),
+      recompute_swiglu_(recompute_swiglu) {}
+
+void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const Microbatch& mb,
+                ConstTensorView x, Routing& routing) const {
+  const int64_t T = x.dim(0);
+  routing.weights = ctx.saved_weight.take(DType::f32, {T, top_k_}, "routing weights");
+  routing.scores = ctx.saved_weight.take(DType::f32, {T, experts_}, "router scores");
+  routing.ids = ctx.saved_weight.take(DType::i32, {T, top_k_}, "expert ids");
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView logits =
+      ctx.scratch.take(f32_router_ ? DType::f32 : x.dtype, {T, experts_}, "router logits");
+  linear_forward(ctx, logits, x, w.gate);
+  ops::router_forward(ctx.stream, {.weights = routing.weights,
+                                   .ids = routing.ids,
+                                   .scores = routing.scores,
+                                   .load = mb.training ? balance.load : TensorView(),
+                                   .logits = logits,
+                                   .bias = balance.bias,
+                                   .rule = rule_});
+  routing.plan = dispatcher_.plan(ctx, ctx.saved_weight, routing.ids);
+  ctx.show("router.logits", layer_, logits);
+  ctx.show("router.topk_ids", layer_, routing.ids);
+  ctx.show("router.topk_weights", layer_, routing.weights);
+}
+
+void Moe::gated_unit(Context& ctx, Saved& s) const {
+  ops::swiglu_forward(ctx.stream,
+                      {.y = s.act,
+                       .gate_up = s.gate_up,
+                       .row_weight = weigh_input_ ? ConstTensorView() : s.rows.weights,
+                       .rows = s.routing.plan.offsets.rows(dispatcher_.local_experts(),
+                                                           dispatcher_.local_experts() + 1)});
+}
+
+void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, TensorView y,
+                  Saved& s) const {
+  const int64_t R = s.routing.plan.rows, D = w.down.dim(1), F = w.down.dim(2);
+  const ConstTensorView offsets = s.routing.plan.offsets;
+  s.x = tp_.enter(ctx, ctx.saved_weight, x_shard);
+  s.rows.x = ctx.saved_weight.take(s.x.dtype, {R, D}, "expert rows");
+  s.rows.weights = ctx.saved_input.take(DType::f32, {R}, "row weights");
+  s.gate_up = ctx.saved_input.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
+
+  const Arena::Scope scope(ctx.scratch);
+  Arena& act_arena = recompute_swiglu_ ? ctx.scratch : ctx.saved_weight;
+  s.act = act_arena.take(s.x.dtype, {R, F}, "expert swiglu");
+  const TensorView partial = y ? tp_.partial(ctx, y) : TensorView();
+  if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
+  dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.weights, weigh_input_, s.rows);
+  ops::grouped_matmul(
+      ctx.stream,
+      {.out = s.gate_up, .a = s.rows.x, .b = w.gate_up, .offsets = offsets, .trans_b = true});
+  gated_unit(ctx, s);
+  if (!y) return;
+  const TensorView out = ctx.scratch.take(s.x.dtype, {R, D}, "expert out");
+  ops::grouped_matmul(ctx.stream,
+                      {.out = out, .a = s.act, .b = w.down, .offsets = offsets, .trans_b = true});
+  dispatcher_.combine(ctx, s.routing.plan, out, has_shared_ ? partial : ConstTensorView(), partial);
+  tp_.leave(ctx, y, partial);
+}
+
+void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
+                         Saved& s, Pending& pending) const {
+  const int64_t R = s.routing.plan.rows, T = s.x.dim(0), D = w.down.dim(1), F = w.down.dim(2);
+  const DType dtype = dy_shard.dtype;
+  const ConstTensorView offsets = s.routing.plan.offsets;
+  const ConstTensorView rows =
+      offsets.rows(dispatcher_.local_experts(), dispatcher_.local_experts() + 1);
+  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
+  if (recompute_swiglu_) {
+    s.act = ctx.saved_weight.take(dtype, {R, F}, "expert swiglu");
+    gated_unit(ctx, s);
+  }
+  pending.dout = ctx.saved_weight.take(dtype, {R, D}, "dexpert out");
+  pending.dgate_up = ctx.saved_weight.take(dtype, {R, 2 * F}, "dexpert gate_up");
+  pending.dlogits =
+      ctx.saved_weight.take(f32_router_ ? DType::f32 : dtype, {T, experts_}, "drouter logits");
+
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView partial = tp_.partial(ctx, dx);
+  const TensorView dshared =
+      has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
+  const TensorView dweights = ctx.scratch.take(DType::f32, {T, top_k_}, "drouting weights");
+  if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
+
+  dispatcher_.combine_backward(ctx, s.routing.plan, dy, pending.dout);
+  const TensorView dact = ctx.scratch.take(dtype, {R, F}, "dexpert swiglu");
+  ops::grouped_matmul(ctx.stream,
+                      {.out = dact, .a = pending.dout, .b = w.down, .offsets = offsets});
+  const TensorView drow_weights =
+      weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
+  ops::swiglu_backward(ctx.stream, {.dgate_up = pending.dgate_up,
+                                    .drow_weight = drow_weights,
+                                    .dy = dact,
+                                    .gate_up = s.gate_up,
+                                    .row_weight = weigh_input_ ? ConstTensorView() : s.rows.weights,
+                                    .rows = rows});
+  const TensorView drows = ctx.scratch.take(dtype, {R, D}, "dexpert rows");
+  ops::grouped_matmul(ctx.stream,
+                      {.out = drows, .a = pending.dgate_up, .b = w.gate_up, .offsets = offsets});
+  dispatcher_.dispatch_backward(ctx, s.routing.plan,
+                                {.dx = partial,
+                                 .dweights = dweights,
+                                 .drows = drows,
+                                 .drow_weights = drow_weights,
+                                 .x = s.x,
+                                 .weights = s.routing.weights,
+                                 .addend = dshared,
+                                 .weigh = weigh_input_});
+  ops::router_backward(ctx.stream, {.dlogits = pending.dlogits,
+                                    .dweights = dweights,
+                                    .ids = s.routing.ids,
+                                    .scores = s.routing.scores,
+                                    .rule = rule_});
+  linear_dgrad(ctx, partial, pending.dlogits, w.gate, /*accumulate=*/true);
+  tp_.enter_backward(ctx, dx, partial);
+}
+
+void Moe::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
+                          const Grads& grads) const {
+  const ConstTensorView offsets = s.routing.plan.offsets;
+  ops::grouped_wgrad(ctx.stream, {.out = grads.down,
+                                  .dy = pending.dout,
+                                  .x = s.act,
+                                  .offsets = offsets,
+                                  .accumulate = ctx.accumulate});
+  ops::grouped_wgrad(ctx.stream, {.out = grads.gate_up,
+                                  .dy = pending.dgate_up,
+                                  .x = s.rows.x,
+                                  .offsets = offsets,
+                                  .accumulate = ctx.accumulate});
+  linear_wgrad(ctx, grads.gate, pending.dlogits, s.x);
+  if (has_shared_) shared_.backward_weight(ctx, s.shared, pending.shared, grads.shared);
+}
+
+}  // namespace nereus

@@ -1,0 +1,76 @@
+// The mixture of experts (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): a router sends each token
+// to K of E experts, and a shared feed-forward layer sees every token.
+//
+//   y[t] = shared(x[t]) + sum_k weight[t,k] expert_{ids[t,k]}(x[t])
+//   expert_e(x) = (silu(x W1_e^T) * (x W3_e^T)) W2_e^T
+//
+// The weight is folded into the gated unit: W2 (weight * act) = weight * W2 act. With
+// score_before_experts it multiplies the expert's input instead.
+// T tokens, D model width, F an expert's width, R rows of this rank's experts.
+#pragma once
+
+#include "config/model_args.h"
+#include "device/device.h"
+#include "model/microbatch.h"
+#include "model/mlp.h"
+#include "model/parameters.h"
+#include "ops/router.h"
+#include "parallel/token_dispatcher.h"
+
+namespace nereus {
+
+// What the balancing of a layer's experts keeps between steps.
+struct ExpertLoad {
+  ConstTensorView bias;  // f32 [E]; "no tensor" without balancing
+  TensorView load;       // i64 [E], tokens routed since the last update
+};
+
+class Moe {
+ public:
+  using Weights = MoeTensors<ConstTensorView>;
+  using Grads = MoeTensors<TensorView>;
+
+  // The decision, made once a microbatch and never again.
+  struct Routing {
+    TensorView weights, scores, ids;  // f32 [T, K], f32 [T, E], i32 [T, K]
+    TokenDispatcher::Plan plan;
+  };
+  struct Saved {
+    ConstTensorView x;  // [T, D]
+    Routing routing;
+    TokenDispatcher::Rows rows;  // [R, D], f32 [R]
+    TensorView gate_up, act;     // [R, 2F], [R, F]
+    Mlp::Saved shared;
+  };
+  struct Pending {
+    TensorView dout;      // [R, D], gradient of the experts' outputs
+    TensorView dgate_up;  // [R, 2F]
+    TensorView dlogits;   // [T, E]
+    Mlp::Pending shared;
+  };
+
+  Moe(const ModelArgs&, TokenDispatcher&, TpRegion&, bool recompute_swiglu, int64_t layer);
+  Moe(const Moe&) = delete;  // its parts refer to each other
+  Moe& operator=(const Moe&) = delete;
+
+  void route(Context&, const Weights&, const ExpertLoad&, const Microbatch&, ConstTensorView x,
+             Routing&) const;
+  // After route(). Without y (a replay) only what is saved is computed.
+  void forward(Context&, const Weights&, ConstTensorView x, TensorView y, Saved&) const;
+  void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
+                      Pending&) const;
+  void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+
+ private:
+  void gated_unit(Context&, Saved&) const;
+
+  TokenDispatcher& dispatcher_;
+  IdentityRegion whole_;  // the shared experts' input is gathered and their output summed here
+  TpRegion& tp_;
+  Mlp shared_;
+  ops::RoutingRule rule_;
+  int64_t experts_, top_k_, layer_;
+  bool has_shared_, weigh_input_, f32_router_, recompute_swiglu_;
+};
+
+}  // namespace nereus

@@ -1,0 +1,61 @@
+// A run of blocks that lives on one rank of a pipeline, with the embedding in front of the first
+// and the head behind the last: what a schedule's actions F, I and W work on.
+//
+// T tokens of a microbatch, D model width.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/block.h"
+#include "model/head.h"
+#include "parallel/parameter_store.h"
+
+namespace nereus {
+
+class Stage {
+ public:
+  struct Part {
+    int64_t first_block = 0, end_block = 0;
+    bool embedding = true, head = true;
+  };
+
+  // What a microbatch leaves between its passes; made once and reused.
+  struct Saved {
+    explicit Saved(const Stage&);
+    std::vector<Block::Saved> blocks;
+    std::vector<Block::Pending> pending;
+    Head::Saved head;
+    std::vector<Arena::Mark> input_marks, weight_marks;  // at each block's start, for B
+    ConstTensorView y;                                   // the last block's output
+  };
+
+  Stage(const ModelArgs&, const ModelLayout&, Part, const RopeTables&, LayerParallel,
+        std::span<const Recompute> recompute, ParameterStore&, std::vector<ExpertLoad>);
+
+  // x is the edge from the stage before ("no tensor" in the first); returns the edge to the next
+  // ("no tensor" in the last). loss f32 [1] is added to in the last.
+  ConstTensorView forward(Context&, const Microbatch&, ConstTensorView x, TensorView loss,
+                          Saved&) const;
+
+  // B: dgrad then wgrad, block by block, from the last to the first. dy is the gradient of what
+  // forward returned. Gives back what the microbatch saved, as it goes. Returns the gradient of x,
+  // in ctx.scratch ("no tensor" in the first stage).
+  ConstTensorView backward(Context&, const Microbatch&, ConstTensorView dy, Saved&) const;
+
+  int64_t blocks() const { return static_cast<int64_t>(blocks_.size()); }
+
+ private:
+  ModelArgs args_;
+  Part part_;
+  ParameterStore& store_;
+  TensorHandle embedding_;
+  std::vector<BlockTensors<TensorHandle>> handles_;
+  HeadTensors<TensorHandle> head_handles_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<ExpertLoad> load_;  // by block of this stage
+  Head head_;
+};
+
+}  // namespace nereus

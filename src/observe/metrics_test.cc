@@ -1,0 +1,69 @@
+#include "observe/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "test/test_tensor.h"
+
+namespace nereus {
+namespace {
+
+StepMetrics example() {
+  StepMetrics m;
+  m.step = 7;
+  m.loss = 8.01234;
+  m.grad_norm = 1.5;
+  m.lr = 2.2e-4;
+  m.memory_gib = 1.254;
+  m.memory_percent = 3.129;
+  m.tokens_per_second = 1234567.4;
+  m.tflops = 1072.1;
+  return m;
+}
+
+// The texts are what Python's format strings of TorchTitan's metrics.py give for these numbers.
+TEST(StepLine, IsTorchTitans) {
+  StepMetrics m = example();
+  EXPECT_EQ(step_line(m, false),
+            "step:  7  loss:  8.0123  grad_norm:  1.5000  memory:  1.25GiB(3.13%)  tps: 1,234,567  "
+            "tflops: 1,072.10  mfu: N/A");
+  m.mfu_percent = 7.3;
+  m.step = 1000;
+  m.loss = 12.3456;
+  EXPECT_EQ(
+      step_line(m, false),
+      "step: 1000  loss: 12.3456  grad_norm:  1.5000  memory:  1.25GiB(3.13%)  tps: 1,234,567  "
+      "tflops: 1,072.10  mfu: 7.30%");
+  EXPECT_EQ(step_line(m, true),
+            "\033[31mstep: 1000  \033[32mloss: 12.3456  \033[38;2;180;60;0mgrad_norm:  1.5000  "
+            "\033[38;2;54;234;195mmemory:  1.25GiB(3.13%)  \033[34mtps: 1,234,567  \033[36mtflops: "
+            "1,072.10  \033[35mmfu: 7.30%\033[39m");
+}
+
+TEST(StepLine, GroupsThousands) {
+  EXPECT_EQ(with_thousands(999, 0), "999");
+  EXPECT_EQ(with_thousands(1000, 0), "1,000");
+  EXPECT_EQ(with_thousands(-1234.5, 2), "-1,234.50");
+}
+
+TEST(MetricsFile, HoldsOneJsonObjectAStepInFullPrecision) {
+  const test::TemporaryFolder folder;
+  {
+    MetricsFile file(folder.file("metrics.jsonl"));
+    StepMetrics m = example();
+    file.write(m);
+    m.loss = std::numeric_limits<double>::quiet_NaN();
+    file.write(m);
+    file.write_validation(7, 6.5);
+  }
+  const std::string text = test::read_file(folder.file("metrics.jsonl"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
+  EXPECT_NE(text.find("\"loss\":8.01234,"), std::string::npos);
+  EXPECT_NE(text.find("\"lr\":0.00022,"), std::string::npos);
+  EXPECT_NE(text.find("\"loss\":null"), std::string::npos);
+  EXPECT_NE(text.find("\"mfu\":null"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace nereus

@@ -1,0 +1,78 @@
+// Expert parallelism in two words: dispatch takes tokens to their experts' rows, combine brings the
+// experts' rows back and sums them by token. A layer of experts sees only rows sorted by the
+// experts that live on this rank.
+//
+// The plan of a microbatch is made once, in the forward pass, from the router's ids, and kept: a
+// replay of the forward pass exchanges the same rows again.
+#pragma once
+
+#include "device/device.h"
+
+namespace nereus {
+
+class TokenDispatcher {
+ public:
+  // Views of one microbatch's exchange; taken from the arena given to plan().
+  struct Plan {
+    TensorView row_of_slot;  // i32 [T, K]
+    TensorView slot_of_row;  // i32 [T * K]
+    TensorView offsets;      // i32 [E + 1], rows of the local experts
+    int64_t rows = 0;        // R: capacity of the row buffers; offsets[E] of them are used
+  };
+
+  // Rows as the experts get them.
+  struct Rows {
+    TensorView x;        // [R, D]
+    TensorView weights;  // f32 [R], the routing weight of each row
+  };
+
+  virtual ~TokenDispatcher() = default;
+
+  virtual int64_t local_experts() const = 0;  // E
+  virtual const char* name() const = 0;       // for the start-up summary
+
+  virtual Plan plan(Context&, Arena& arena, ConstTensorView ids) = 0;  // ids i32 [T, K]
+
+  // rows.x[r] = x of its token, times its weight with `weigh` (score_before_experts);
+  // rows.weights[r] = its weight. `rows` is given by the caller, of plan.rows rows.
+  virtual void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights,
+                        bool weigh, const Rows& rows) = 0;
+  // out[t] = addend[t] + the sum of t's rows in order of choice; addend optional.
+  virtual void combine(Context&, const Plan&, ConstTensorView rows, ConstTensorView addend,
+                       TensorView out) = 0;
+
+  // drows[r] = dout of its token.
+  virtual void combine_backward(Context&, const Plan&, ConstTensorView dout, TensorView drows) = 0;
+  // dx[t] = addend[t] + the sum of t's drows (times their weights with `weigh`);
+  // dweights[t,k] = drow_weights of its row, or with `weigh` the row's dot product drows . x[t].
+  struct DispatchBackward {
+    TensorView dx;                 // [T, D]
+    TensorView dweights;           // f32 [T, K]
+    ConstTensorView drows;         // [R, D]
+    ConstTensorView drow_weights;  // f32 [R]; not read with `weigh`
+    ConstTensorView x, weights;    // [T, D], f32 [T, K]; read with `weigh` only
+    ConstTensorView addend;        // [T, D]
+    bool weigh = false;
+  };
+  virtual void dispatch_backward(Context&, const Plan&, const DispatchBackward&) = 0;
+};
+
+// All experts live on this rank: a permutation, no communication.
+class LocalDispatcher final : public TokenDispatcher {
+ public:
+  explicit LocalDispatcher(int64_t experts) : experts_(experts) {}
+  int64_t local_experts() const override { return experts_; }
+  const char* name() const override { return "local"; }
+  Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
+  void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
+                const Rows& rows) override;
+  void combine(Context&, const Plan&, ConstTensorView rows, ConstTensorView addend,
+               TensorView out) override;
+  void combine_backward(Context&, const Plan&, ConstTensorView dout, TensorView drows) override;
+  void dispatch_backward(Context&, const Plan&, const DispatchBackward&) override;
+
+ private:
+  int64_t experts_;
+};
+
+}  // namespace nereus

@@ -1,0 +1,148 @@
+#include "pipeline/executor.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "ops/elementwise.h"
+
+namespace nereus {
+namespace {
+
+TensorView token_row(const Buffer& buffer, int64_t tokens, int64_t row) {
+  std::byte* data = buffer.data() == nullptr ? nullptr : buffer.data() + row * tokens * 4;
+  return TensorView(data, DType::i32, {tokens});
+}
+
+}  // namespace
+
+Executor::Memory Executor::measure(const Stage& stage, const Options& options) {
+  Stream stream(Device::meta());
+  Arena saved_input("saved for dgrad"), saved_weight("saved for wgrad"), scratch("scratch");
+  Stage::Saved saved(stage);
+  const TensorView tokens(nullptr, DType::i32, {options.rows * options.sequence});
+  const TensorView loss(nullptr, DType::f32, {1});
+  const Microbatch mb{.ids = tokens,
+                      .labels = tokens,
+                      .positions = tokens,
+                      .first_key = tokens,
+                      .sequence = options.sequence,
+                      .mask = options.mask,
+                      .loss_scale = 1,
+                      .training = options.backward};
+  Context ctx{stream, saved_input, saved_weight, scratch};
+  stage.forward(ctx, mb, {}, loss, saved);
+  if (options.backward) stage.backward(ctx, mb, {}, saved);
+
+  Memory memory{.saved_input = options.in_flight * saved_input.peak_bytes(),
+                .saved_weight = options.in_flight * saved_weight.peak_bytes(),
+                .scratch = scratch.peak_bytes(),
+                .largest = {}};
+  for (const Arena* arena : {&saved_input, &saved_weight, &scratch})
+    for (const Arena::Entry& e : arena->peak_entries()) memory.largest.push_back(e);
+  std::stable_sort(memory.largest.begin(), memory.largest.end(),
+                   [](const Arena::Entry& a, const Arena::Entry& b) { return a.bytes > b.bytes; });
+  return memory;
+}
+
+Executor::Slot::Slot(Device device, const Stage& stage, const Options& options, const Memory& each)
+    : input_buffer(device, each.saved_input, "activations saved for dgrad"),
+      weight_buffer(device, each.saved_weight, "activations saved for wgrad"),
+      token_buffer(device, 4 * 4 * options.rows * options.sequence, "token ids"),
+      saved_input(input_buffer.arena("saved for dgrad")),
+      saved_weight(weight_buffer.arena("saved for wgrad")),
+      saved(stage) {
+  const int64_t T = options.rows * options.sequence;
+  ids = token_row(token_buffer, T, 0);
+  labels = token_row(token_buffer, T, 1);
+  positions = token_row(token_buffer, T, 2);
+  first_key = token_row(token_buffer, T, 3);
+}
+
+Executor::Executor(Stream& stream, const Stage& stage, ParameterStore& store,
+                   const Options& options)
+    : stream_(stream),
+      stage_(stage),
+      store_(store),
+      options_(options),
+      memory_(measure(stage, options)),
+      scratch_buffer_(stream.device(), memory_.scratch, "activations (scratch)"),
+      scratch_(scratch_buffer_.arena("scratch")) {
+  Memory each = memory_;
+  each.saved_input /= options.in_flight;
+  each.saved_weight /= options.in_flight;
+  for (int i = 0; i < options.in_flight; ++i)
+    slots_.push_back(std::make_unique<Slot>(stream.device(), stage, options, each));
+  in_flight_.resize(slots_.size());
+}
+
+Microbatch Executor::load(Slot& slot, const HostMicrobatch& host, float loss_scale, bool training) {
+  NEREUS_CHECK(kContract,
+               static_cast<int64_t>(host.ids.size()) == slot.ids.count() &&
+                   host.labels.size() == host.ids.size(),
+               "a microbatch of {} ids and {} labels where {} are expected", host.ids.size(),
+               host.labels.size(), slot.ids.count());
+  copy_to_device(stream_, slot.ids, host.ids.data());
+  copy_to_device(stream_, slot.labels, host.labels.data());
+  ops::document_bounds(stream_, {.first_key = slot.first_key,
+                                 .positions = slot.positions,
+                                 .ids = slot.ids,
+                                 .sequence = options_.sequence,
+                                 .eos_id = options_.eos_id,
+                                 .mask = options_.mask});
+  return {.ids = slot.ids,
+          .labels = slot.labels,
+          .positions = slot.positions,
+          .first_key = slot.first_key,
+          .sequence = options_.sequence,
+          .mask = options_.mask,
+          .loss_scale = loss_scale,
+          .training = training};
+}
+
+void Executor::run(std::span<const Action> actions, std::span<const HostMicrobatch> microbatches,
+                   float loss_scale, TensorView loss, const std::function<void()>& update) {
+  ops::fill(stream_, {.out = loss, .value = 0});
+  bool accumulate = false;
+  for (const Action& action : actions) {
+    const auto m = static_cast<size_t>(action.microbatch);
+    Slot& s = slot(action.microbatch);
+    Microbatch& mb = in_flight_[m % slots_.size()];
+    Context ctx{stream_, s.saved_input, s.saved_weight, scratch_, accumulate, observer_};
+    switch (action.kind) {
+      case Action::Kind::gather:
+        store_.gather(stream_, action.stage);
+        break;
+      case Action::Kind::forward: {
+        mb = load(s, microbatches[m], loss_scale, true);
+        stage_.forward(ctx, mb, {}, loss, s.saved);
+        break;
+      }
+      case Action::Kind::backward: {
+        const Arena::Scope scope(scratch_);
+        stage_.backward(ctx, mb, {}, s.saved);
+        s.saved_input.release(0);
+        s.saved_weight.release(0);
+        accumulate = true;
+        break;
+      }
+      case Action::Kind::reduce:
+        store_.reduce(stream_, action.stage);
+        break;
+      case Action::Kind::update:
+        update();
+        break;
+    }
+  }
+}
+
+void Executor::evaluate(const HostMicrobatch& host, float loss_scale, TensorView loss,
+                        Observer* observer) {
+  Slot& s = *slots_.front();
+  const Microbatch mb = load(s, host, loss_scale, false);
+  Context ctx{stream_, s.saved_input, s.saved_weight, scratch_, false, observer};
+  stage_.forward(ctx, mb, {}, loss, s.saved);
+  s.saved_input.release(0);
+  s.saved_weight.release(0);
+}
+
+}  // namespace nereus
