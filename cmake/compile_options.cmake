@@ -5,6 +5,9 @@ add_library(nereus_options INTERFACE)
 target_compile_options(nereus_options INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -ffp-contract=off -fno-math-errno
   $<$<BOOL:${NEREUS_WERROR}>:-Werror>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(nereus_options INTERFACE -Wno-restrict)  # false: const char* + std::string
+endif()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   target_compile_options(nereus_options INTERFACE -march=x86-64-v3)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")

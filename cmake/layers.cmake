@@ -9,7 +9,7 @@ function(nereus_layer name)
   set(tests ${sources})
   set(fuzzers ${sources})
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cc$")
-  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "/(main|cpu_check)\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cc$")
 
@@ -35,6 +35,7 @@ function(nereus_layer name)
     target_link_libraries(${name}_test PRIVATE nereus_${name} nereus_test GTest::gmock_main
                           ${arg_LIBRARIES} ${arg_TEST_LIBRARIES})
     add_test(NAME ${name} COMMAND ${name}_test)
-    set_tests_properties(${name} PROPERTIES ENVIRONMENT "NEREUS_SOURCE_DIR=${CMAKE_SOURCE_DIR}")
+    set_tests_properties(${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
+      "NEREUS_SOURCE_DIR=${CMAKE_SOURCE_DIR};TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/scripts/tsan.supp")
   endif()
 endfunction()

@@ -1,0 +1,120 @@
+# Finds what the distribution provides. Everything missing is collected and named at once, with the
+# package to install; at the end a table says what was found.
+#
+# Defines: nereus_blas, nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, and for tests
+# nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
+
+set(dependency_table "")
+set(missing_packages "")
+
+# One line of the table; when `found` is false and `package` is not empty, the configuration fails.
+function(dependency_row what found detail package)
+  if(found)
+    set(state "${detail}")
+  elseif(package)
+    set(state "MISSING: package ${package}")
+    set(missing_packages ${missing_packages} ${package} PARENT_SCOPE)
+  else()
+    set(state "not found: ${detail}")
+  endif()
+  string(LENGTH "${what}" length)
+  math(EXPR pad "12 - ${length}")
+  string(REPEAT " " ${pad} spaces)
+  set(dependency_table "${dependency_table}\n  ${what}${spaces}${state}" PARENT_SCOPE)
+endfunction()
+
+# A library by one header and one name, for those that bring no CMake configuration of their own.
+function(find_plain_library target header library definition)
+  find_path(${target}_INCLUDE_DIR ${header})
+  find_library(${target}_LIBRARY ${library})
+  mark_as_advanced(${target}_INCLUDE_DIR ${target}_LIBRARY)
+  add_library(${target} INTERFACE)
+  if(${target}_INCLUDE_DIR AND ${target}_LIBRARY)
+    set(${target}_FOUND TRUE PARENT_SCOPE)
+    target_include_directories(${target} SYSTEM INTERFACE ${${target}_INCLUDE_DIR})
+    target_link_libraries(${target} INTERFACE ${${target}_LIBRARY})
+    if(definition)
+      target_compile_definitions(${target} INTERFACE ${definition})
+    endif()
+  else()
+    set(${target}_FOUND FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+
+if((CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12) OR
+   (CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14))
+  message(FATAL_ERROR
+    "The compiler is ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} "
+    "(${CMAKE_CXX_COMPILER}); C++20 as used here needs g++ 12 or clang 14, or newer.\n"
+    "Choose another with -DCMAKE_CXX_COMPILER=... (in a fresh build folder).")
+endif()
+dependency_row(compiler TRUE "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}" "")
+
+find_package(Threads REQUIRED)
+
+# Debian's OpenBLAS has a CMake configuration without a target; other systems may have none at all.
+find_package(OpenBLAS CONFIG QUIET)
+add_library(nereus_blas INTERFACE)
+if(NOT OpenBLAS_LIBRARIES)
+  find_path(OpenBLAS_INCLUDE_DIRS cblas.h PATH_SUFFIXES openblas)
+  find_library(OpenBLAS_LIBRARIES openblas)
+  mark_as_advanced(OpenBLAS_INCLUDE_DIRS OpenBLAS_LIBRARIES)
+endif()
+if(OpenBLAS_LIBRARIES AND OpenBLAS_INCLUDE_DIRS)
+  set(blas_found TRUE)
+  target_include_directories(nereus_blas SYSTEM INTERFACE ${OpenBLAS_INCLUDE_DIRS})
+  target_link_libraries(nereus_blas INTERFACE ${OpenBLAS_LIBRARIES})
+else()
+  set(blas_found FALSE)
+endif()
+dependency_row(OpenBLAS ${blas_found} "${OpenBLAS_VERSION} ${OpenBLAS_LIBRARIES}" libopenblas-dev)
+
+find_plain_library(nereus_zlib zlib.h z "")
+dependency_row(zlib ${nereus_zlib_FOUND} "${nereus_zlib_LIBRARY}" zlib1g-dev)
+
+find_plain_library(nereus_isal isa-l/igzip_lib.h isal NEREUS_HAVE_ISAL)
+if(nereus_isal_FOUND)
+  dependency_row(ISA-L TRUE "${nereus_isal_LIBRARY}" "")
+else()
+  dependency_row(ISA-L FALSE "zlib reads .gz instead, at a third of the speed (libisal-dev)" "")
+endif()
+
+find_plain_library(nereus_pcre2 pcre2.h pcre2-8 "")
+dependency_row(PCRE2 ${nereus_pcre2_FOUND} "${nereus_pcre2_LIBRARY}" libpcre2-dev)
+
+if(NEREUS_TESTS AND NOT NEREUS_LIBFUZZER)
+  find_package(GTest CONFIG QUIET)
+  find_package(rapidcheck CONFIG QUIET)
+  if(TARGET GTest::gtest)
+    dependency_row(GoogleTest TRUE "${GTest_VERSION}" "")
+  else()
+    dependency_row(GoogleTest FALSE "" libgtest-dev)
+  endif()
+  if(TARGET GTest::gmock_main)
+    dependency_row(GoogleMock TRUE "${GTest_VERSION}" "")
+  else()
+    dependency_row(GoogleMock FALSE "" libgmock-dev)
+  endif()
+  if(TARGET rapidcheck)
+    dependency_row(RapidCheck TRUE "${rapidcheck_DIR}" "")
+  else()
+    dependency_row(RapidCheck FALSE "" librapidcheck-dev)
+  endif()
+  add_library(nereus_gtest INTERFACE)
+  target_link_libraries(nereus_gtest INTERFACE GTest::gmock GTest::gtest rapidcheck)
+endif()
+
+dependency_row(ccache "${CCACHE}" "${CCACHE}" "")
+
+if(missing_packages)
+  string(REPLACE ";" " " packages "${missing_packages}")
+  message(FATAL_ERROR
+    "Libraries are missing:${dependency_table}\n"
+    "Install them with 'scripts/bootstrap.sh', or by hand: apt-get install ${packages}\n"
+    "(-DNEREUS_TESTS=OFF builds without the tests' libraries.)")
+endif()
+string(MD5 hash "${dependency_table}")
+if(NOT hash STREQUAL NEREUS_DEPENDENCIES)  # once, not at every reconfiguration
+  message(STATUS "Nereus ${PROJECT_VERSION}, ${CMAKE_BUILD_TYPE}:${dependency_table}")
+  set(NEREUS_DEPENDENCIES ${hash} CACHE INTERNAL "")
+endif()
