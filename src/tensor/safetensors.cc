@@ -282,6 +282,7 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
                                            });
   SafetensorsFile out = parse({mapping.get(), bytes}, path);
   out.mapping_ = std::move(mapping);
+  out.mapped_bytes_ = bytes;
   return out;
 }
 
@@ -297,6 +298,12 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const s
     out.entries_.push_back(std::move(r.entry));
   }
   return out;
+}
+
+void SafetensorsFile::release_pages() const {
+  // Only an advice: where it fails, the pages stay.
+  if (mapped_bytes_ > 0)
+    (void)madvise(const_cast<std::byte*>(mapping_.get()), mapped_bytes_, MADV_DONTNEED);
 }
 
 const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {

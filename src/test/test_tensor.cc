@@ -98,7 +98,7 @@ double unit_roundoff(DType t) {
     case DType::f32:
       return 0x1p-24;
     case DType::bf16:
-      return 0x1p-9;
+      return 0x1p-8;
     case DType::f16:
       return 0x1p-11;
     default:

@@ -16,7 +16,7 @@ ThreadPool& pool();
 // The devices ops are tested on: the CPU and, when built with CUDA and one is there, a GPU.
 std::vector<Device> devices();
 
-// The largest relative error of rounding to the type: 2^-24 for f32, 2^-9 for bf16, 2^-53 for f64.
+// The largest relative error of rounding to the type: 2^-24 for f32, 2^-8 for bf16, 2^-53 for f64.
 double unit_roundoff(DType);
 
 // Owns a contiguous tensor. Elements are read and written through the host.

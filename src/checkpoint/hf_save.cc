@@ -1,0 +1,201 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "checkpoint/hf_names.h"
+#include "checkpoint/hf_weights.h"
+#include "tensor/convert.h"
+#include "tensor/format.h"
+
+namespace nereus {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Source {
+  SafetensorsWriter::Tensor tensor;
+  ConstTensorView view;  // f32, one or two dims
+  int64_t bytes() const { return view.count() * size_of(tensor.dtype); }
+};
+
+std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype) {
+  std::vector<Source> out;
+  for (const NamedView& t : tensors) {
+    NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && t.view.data != nullptr,
+                 "'{}': weights are saved from f32 in host memory, not from {}", t.name, t.view);
+    // A step of the bias is 1e-3, below bf16's resolution; transformers keeps it in f32 too.
+    const DType stored = t.name.ends_with(".expert_bias") ? DType::f32 : dtype;
+    const std::vector<std::string> names = hf_names_of(t.name, t.view);
+    for (size_t i = 0; i < names.size(); ++i) {
+      const ConstTensorView view = has_experts(t.name) ? t.view[static_cast<int64_t>(i)] : t.view;
+      std::vector<int64_t> shape;
+      for (int d = 0; d < view.rank(); ++d) shape.push_back(view.dim(d));
+      NEREUS_CHECK(kContract, view.rank() <= 2, "'{}': {} has more than two dims", names[i], view);
+      out.push_back({{names[i], file_dtype(stored), shape}, view});
+    }
+  }
+  return out;
+}
+
+// Consecutive tensors of at most shard_bytes together, or one that is larger.
+std::vector<std::span<const Source>> shards(const std::vector<Source>& all, int64_t shard_bytes) {
+  std::vector<std::span<const Source>> out;
+  size_t begin = 0;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (i > begin && bytes + all[i].bytes() > shard_bytes) {
+      out.push_back(std::span(all).subspan(begin, i - begin));
+      begin = i;
+      bytes = 0;
+    }
+    bytes += all[i].bytes();
+  }
+  out.push_back(std::span(all).subspan(begin));
+  return out;
+}
+
+// Streams the elements in pieces: memory is bounded whatever the tensor's size.
+void append(SafetensorsWriter& writer, size_t index, const Source& source, DType dtype) {
+  constexpr int64_t kPiece = 1 << 18;  // elements
+  std::vector<std::byte> converted;
+  const auto write = [&](const float* from, int64_t n) {
+    for (int64_t done = 0; done < n; done += kPiece) {
+      const int64_t piece = std::min(kPiece, n - done);
+      converted.resize(static_cast<size_t>(piece * size_of(dtype)));
+      convert_from_f32(dtype, from + done, piece, converted.data());
+      writer.append(index, converted);
+    }
+  };
+  const ConstTensorView& view = source.view;
+  const float* data = view.as<float>();
+  if (view.contiguous()) {
+    write(data, view.count());
+    return;
+  }
+  for (int64_t row = 0; row < view.dim(0); ++row)
+    write(data + row * view.row_stride(), view.dim(1));
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  bool good = file >= 0;
+  for (size_t done = 0; good && done < text.size();) {
+    const ssize_t n = ::write(file, text.data() + done, text.size() - done);
+    good = n > 0 || (n < 0 && errno == EINTR);
+    if (n > 0) done += static_cast<size_t>(n);
+  }
+  good = good && fsync(file) == 0;
+  const int error = errno;
+  if (file >= 0) ::close(file);
+  NEREUS_CHECK(kIo, good, "{}: cannot write: {}; it needs {} bytes; nothing of it was kept", path,
+               std::strerror(error), text.size());
+}
+
+// A folder that disappears unless it is moved to its place.
+class PartialFolder {
+ public:
+  explicit PartialFolder(const std::string& place) : place_(place), path_(place + ".partial") {
+    std::error_code error;
+    fs::remove_all(path_, error);  // of a run that was killed
+    fs::create_directories(path_, error);
+    NEREUS_CHECK(kConfig, !error, "{}: cannot create: {}; choose a folder that can be written to",
+                 place_, error.message());
+  }
+  ~PartialFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove_all(path_, ignored);
+  }
+  PartialFolder(const PartialFolder&) = delete;
+  PartialFolder& operator=(const PartialFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+
+  // What was in the place is removed if it is weights and nothing else, else kept beside.
+  void move_to_place() {
+    std::error_code error;
+    std::string old;
+    if (fs::exists(place_) && !(fs::is_directory(place_) && fs::is_empty(place_))) {
+      old = free_name();
+      fs::rename(place_, old, error);
+    }
+    if (!error) fs::rename(path_, place_, error);
+    NEREUS_CHECK(kIo, !error, "{}: cannot move {} there: {}", place_, path_, error.message());
+    path_.clear();
+    if (old.empty()) return;
+    if (only_weights(old)) {
+      fs::remove_all(old, error);
+    } else {
+      log::warning("{} was there before and has other files than weights: kept as {}", place_, old);
+    }
+  }
+
+ private:
+  std::string free_name() const {
+    std::string name = place_ + ".old";
+    for (int i = 2; fs::exists(name); ++i) name = fmt::format("{}.old-{}", place_, i);
+    return name;
+  }
+
+  static bool only_weights(const std::string& folder) {
+    if (!fs::is_directory(folder)) return false;
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const std::string name = entry.path().filename().string();
+      const bool weights = name == "config.json" || name == "model.safetensors.index.json" ||
+                           (name.starts_with("model") && name.ends_with(".safetensors"));
+      if (!weights || !entry.is_regular_file()) return false;
+    }
+    return true;
+  }
+
+  std::string place_, path_;
+};
+
+}  // namespace
+
+int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
+                        const std::string& config_json, const HfSaveOptions& options) {
+  NEREUS_CHECK(
+      kContract,
+      options.dtype == DType::f32 || options.dtype == DType::bf16 || options.dtype == DType::f16,
+      "weights are saved as f32, bf16 or f16, not as {}", options.dtype);
+  const std::vector<Source> all = sources(tensors, options.dtype);
+  const std::vector<std::span<const Source>> files = shards(all, options.shard_bytes);
+  // A trailing slash would put ".partial" inside the folder.
+  fs::path place = fs::path(folder).lexically_normal();
+  if (!place.has_filename()) place = place.parent_path();
+  PartialFolder partial(place.string());
+  nlohmann::json weight_map = nlohmann::json::object();
+  int64_t total_bytes = 0;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const std::string name =
+        files.size() == 1 ? "model.safetensors"
+                          : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files.size());
+    std::vector<SafetensorsWriter::Tensor> declared;
+    for (const Source& s : files[i]) {
+      declared.push_back(s.tensor);
+      weight_map[s.tensor.name] = name;
+      total_bytes += s.bytes();
+    }
+    SafetensorsWriter writer(partial.path() + "/" + name, declared);
+    for (size_t t = 0; t < files[i].size(); ++t)
+      append(writer, t, files[i][t], *dtype_of(files[i][t].tensor.dtype));
+    writer.finish();
+  }
+  if (files.size() > 1) {
+    const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}},
+                                  {"weight_map", weight_map}};
+    write_text(partial.path() + "/model.safetensors.index.json", index.dump(2) + "\n");
+  }
+  write_text(partial.path() + "/config.json", config_json);
+  partial.move_to_place();
+  return total_bytes;
+}
+
+}  // namespace nereus

@@ -1,0 +1,85 @@
+// Weights in Hugging Face's layout: a .safetensors file, or a folder with model.safetensors or with
+// shards and their model.safetensors.index.json. Element types are read to f32; block-scaled FP8
+//
+//   w[i, j] = q[i, j] * weight_scale_inv[i / 128, j / 128]
+//
+// too (config.json's quantization_config.weight_block_size, 128 x 128 unless given; blocks at the
+// edges are cut). Files are mapped, never read whole.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/parameter_store.h"
+#include "tensor/safetensors.h"
+
+namespace nereus {
+
+class HfWeights {
+ public:
+  // Throws Error{kConfig} that names what is missing or wrong; every file is opened and checked.
+  static HfWeights open(const std::string& path);
+
+  // By name; the scales of FP8 tensors are left out.
+  std::vector<std::string> names() const;
+  const SafetensorsEntry* find(const std::string& name) const;  // nullptr: there is none
+
+  // Rows [begin, end) of dim 0 (all of a scalar is one row) as f32; rows of `out` are row_stride
+  // elements apart (0: without gaps).
+  void read_f32(const std::string& name, int64_t begin, int64_t end, float* out,
+                int64_t row_stride = 0) const;
+  void read_f32(const std::string& name, float* out) const;
+
+  // Gives the pages that were read back to the system: they count as memory of the process.
+  void release_pages() const;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  void add_file(const std::string& path);
+  void add_index(const std::string& path);
+  void read_block_size(const std::string& config);
+  void check_scales();
+  const SafetensorsEntry* scale_of(const SafetensorsEntry&) const;  // nullptr: not block-scaled
+  void read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& scale, int64_t begin,
+                   int64_t end, float* out, int64_t row_stride) const;
+
+  std::string path_;
+  std::vector<SafetensorsFile> files_;
+  struct Place {
+    size_t file, entry;
+  };
+  std::map<std::string, Place> places_, scales_;
+  std::array<int64_t, 2> block_{128, 128};
+};
+
+struct LoadReport {
+  int64_t tensors = 0;  // read
+  int64_t elements = 0;
+  std::vector<std::string> ignored;  // known and not needed: multi-token prediction, rotary tables
+  std::vector<std::string> surplus;  // not known, or not in this model
+};
+
+// Fills every tensor (logical names; f32 in host memory, the last dim contiguous) from `path`, and
+// logs what the files have beyond them. Throws Error{kConfig} before anything is read when tensors
+// are missing, have another shape or a type that is no float: it lists the first of each and counts
+// them.
+LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors);
+
+struct HfSaveOptions {
+  DType dtype = DType::f32;  // f32, bf16 or f16; the routers' correction biases are always f32
+  int64_t shard_bytes = 5'000'000'000;
+};
+
+// Writes `folder` with model.safetensors, or with shards of at most shard_bytes (or one tensor) and
+// their index, and config.json. The folder is written as `folder`.partial and renamed: it is
+// complete or absent. A complete one that was there before is replaced. Returns the bytes written.
+// Errors: kConfig when the folder cannot be made, kIo while writing.
+int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
+                        const std::string& config_json, const HfSaveOptions& options = {});
+
+}  // namespace nereus
