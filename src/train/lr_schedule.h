@@ -1,0 +1,41 @@
+// TorchTitan's learning-rate schedule: warm-up, stable, decay. With W warm-up steps, D decay steps
+// of T, and S = T + 1 - W - D (one more than is run, so that the last step is not at the end
+// value), step n (from 1) has s = n - 1 and
+//
+//   lr * (s + 1) / W                                        s < W
+//   lr                                                      s < W + S
+//   lr * (m + (1 - m) a),  p = (s + 1 - W - S) / D          else
+//
+// with m = min_lr_factor and a = 1 - p (linear), 1 - sqrt(p) (sqrt) or (1 + cos(pi p)) / 2
+// (cosine), all in double.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace nereus {
+
+class LrSchedule {
+ public:
+  // D is steps * decay_ratio to the nearest, ties to even, or all steps after the warm-up without a
+  // ratio. A warm-up or decay that does not fit is cut, with a warning. Throws Error{kConfig} for
+  // an unknown decay type, and for numbers outside their range.
+  LrSchedule(double lr, int64_t steps, int64_t warmup, std::optional<double> decay_ratio,
+             const std::string& decay_type, double min_lr_factor);
+
+  // The rate used in a step, 1 to steps.
+  double at(int64_t step) const;
+
+  int64_t warmup_steps() const { return warmup_; }
+  int64_t decay_steps() const { return decay_; }
+
+ private:
+  enum class Decay : uint8_t { linear, sqrt, cosine };
+
+  double lr_, min_factor_;
+  int64_t steps_, warmup_, decay_, stable_;
+  Decay type_ = Decay::linear;
+};
+
+}  // namespace nereus

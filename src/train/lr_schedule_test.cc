@@ -1,0 +1,86 @@
+#include "train/lr_schedule.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "test/test_tensor.h"
+
+namespace nereus {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(LrSchedule, EveryStepOfEveryReferenceTableIsEqualAsADouble) {
+  const auto settings =
+      nlohmann::json::parse(test::read_file(test::source_path("tests/golden/sched/settings.json")));
+  ASSERT_EQ(settings.size(), 15u);
+  for (const auto& [name, s] : settings.items()) {
+    const log::Capture log;
+    std::optional<double> ratio;
+    if (!s["decay_ratio"].is_null()) ratio = s["decay_ratio"].get<double>();
+    const LrSchedule schedule(s["lr"], s["steps"], s["warmup_steps"], ratio, s["decay_type"],
+                              s["min_lr_factor"]);
+    std::istringstream table(
+        test::read_file(test::source_path("tests/golden/sched/" + name + ".csv")));
+    std::string line;
+    std::getline(table, line);
+    ASSERT_EQ(line, "step,lr");
+    int rows = 0;
+    while (std::getline(table, line)) {
+      char* end = nullptr;
+      const int64_t step = std::strtoll(line.c_str(), &end, 10);
+      ASSERT_EQ(schedule.at(step), std::strtod(end + 1, nullptr)) << name << " step " << step;
+      ++rows;
+    }
+    EXPECT_GE(rows, 10) << name;
+  }
+}
+
+TEST(LrSchedule, AWarmUpOrDecayThatDoesNotFitIsCutWithAWarning) {
+  const log::Capture log;
+  const LrSchedule ramp(1, 20, 50, 0.8, "cosine", 0.1);
+  EXPECT_EQ(ramp.warmup_steps(), 20);
+  EXPECT_EQ(ramp.decay_steps(), 0);
+  EXPECT_EQ(ramp.at(20), 1.0);
+  EXPECT_THAT(log.text(), HasSubstr("WARNING - Warmup steps (50) exceed total training steps (20). "
+                                    "Adjusting warmup steps to 20.\n"));
+  EXPECT_THAT(log.text(),
+              HasSubstr("WARNING - Warmup (20) + decay (16) steps exceed total training "
+                        "steps (20). Adjusting decay steps to 0.\n"));
+}
+
+TEST(LrSchedule, DecayStepsAreRoundedTiesToEvenAndFitSilently) {
+  const log::Capture log;
+  EXPECT_EQ(LrSchedule(1, 5, 0, 0.5, "linear", 0).decay_steps(), 2);
+  EXPECT_EQ(LrSchedule(1, 7, 0, 0.5, "linear", 0).decay_steps(), 4);
+  EXPECT_EQ(LrSchedule(1, 10, 2, 0.8, "linear", 0).decay_steps(), 8);
+  EXPECT_EQ(LrSchedule(1, 10, 2, std::nullopt, "linear", 0).decay_steps(), 8);
+  EXPECT_EQ(log.text(), "");
+}
+
+TEST(LrSchedule, NumbersOutsideTheirRangeAreNamed) {
+  const auto error = [](int64_t steps, int64_t warmup, double ratio, const char* type, double min) {
+    try {
+      const LrSchedule schedule(1, steps, warmup, ratio, type, min);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.fault(), Fault::kConfig);
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_EQ(error(0, 0, 0, "linear", 0), "training.steps = 0: must be at least 1");
+  EXPECT_EQ(error(1, -1, 0, "linear", 0), "lr_scheduler.warmup_steps = -1: must be at least 0");
+  EXPECT_EQ(error(1, 0, 1.5, "linear", 0), "lr_scheduler.decay_ratio = 1.5: must be from 0 to 1");
+  EXPECT_EQ(error(1, 0, 1, "linear", -1), "lr_scheduler.min_lr_factor = -1: must be from 0 to 1");
+  EXPECT_EQ(error(1, 0, 1, "cosin", 0),
+            "lr_scheduler.decay_type = \"cosin\": must be linear, sqrt or cosine");
+}
+
+}  // namespace
+}  // namespace nereus
