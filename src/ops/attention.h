@@ -4,15 +4,16 @@
 // sequence (causal: first_key[t] is the sequence's first token; with documents, the first token of
 // t's document). With P[t,j] over those keys,
 //
-//   P = softmax_j(scale * q[t] . k[j])      o[t] = sum_j P[t,j] v[j]      lse[t,h] = log sum_j exp(..)
+//   P = softmax_j(scale * q[t] . k[j])      o[t] = sum_j P[t,j] v[j]      lse[t,h] = log sum_j
+//   exp(..)
 //
 //   with dP[t,j] = do[t] . v[j] and delta[t] = do[t] . o[t]:
 //   dS = P * (dP - delta)    dq[t] = scale sum_j dS[t,j] k[j]    dk[j] = scale sum_t dS[t,j] q[t]
 //   dv[j] = sum_t P[t,j] do[t]
 //
-// H heads, Dqk and Dv widths. Activations f32 or bf16, all of one type, with token and head strides;
-// lse is f32; sums are f32. No S x S matrix of a head is ever whole. Sums are in an order that
-// depends on the shapes only.
+// H heads, Dqk and Dv widths. Activations f32 or bf16, all of one type, with token and head
+// strides; lse is f32; sums are f32. No S x S matrix of a head is ever whole. Sums are in an order
+// that depends on the shapes only.
 #pragma once
 
 #include "ops/op.h"
@@ -52,11 +53,11 @@ NEREUS_OP(attention_backward, AttentionBackward)
 // first_key and positions of a microbatch from its token ids: an end-of-document token belongs to
 // the document it ends. Positions run from 0 in each sequence and do not restart at documents.
 struct DocumentBounds {
-  TensorView first_key;  // i32 [T]
-  TensorView positions;  // i32 [T]
-  ConstTensorView ids;   // i32 [T]
-  int64_t sequence = 0;  // S
-  int32_t eos_id = -1;   // ends a document
+  TensorView first_key;                        // i32 [T]
+  TensorView positions;                        // i32 [T]
+  ConstTensorView ids;                         // i32 [T]
+  int64_t sequence = 0;                        // S
+  int32_t eos_id = -1;                         // ends a document
   AttentionMask mask = AttentionMask::causal;  // causal ignores eos_id
 };
 

@@ -23,7 +23,8 @@ struct Add {
   ConstTensorView a, b;
 };
 
-// out[0] = scale * sum_i x[i]    (+ out[0] when accumulate). f32; in an order that depends on n only.
+// out[0] = scale * sum_i x[i]    (+ out[0] when accumulate). f32; in an order that depends on n
+// only.
 struct Sum {
   TensorView out;     // f32 [1]
   ConstTensorView x;  // f32

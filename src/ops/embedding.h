@@ -1,7 +1,8 @@
 // Token embedding.
 //
 //   embedding_forward:   out[t] = table[ids[t]]
-//   embedding_backward:  dtable[v] = sum over t with ids[t] = v of dy[t]    (+ dtable when accumulate)
+//   embedding_backward:  dtable[v] = sum over t with ids[t] = v of dy[t]    (+ dtable when
+//   accumulate)
 //
 // The sum is f32, in order of t. ids must lie in [0, V): checked where data enters, not here.
 #pragma once

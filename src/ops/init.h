@@ -13,7 +13,7 @@
 namespace nereus::ops {
 
 struct InitNormal {
-  TensorView out;       // f32, contiguous
+  TensorView out;  // f32, contiguous
   uint64_t seed = 0;
   uint64_t stream = 0;  // hash_name(parameter name)
   int64_t first = 0;    // index in the whole parameter of out's first element

@@ -14,18 +14,18 @@
 #include "tensor/tensor.h"
 
 // Declares check(), cpu:: and cuda:: of an op and defines its entry.
-#define NEREUS_OP(function, Arguments)                                  \
-  void check(const Arguments&);                                         \
-  namespace cpu {                                                       \
-  void function(Stream&, const Arguments&);                             \
-  }                                                                     \
-  namespace cuda {                                                      \
-  void function(Stream&, const Arguments&);                             \
-  }                                                                     \
-  inline void function(Stream& stream, const Arguments& arguments) {    \
-    check(arguments);                                                   \
-    if (stream.on_cpu()) return cpu::function(stream, arguments);       \
-    if constexpr (kHasCuda) {                                           \
-      if (stream.on_gpu()) return cuda::function(stream, arguments);    \
-    }                                                                   \
+#define NEREUS_OP(function, Arguments)                               \
+  void check(const Arguments&);                                      \
+  namespace cpu {                                                    \
+  void function(Stream&, const Arguments&);                          \
+  }                                                                  \
+  namespace cuda {                                                   \
+  void function(Stream&, const Arguments&);                          \
+  }                                                                  \
+  inline void function(Stream& stream, const Arguments& arguments) { \
+    check(arguments);                                                \
+    if (stream.on_cpu()) return cpu::function(stream, arguments);    \
+    if constexpr (kHasCuda) {                                        \
+      if (stream.on_gpu()) return cuda::function(stream, arguments); \
+    }                                                                \
   }

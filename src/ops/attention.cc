@@ -1,0 +1,65 @@
+#include "ops/attention.h"
+
+#include "ops/contract.h"
+
+namespace nereus::ops {
+namespace {
+
+template <class A>
+void check_inputs(const char* op, const A& a) {
+  expect_float(op, "q", a.q);
+  expect_rank(op, "q", a.q, 3);
+  expect_rank(op, "v", a.v, 3);
+  const int64_t T = a.q.dim(0), H = a.q.dim(1), Dv = a.v.dim(2);
+  expect(op, "q", a.q, a.q.dtype, a.q.shape);
+  expect(op, "k", a.k, a.q.dtype, a.q.shape);
+  expect(op, "v", a.v, a.q.dtype, {T, H, Dv});
+  expect(op, "o", a.o, a.q.dtype, {T, H, Dv});
+  expect(op, "lse", a.lse, DType::f32, {T, H});
+  expect(op, "first_key", a.first_key, DType::i32, {T});
+  NEREUS_CHECK(kContract, a.sequence >= 1 && T % a.sequence == 0,
+               "{}: {} tokens are not whole sequences of {}", op, T, a.sequence);
+}
+
+}  // namespace
+
+void check(const AttentionForward& a) { check_inputs("attention_forward", a); }
+
+void check(const AttentionBackward& a) {
+  const char* op = "attention_backward";
+  check_inputs(op, a);
+  expect(op, "dq", a.dq, a.q.dtype, a.q.shape);
+  expect(op, "dk", a.dk, a.q.dtype, a.q.shape);
+  expect(op, "dv", a.dv, a.q.dtype, a.v.shape);
+  expect(op, "dout", a.dout, a.q.dtype, a.v.shape);
+  expect(op, "delta", a.delta, DType::f32, a.lse.shape);
+}
+
+void check(const DocumentBounds& a) {
+  const char* op = "document_bounds";
+  expect_rank(op, "ids", a.ids, 1);
+  expect(op, "ids", a.ids, DType::i32, a.ids.shape);
+  expect(op, "first_key", a.first_key, DType::i32, a.ids.shape);
+  expect(op, "positions", a.positions, DType::i32, a.ids.shape);
+  NEREUS_CHECK(kContract, a.sequence >= 1 && a.ids.dim(0) % a.sequence == 0,
+               "{}: {} tokens are not whole sequences of {}", op, a.ids.dim(0), a.sequence);
+}
+
+namespace cpu {
+
+void document_bounds(Stream&, const DocumentBounds& a) {
+  const int32_t* ids = a.ids.as<int32_t>();
+  int32_t *first_key = a.first_key.as<int32_t>(), *positions = a.positions.as<int32_t>();
+  int64_t first = 0;
+  for (int64_t t = 0; t < a.ids.dim(0); ++t) {
+    const int64_t position = t % a.sequence;
+    const bool new_document =
+        a.mask == AttentionMask::document && position > 0 && ids[t - 1] == a.eos_id;
+    if (position == 0 || new_document) first = t;
+    first_key[t] = static_cast<int32_t>(first);
+    positions[t] = static_cast<int32_t>(position);
+  }
+}
+
+}  // namespace cpu
+}  // namespace nereus::ops

@@ -1,0 +1,128 @@
+// Eight floats at a time, in the compilers' own vector type: the same source and the same bits on
+// x86-64 and aarch64. Loads and stores take f32 or bf16 and any alignment. For .cc files of ops.
+//
+// Sums over a row go through `lanes`: element i is added in lane i mod 8, then the lanes in a fixed
+// tree, so that a row's sum depends on its length only.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/dtype.h"
+
+namespace nereus::simd {
+
+inline constexpr int64_t kWidth = 8;
+
+using f32x8 = float __attribute__((vector_size(32)));
+using i32x8 = int32_t __attribute__((vector_size(32)));
+using u32x8 = uint32_t __attribute__((vector_size(32)));
+using u16x8 = uint16_t __attribute__((vector_size(16)));
+
+inline f32x8 splat(float x) { return f32x8{x, x, x, x, x, x, x, x}; }
+
+inline f32x8 load(const float* p) {
+  f32x8 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline f32x8 load(const bf16* p) {
+  u16x8 h;
+  memcpy(&h, p, sizeof h);
+  const u32x8 w = __builtin_convertvector(h, u32x8) << 16;
+  f32x8 v;
+  memcpy(&v, &w, sizeof v);
+  return v;
+}
+inline void store(float* p, f32x8 v) { memcpy(p, &v, sizeof v); }
+inline void store(bf16* p, f32x8 v) {
+  u32x8 u;
+  memcpy(&u, &v, sizeof u);
+  const u32x8 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const u32x8 quiet = (u >> 16) | 0x40u;
+  const i32x8 is_nan = v != v;
+  u32x8 mask;
+  memcpy(&mask, &is_nan, sizeof mask);
+  const u16x8 h = __builtin_convertvector((rounded & ~mask) | (quiet & mask), u16x8);
+  memcpy(p, &h, sizeof h);
+}
+
+inline f32x8 select(i32x8 condition, f32x8 yes, f32x8 no) {
+  i32x8 y, n;
+  memcpy(&y, &yes, sizeof y);
+  memcpy(&n, &no, sizeof n);
+  const i32x8 bits = (y & condition) | (n & ~condition);
+  f32x8 v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+inline f32x8 max(f32x8 a, f32x8 b) { return select(a > b, a, b); }
+
+inline float sum(f32x8 v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+inline float max(f32x8 v) {
+  float m = v[0];
+  for (int i = 1; i < 8; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// e^x to within 2 ulp; 0 below -87.33 (where it would be subnormal), infinity above 88.72, NaN for
+// NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; 2^n in two
+// factors, since n = 128 has no float of its own.
+inline f32x8 exp(f32x8 x) {
+  const f32x8 clamped =
+      select(x < splat(-88.0f), splat(-88.0f), select(x > splat(89.0f), splat(89.0f), x));
+  const f32x8 shifted = clamped * splat(1.44269504f) + splat(12582912.0f);  // 1.5 * 2^23: rounds
+  const f32x8 n = shifted - splat(12582912.0f);
+  const f32x8 r = (clamped - n * splat(0.693145752f)) - n * splat(1.42860677e-6f);
+  f32x8 p = splat(1.0f / 5040);
+  p = p * r + splat(1.0f / 720);
+  p = p * r + splat(1.0f / 120);
+  p = p * r + splat(1.0f / 24);
+  p = p * r + splat(1.0f / 6);
+  p = p * r + splat(0.5f);
+  p = p * r * r + r + splat(1.0f);
+  const i32x8 k = __builtin_convertvector(n, i32x8);
+  const i32x8 half = k >> 1;
+  const i32x8 low = (half + 127) << 23, high = (k - half + 127) << 23;
+  f32x8 a, b;
+  memcpy(&a, &low, sizeof a);
+  memcpy(&b, &high, sizeof b);
+  f32x8 y = p * a * b;
+  y = select(x < splat(-87.33f), splat(0.0f), y);
+  y = select(x > splat(88.7228317f), splat(__builtin_inff()), y);
+  return select(x != x, x, y);
+}
+
+inline float exp(float x) { return exp(splat(x))[0]; }
+
+// Calls f(i, n) for the whole vectors of [0, count) with n = 8, and at most once with the rest;
+// E-typed partial loads and stores below serve that last call.
+template <class E>
+inline f32x8 load_partial(const E* p, int64_t n, float fill = 0) {
+  f32x8 v = splat(fill);
+  for (int64_t i = 0; i < n; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+}
+template <class E>
+inline void store_partial(E* p, f32x8 v, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = E(v[i]);
+}
+
+// f(load, store) over a row: `body(get, put)`, where get(p, fill) loads from p + i and put(p, v)
+// stores to p + i, for i = 0, 8, ... with the rest handled.
+template <class Body>
+inline void for_each(int64_t count, Body&& body) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    body([i](auto* p, float) { return load(p + i); }, [i](auto* p, f32x8 v) { store(p + i, v); });
+  }
+  if (i < count) {
+    const int64_t n = count - i;
+    body([i, n](auto* p, float fill) { return load_partial(p + i, n, fill); },
+         [i, n](auto* p, f32x8 v) { store_partial(p + i, v, n); });
+  }
+}
+
+}  // namespace nereus::simd
