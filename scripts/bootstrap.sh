@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Installs from the distribution what is missing to build and test Nereus; silent when nothing is.
+#
+#   scripts/bootstrap.sh          the program and its tests
+#   scripts/bootstrap.sh check    and clang-format, clang-tidy, clang with libFuzzer
+#
+# Debian 12 and Ubuntu 24.04, as root or with sudo. Exit code 2: something is missing and cannot be
+# installed from here; the message names the packages.
+set -euo pipefail
+
+# package, and what shows that it is there: a command, or a header under an include folder.
+build_packages=(
+  "g++ command:g++"
+  "make command:make"
+  "cmake command:cmake"
+  "ninja-build command:ninja"
+  "libopenblas-dev header:openblas_config.h"
+  "zlib1g-dev header:zlib.h"
+  "libisal-dev header:isa-l/igzip_lib.h"
+  "libpcre2-dev header:pcre2.h"
+  "libgtest-dev header:gtest/gtest.h"
+  "libgmock-dev header:gmock/gmock.h"
+  "librapidcheck-dev header:rapidcheck.h"
+  "ccache command:ccache"
+)
+check_packages=(
+  "clang-format-14 command:clang-format-14"
+  "clang-tidy-14 command:clang-tidy-14"
+  "clang command:clang++"
+  "libclang-rt-dev clang:libclang_rt.fuzzer-x86_64.a"
+)
+
+is_there() {
+  local kind=${1%%:*} name=${1#*:} folder
+  case $kind in
+    command) command -v "$name" >/dev/null ;;
+    header)
+      for folder in /usr/include /usr/include/*-linux-gnu /usr/include/*-linux-gnu/openblas-* \
+        /usr/local/include; do
+        [[ -e $folder/$name ]] && return 0
+      done
+      return 1
+      ;;
+    clang) command -v clang++ >/dev/null && [[ -e $(clang++ --print-file-name="$name") ]] ||
+      compgen -G "/usr/lib/clang/*/lib/linux/$name" >/dev/null ;;
+  esac
+}
+
+wanted=("${build_packages[@]}")
+case ${1:-} in
+  "") ;;
+  check) wanted+=("${check_packages[@]}") ;;
+  *)
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+
+missing=()
+for line in "${wanted[@]}"; do
+  is_there "${line#* }" || missing+=("${line%% *}")
+done
+[[ ${#missing[@]} -eq 0 ]] && exit 0
+
+refuse() {
+  echo "error: $1" >&2
+  echo "  Missing, by their names in Debian and Ubuntu: ${missing[*]}" >&2
+  echo "  $2" >&2
+  exit 2
+}
+
+distribution=$(. /etc/os-release 2>/dev/null && echo "${PRETTY_NAME:-unknown}" || echo unknown)
+command -v apt-get >/dev/null ||
+  refuse "this system ($distribution) has no apt-get, so nothing can be installed from here." \
+    "Install their counterparts, then run this again."
+as_root=()
+if [[ $EUID -ne 0 ]]; then
+  command -v sudo >/dev/null ||
+    refuse "installing needs root, and there is no sudo." \
+      "Run as root: apt-get install ${missing[*]}"
+  as_root=(sudo)
+fi
+
+echo "Installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -qq "$@"; }
+install() { apt install -y --no-install-recommends "${missing[@]}" >/dev/null; }
+apt-cache show "${missing[@]}" >/dev/null 2>&1 || apt update || true
+# Package lists may be older than the mirror: once more with fresh ones.
+install || { apt update && install; } ||
+  refuse "apt-get could not install everything on $distribution (its messages are above)." \
+    "Debian 12 and Ubuntu 24.04 (with universe) have all of them."
