@@ -4,6 +4,7 @@
 add_library(nereus_options INTERFACE)
 target_compile_options(nereus_options INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -ffp-contract=off -fno-math-errno
+  -fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=  # "at src/ops/matmul.cc:13" on every machine
   $<$<BOOL:${NEREUS_WERROR}>:-Werror>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   target_compile_options(nereus_options INTERFACE -Wno-restrict)  # false: const char* + std::string
