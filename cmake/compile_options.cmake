@@ -1,6 +1,6 @@
 # Flags of our own code; third_party is included as system headers.
 #
-# x86-64-v3 (AVX2, FMA) and no contraction: the same bits from the same source on every machine.
+# x86-64-v3 (AVX2, FMA) and no contraction: our code gives the same bits on every machine.
 add_library(nereus_options INTERFACE)
 target_compile_options(nereus_options INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -ffp-contract=off -fno-math-errno
