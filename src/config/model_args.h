@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace nereus {
 
@@ -38,7 +40,8 @@ struct ModelArgs {
   int64_t n_dense_layers = 1;
   int64_t n_heads = 16;
   double norm_eps = 1e-5;
-  double final_norm_eps = 1.1920929e-07;  // torch's default for the last norm; Hugging Face: norm_eps
+  double final_norm_eps =
+      1.1920929e-07;  // torch's default for the last norm; Hugging Face: norm_eps
   MoeArgs moe;
 
   // Expert groups. TorchTitan declares them and never uses them; Hugging Face does.
@@ -84,7 +87,24 @@ struct RopeParameters {
 
 RopeParameters rope_parameters(const ModelArgs&);
 
+// The frequency of each of the rope_dim / 2 rotary pairs, f32, rounded where the references round.
+std::vector<float> rope_frequencies(const RopeParameters&, int64_t rope_dim);
+
 // Throws Error{kConfig} that names the first sizes that contradict each other.
 void check(const ModelArgs&);
+
+// debugmodel, debugmodel_flex_attn, 16B, 236B, 671B; throws Error{kConfig} that lists them.
+ModelArgs model_args_of_flavor(const std::string& flavor);
+// A JSON file of DeepSeekV3ModelArgs. Throws Error{kConfig} naming the file and the field.
+ModelArgs model_args_from_torchtitan_json(const std::string& path);
+// A config.json of DeepseekV3ForCausalLM, family huggingface. Throws Error{kConfig} naming the
+// file, the field and why it cannot be.
+ModelArgs model_args_from_hf_config(const std::string& path);
+// eos_token_id of a config.json, if it has one.
+std::optional<int64_t> hf_config_eos_id(const std::string& path);
+
+struct JobConfig;
+// Flavor, then model.torchtitan_args or model.hf_config, then [model_overrides], then [numerics].
+ModelArgs resolve_model_args(const JobConfig&);
 
 }  // namespace nereus

@@ -1,0 +1,176 @@
+// Rules across keys: what TorchTitan asserts, with its sentence first, and what is not built yet.
+#include "base/check.h"
+
+#include <algorithm>
+
+#include "config/load.h"
+
+namespace nereus {
+namespace {
+
+// Reads "file:line" or "command line" for a key, for messages.
+class Origins {
+ public:
+  explicit Origins(const LoadedConfig& loaded) : loaded_(loaded) {}
+  std::string operator()(const char* key) const {
+    const auto found = loaded_.origin.find(key);
+    return found == loaded_.origin.end() ? "default" : found->second;
+  }
+
+ private:
+  const LoadedConfig& loaded_;
+};
+
+// Classes of the keys that were set to something else than their default.
+void check_classes(LoadedConfig& loaded) {
+  JobConfig defaults;
+  const std::vector<Key> default_keys = keys(defaults), set_keys = keys(loaded.config);
+  Strings without_meaning;
+  for (size_t i = 0; i < set_keys.size(); ++i) {
+    const Key& key = set_keys[i];
+    const auto origin = loaded.origin.find(key.name);
+    if (origin == loaded.origin.end() || value_text(key) == value_text(default_keys[i])) continue;
+    switch (key.key_class) {
+      case KeyClass::works:
+        break;
+      case KeyClass::no_meaning:
+        without_meaning.push_back(key.name);
+        break;
+      case KeyClass::ignored:
+        loaded.notices.push_back(fmt::format(
+            "{} = {} ({}): not built yet; it only observes, so the run goes on without it",
+            key.name, value_text(key), origin->second));
+        break;
+      case KeyClass::refused:
+        NEREUS_FAIL(
+            kConfig,
+            "{}: {} = {}: not built yet, and the run would not be what was asked for.\n  Leave "
+            "it at {} ({}).",
+            origin->second, key.name, value_text(key), value_text(default_keys[i]), key.meaning);
+    }
+  }
+  if (!without_meaning.empty())
+    loaded.notices.push_back(
+        fmt::format("Accepted, with nothing here to act on: {}", fmt::join(without_meaning, ", ")));
+}
+
+void check_model(JobConfig& c, const Origins& at) {
+  NEREUS_CHECK(kConfig, c.model.name == "deepseek_v3",
+               "TrainSpec {} is not registered.\n  {}: model.name = \"{}\": set it to deepseek_v3.",
+               c.model.name, at("model.name"), c.model.name);
+  NEREUS_CHECK(
+      kConfig, !c.model.hf_config || !c.model.torchtitan_args,
+      "model.hf_config = {} ({}) and model.torchtitan_args = {} ({}): the model comes from one "
+      "of them; remove the other.",
+      c.model.hf_config.value_or(""), at("model.hf_config"), c.model.torchtitan_args.value_or(""),
+      at("model.torchtitan_args"));
+  if (c.model.tokenizer_path) {
+    NEREUS_CHECK(kConfig, !c.model.tokenizer_path->ends_with("tokenizer.model"),
+                 "{}: model.tokenizer_path = {}: sentencepiece files are not read; name the folder "
+                 "with tokenizer.json in model.hf_assets_path.",
+                 at("model.tokenizer_path"), *c.model.tokenizer_path);
+    c.model.hf_assets_path = *c.model.tokenizer_path;
+  }
+  NEREUS_CHECK(kConfig, c.optimizer.name == "AdamW" || c.optimizer.name == "Adam",
+               "Optimizer {} not added.\n  {}: optimizer.name = \"{}\": it must be AdamW or Adam.",
+               c.optimizer.name, at("optimizer.name"), c.optimizer.name);
+}
+
+void check_batches(const JobConfig& c, const Origins& at, int64_t world) {
+  const auto& p = c.parallelism;
+  const int64_t shard = p.data_parallel_shard_degree;
+  NEREUS_CHECK(
+      kConfig, shard == -1 || shard == world,
+      "Invalid parallel dims: dp_replicate(1) * dp_shard({}) * cp(1) * tp(1) * pp(1) != "
+      "WORLD_SIZE({})\n  {}: parallelism.data_parallel_shard_degree = {}: set it to {} or -1.",
+      shard, world, at("parallelism.data_parallel_shard_degree"), shard, world);
+  const int64_t lbs = c.training.local_batch_size, gbs = c.global_batch(world);
+  NEREUS_CHECK(
+      kConfig, gbs % (lbs * world) == 0,
+      "global batch size must be multiple of local batch size times data-parallel degree ({} % "
+      "({} * {}) != 0)\n  training.global_batch_size = {} ({}), training.local_batch_size = {} "
+      "({}): set global_batch_size to {}.",
+      gbs, lbs, world, gbs, at("training.global_batch_size"), lbs, at("training.local_batch_size"),
+      (gbs / (lbs * world) + 1) * lbs * world);
+  const auto& v = c.validation;
+  NEREUS_CHECK(
+      kConfig, !v.enable || v.seq_len == c.training.seq_len,
+      "validation.seq_len = {} ({}), training.seq_len = {} ({}): held-out rows are evaluated at "
+      "the training length; make them equal.",
+      v.seq_len, at("validation.seq_len"), c.training.seq_len, at("training.seq_len"));
+}
+
+void check_checkpoint(const JobConfig& c, const Origins& at) {
+  const auto& k = c.checkpoint;
+  NEREUS_CHECK(
+      kConfig, k.keep_latest_k != 1,
+      "We need to maintain at least 2 checkpoint replicas, as the last one may be in the "
+      "process of being saved.\n  {}: checkpoint.keep_latest_k = 1: set it to 0 (all) or 2 and "
+      "more.",
+      at("checkpoint.keep_latest_k"));
+  NEREUS_CHECK(kConfig, !k.initial_load_in_hf || k.initial_load_model_only,
+               "Only model can be loaded when loading from HF's safetensors checkpoint.\n  {}: set "
+               "checkpoint.initial_load_model_only to true.",
+               at("checkpoint.initial_load_model_only"));
+  NEREUS_CHECK(kConfig, !k.initial_load_in_hf_quantized || k.initial_load_in_hf,
+               "Quantized checkpoint can only be loaded from HuggingFace format.\n  {}: set "
+               "checkpoint.initial_load_in_hf to true.",
+               at("checkpoint.initial_load_in_hf_quantized"));
+  NEREUS_CHECK(
+      kConfig, !k.initial_load_path || k.initial_load_in_hf,
+      "{}: checkpoint.initial_load_path = {}: native checkpoints are not built yet; Hugging "
+      "Face weights are read with checkpoint.initial_load_in_hf = true.",
+      at("checkpoint.initial_load_path"), k.initial_load_path.value_or(""));
+  if (!k.enable || k.load_only) return;
+  NEREUS_CHECK(kConfig, !k.last_save_in_hf || k.last_save_model_only,
+               "Only model can be saved when saving in HF safetensors format.\n  {}: set "
+               "checkpoint.last_save_model_only to true.",
+               at("checkpoint.last_save_model_only"));
+  NEREUS_CHECK(
+      kConfig, k.last_save_in_hf,
+      "{}: checkpoint.enable: native checkpoints are not built yet; set "
+      "checkpoint.last_save_in_hf = true to save the last weights in Hugging Face's format.",
+      at("checkpoint.enable"));
+  NEREUS_CHECK(
+      kConfig, k.interval >= c.training.steps,
+      "{}: checkpoint.interval = {} asks for saves during the run of {} steps: not built yet; "
+      "set it to {} or more for the last save alone.",
+      at("checkpoint.interval"), k.interval, c.training.steps, c.training.steps);
+}
+
+void check_recompute(const JobConfig& c, const Origins& at) {
+  const auto& a = c.activation_checkpoint;
+  NEREUS_CHECK(
+      kConfig, a.mode != "memory_budget",
+      "Memory budget mode requires model to be compiled\n  {}: activation_checkpoint.mode = "
+      "memory_budget is a feature of PyTorch's compiler: use selective (with "
+      "selective_ac_option = \"op\") or full.",
+      at("activation_checkpoint.mode"));
+  const std::string& o = a.selective_ac_option;
+  const bool number =
+      !o.empty() && o.size() < 7 && o.find_first_not_of("0123456789") == std::string::npos;
+  NEREUS_CHECK(
+      kConfig, o == "op" || number,
+      "Invalid selective AC option: {}. Valid options: 'op' or a positive int representing "
+      "layer frequency\n  {}: activation_checkpoint.selective_ac_option",
+      o, at("activation_checkpoint.selective_ac_option"));
+  const auto& p = c.profiling;
+  NEREUS_CHECK(
+      kConfig, !p.enable_profiling || p.profile_freq >= p.profiler_active + p.profiler_warmup,
+      "profile_freq must be greater than or equal to warmup + active\n  profiling.profile_freq "
+      "= {}, profiler_warmup = {}, profiler_active = {}",
+      p.profile_freq, p.profiler_warmup, p.profiler_active);
+}
+
+}  // namespace
+
+void check_config(LoadedConfig& loaded, int64_t world) {
+  const Origins at(loaded);
+  check_model(loaded.config, at);
+  check_classes(loaded);
+  check_recompute(loaded.config, at);
+  check_batches(loaded.config, at, world);
+  check_checkpoint(loaded.config, at);
+}
+
+}  // namespace nereus

@@ -1,0 +1,420 @@
+#include "config/keys.h"
+
+#include <fmt/format.h>
+
+namespace nereus {
+namespace {
+
+// Rows are added with short calls, so that the table below reads as a table.
+class Table {
+ public:
+  explicit Table(std::vector<Key>& keys) : keys_(keys) {}
+
+  void section(std::string name) { section_ = std::move(name) + "."; }
+  template <class T>
+  Key& add(const char* name, T& target, KeyClass key_class, const char* meaning) {
+    keys_.push_back({.name = section_ + name,
+                     .target = &target,
+                     .key_class = key_class,
+                     .meaning = meaning,
+                     .allowed = {}});
+    return keys_.back();
+  }
+  template <class T>
+  Key& works(const char* name, T& target, const char* meaning) {
+    return add(name, target, KeyClass::works, meaning);
+  }
+  template <class T>
+  Key& count(const char* name, T& target, const char* meaning, int64_t minimum = 1) {
+    Key& key = works(name, target, meaning);
+    key.minimum = minimum;
+    return key;
+  }
+  template <class T>
+  Key& none(const char* name, T& target, const char* meaning) {
+    return add(name, target, KeyClass::no_meaning, meaning);
+  }
+  template <class T>
+  Key& refused(const char* name, T& target, const char* meaning) {
+    return add(name, target, KeyClass::refused, meaning);
+  }
+  template <class T>
+  Key& ignored(const char* name, T& target, const char* meaning) {
+    return add(name, target, KeyClass::ignored, meaning);
+  }
+
+ private:
+  std::vector<Key>& keys_;
+  std::string section_;
+};
+
+void run_keys(Table& t, JobConfig& c) {
+  t.section("job");
+  t.works("config_file", c.job.config_file, "the TOML file; also the first plain argument");
+  t.works("dump_folder", c.job.dump_folder, "root of everything the run writes");
+  t.works("description", c.job.description, "text for the log");
+  t.works("print_config", c.job.print_config, "log the resolved configuration at the start");
+  t.works("save_config_file", c.job.save_config_file,
+          "write the resolved configuration to this file in the dump folder");
+  t.refused("custom_config_module", c.job.custom_config_module,
+            "a Python module that extends the schema");
+
+  t.section("profiling");
+  t.ignored("enable_profiling", c.profiling.enable_profiling, "write traces");
+  t.none("save_traces_folder", c.profiling.save_traces_folder, "folder of the traces");
+  t.none("profile_freq", c.profiling.profile_freq, "steps between traces");
+  t.none("profiler_active", c.profiling.profiler_active, "steps a trace covers");
+  t.none("profiler_warmup", c.profiling.profiler_warmup, "steps before a trace");
+  t.ignored("enable_memory_snapshot", c.profiling.enable_memory_snapshot, "write memory snapshots");
+  t.none("save_memory_snapshot_folder", c.profiling.save_memory_snapshot_folder,
+         "folder of the snapshots");
+
+  t.section("metrics");
+  t.count("log_freq", c.metrics.log_freq, "steps between logged steps");
+  t.ignored("enable_tensorboard", c.metrics.enable_tensorboard, "write TensorBoard events");
+  t.works("disable_color_printing", c.metrics.disable_color_printing,
+          "no colours in step lines; they are off without a terminal anyway");
+  t.none("save_tb_folder", c.metrics.save_tb_folder, "folder of TensorBoard events");
+  t.none("save_for_all_ranks", c.metrics.save_for_all_ranks, "events of every rank");
+  t.ignored("enable_wandb", c.metrics.enable_wandb, "report to Weights & Biases");
+
+  t.section("training");
+  t.works("dataset", c.training.dataset,
+          "c4, c4_test, c4_validation, tokens or random (docs/configuration.md, data sets)");
+  t.works("dataset_path", c.training.dataset_path, "folder or file of the data set");
+  t.count("local_batch_size", c.training.local_batch_size, "sequences a rank and microbatch");
+  t.count("global_batch_size", c.training.global_batch_size,
+          "sequences a step; -1: local_batch_size times the data-parallel degree")
+      .or_minus_one = true;
+  t.count("seq_len", c.training.seq_len, "tokens a sequence");
+  t.works("max_norm", c.training.max_norm, "gradients are clipped to this norm").positive = true;
+  t.count("steps", c.training.steps, "steps to train");
+  t.refused("enable_cpu_offload", c.training.enable_cpu_offload,
+            "parameters and optimizer in host memory");
+  t.refused("dtype", c.training.dtype, "type of the masters; bfloat16 keeps no f32 copy")
+      .allowed = {"float32", "bfloat16"};
+  t.works("mixed_precision_param", c.training.mixed_precision_param,
+          "type of activations and weights in products")
+      .allowed = {"bfloat16", "float32"};
+  t.works("mixed_precision_reduce", c.training.mixed_precision_reduce, "type of gradients")
+      .allowed = {"float32"};
+  t.none("gc_freq", c.training.gc_freq, "there is no garbage collector");
+  t.none("gc_debug", c.training.gc_debug, "there is no garbage collector");
+  t.count("seed", c.training.seed, "of initial weights and random data; None: 0", 0);
+  t.none("deterministic", c.training.deterministic, "runs are always deterministic");
+  t.works("debug_moe_force_load_balance", c.training.debug_moe_force_load_balance,
+          "round-robin routing, for benchmarks");
+
+  t.section("data");
+  t.works("order", c.data.order,
+          "which rows make a batch: global (does not depend on ranks) or torchtitan (its per-rank "
+          "split and packing)")
+      .allowed = {"global", "torchtitan"};
+  t.count("workers", c.data.workers, "threads that read and tokenise");
+
+  t.section("cpu");
+  t.count("threads", c.cpu.threads, "compute threads; 0: as many as cores", 0);
+
+  t.section("validation");
+  t.works("enable", c.validation.enable, "loss on held-out rows before, during and after the run");
+  t.works("dataset", c.validation.dataset, "as training.dataset");
+  t.works("dataset_path", c.validation.dataset_path, "as training.dataset_path");
+  t.count("local_batch_size", c.validation.local_batch_size,
+          "sequences a validation step (evaluated training.local_batch_size at a time)");
+  t.count("seq_len", c.validation.seq_len, "must be training.seq_len");
+  t.count("freq", c.validation.freq, "steps between validations");
+  t.count("steps", c.validation.steps, "batches a validation; -1: the whole set").or_minus_one =
+      true;
+}
+
+void model_keys(Table& t, JobConfig& c) {
+  t.section("model");
+  t.works("name", c.model.name, "deepseek_v3");
+  t.works("flavor", c.model.flavor, "debugmodel, debugmodel_flex_attn, 16B, 236B or 671B");
+  t.works("hf_assets_path", c.model.hf_assets_path, "folder of the tokenizer and of weights");
+  t.works("tokenizer_path", c.model.tokenizer_path, "older name of hf_assets_path");
+  t.refused("converters", c.model.converters, "low-precision converters");
+  t.none("print_after_conversion", c.model.print_after_conversion, "print the converted model");
+  t.works("hf_config", c.model.hf_config, "a Hugging Face config.json instead of a flavor");
+  t.works("torchtitan_args", c.model.torchtitan_args,
+          "a JSON file of TorchTitan's model arguments instead of a flavor");
+
+  auto& o = c.model_overrides;
+  t.section("model_overrides");
+  const char* same = "over the flavor or file";
+  for (const auto& [name, target] :
+       std::initializer_list<std::pair<const char*, std::optional<int64_t>*>>{
+           {"vocab_size", &o.vocab_size},
+           {"dim", &o.dim},
+           {"inter_dim", &o.inter_dim},
+           {"moe_inter_dim", &o.moe_inter_dim},
+           {"n_layers", &o.n_layers},
+           {"n_heads", &o.n_heads},
+           {"n_expert_groups", &o.n_expert_groups},
+           {"n_limited_groups", &o.n_limited_groups},
+           {"kv_lora_rank", &o.kv_lora_rank},
+           {"qk_nope_head_dim", &o.qk_nope_head_dim},
+           {"qk_rope_head_dim", &o.qk_rope_head_dim},
+           {"v_head_dim", &o.v_head_dim},
+           {"original_seq_len", &o.original_seq_len},
+           {"num_experts", &o.num_experts},
+           {"top_k", &o.top_k}})
+    t.count(name, *target, same);
+  t.count("n_dense_layers", o.n_dense_layers, same, 0);
+  t.count("q_lora_rank", o.q_lora_rank, "over the flavor or file; 0: q by one projection", 0);
+  t.count("num_shared_experts", o.num_shared_experts, same, 0);
+  for (const auto& [name, target] :
+       std::initializer_list<std::pair<const char*, std::optional<double>*>>{
+           {"norm_eps", &o.norm_eps},
+           {"rope_theta", &o.rope_theta},
+           {"rope_factor", &o.rope_factor},
+           {"beta_fast", &o.beta_fast},
+           {"beta_slow", &o.beta_slow},
+           {"mscale", &o.mscale},
+           {"route_scale", &o.route_scale}})
+    t.works(name, *target, same).positive = true;
+  t.works("load_balance_coeff", o.load_balance_coeff, "over the flavor or file; 0: no balancing")
+      .non_negative = true;
+  t.works("use_flex_attn", o.use_flex_attn, same);
+  t.works("route_norm", o.route_norm, same);
+  t.works("score_before_experts", o.score_before_experts, same);
+  t.works("attn_mask_type", o.attn_mask_type, same).allowed = {"causal", "block_causal"};
+  t.works("score_func", o.score_func, same).allowed = {"sigmoid", "softmax"};
+
+  t.section("numerics");
+  t.works("family", c.numerics.family,
+          "whose arithmetic is followed where the references differ; None: huggingface with "
+          "model.hf_config, else torchtitan")
+      .allowed = {"torchtitan", "huggingface"};
+
+  t.section("optimizer");
+  t.works("name", c.optimizer.name, "AdamW or Adam");
+  t.works("lr", c.optimizer.lr, "learning rate").positive = true;
+  Key& beta1 = t.works("beta1", c.optimizer.beta1, "decay of the first moment");
+  beta1.non_negative = true;
+  beta1.maximum = 1;
+  Key& beta2 = t.works("beta2", c.optimizer.beta2, "decay of the second moment");
+  beta2.non_negative = true;
+  beta2.maximum = 1;
+  t.works("eps", c.optimizer.eps, "added to the root of the second moment").positive = true;
+  t.works("weight_decay", c.optimizer.weight_decay, "of every parameter").non_negative = true;
+  t.none("implementation", c.optimizer.implementation, "there is one").allowed = {
+      "for-loop", "foreach", "fused"};
+  t.refused("early_step_in_backward", c.optimizer.early_step_in_backward,
+            "update each parameter in the backward pass");
+
+  t.section("lr_scheduler");
+  t.count("warmup_steps", c.lr_scheduler.warmup_steps, "linear warm-up", 0);
+  Key& decay = t.works("decay_ratio", c.lr_scheduler.decay_ratio,
+                       "part of the steps that decay; None: all after the warm-up");
+  decay.non_negative = true;
+  decay.maximum = 1;
+  t.works("decay_type", c.lr_scheduler.decay_type, "shape of the decay").allowed = {
+      "linear", "sqrt", "cosine"};
+  Key& least = t.works("min_lr_factor", c.lr_scheduler.min_lr_factor, "the decay's end, times lr");
+  least.non_negative = true;
+  least.maximum = 1;
+
+  t.section("activation_checkpoint");
+  t.works("mode", c.activation_checkpoint.mode, "what the backward pass computes again").allowed = {
+      "selective", "full", "none", "memory_budget"};
+  t.works("selective_ac_option", c.activation_checkpoint.selective_ac_option,
+          "op: all but products and attention; n: every n-th block whole (0: every block)");
+  t.none("per_op_sac_force_recompute_mm_shapes_by_fqns",
+         c.activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns,
+         "routing is never computed again");
+  t.none("early_stop", c.activation_checkpoint.early_stop,
+         "a replay always stops at what the backward pass needs");
+  t.none("memory_budget", c.activation_checkpoint.memory_budget, "of mode memory_budget");
+  t.none("visualize_memory_budget_pareto", c.activation_checkpoint.visualize_memory_budget_pareto,
+         "of mode memory_budget");
+
+  t.section("checkpoint");
+  auto& k = c.checkpoint;
+  t.works("enable", k.enable, "save the weights after the last step");
+  t.none("enable_ft_dataloader_checkpoints", k.enable_ft_dataloader_checkpoints, "of TorchFT");
+  t.works("folder", k.folder, "under the dump folder");
+  t.count("interval", k.interval, "steps between saves; below training.steps not built yet");
+  t.works("initial_load_path", k.initial_load_path, "file or folder of the first weights");
+  t.works("initial_load_model_only", k.initial_load_model_only, "weights only");
+  t.works("initial_load_in_hf", k.initial_load_in_hf,
+          "initial_load_path is in Hugging Face's format");
+  t.works("initial_load_in_hf_quantized", k.initial_load_in_hf_quantized,
+          "and quantised; recognised in any case");
+  t.works("last_save_model_only", k.last_save_model_only, "the last save has weights only");
+  t.works("last_save_in_hf", k.last_save_in_hf, "the last save is in Hugging Face's format");
+  t.works("export_dtype", k.export_dtype, "type of the last save").allowed = {"float16", "bfloat16",
+                                                                              "float32"};
+  t.none("async_mode", k.async_mode, "of saves during the run").allowed = {"disabled", "async",
+                                                                           "async_with_pinned_mem"};
+  t.none("keep_latest_k", k.keep_latest_k, "of saves during the run");
+  t.refused("load_step", k.load_step, "a native checkpoint's step");
+  t.none("exclude_from_loading", k.exclude_from_loading, "of native checkpoints");
+  t.refused("enable_first_step_checkpoint", k.enable_first_step_checkpoint, "save after step 1");
+  t.refused("create_seed_checkpoint", k.create_seed_checkpoint,
+            "initial weights do not depend on the layout: none is needed");
+  t.works("load_only", k.load_only, "never save");
+}
+
+void system_keys(Table& t, JobConfig& c) {
+  auto& p = c.parallelism;
+  t.section("parallelism");
+  const auto degree = [&](const char* name, int64_t& target, const char* meaning) -> Key& {
+    Key& key = t.refused(name, target, meaning);
+    key.minimum = 1;
+    return key;
+  };
+  degree("data_parallel_replicate_degree", p.data_parallel_replicate_degree, "replicas");
+  t.count("data_parallel_shard_degree", p.data_parallel_shard_degree,
+          "shards; -1: what the other degrees leave of the world")
+      .or_minus_one = true;
+  t.none("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward, "of sharded parameters")
+      .allowed = {"default", "always", "never"};
+  degree("tensor_parallel_degree", p.tensor_parallel_degree, "tensor parallelism");
+  t.none("disable_loss_parallel", p.disable_loss_parallel, "of tensor parallelism");
+  t.none("enable_async_tensor_parallel", p.enable_async_tensor_parallel, "of tensor parallelism");
+  degree("pipeline_parallel_degree", p.pipeline_parallel_degree, "pipeline stages");
+  t.none("module_fqns_per_model_part", p.module_fqns_per_model_part, "of pipelines");
+  t.none("pipeline_parallel_first_stage_less_layers", p.pipeline_parallel_first_stage_less_layers,
+         "of pipelines");
+  t.none("pipeline_parallel_last_stage_less_layers", p.pipeline_parallel_last_stage_less_layers,
+         "of pipelines");
+  t.none("pipeline_parallel_layers_per_stage", p.pipeline_parallel_layers_per_stage,
+         "of pipelines");
+  t.none("pipeline_parallel_schedule", p.pipeline_parallel_schedule, "of pipelines").allowed = {
+      "1F1B",
+      "GPipe",
+      "Interleaved1F1B",
+      "LoopedBFS",
+      "InterleavedZeroBubble",
+      "ZBVZeroBubble",
+      "DualPipeV",
+      "PipelineScheduleSingle",
+      "PipelineScheduleMulti"};
+  t.none("pipeline_parallel_schedule_csv", p.pipeline_parallel_schedule_csv, "of pipelines");
+  t.none("pipeline_parallel_microbatch_size", p.pipeline_parallel_microbatch_size, "of pipelines");
+  degree("context_parallel_degree", p.context_parallel_degree, "context parallelism");
+  t.none("context_parallel_rotate_method", p.context_parallel_rotate_method,
+         "of context parallelism")
+      .allowed = {"allgather", "alltoall"};
+  degree("expert_parallel_degree", p.expert_parallel_degree, "expert parallelism");
+  degree("expert_tensor_parallel_degree", p.expert_tensor_parallel_degree,
+         "tensor parallelism of experts");
+
+  t.section("compile");
+  t.none("enable", c.compile.enable, "kernels are compiled beforehand");
+  t.none("components", c.compile.components, "kernels are compiled beforehand").allowed = {"model",
+                                                                                           "loss"};
+  t.none("backend", c.compile.backend, "kernels are compiled beforehand");
+
+  const char* of_converters = "of model.converters";
+  auto& lf = c.quantize.linear.float8;
+  t.section("quantize.linear.float8");
+  t.none("enable_fsdp_float8_all_gather", lf.enable_fsdp_float8_all_gather, of_converters);
+  t.none("precompute_float8_dynamic_scale_for_fsdp", lf.precompute_float8_dynamic_scale_for_fsdp,
+         of_converters);
+  t.none("recipe_name", lf.recipe_name, of_converters).allowed = {"tensorwise", "rowwise",
+                                                                  "rowwise_with_gw_hp"};
+  t.none("filter_fqns", lf.filter_fqns, of_converters);
+  t.none("emulate", lf.emulate, of_converters);
+  t.section("quantize.linear.mx");
+  t.none("mxfp8_dim1_cast_kernel_choice", c.quantize.linear.mx.mxfp8_dim1_cast_kernel_choice,
+         of_converters)
+      .allowed = {"triton", "cuda", "torch"};
+  t.none("recipe_name", c.quantize.linear.mx.recipe_name, of_converters);
+  t.none("filter_fqns", c.quantize.linear.mx.filter_fqns, of_converters);
+  t.section("quantize.grouped_mm.float8");
+  t.none("fqns", c.quantize.grouped_mm.float8.fqns, of_converters);
+  t.section("quantize.grouped_mm.mx");
+  t.none("recipe_name", c.quantize.grouped_mm.mx.recipe_name, of_converters).allowed = {"mxfp8"};
+  t.none("fqns", c.quantize.grouped_mm.mx.fqns, of_converters);
+
+  t.section("comm");
+  t.none("init_timeout_seconds", c.comm.init_timeout_seconds, "of collectives, first step");
+  t.none("train_timeout_seconds", c.comm.train_timeout_seconds, "of collectives, later");
+  t.none("trace_buf_size", c.comm.trace_buf_size, "of the flight recorder");
+  t.none("save_traces_folder", c.comm.save_traces_folder, "of the flight recorder");
+  t.none("save_traces_file_prefix", c.comm.save_traces_file_prefix, "of the flight recorder");
+
+  t.section("memory_estimation");
+  t.refused("enable", c.memory_estimation.enable, "use nereus train --dry-run");
+  t.none("disable_fake_mode", c.memory_estimation.disable_fake_mode, "of memory_estimation");
+
+  auto& f = c.fault_tolerance;
+  t.section("fault_tolerance");
+  t.refused("enable", f.enable, "TorchFT");
+  t.none("process_group", f.process_group, "of TorchFT");
+  t.none("process_group_timeout_ms", f.process_group_timeout_ms, "of TorchFT");
+  t.none("replica_id", f.replica_id, "of TorchFT");
+  t.none("group_size", f.group_size, "of TorchFT");
+  t.none("min_replica_size", f.min_replica_size, "of TorchFT");
+  t.refused("semi_sync_method", f.semi_sync_method, "of TorchFT");
+
+  t.section("experimental");
+  t.refused("custom_import", c.experimental.custom_import, "a Python module to import");
+  t.refused("custom_args_module", c.experimental.custom_args_module, "a Python module");
+}
+
+std::string quoted(const std::string& s) {
+  std::string out = "\"";
+  for (const char c : s) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      out += fmt::format("\\u{:04X}", static_cast<unsigned>(c));
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+std::string text(bool x) { return x ? "true" : "false"; }
+std::string text(int64_t x) { return std::to_string(x); }
+std::string text(double x) {
+  std::string s = fmt::format("{}", x);
+  if (s.find_first_of(".eni") == std::string::npos) s += ".0";
+  return s;
+}
+std::string text(const std::string& x) { return quoted(x); }
+template <class T>
+std::string text(const std::vector<T>& list) {
+  std::string out = "[";
+  for (size_t i = 0; i < list.size(); ++i) out += (i > 0 ? ", " : "") + text(list[i]);
+  return out + "]";
+}
+template <class T>
+std::string text(const std::optional<T>& x) {
+  return x ? text(*x) : "None";
+}
+
+}  // namespace
+
+std::vector<Key> keys(JobConfig& config) {
+  std::vector<Key> all;
+  all.reserve(256);
+  Table table(all);
+  run_keys(table, config);
+  model_keys(table, config);
+  system_keys(table, config);
+  return all;
+}
+
+const char* type_name(const Key& key) {
+  constexpr const char* kNames[] = {"boolean",         "integer",
+                                    "float",           "string",
+                                    "list of strings", "boolean or None",
+                                    "integer or None", "float or None",
+                                    "string or None",  "list of lists of strings or None"};
+  return kNames[key.target.index()];
+}
+
+std::string value_text(const Key& key) {
+  return std::visit([](const auto* target) { return text(*target); }, key.target);
+}
+
+std::string section_of(const Key& key) { return key.name.substr(0, key.name.rfind('.')); }
+std::string last_name_of(const Key& key) { return key.name.substr(key.name.rfind('.') + 1); }
+
+}  // namespace nereus

@@ -1,0 +1,46 @@
+// From a command line and a TOML file to a checked configuration.
+//
+// Precedence: command line over TOML file over defaults. Everything wrong is one Error{kConfig}
+// that names the file and line or the argument, the key, the value, the rule and the remedy.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/job_config.h"
+#include "config/keys.h"
+
+namespace nereus {
+
+struct LoadedConfig {
+  JobConfig config;
+  std::map<std::string, std::string> origin;  // by key: "configs/tiny.toml:7", "command line"
+  std::vector<std::string> notices;           // warnings to log, one line each
+};
+
+// What `nereus train` accepts beside the keys.
+struct TrainFlags {
+  bool print_config = false, dry_run = false, config_reference = false, help = false;
+  int64_t world = 1;  // --world N, with --dry-run: ranks to plan for
+  int64_t nproc = 1;  // --nproc N
+};
+
+// `arguments` after `nereus train`: an optional CONFIG.toml and --section.key overrides in all of
+// TorchTitan's forms. Contradictions are checked for `flags.world` ranks.
+LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags);
+
+// The keys of a TOML text, as load_config reads a file of that name; no checks across keys.
+void read_toml(const std::string& text, const std::string& file_name, LoadedConfig& into);
+
+// Rules across keys, and the class of each key that was set.
+void check_config(LoadedConfig&, int64_t world);
+
+// TOML that reads back to the same configuration, each line with where its value came from.
+std::string print_config(const LoadedConfig&);
+
+// docs/configuration.md
+std::string configuration_reference();
+
+}  // namespace nereus

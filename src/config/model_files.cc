@@ -1,0 +1,252 @@
+// Model arguments from JSON files: TorchTitan's, and Hugging Face's config.json.
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/check.h"
+#include "config/model_args.h"
+
+namespace nereus {
+namespace {
+
+using nlohmann::json;
+
+// A JSON object of a file, whose members are asked for by name and type.
+class Members {
+ public:
+  Members(const json& object, std::string path, std::string prefix = "")
+      : object_(object), path_(std::move(path)), prefix_(std::move(prefix)) {}
+
+  bool has(const char* name) const { return object_.contains(name) && !object_.at(name).is_null(); }
+  const json& at(const char* name) const { return object_.at(name); }
+  std::string full(const char* name) const { return prefix_ + name; }
+  const std::string& path() const { return path_; }
+
+  void read(const char* name, int64_t& out) const {
+    if (!has(name)) return;
+    if (!at(name).is_number_integer()) fail(name, "an integer");
+    out = at(name).get<int64_t>();
+  }
+  void read(const char* name, double& out) const {
+    if (!has(name)) return;
+    if (!at(name).is_number()) fail(name, "a number");
+    out = at(name).get<double>();
+  }
+  void read(const char* name, bool& out) const {
+    if (!has(name)) return;
+    if (!at(name).is_boolean()) fail(name, "true or false");
+    out = at(name).get<bool>();
+  }
+  void read(const char* name, std::string& out) const {
+    if (!has(name)) return;
+    if (!at(name).is_string()) fail(name, "a string");
+    out = at(name).get<std::string>();
+  }
+  // Must be there.
+  void require(const char* name, int64_t& out) const {
+    NEREUS_CHECK(kConfig, has(name), "{}: {}{} is missing; a DeepSeek-V3 model needs it", path_,
+                 prefix_, name);
+    read(name, out);
+  }
+
+  [[noreturn]] void fail(const char* name, const char* expected) const {
+    NEREUS_FAIL(kConfig, "{}: {}{} = {}: it must be {}", path_, prefix_, name, at(name).dump(),
+                expected);
+  }
+
+ private:
+  const json& object_;
+  std::string path_, prefix_;
+};
+
+json read_json(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  NEREUS_CHECK(kConfig, in.good(), "{}: cannot be read; the model's arguments come from it", path);
+  std::stringstream text;
+  text << in.rdbuf();
+  json parsed = json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
+  NEREUS_CHECK(kConfig, parsed.is_object(), "{}: is not a JSON object", path);
+  return parsed;
+}
+
+ScoreFunction score_function(const std::string& name, const Members& m, const char* key) {
+  if (name == "sigmoid") return ScoreFunction::sigmoid;
+  if (name != "softmax") m.fail(key, "sigmoid or softmax");
+  return ScoreFunction::softmax;
+}
+
+// Both spellings: rope_scaling with type, rope_parameters with rope_type.
+void read_rope(const json& config, const std::string& path, ModelArgs& a) {
+  const Members top(config, path);
+  const char* name = top.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (!top.has(name)) return;
+  if (!top.at(name).is_object()) top.fail(name, "an object or null");
+  const Members rope(top.at(name), path, std::string(name) + ".");
+  std::string type = "default";
+  rope.read("type", type);
+  rope.read("rope_type", type);
+  rope.read("rope_theta", a.rope_theta);
+  if (type == "default") return;
+  NEREUS_CHECK(kConfig, type == "yarn", "{}: {} has type {}: only yarn and default are supported",
+               path, name, type);
+  a.hf_yarn = true;
+  rope.read("factor", a.rope_factor);
+  rope.read("beta_fast", a.beta_fast);
+  rope.read("beta_slow", a.beta_slow);
+  rope.read("original_max_position_embeddings", a.original_seq_len);
+  rope.read("mscale", a.mscale);
+  rope.read("mscale_all_dim", a.hf_mscale_all_dim);
+  a.hf_mscale_given = rope.has("mscale") && a.mscale != 0;
+  NEREUS_CHECK(
+      kConfig, a.rope_factor > 0 && a.original_seq_len > 0,
+      "{}: {} has factor {} and original_max_position_embeddings {}; both must be positive", path,
+      name, a.rope_factor, a.original_seq_len);
+}
+
+void refuse(const Members& m, const char* name, bool wrong, const char* why) {
+  NEREUS_CHECK(kConfig, !wrong, "{}: {} = {} is not supported: {}", m.path(), name,
+               m.at(name).dump(), why);
+}
+
+}  // namespace
+
+ModelArgs model_args_from_torchtitan_json(const std::string& path) {
+  const json config = read_json(path);
+  const Members m(config, path);
+  ModelArgs a;
+  a.flavor = path;
+  m.read("max_seq_len", a.max_seq_len);
+  m.read("vocab_size", a.vocab_size);
+  m.read("dim", a.dim);
+  m.read("inter_dim", a.inter_dim);
+  m.read("moe_inter_dim", a.moe_inter_dim);
+  m.read("n_layers", a.n_layers);
+  m.read("n_dense_layers", a.n_dense_layers);
+  m.read("n_heads", a.n_heads);
+  m.read("norm_eps", a.norm_eps);
+  m.read("n_expert_groups", a.n_expert_groups);
+  m.read("n_limited_groups", a.n_limited_groups);
+  m.read("q_lora_rank", a.q_lora_rank);
+  m.read("kv_lora_rank", a.kv_lora_rank);
+  m.read("qk_nope_head_dim", a.qk_nope_head_dim);
+  m.read("qk_rope_head_dim", a.qk_rope_head_dim);
+  m.read("v_head_dim", a.v_head_dim);
+  m.read("use_flex_attn", a.use_flex_attn);
+  m.read("attn_mask_type", a.attn_mask_type);
+  m.read("original_seq_len", a.original_seq_len);
+  m.read("rope_theta", a.rope_theta);
+  m.read("rope_factor", a.rope_factor);
+  m.read("beta_fast", a.beta_fast);
+  m.read("beta_slow", a.beta_slow);
+  m.read("mscale", a.mscale);
+  if (a.attn_mask_type != "causal" && a.attn_mask_type != "block_causal")
+    m.fail("attn_mask_type", "causal or block_causal");
+  if (m.has("moe_args")) {
+    if (!m.at("moe_args").is_object()) m.fail("moe_args", "an object");
+    const Members moe(m.at("moe_args"), path, "moe_args.");
+    std::string score = "sigmoid";
+    moe.read("num_experts", a.moe.num_experts);
+    moe.read("num_shared_experts", a.moe.num_shared_experts);
+    moe.read("top_k", a.moe.top_k);
+    moe.read("score_func", score);
+    moe.read("route_norm", a.moe.route_norm);
+    moe.read("route_scale", a.moe.route_scale);
+    moe.read("score_before_experts", a.moe.score_before_experts);
+    moe.read("use_grouped_mm", a.moe.use_grouped_mm);
+    moe.read("_debug_force_load_balance", a.moe.force_load_balance);
+    if (m.at("moe_args").contains("load_balance_coeff") && !moe.has("load_balance_coeff"))
+      a.moe.load_balance_coeff = 0;  // TorchTitan's None
+    moe.read("load_balance_coeff", a.moe.load_balance_coeff);
+    a.moe.score_func = score_function(score, moe, "score_func");
+  }
+  check(a);
+  return a;
+}
+
+ModelArgs model_args_from_hf_config(const std::string& path) {
+  const json config = read_json(path);
+  const Members m(config, path);
+  ModelArgs a;
+  a.flavor = path;
+  a.family = NumericsFamily::huggingface;
+  std::string type = "deepseek_v3", score = "sigmoid", activation = "silu";
+  m.read("model_type", type);
+  NEREUS_CHECK(kConfig, type == "deepseek_v3" || type == "deepseek_v2",
+               "{}: model_type = {} is not supported: it must be deepseek_v3", path, type);
+  bool yes = false;
+  m.read("attention_bias", yes);
+  refuse(m, "attention_bias", yes, "projections have no bias");
+  yes = false;
+  m.read("tie_word_embeddings", yes);
+  refuse(m, "tie_word_embeddings", yes, "embedding and head are separate");
+  yes = true;
+  m.read("rope_interleave", yes);
+  refuse(m, "rope_interleave", !yes, "rotary pairs are adjacent");
+  int64_t frequency = 1;
+  m.read("moe_layer_freq", frequency);
+  refuse(m, "moe_layer_freq", frequency != 1,
+         "every block after first_k_dense_replace has experts");
+  m.read("hidden_act", activation);
+  refuse(m, "hidden_act", activation != "silu" && activation != "swish", "it must be silu");
+
+  m.require("vocab_size", a.vocab_size);
+  m.require("hidden_size", a.dim);
+  m.require("intermediate_size", a.inter_dim);
+  m.require("num_hidden_layers", a.n_layers);
+  m.require("num_attention_heads", a.n_heads);
+  m.require("kv_lora_rank", a.kv_lora_rank);
+  m.require("qk_nope_head_dim", a.qk_nope_head_dim);
+  m.require("qk_rope_head_dim", a.qk_rope_head_dim);
+  m.require("v_head_dim", a.v_head_dim);
+  int64_t kv_heads = a.n_heads;
+  m.read("num_key_value_heads", kv_heads);
+  refuse(m, "num_key_value_heads", kv_heads != a.n_heads,
+         "latent attention has as many as num_attention_heads");
+  int64_t qk_head = a.qk_head_dim();
+  m.read("qk_head_dim", qk_head);
+  NEREUS_CHECK(kConfig, qk_head == a.qk_head_dim(),
+               "{}: qk_head_dim = {}, but qk_nope_head_dim + qk_rope_head_dim = {} + {} = {}", path,
+               qk_head, a.qk_nope_head_dim, a.qk_rope_head_dim, a.qk_head_dim());
+  a.q_lora_rank = 0;
+  m.read("q_lora_rank", a.q_lora_rank);
+  a.norm_eps = 1e-6;
+  m.read("rms_norm_eps", a.norm_eps);
+  a.final_norm_eps = a.norm_eps;
+
+  a.n_dense_layers = 0;
+  m.read("first_k_dense_replace", a.n_dense_layers);
+  if (a.n_dense_layers < a.n_layers) {
+    m.require("n_routed_experts", a.moe.num_experts);
+    m.require("num_experts_per_tok", a.moe.top_k);
+    m.require("moe_intermediate_size", a.moe_inter_dim);
+  }
+  a.moe.num_shared_experts = 0;
+  m.read("n_shared_experts", a.moe.num_shared_experts);
+  m.read("scoring_func", score);
+  a.moe.score_func = score_function(score, m, "scoring_func");
+  a.moe.route_norm = true;
+  m.read("norm_topk_prob", a.moe.route_norm);
+  m.read("routed_scaling_factor", a.moe.route_scale);
+  a.moe.score_before_experts = false;
+  m.read("n_group", a.n_expert_groups);
+  a.n_limited_groups = a.n_expert_groups;
+  m.read("topk_group", a.n_limited_groups);
+  m.read("rope_theta", a.rope_theta);
+  m.read("max_position_embeddings", a.max_seq_len);
+  read_rope(config, path, a);
+  a.eos_id = hf_config_eos_id(path).value_or(-1);
+  check(a);
+  return a;
+}
+
+std::optional<int64_t> hf_config_eos_id(const std::string& path) {
+  const json config = read_json(path);
+  const Members m(config, path);
+  if (!m.has("eos_token_id")) return std::nullopt;
+  const json& id = m.at("eos_token_id");
+  if (id.is_number_integer()) return id.get<int64_t>();
+  if (id.is_array() && !id.empty() && id[0].is_number_integer()) return id[0].get<int64_t>();
+  m.fail("eos_token_id", "an integer or a list of integers");
+}
+
+}  // namespace nereus

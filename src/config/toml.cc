@@ -1,0 +1,165 @@
+// Reading TOML: the only file that sees toml++.
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <cctype>
+#include <set>
+#include <sstream>
+
+#include "base/check.h"
+#include "base/suggest.h"
+#include "config/load.h"
+#include "config/set_value.h"
+
+namespace nereus {
+namespace {
+
+std::string class_name(std::string section) {
+  const size_t dot = section.rfind('.');
+  if (dot != std::string::npos) section = section.substr(dot + 1);
+  std::string out;
+  bool upper = true;
+  for (const char c : section) {
+    if (c == '_') {
+      upper = true;
+    } else {
+      out += upper ? static_cast<char>(std::toupper(static_cast<unsigned char>(c))) : c;
+      upper = false;
+    }
+  }
+  return out.empty() ? "JobConfig" : out;
+}
+
+std::string text_of(const toml::node& node) {
+  std::stringstream out;
+  node.visit([&](const auto& n) { out << n; });
+  std::string text = out.str();
+  if (const auto* s = node.as_string()) text = '"' + s->get() + '"';
+  return text;
+}
+
+class Reader {
+ public:
+  Reader(const std::string& file, LoadedConfig& into)
+      : file_(file), into_(into), keys_(keys(into.config)) {}
+
+  void read(const toml::table& table, const std::string& prefix) {
+    for (const auto& [name, node] : table) {
+      const std::string path =
+          prefix.empty() ? std::string(name.str()) : prefix + "." + std::string(name.str());
+      const std::string where = fmt::format("{}:{}", file_, node.source().begin.line);
+      const auto key =
+          std::find_if(keys_.begin(), keys_.end(), [&](const Key& k) { return k.name == path; });
+      if (key != keys_.end()) {
+        set(*key, node, where);
+        check_value(*key, where);
+        into_.origin[key->name] = where;
+      } else if (is_section(path)) {
+        NEREUS_CHECK(kConfig, node.is_table(), "{}: {} = {}: [{}] is a table of keys, not a value",
+                     where, path, text_of(node), path);
+        read(*node.as_table(), path);
+      } else {
+        fail_unknown(prefix, std::string(name.str()), node, where);
+      }
+    }
+  }
+
+ private:
+  bool is_section(const std::string& path) const {
+    return std::any_of(keys_.begin(), keys_.end(), [&](const Key& k) {
+      return k.name.size() > path.size() && k.name.starts_with(path) && k.name[path.size()] == '.';
+    });
+  }
+
+  [[noreturn]] void fail_unknown(const std::string& prefix, const std::string& name,
+                                 const toml::node& node, const std::string& where) const {
+    std::set<std::string> here;  // names valid at this place
+    for (const Key& k : keys_) {
+      if (!prefix.empty() && !k.name.starts_with(prefix + ".")) continue;
+      const std::string rest = prefix.empty() ? k.name : k.name.substr(prefix.size() + 1);
+      here.insert(rest.substr(0, rest.find('.')));
+    }
+    std::string near = nearest(name, Strings(here.begin(), here.end()));
+    if (near.empty())
+      for (const Key& k : keys_)
+        if (last_name_of(k) == name) near = k.name;
+    const std::string what =
+        node.is_table()
+            ? fmt::format("[{}{}] is not a section", prefix.empty() ? "" : prefix + ".", name)
+            : fmt::format("{}{} = {} is not a key", prefix.empty() ? "" : "[" + prefix + "] ", name,
+                          text_of(node));
+    NEREUS_FAIL(kConfig,
+                "Invalid field names in {} data: {{'{}'}}.\n  {}: {}{}\n  Correct or remove it; "
+                "docs/configuration.md lists every key.",
+                class_name(prefix), name, where, what,
+                near.empty() ? "" : fmt::format("; did you mean {}?", near));
+  }
+
+  void set(const Key& key, const toml::node& node, const std::string& where) const {
+    std::visit([&](auto* target) { assign(key, node, where, *target); }, key.target);
+  }
+
+  void assign(const Key& key, const toml::node& node, const std::string& where, bool& out) const {
+    if (!node.is_boolean()) fail_type(key, text_of(node), where);
+    out = node.as_boolean()->get();
+  }
+  void assign(const Key& key, const toml::node& node, const std::string& where,
+              int64_t& out) const {
+    if (!node.is_integer()) fail_type(key, text_of(node), where);
+    out = node.as_integer()->get();
+  }
+  void assign(const Key& key, const toml::node& node, const std::string& where, double& out) const {
+    if (node.is_integer()) {
+      out = static_cast<double>(node.as_integer()->get());
+    } else if (node.is_floating_point()) {
+      out = node.as_floating_point()->get();
+    } else {
+      fail_type(key, text_of(node), where);
+    }
+  }
+  void assign(const Key& key, const toml::node& node, const std::string& where,
+              std::string& out) const {
+    if (!node.is_string()) fail_type(key, text_of(node), where);
+    out = node.as_string()->get();
+  }
+  template <class T>
+  void assign(const Key& key, const toml::node& node, const std::string& where,
+              std::vector<T>& out) const {
+    // TorchTitan's fqns may be one string.
+    if (key.name.ends_with(".fqns") && node.is_string())
+      return set_from_text(key, node.as_string()->get(), where, false);
+    if (!node.is_array()) fail_type(key, text_of(node), where);
+    out.clear();
+    for (const toml::node& item : *node.as_array()) {
+      T value{};
+      assign(key, item, where, value);
+      out.push_back(std::move(value));
+    }
+  }
+  template <class T>
+  void assign(const Key& key, const toml::node& node, const std::string& where,
+              std::optional<T>& out) const {
+    T value{};
+    assign(key, node, where, value);
+    out = std::move(value);
+  }
+
+  const std::string& file_;
+  LoadedConfig& into_;
+  std::vector<Key> keys_;
+};
+
+}  // namespace
+
+void read_toml(const std::string& text, const std::string& file_name, LoadedConfig& into) {
+  toml::table table;
+  try {
+    table = toml::parse(text, file_name);
+  } catch (const toml::parse_error& e) {
+    NEREUS_FAIL(kConfig, "Error while loading config file: {}\n  {}:{}:{}: {}", file_name,
+                file_name, e.source().begin.line, e.source().begin.column, e.description());
+  }
+  Reader(file_name, into).read(table, "");
+}
+
+}  // namespace nereus
