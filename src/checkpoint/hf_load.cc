@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <unordered_set>
 
 #include "base/check.h"
@@ -86,6 +87,19 @@ void sort_surplus(const HfWeights& weights, const std::vector<Target>& all, Load
   }
 }
 
+// A piece of rows at a time: of the file no more than a piece is in memory.
+void read(const HfWeights& weights, const Target& t) {
+  constexpr int64_t kPiece = 4 << 20;  // elements
+  const int64_t rows = t.view.dim(0), stride = t.view.row_stride();
+  const int64_t width = t.view.rank() > 1 ? t.view.dim(1) : 1;
+  const int64_t piece = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, width));
+  for (int64_t row = 0; row < rows; row += piece) {
+    weights.read_f32(t.name, row, std::min(rows, row + piece), t.view.as<float>() + row * stride,
+                     stride);
+    weights.release_pages(t.name);
+  }
+}
+
 }  // namespace
 
 LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors) {
@@ -100,19 +114,10 @@ LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> t
   if (!report.surplus.empty())
     log::warning("{}: {} tensors are not in this model and were not read: {}", path,
                  report.surplus.size(), first_of(report.surplus));
-  constexpr int64_t kReleaseElements = 16 << 20;
-  int64_t unreleased = 0;
   for (const Target& t : all) {
-    const int64_t rows = t.view.dim(0);
-    weights.read_f32(t.name, 0, rows, t.view.as<float>(),
-                     t.view.rank() > 1 ? t.view.row_stride() : 0);
+    read(weights, t);
     ++report.tensors;
     report.elements += t.view.count();
-    unreleased += t.view.count();
-    if (unreleased > kReleaseElements) {
-      weights.release_pages();
-      unreleased = 0;
-    }
   }
   return report;
 }

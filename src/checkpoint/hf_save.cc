@@ -160,13 +160,11 @@ class PartialFolder {
 }  // namespace
 
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
-                        const std::string& config_json, const HfSaveOptions& options) {
-  NEREUS_CHECK(
-      kContract,
-      options.dtype == DType::f32 || options.dtype == DType::bf16 || options.dtype == DType::f16,
-      "weights are saved as f32, bf16 or f16, not as {}", options.dtype);
-  const std::vector<Source> all = sources(tensors, options.dtype);
-  const std::vector<std::span<const Source>> files = shards(all, options.shard_bytes);
+                        const std::string& config_json, DType dtype, int64_t shard_bytes) {
+  NEREUS_CHECK(kContract, dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16,
+               "weights are saved as f32, bf16 or f16, not as {}", dtype);
+  const std::vector<Source> all = sources(tensors, dtype);
+  const std::vector<std::span<const Source>> files = shards(all, shard_bytes);
   // A trailing slash would put ".partial" inside the folder.
   fs::path place = fs::path(folder).lexically_normal();
   if (!place.has_filename()) place = place.parent_path();

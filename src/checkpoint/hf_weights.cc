@@ -237,8 +237,11 @@ void HfWeights::read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& s
   }
 }
 
-void HfWeights::release_pages() const {
-  for (const SafetensorsFile& file : files_) file.release_pages();
+void HfWeights::release_pages(const std::string& name) const {
+  const auto it = places_.find(name);
+  if (it == places_.end()) return;
+  const SafetensorsFile& file = files_[it->second.file];
+  file.release_pages(file.entries()[it->second.entry]);
 }
 
 }  // namespace nereus

@@ -34,8 +34,9 @@ class HfWeights {
                 int64_t row_stride = 0) const;
   void read_f32(const std::string& name, float* out) const;
 
-  // Gives the pages that were read back to the system: they count as memory of the process.
-  void release_pages() const;
+  // Gives the pages of a tensor that were read back to the system: they count as memory of the
+  // process.
+  void release_pages(const std::string& name) const;
 
   const std::string& path() const { return path_; }
 
@@ -70,16 +71,14 @@ struct LoadReport {
 // them.
 LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors);
 
-struct HfSaveOptions {
-  DType dtype = DType::f32;  // f32, bf16 or f16; the routers' correction biases are always f32
-  int64_t shard_bytes = 5'000'000'000;
-};
-
 // Writes `folder` with model.safetensors, or with shards of at most shard_bytes (or one tensor) and
 // their index, and config.json. The folder is written as `folder`.partial and renamed: it is
-// complete or absent. A complete one that was there before is replaced. Returns the bytes written.
+// complete or absent; weights that were there before are replaced, and a folder with other files is
+// kept as `folder`.old. `dtype` is f32, bf16 or f16; the routers' correction biases are always f32.
+// Returns the bytes of the tensors.
 // Errors: kConfig when the folder cannot be made, kIo while writing.
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
-                        const std::string& config_json, const HfSaveOptions& options = {});
+                        const std::string& config_json, DType dtype = DType::f32,
+                        int64_t shard_bytes = 5'000'000'000);
 
 }  // namespace nereus

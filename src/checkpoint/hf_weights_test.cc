@@ -9,6 +9,7 @@
 #include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 
 #include "base/error.h"
@@ -96,7 +97,7 @@ TEST(HfWeights, BlockScaledFp8IsReadAsTheReferenceReadsIt) {
     std::vector<float> whole(want.size(), -1);
     weights.read_f32(e.name, whole.data());
     EXPECT_EQ(whole, want) << e.name;
-    weights.release_pages();
+    weights.release_pages(e.name);
     // Any rows, into rows further apart.
     const int64_t rows = e.shape[0], width = e.count() / rows, stride = width + 3;
     for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{
@@ -111,6 +112,29 @@ TEST(HfWeights, BlockScaledFp8IsReadAsTheReferenceReadsIt) {
       }
     }
   }
+}
+
+// Memory of the process that files stand behind, in MiB.
+int64_t resident_files() {
+  std::ifstream status("/proc/self/status");
+  int64_t kib = 0;
+  for (std::string line; std::getline(status, line);)
+    for (const std::string key : {"RssFile:", "RssShmem:"})
+      if (line.starts_with(key)) kib += std::stoll(line.substr(key.size()));
+  return kib / 1024;
+}
+
+TEST(HfWeights, PagesOfATensorThatWasReadAreGivenBack) {
+  const test::TemporaryFolder folder;
+  constexpr int64_t kRows = 8 << 10, kWidth = 1 << 10;  // 32 MiB
+  write_file(folder.file("a.safetensors"), {{"a", {kRows, kWidth}}});
+  const HfWeights weights = HfWeights::open(folder.path());
+  std::vector<float> values(kRows * kWidth);
+  const int64_t before = resident_files();
+  weights.read_f32("a", values.data());
+  EXPECT_GE(resident_files() - before, 30);
+  weights.release_pages("a");
+  EXPECT_LE(resident_files() - before, 4);
 }
 
 TEST(HfWeights, AFileAFolderAndShardsFillTheModelWithTheSameBits) {
@@ -282,8 +306,7 @@ TEST(HfSave, WhatIsSavedIsLoadedBackToTheRoundingOfItsType) {
   for (const Case& c : {Case{DType::f32, 5'000'000'000, 2}, Case{DType::bf16, 5'000'000'000, 2},
                         Case{DType::f16, 200'000, 0}}) {
     const std::string place = folder.file(std::string("run/step-20-") + name_of(c.dtype));
-    save_hf_weights(place + "/", model.views(), "{}\n",
-                    {.dtype = c.dtype, .shard_bytes = c.shard_bytes});
+    save_hf_weights(place + "/", model.views(), "{}\n", c.dtype, c.shard_bytes);
     EXPECT_FALSE(fs::exists(place + ".partial"));
     const std::vector<std::string> files = files_in(place);
     if (c.files == 2) {
@@ -348,7 +371,7 @@ TEST(HfSave, AFullDiskLeavesNoFolderAndTheOldOneAsItWas) {
     const rlimit small{.rlim_cur = 90'000, .rlim_max = previous.rlim_max};
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
     const std::string message = error_of(
-        Fault::kIo, [&] { save_hf_weights(place, model.views(), "{}", {.shard_bytes = 40'000}); });
+        Fault::kIo, [&] { save_hf_weights(place, model.views(), "{}", DType::f32, 40'000); });
     setrlimit(RLIMIT_FSIZE, &previous);
     EXPECT_THAT(message, AllOf(HasSubstr(".safetensors: cannot write: File too large; it needs "),
                                HasSubstr("nothing of it was kept")));

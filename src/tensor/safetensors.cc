@@ -282,7 +282,6 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
                                            });
   SafetensorsFile out = parse({mapping.get(), bytes}, path);
   out.mapping_ = std::move(mapping);
-  out.mapped_bytes_ = bytes;
   return out;
 }
 
@@ -300,10 +299,13 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const s
   return out;
 }
 
-void SafetensorsFile::release_pages() const {
-  // Only an advice: where it fails, the pages stay.
-  if (mapped_bytes_ > 0)
-    (void)madvise(const_cast<std::byte*>(mapping_.get()), mapped_bytes_, MADV_DONTNEED);
+void SafetensorsFile::release_pages(const SafetensorsEntry& entry) const {
+  if (mapping_ == nullptr || entry.data.empty()) return;
+  // From the beginning of its first page. Only an advice: where it fails, the pages stay.
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t offset = static_cast<size_t>(entry.data.data() - mapping_.get()) % page;
+  (void)madvise(const_cast<std::byte*>(entry.data.data()) - offset, entry.data.size() + offset,
+                MADV_DONTNEED);
 }
 
 const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {

@@ -90,14 +90,13 @@ class SafetensorsFile {
   // require(), and the type must be `dtype`.
   const SafetensorsEntry& require(const std::string& name, FileDType dtype) const;
 
-  // Gives the pages read so far back to the system, which counts them as the process's memory until
-  // then. Entries stay valid.
-  void release_pages() const;
+  // Gives the pages of an entry that were read back to the system, which counts them as the
+  // process's memory until then. Its bytes stay valid.
+  void release_pages(const SafetensorsEntry&) const;
 
  private:
   std::string path_;
   std::shared_ptr<const std::byte> mapping_;
-  size_t mapped_bytes_ = 0;
   std::vector<SafetensorsEntry> entries_;
   std::unordered_map<std::string, size_t> index_;
   std::map<std::string, std::string> metadata_;
