@@ -82,5 +82,40 @@ TEST(HfConfig, ATorchTitanModelIsWrittenAsTheReferenceReadsIt) {
                     golden("torchtitan_debug/v3_small_yarn_doc/step"));
 }
 
+TEST(HfConfig, WhatTheConfigurationReadsIsWrittenBackAsItWas) {
+  for (const char* name :
+       {"hf_tiny/v3", "hf_tiny/no_q_lora", "hf_tiny/no_yarn", "torchtitan_debug/v3_small/step",
+        "torchtitan_debug/v3_small_yarn_doc/step"}) {
+    SCOPED_TRACE(name);
+    const ModelArgs args = model_args_from_hf_config(
+        test::source_path(std::string("tests/golden/") + name + "/config.json"));
+    Json theirs = golden(name);
+    // Not kept by a run, whose sequences may be shorter: YaRN's own reach is written.
+    if (args.hf_yarn)
+      theirs["max_position_embeddings"] =
+          static_cast<double>(args.original_seq_len) * args.rope_factor;
+    expect_same_model(Json::parse(hf_config_json(args)), theirs);
+  }
+}
+
+// TorchTitan's YaRN, on or off by the sequence's length, is Hugging Face's on or off by the file.
+TEST(HfConfig, ATorchTitanModelIsReadWithTheSameRotaryTablesAndScale) {
+  const test::TemporaryFolder folder;
+  for (const int64_t sequence : {4096, 8192}) {
+    ModelArgs args = model_args_of_flavor("671B");
+    args.mscale = 0.70;
+    args.max_seq_len = sequence;
+    const ModelArgs back =
+        model_args_from_hf_config(folder.write("config.json", hf_config_json(args)));
+    const RopeParameters a = rope_parameters(args), b = rope_parameters(back);
+    EXPECT_EQ(a.yarn, sequence > 4096);
+    EXPECT_EQ(a.yarn, b.yarn);
+    EXPECT_DOUBLE_EQ(a.softmax_scale, b.softmax_scale);
+    EXPECT_DOUBLE_EQ(a.amplitude, b.amplitude);
+    EXPECT_EQ(rope_frequencies(a, args.qk_rope_head_dim),
+              rope_frequencies(b, args.qk_rope_head_dim));
+  }
+}
+
 }  // namespace
 }  // namespace nereus
