@@ -82,12 +82,17 @@ if [[ $EUID -ne 0 ]]; then
 fi
 
 echo "Installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-  apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -qq "$@"; }
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -qq "$@"
+}
 install() { apt install -y --no-install-recommends "${missing[@]}" >/dev/null; }
-apt-cache show "${missing[@]}" >/dev/null 2>&1 || apt update || true
-# Package lists may be older than the mirror: once more with fresh ones.
+all_known() {
+  local package
+  for package in "${missing[@]}"; do apt-cache show "$package" >/dev/null 2>&1 || return 1; done
+}
+all_known || apt update || true
+# Known packages may be newer on the mirror than in the lists: once more with fresh ones.
 install || { apt update && install; } ||
   refuse "apt-get could not install everything on $distribution (its messages are above)." \
     "Debian 12 and Ubuntu 24.04 (with universe) have all of them."
