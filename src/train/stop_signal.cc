@@ -1,0 +1,44 @@
+#include "train/stop_signal.h"
+
+#include <csignal>
+
+namespace nereus {
+namespace {
+
+// A signal handler can reach nothing but a global.
+volatile std::sig_atomic_t received_signal = 0;
+
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
+
+void remember(int signal) {
+  received_signal = signal;
+  std::signal(signal, SIG_DFL);
+}
+
+}  // namespace
+
+StopSignal::StopSignal() {
+  received_signal = 0;
+  for (const int signal : kSignals) std::signal(signal, remember);
+}
+
+StopSignal::~StopSignal() {
+  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
+}
+
+int StopSignal::received() { return received_signal; }
+
+const char* StopSignal::name(int signal) {
+  switch (signal) {
+    case SIGINT:
+      return "SIGINT";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGUSR1:
+      return "SIGUSR1";
+    default:
+      return "a signal";
+  }
+}
+
+}  // namespace nereus
