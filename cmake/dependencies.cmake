@@ -25,7 +25,8 @@ endfunction()
 
 # A library by one header and one name, for those that bring no CMake configuration of their own.
 function(find_plain_library target header library definition)
-  find_path(${target}_INCLUDE_DIR ${header})
+  find_path(${target}_INCLUDE_DIR ${header}
+            PATH_SUFFIXES ${library}-pthread ${CMAKE_LIBRARY_ARCHITECTURE}/${library}-pthread ${library})
   find_library(${target}_LIBRARY ${library})
   mark_as_advanced(${target}_INCLUDE_DIR ${target}_LIBRARY)
   add_library(${target} INTERFACE)
@@ -52,22 +53,10 @@ dependency_row(compiler TRUE "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERS
 
 find_package(Threads REQUIRED)
 
-# Debian's OpenBLAS has a CMake configuration without a target; other systems may have none at all.
-find_package(OpenBLAS CONFIG QUIET)
-add_library(nereus_blas INTERFACE)
-if(NOT OpenBLAS_LIBRARIES)
-  find_path(OpenBLAS_INCLUDE_DIRS cblas.h PATH_SUFFIXES openblas)
-  find_library(OpenBLAS_LIBRARIES openblas)
-  mark_as_advanced(OpenBLAS_INCLUDE_DIRS OpenBLAS_LIBRARIES)
-endif()
-if(OpenBLAS_LIBRARIES AND OpenBLAS_INCLUDE_DIRS)
-  set(blas_found TRUE)
-  target_include_directories(nereus_blas SYSTEM INTERFACE ${OpenBLAS_INCLUDE_DIRS})
-  target_link_libraries(nereus_blas INTERFACE ${OpenBLAS_LIBRARIES})
-else()
-  set(blas_found FALSE)
-endif()
-dependency_row(OpenBLAS ${blas_found} "${OpenBLAS_VERSION} ${OpenBLAS_LIBRARIES}" libopenblas-dev)
+# Not through OpenBLAS's own CMake configuration: some distributions' names a library that is not
+# there. The folder that holds openblas_config.h also holds OpenBLAS's own cblas.h.
+find_plain_library(nereus_blas openblas_config.h openblas "")
+dependency_row(OpenBLAS ${nereus_blas_FOUND} "${nereus_blas_LIBRARY}" libopenblas-dev)
 
 find_plain_library(nereus_zlib zlib.h z "")
 dependency_row(zlib ${nereus_zlib_FOUND} "${nereus_zlib_LIBRARY}" zlib1g-dev)
