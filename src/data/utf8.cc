@@ -1,0 +1,75 @@
+#include "data/utf8.h"
+
+#include <cstring>
+
+namespace nereus::data {
+
+CodePoint decode_utf8(std::string_view text) {
+  constexpr CodePoint kBad{0xFFFD, 1, false};
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  if (lead < 0x80) return {lead, 1, true};
+  int length = 0;
+  unsigned char low = 0x80, high = 0xBF;  // of the second byte
+  char32_t value = 0;
+  if (lead >= 0xC2 && lead <= 0xDF) {
+    length = 2;
+    value = lead & 0x1Fu;
+  } else if (lead >= 0xE0 && lead <= 0xEF) {
+    length = 3;
+    value = lead & 0x0Fu;
+    if (lead == 0xE0) low = 0xA0;
+    if (lead == 0xED) high = 0x9F;  // surrogates
+  } else if (lead >= 0xF0 && lead <= 0xF4) {
+    length = 4;
+    value = lead & 0x07u;
+    if (lead == 0xF0) low = 0x90;
+    if (lead == 0xF4) high = 0x8F;
+  } else {
+    return kBad;
+  }
+  for (int i = 1; i < length; ++i) {
+    const auto at = static_cast<size_t>(i);
+    if (at >= text.size() || byte(at) < low || byte(at) > high) return {0xFFFD, i, false};
+    value = (value << 6) | (byte(at) & 0x3Fu);
+    low = 0x80;
+    high = 0xBF;
+  }
+  return {value, length, true};
+}
+
+bool is_valid_utf8(std::string_view text) {
+  while (!text.empty()) {
+    // Eight ASCII bytes at a time.
+    while (text.size() >= 8) {
+      uint64_t word;
+      std::memcpy(&word, text.data(), 8);
+      if ((word & 0x8080808080808080u) != 0) break;
+      text.remove_prefix(8);
+    }
+    if (text.empty()) break;
+    const CodePoint c = decode_utf8(text);
+    if (!c.valid) return false;
+    text.remove_prefix(static_cast<size_t>(c.length));
+  }
+  return true;
+}
+
+std::string replace_invalid_utf8(std::string_view text, int64_t* replaced) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const CodePoint c = decode_utf8(text);
+    const auto length = static_cast<size_t>(c.length);
+    if (c.valid) {
+      out += text.substr(0, length);
+    } else {
+      out += "\xEF\xBF\xBD";
+      if (replaced != nullptr) ++*replaced;
+    }
+    text.remove_prefix(length);
+  }
+  return out;
+}
+
+}  // namespace nereus::data

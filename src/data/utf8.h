@@ -1,0 +1,25 @@
+// UTF-8, decoded and mended as Python's bytes.decode("utf-8", errors="replace") and Rust's
+// from_utf8_lossy do it: each maximal ill-formed part becomes one U+FFFD (Unicode 15, section 3.9).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace nereus::data {
+
+struct CodePoint {
+  char32_t value;  // U+FFFD for an ill-formed part
+  int length;      // bytes consumed, at least 1
+  bool valid;
+};
+
+// The code point at the start of `text`, which must not be empty.
+CodePoint decode_utf8(std::string_view text);
+
+bool is_valid_utf8(std::string_view text);
+
+// Ill-formed parts replaced; `replaced` (may be null) is increased by their number.
+std::string replace_invalid_utf8(std::string_view text, int64_t* replaced = nullptr);
+
+}  // namespace nereus::data
