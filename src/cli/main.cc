@@ -1,1 +1,80 @@
-int main() { return 0; }
+// The entry: picks the subcommand, and shows an Error as the user's message and exit code.
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/suggest.h"
+#include "cli/probe.h"
+#include "cli/tokenize.h"
+#include "cli/train.h"
+
+namespace {
+
+struct Command {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* help;
+};
+
+constexpr Command kCommands[] = {
+    {"train", nereus::run_train,
+     "train a model; --dry-run describes it, --print-config its settings"},
+    {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
+    {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
+};
+
+void print_usage(std::FILE* out) {
+  std::fputs(
+      "nereus: pre-trains models of the DeepSeek-V3 family\n\nUsage: nereus COMMAND [OPTIONS]\n\n",
+      out);
+  for (const Command& c : kCommands) std::fprintf(out, "  %-10s %s\n", c.name, c.help);
+  std::fputs("\n`nereus COMMAND --help` has the options of a command.\n", out);
+}
+
+int dispatch(int argc, char** argv) {
+  const std::string name = argc > 1 ? argv[1] : "";
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_usage(stdout);
+    return 0;
+  }
+  if (name == "--version") {
+    std::puts("nereus " NEREUS_VERSION);
+    return 0;
+  }
+  for (const Command& c : kCommands)
+    if (name == c.name) return c.run(argc - 1, argv + 1);
+  if (name.empty()) {
+    print_usage(stderr);
+    return 2;
+  }
+  std::vector<std::string> names;
+  for (const Command& c : kCommands) names.emplace_back(c.name);
+  const std::string near = nereus::nearest(name, names);
+  std::fprintf(stderr, "error: there is no command %s%s%s\n", name.c_str(),
+               near.empty() ? "" : "; did you mean ", (near.empty() ? near : near + "?").c_str());
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A write beyond a file-size limit or to a closed pipe is an error to report, not a death.
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return dispatch(argc, argv);
+  } catch (const nereus::Error& e) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "%s: %s\n",
+                 e.fault() == nereus::Fault::kContract ? "internal error" : "error", e.what());
+    return e.exit_code();
+  } catch (const std::exception& e) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "internal error: %s\n", e.what());
+    return 70;
+  }
+}

@@ -159,11 +159,18 @@ class DeepseekSplitter final : public Splitter {
 
 }  // namespace
 
+// The file has line ends as they are, where our constants have \r and \n.
+static std::string with_escapes(const std::string& pattern) {
+  std::string out;
+  for (const char c : pattern) out += c == '\r' ? "\\r" : c == '\n' ? "\\n" : std::string(1, c);
+  return out;
+}
+
 bool are_deepseek_rules(const std::vector<SplitRule>& rules) {
   const char* const patterns[] = {kNumbers, kCjk, kMain};
   if (rules.size() != 3) return false;
   for (size_t i = 0; i < 3; ++i)
-    if (rules[i].pattern != patterns[i] || rules[i].literal || rules[i].invert ||
+    if (with_escapes(rules[i].pattern) != patterns[i] || rules[i].literal || rules[i].invert ||
         rules[i].behavior != SplitRule::Behavior::isolated)
       return false;
   return true;

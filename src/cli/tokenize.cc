@@ -1,0 +1,190 @@
+#include "cli/tokenize.h"
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/check.h"
+#include "cli/command.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/utf8.h"
+
+namespace nereus {
+namespace {
+
+using data::Tokenizer;
+using nlohmann::json;
+
+std::string read_input(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  NEREUS_CHECK(kConfig, in.good() && !std::filesystem::is_directory(path),
+               "--input {}: cannot be read", path);
+  std::stringstream text;
+  text << in.rdbuf();
+  return std::move(text).str();
+}
+
+// Writes beside and renames: the output is complete or absent.
+void write_output(const std::string& path, const std::function<void(std::ostream&)>& body) {
+  const std::string partial = path + ".partial";
+  std::ofstream out(partial, std::ios::binary);
+  NEREUS_CHECK(kConfig, out.good(), "--output {}: cannot be written", path);
+  try {
+    body(out);
+    out.close();
+    NEREUS_CHECK(kIo, out.good(), "--output {}: writing failed; is the disk full?", path);
+  } catch (...) {
+    out.close();
+    std::filesystem::remove(partial);
+    throw;
+  }
+  std::filesystem::rename(partial, path);
+}
+
+// on_object(object, line number) for each line of a JSON-lines file.
+void each_line(const std::string& path, const std::function<void(const json&, size_t)>& on_object) {
+  std::istringstream in(read_input(path));
+  size_t number = 0;
+  for (std::string line; std::getline(in, line);) {
+    ++number;
+    if (line.empty()) continue;
+    const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    NEREUS_CHECK(kConfig, object.is_object(), "{}:{}: is not a JSON object", path, number);
+    on_object(object, number);
+  }
+}
+
+// Invalid UTF-8 cannot come out of decode, and an encoder of JSON must not throw on what could.
+std::string dump(const json& object) {
+  return object.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
+}
+
+struct Options {
+  std::string tokenizer, input, output;
+};
+
+void encode(const Options& o) {
+  const auto tokenizer = Tokenizer::load(o.tokenizer);
+  Tokenizer::Encoder encoder(*tokenizer);
+  write_output(o.output, [&](std::ostream& out) {
+    each_line(o.input, [&](const json& object, size_t line) {
+      NEREUS_CHECK(kConfig, object.contains("text") && object["text"].is_string(),
+                   "{}:{}: has no \"text\"", o.input, line);
+      std::vector<int32_t> ids;
+      encoder.encode(object["text"].get<std::string>(), ids);
+      out << dump({{"ids", ids}}) << '\n';
+    });
+  });
+}
+
+void decode(const Options& o) {
+  const auto tokenizer = Tokenizer::load(o.tokenizer);
+  write_output(o.output, [&](std::ostream& out) {
+    each_line(o.input, [&](const json& object, size_t line) {
+      NEREUS_CHECK(kConfig, object.contains("ids") && object["ids"].is_array(),
+                   "{}:{}: has no list \"ids\"", o.input, line);
+      std::vector<int32_t> ids;
+      for (const json& id : object["ids"]) {
+        NEREUS_CHECK(kConfig,
+                     id.is_number_integer() && id.get<int64_t>() >= 0 &&
+                         id.get<int64_t>() < tokenizer->vocab_size(),
+                     "{}:{}: token id {} is not in the vocabulary, which has ids from 0 to {}",
+                     o.input, line, id.dump(), tokenizer->vocab_size() - 1);
+        ids.push_back(id.get<int32_t>());
+      }
+      nlohmann::ordered_json result;
+      result["decoded"] = tokenizer->decode(ids, false);
+      result["decoded_skip_special"] = tokenizer->decode(ids, true);
+      out << result.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+    });
+  });
+}
+
+void stream(const Options& o) {
+  const auto tokenizer = Tokenizer::load(o.tokenizer);
+  std::vector<int32_t> ids;
+  Tokenizer::Encoder(*tokenizer).encode(read_input(o.input), ids);
+  write_output(o.output, [&](std::ostream& out) {
+    for (const int32_t id : ids) {
+      const auto u = static_cast<uint32_t>(id);
+      const char bytes[] = {static_cast<char>(u), static_cast<char>(u >> 8),
+                            static_cast<char>(u >> 16), static_cast<char>(u >> 24)};
+      out.write(bytes, 4);
+    }
+  });
+}
+
+// About 4 KB documents, cut at code points.
+std::vector<std::string_view> documents_of(std::string_view text) {
+  constexpr size_t kBytes = 4096;
+  std::vector<std::string_view> out;
+  while (!text.empty()) {
+    size_t n = std::min(kBytes, text.size());
+    while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xC0u) == 0x80u) ++n;
+    out.push_back(text.substr(0, n));
+    text.remove_prefix(n);
+  }
+  return out;
+}
+
+void bench(const Options& o) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  auto begin = Clock::now();
+  const auto tokenizer = Tokenizer::load(o.tokenizer);
+  fmt::print("load         {:8.3f} s\n", seconds(begin));
+  const std::string text = read_input(o.input);
+  const std::vector<std::string_view> documents = documents_of(text);
+  Tokenizer::Encoder encoder(*tokenizer);
+  std::vector<int32_t> ids;
+  for (const char* name : {"first pass", "later passes"}) {
+    const int passes = name[0] == 'f' ? 1 : 5;
+    begin = Clock::now();
+    for (int pass = 0; pass < passes; ++pass) {
+      ids.clear();
+      for (const std::string_view document : documents) encoder.encode(document, ids);
+    }
+    const double s = seconds(begin);
+    fmt::print("{:12} {:8.3f} s   {:7.2f} MB/s   {:.2f} M ids/s\n", name, s,
+               1e-6 * static_cast<double>(text.size()) * passes / s,
+               1e-6 * static_cast<double>(ids.size()) * passes / s);
+  }
+  fmt::print("{} documents, {} bytes, {} ids, one thread\n", documents.size(), text.size(),
+             ids.size());
+}
+
+}  // namespace
+
+int run_tokenize(int argc, char** argv) {
+  CLI::App app("Encode and decode text with a Hugging Face tokenizer.json", "nereus tokenize");
+  app.require_subcommand(1);
+  Options o;
+  o.tokenizer = "assets/tokenizer";
+  std::function<void(const Options&)> chosen;
+  const auto add = [&](const char* name, const char* help, bool output,
+                       void (*body)(const Options&)) {
+    CLI::App* command = app.add_subcommand(name, help);
+    command->add_option("--tokenizer", o.tokenizer, "folder with tokenizer.json")
+        ->capture_default_str();
+    command->add_option("--input", o.input, "file to read")->required();
+    if (output) command->add_option("--output", o.output, "file to write")->required();
+    command->callback([&chosen, body] { chosen = body; });
+  };
+  add("encode", "JSON lines with \"text\" to JSON lines with \"ids\" (no BOS, no EOS)", true,
+      encode);
+  add("decode", "JSON lines with \"ids\" to \"decoded\" and \"decoded_skip_special\"", true,
+      decode);
+  add("stream", "a whole text file to ids, little-endian u32", true, stream);
+  add("bench", "encoding speed on one thread, in documents of about 4 KB", false, bench);
+  if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
+  chosen(o);
+  return 0;
+}
+
+}  // namespace nereus

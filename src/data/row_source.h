@@ -1,0 +1,76 @@
+// Where training rows come from. A row is seq_len inputs and seq_len labels; a step consumes a
+// global batch of rows, of which a data-parallel rank has an equal, contiguous part: its row i of
+// step s is row s * global_batch + dp_rank * local_rows() + i of the run.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nereus::data {
+
+struct RowPlan {
+  int64_t seq_len = 1;
+  int64_t global_batch = 1;  // rows a step, over all ranks; divisible by dp_size
+  int dp_rank = 0, dp_size = 1;
+
+  int64_t local_rows() const { return global_batch / dp_size; }
+  // The run's row that is this rank's `row`-th.
+  int64_t global_row(int64_t row) const {
+    return row / local_rows() * global_batch + dp_rank * local_rows() + row % local_rows();
+  }
+};
+
+struct SourceStatus {
+  int64_t rows = 0;           // given out
+  int64_t documents = 0;      // read into them
+  int64_t epochs = 0;         // whole passes over the data before the current one
+  int64_t skipped_lines = 0;  // broken
+  int64_t replaced = 0;       // ill-formed parts of UTF-8, each now U+FFFD
+};
+
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  // The next rows of this rank into inputs and labels (both rows * seq_len). Returns how many there
+  // were: fewer than asked for only at the end of a source that does not loop.
+  virtual int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) = 0;
+  virtual SourceStatus status() const = 0;
+};
+
+// Ids drawn uniformly from the vocabulary: Philox keyed by seed, the run's row and the position.
+std::unique_ptr<RowSource> random_rows(const RowPlan&, int64_t vocab_size, uint64_t seed);
+
+// A file of tokens: .safetensors with `inputs` and `labels` (I64 or I32), [N, B, S] (one global
+// batch a step, B the global batch) or [rows, S]; or .npy of integer ids, packed into rows of
+// seq_len + 1. After the last it begins again when `loop`. Throws Error{kConfig}: a file that is
+// missing or of another form, another sequence length or batch, an id that is not in the
+// vocabulary.
+std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, int64_t vocab_size,
+                                      bool loop);
+
+struct TextOptions {
+  std::string dataset;  // c4, c4_test, c4_validation: for messages, and which shards of a folder
+  std::string path;     // folder with shards (or with en/), or one shard
+  // "global": documents go in turn to a fixed number of streams, row g comes from stream g mod
+  // streams, whatever the ranks; "torchtitan": its per-rank split and packing.
+  std::string order = "global";
+  int workers = 1;       // threads that decompress, parse and tokenise
+  bool loop = true;      // begin again after the last document
+  int64_t streams = 64;  // of order "global"; a power of two
+  int64_t vocab_size = 0;
+  // Makes an encoder for one worker thread: appends a document's ids, BOS and EOS included.
+  using Encode = std::function<void(std::string_view, std::vector<int32_t>&)>;
+  std::function<Encode()> make_encoder;
+};
+
+// Shards *.json.gz, *.jsonl.gz, *.json, *.jsonl of {"text": ...} lines, in order of their names,
+// streamed: memory does not grow with their size. Broken lines are skipped, counted and the first
+// one named. Throws Error{kConfig}: no shards, a truncated or corrupt gz.
+std::unique_ptr<RowSource> text_rows(const TextOptions&, const RowPlan&);
+
+}  // namespace nereus::data
