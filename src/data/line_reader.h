@@ -1,0 +1,41 @@
+// Lines of a list of text files, gz-compressed or not, one after the other in constant memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace nereus::data {
+
+// The shards of a data set: path itself, or the *.json.gz, *.jsonl.gz, *.json and *.jsonl files of
+// it or its en/, in order of their names. Of C4's names only those with `split` ("train",
+// "validation"), if there are any. Throws Error{kConfig} that names the folder when there are none.
+std::vector<std::string> find_shards(const std::string& path, const std::string& split);
+
+class LineReader {
+ public:
+  explicit LineReader(std::vector<std::string> files);
+  ~LineReader();
+
+  // The next line, without its end; false after the last one of the last file. Throws
+  // Error{kConfig} for a file that cannot be read, or is no gz, truncated or corrupt.
+  bool next(std::string& line);
+
+  size_t file_index() const { return file_; }    // of the last line
+  int64_t line_number() const { return line_; }  // in its file, from 1
+  const std::string& file() const { return files_[file_]; }
+
+ private:
+  struct Input;
+  bool fill();  // more bytes into buffer_; false at the end of the current file
+
+  std::vector<std::string> files_;
+  size_t file_ = 0;
+  int64_t line_ = 0;
+  std::unique_ptr<Input> input_;
+  std::string buffer_;
+  size_t at_ = 0;  // in buffer_
+};
+
+}  // namespace nereus::data

@@ -1,0 +1,47 @@
+// Batches made ahead of time by a thread of its own.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "data/row_source.h"
+
+namespace nereus::data {
+
+struct Batch {
+  std::vector<int32_t> inputs, labels;  // rows * seq_len
+  int64_t rows = 0;                     // fewer than asked for: the source has ended
+};
+
+class Loader {
+ public:
+  // `rows` a batch: this rank's part of a step. Keeps up to `ahead` batches ready.
+  Loader(std::unique_ptr<RowSource> source, const RowPlan& plan, int ahead = 2);
+  ~Loader();
+
+  // The next batch, valid until the next call. Waits for it; rethrows what the source threw.
+  const Batch& next();
+  SourceStatus status() const;  // of the batches handed out so far, at least
+
+ private:
+  void work();
+
+  std::unique_ptr<RowSource> source_;
+  int64_t rows_, tokens_;
+  size_t ahead_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Batch> ready_, free_;
+  Batch current_;
+  SourceStatus status_;
+  std::exception_ptr failure_;
+  bool stopping_ = false, ended_ = false;
+  std::thread thread_;
+};
+
+}  // namespace nereus::data
