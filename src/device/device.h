@@ -77,7 +77,7 @@ class Event {
 
  private:
   Device device_;
-  void* native_ = nullptr;
+  [[maybe_unused]] void* native_ = nullptr;  // cudaEvent_t on a GPU
 };
 
 // Copies bytes between host memory and memory of `stream`'s device, or within the device. Ordered
