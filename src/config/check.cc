@@ -54,26 +54,30 @@ void check_classes(LoadedConfig& loaded) {
         fmt::format("Accepted, with nothing here to act on: {}", fmt::join(without_meaning, ", ")));
 }
 
-void check_model(JobConfig& c, const Origins& at) {
-  NEREUS_CHECK(kConfig, c.model.name == "deepseek_v3",
-               "TrainSpec {} is not registered.\n  {}: model.name = \"{}\": set it to deepseek_v3.",
-               c.model.name, at("model.name"), c.model.name);
+void check_model(LoadedConfig& loaded, const Origins& at) {
+  JobConfig& c = loaded.config;
   NEREUS_CHECK(
       kConfig, !c.model.hf_config || !c.model.torchtitan_args,
       "model.hf_config = {} ({}) and model.torchtitan_args = {} ({}): the model comes from one "
       "of them; remove the other.",
       c.model.hf_config.value_or(""), at("model.hf_config"), c.model.torchtitan_args.value_or(""),
       at("model.torchtitan_args"));
-  if (c.model.tokenizer_path) {
-    NEREUS_CHECK(kConfig, !c.model.tokenizer_path->ends_with("tokenizer.model"),
-                 "{}: model.tokenizer_path = {}: sentencepiece files are not read; name the folder "
-                 "with tokenizer.json in model.hf_assets_path.",
-                 at("model.tokenizer_path"), *c.model.tokenizer_path);
-    c.model.hf_assets_path = *c.model.tokenizer_path;
-  }
-  NEREUS_CHECK(kConfig, c.optimizer.name == "AdamW" || c.optimizer.name == "Adam",
-               "Optimizer {} not added.\n  {}: optimizer.name = \"{}\": it must be AdamW or Adam.",
-               c.optimizer.name, at("optimizer.name"), c.optimizer.name);
+  const auto& o = c.model_overrides;
+  NEREUS_CHECK(kConfig,
+               o.use_flex_attn.value_or(true) || o.attn_mask_type.value_or("") != "block_causal",
+               "model_overrides.use_flex_attn = false ({}) asks for a causal mask, "
+               "model_overrides.attn_mask_type = \"block_causal\" ({}) for one within documents: "
+               "remove one of them.",
+               at("model_overrides.use_flex_attn"), at("model_overrides.attn_mask_type"));
+  if (!c.model.tokenizer_path) return;
+  NEREUS_CHECK(kConfig, !c.model.tokenizer_path->ends_with("tokenizer.model"),
+               "{}: model.tokenizer_path = {}: sentencepiece files are not read; name the folder "
+               "with tokenizer.json in model.hf_assets_path.",
+               at("model.tokenizer_path"), *c.model.tokenizer_path);
+  c.model.hf_assets_path = *c.model.tokenizer_path;
+  loaded.notices.push_back(
+      fmt::format("{}: model.tokenizer_path is the older name of model.hf_assets_path: read as it",
+                  at("model.tokenizer_path")));
 }
 
 void check_batches(const JobConfig& c, const Origins& at, int64_t world) {
@@ -92,6 +96,12 @@ void check_batches(const JobConfig& c, const Origins& at, int64_t world) {
       "({}): set global_batch_size to {}.",
       gbs, lbs, world, gbs, at("training.global_batch_size"), lbs, at("training.local_batch_size"),
       (gbs / (lbs * world) + 1) * lbs * world);
+  const int64_t tp = p.tensor_parallel_degree, cp = p.context_parallel_degree;
+  NEREUS_CHECK(kConfig, c.training.seq_len % (tp * 2 * cp) == 0,
+               "Sequence length {} must be divisible by the product of TP degree ({}) and 2 * CP "
+               "degree ({}).\n  {}: training.seq_len = {}: set it to {}.",
+               c.training.seq_len, tp, cp, at("training.seq_len"), c.training.seq_len,
+               (c.training.seq_len / (tp * 2 * cp) + 1) * tp * 2 * cp);
   const auto& v = c.validation;
   NEREUS_CHECK(
       kConfig, !v.enable || v.seq_len == c.training.seq_len,
@@ -103,7 +113,7 @@ void check_batches(const JobConfig& c, const Origins& at, int64_t world) {
 void check_checkpoint(const JobConfig& c, const Origins& at) {
   const auto& k = c.checkpoint;
   NEREUS_CHECK(
-      kConfig, k.keep_latest_k != 1,
+      kConfig, !k.enable || k.keep_latest_k != 1,
       "We need to maintain at least 2 checkpoint replicas, as the last one may be in the "
       "process of being saved.\n  {}: checkpoint.keep_latest_k = 1: set it to 0 (all) or 2 and "
       "more.",
@@ -152,8 +162,10 @@ void check_recompute(const JobConfig& c, const Origins& at) {
   NEREUS_CHECK(
       kConfig, o == "op" || number,
       "Invalid selective AC option: {}. Valid options: 'op' or a positive int representing "
-      "layer frequency\n  {}: activation_checkpoint.selective_ac_option",
-      o, at("activation_checkpoint.selective_ac_option"));
+      "layer frequency\n  {}: activation_checkpoint.selective_ac_option = \"{}\": set it to \"op\" "
+      "or "
+      "to a number of blocks.",
+      o, at("activation_checkpoint.selective_ac_option"), o);
   const auto& p = c.profiling;
   NEREUS_CHECK(
       kConfig, !p.enable_profiling || p.profile_freq >= p.profiler_active + p.profiler_warmup,
@@ -166,7 +178,7 @@ void check_recompute(const JobConfig& c, const Origins& at) {
 
 void check_config(LoadedConfig& loaded, int64_t world) {
   const Origins at(loaded);
-  check_model(loaded.config, at);
+  check_model(loaded, at);
   check_classes(loaded);
   check_recompute(loaded.config, at);
   check_batches(loaded.config, at, world);

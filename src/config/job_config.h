@@ -118,7 +118,7 @@ struct JobConfig {
     int64_t pipeline_parallel_last_stage_less_layers = 1;
     std::optional<int64_t> pipeline_parallel_layers_per_stage;
     std::string pipeline_parallel_schedule = "1F1B";
-    std::optional<std::string> pipeline_parallel_schedule_csv = "";
+    std::string pipeline_parallel_schedule_csv;
     int64_t pipeline_parallel_microbatch_size = 1;
     int64_t context_parallel_degree = 1;
     std::string context_parallel_rotate_method = "allgather";

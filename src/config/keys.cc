@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "config/model_args.h"
+
 namespace nereus {
 namespace {
 
@@ -17,7 +19,8 @@ class Table {
                      .target = &target,
                      .key_class = key_class,
                      .meaning = meaning,
-                     .allowed = {}});
+                     .allowed = {},
+                     .sentence = ""});
     return keys_.back();
   }
   template <class T>
@@ -30,9 +33,36 @@ class Table {
     key.minimum = minimum;
     return key;
   }
+  Key& choice(const char* name, std::string& target, const char* meaning, Strings allowed,
+              const char* sentence = "") {
+    Key& key = works(name, target, meaning);
+    key.allowed = std::move(allowed);
+    key.sentence = sentence;
+    return key;
+  }
+  // A float above `lowest`, or from it on.
+  template <class T>
+  Key& above(const char* name, T& target, const char* meaning, double lowest = 0) {
+    Key& key = from(name, target, meaning, lowest);
+    key.above_lowest = true;
+    return key;
+  }
+  template <class T>
+  Key& from(const char* name, T& target, const char* meaning, double lowest = 0) {
+    Key& key = works(name, target, meaning);
+    key.lowest = lowest;
+    return key;
+  }
   template <class T>
   Key& none(const char* name, T& target, const char* meaning) {
     return add(name, target, KeyClass::no_meaning, meaning);
+  }
+  // An integer that has nothing to act on is checked all the same.
+  template <class T>
+  Key& none_from(int64_t minimum, const char* name, T& target, const char* meaning) {
+    Key& key = none(name, target, meaning);
+    key.minimum = minimum;
+    return key;
   }
   template <class T>
   Key& refused(const char* name, T& target, const char* meaning) {
@@ -62,9 +92,9 @@ void run_keys(Table& t, JobConfig& c) {
   t.section("profiling");
   t.ignored("enable_profiling", c.profiling.enable_profiling, "write traces");
   t.none("save_traces_folder", c.profiling.save_traces_folder, "folder of the traces");
-  t.none("profile_freq", c.profiling.profile_freq, "steps between traces");
-  t.none("profiler_active", c.profiling.profiler_active, "steps a trace covers");
-  t.none("profiler_warmup", c.profiling.profiler_warmup, "steps before a trace");
+  t.none_from(1, "profile_freq", c.profiling.profile_freq, "steps between traces");
+  t.none_from(1, "profiler_active", c.profiling.profiler_active, "steps a trace covers");
+  t.none_from(0, "profiler_warmup", c.profiling.profiler_warmup, "steps before a trace");
   t.ignored("enable_memory_snapshot", c.profiling.enable_memory_snapshot, "write memory snapshots");
   t.none("save_memory_snapshot_folder", c.profiling.save_memory_snapshot_folder,
          "folder of the snapshots");
@@ -79,37 +109,37 @@ void run_keys(Table& t, JobConfig& c) {
   t.ignored("enable_wandb", c.metrics.enable_wandb, "report to Weights & Biases");
 
   t.section("training");
-  t.works("dataset", c.training.dataset,
-          "c4, c4_test, c4_validation, tokens or random (docs/configuration.md, data sets)");
+  t.works("dataset", c.training.dataset, "c4, c4_test, c4_validation, tokens or random: see above");
   t.works("dataset_path", c.training.dataset_path, "folder or file of the data set");
   t.count("local_batch_size", c.training.local_batch_size, "sequences a rank and microbatch");
   t.count("global_batch_size", c.training.global_batch_size,
           "sequences a step; -1: local_batch_size times the data-parallel degree")
       .or_minus_one = true;
   t.count("seq_len", c.training.seq_len, "tokens a sequence");
-  t.works("max_norm", c.training.max_norm, "gradients are clipped to this norm").positive = true;
+  t.above("max_norm", c.training.max_norm, "gradients are clipped to this norm; inf: never")
+      .highest = std::numeric_limits<double>::infinity();
   t.count("steps", c.training.steps, "steps to train");
   t.refused("enable_cpu_offload", c.training.enable_cpu_offload,
             "parameters and optimizer in host memory");
   t.refused("dtype", c.training.dtype, "type of the masters; bfloat16 keeps no f32 copy")
       .allowed = {"float32", "bfloat16"};
-  t.works("mixed_precision_param", c.training.mixed_precision_param,
-          "type of activations and weights in products")
-      .allowed = {"bfloat16", "float32"};
-  t.works("mixed_precision_reduce", c.training.mixed_precision_reduce, "type of gradients")
-      .allowed = {"float32"};
-  t.none("gc_freq", c.training.gc_freq, "there is no garbage collector");
+  t.choice("mixed_precision_param", c.training.mixed_precision_param,
+           "type of activations and weights in products", {"bfloat16", "float32"});
+  t.choice("mixed_precision_reduce", c.training.mixed_precision_reduce, "type of gradients",
+           {"float32"});
+  t.none_from(0, "gc_freq", c.training.gc_freq, "there is no garbage collector");
   t.none("gc_debug", c.training.gc_debug, "there is no garbage collector");
-  t.count("seed", c.training.seed, "of initial weights and random data; None: 0", 0);
+  t.count("seed", c.training.seed, "of initial weights and random data; None: 0", 0).maximum =
+      std::numeric_limits<int64_t>::max();
   t.none("deterministic", c.training.deterministic, "runs are always deterministic");
   t.works("debug_moe_force_load_balance", c.training.debug_moe_force_load_balance,
           "round-robin routing, for benchmarks");
 
   t.section("data");
-  t.works("order", c.data.order,
-          "which rows make a batch: global (does not depend on ranks) or torchtitan (its per-rank "
-          "split and packing)")
-      .allowed = {"global", "torchtitan"};
+  t.choice("order", c.data.order,
+           "which rows make a batch: global (does not depend on ranks) or torchtitan (its per-rank "
+           "split and packing)",
+           {"global", "torchtitan"});
   t.count("workers", c.data.workers, "threads that read and tokenise");
 
   t.section("cpu");
@@ -129,8 +159,9 @@ void run_keys(Table& t, JobConfig& c) {
 
 void model_keys(Table& t, JobConfig& c) {
   t.section("model");
-  t.works("name", c.model.name, "deepseek_v3");
-  t.works("flavor", c.model.flavor, "debugmodel, debugmodel_flex_attn, 16B, 236B or 671B");
+  t.choice("name", c.model.name, "the family of models", {"deepseek_v3"},
+           "TrainSpec {} is not registered.");
+  t.choice("flavor", c.model.flavor, "one of TorchTitan's sizes", model_flavors());
   t.works("hf_assets_path", c.model.hf_assets_path, "folder of the tokenizer and of weights");
   t.works("tokenizer_path", c.model.tokenizer_path, "older name of hf_assets_path");
   t.refused("converters", c.model.converters, "low-precision converters");
@@ -166,16 +197,17 @@ void model_keys(Table& t, JobConfig& c) {
   for (const auto& [name, target] :
        std::initializer_list<std::pair<const char*, std::optional<double>*>>{
            {"norm_eps", &o.norm_eps},
-           {"rope_theta", &o.rope_theta},
            {"rope_factor", &o.rope_factor},
            {"beta_fast", &o.beta_fast},
            {"beta_slow", &o.beta_slow},
            {"mscale", &o.mscale},
            {"route_scale", &o.route_scale}})
-    t.works(name, *target, same).positive = true;
-  t.works("load_balance_coeff", o.load_balance_coeff, "over the flavor or file; 0: no balancing")
-      .non_negative = true;
-  t.works("use_flex_attn", o.use_flex_attn, same);
+    t.above(name, *target, same);
+  t.above("rope_theta", o.rope_theta, same, 1);
+  t.from("load_balance_coeff", o.load_balance_coeff, "over the flavor or file; 0: no balancing");
+  t.works("use_flex_attn", o.use_flex_attn,
+          "over the flavor or file; false: the mask is causal, as TorchTitan's is without "
+          "FlexAttention");
   t.works("route_norm", o.route_norm, same);
   t.works("score_before_experts", o.score_before_experts, same);
   t.works("attn_mask_type", o.attn_mask_type, same).allowed = {"causal", "block_causal"};
@@ -188,16 +220,16 @@ void model_keys(Table& t, JobConfig& c) {
       .allowed = {"torchtitan", "huggingface"};
 
   t.section("optimizer");
-  t.works("name", c.optimizer.name, "AdamW or Adam");
-  t.works("lr", c.optimizer.lr, "learning rate").positive = true;
-  Key& beta1 = t.works("beta1", c.optimizer.beta1, "decay of the first moment");
-  beta1.non_negative = true;
-  beta1.maximum = 1;
-  Key& beta2 = t.works("beta2", c.optimizer.beta2, "decay of the second moment");
-  beta2.non_negative = true;
-  beta2.maximum = 1;
-  t.works("eps", c.optimizer.eps, "added to the root of the second moment").positive = true;
-  t.works("weight_decay", c.optimizer.weight_decay, "of every parameter").non_negative = true;
+  t.choice("name", c.optimizer.name, "Adam's weight decay goes into the gradient",
+           {"Adam", "AdamW"}, "Optimizer {} not added.");
+  t.above("lr", c.optimizer.lr, "learning rate");
+  for (auto* beta : {&t.from("beta1", c.optimizer.beta1, "decay of the first moment"),
+                     &t.from("beta2", c.optimizer.beta2, "decay of the second moment")}) {
+    beta->highest = 1;
+    beta->below_highest = true;
+  }
+  t.above("eps", c.optimizer.eps, "added to the root of the second moment");
+  t.from("weight_decay", c.optimizer.weight_decay, "of every parameter");
   t.none("implementation", c.optimizer.implementation, "there is one").allowed = {
       "for-loop", "foreach", "fused"};
   t.refused("early_step_in_backward", c.optimizer.early_step_in_backward,
@@ -205,19 +237,17 @@ void model_keys(Table& t, JobConfig& c) {
 
   t.section("lr_scheduler");
   t.count("warmup_steps", c.lr_scheduler.warmup_steps, "linear warm-up", 0);
-  Key& decay = t.works("decay_ratio", c.lr_scheduler.decay_ratio,
-                       "part of the steps that decay; None: all after the warm-up");
-  decay.non_negative = true;
-  decay.maximum = 1;
-  t.works("decay_type", c.lr_scheduler.decay_type, "shape of the decay").allowed = {
-      "linear", "sqrt", "cosine"};
-  Key& least = t.works("min_lr_factor", c.lr_scheduler.min_lr_factor, "the decay's end, times lr");
-  least.non_negative = true;
-  least.maximum = 1;
+  t.from("decay_ratio", c.lr_scheduler.decay_ratio,
+         "part of the steps that decay; None: all after the warm-up")
+      .highest = 1;
+  t.choice("decay_type", c.lr_scheduler.decay_type, "shape of the decay",
+           {"linear", "sqrt", "cosine"});
+  t.from("min_lr_factor", c.lr_scheduler.min_lr_factor, "the decay's end, times lr").highest = 1;
 
   t.section("activation_checkpoint");
-  t.works("mode", c.activation_checkpoint.mode, "what the backward pass computes again").allowed = {
-      "selective", "full", "none", "memory_budget"};
+  t.choice("mode", c.activation_checkpoint.mode, "what the backward pass computes again",
+           {"selective", "full", "none", "memory_budget"},
+           "Invalid AC mode: {}. Valid modes: ('full', 'selective')");
   t.works("selective_ac_option", c.activation_checkpoint.selective_ac_option,
           "op: all but products and attention; n: every n-th block whole (0: every block)");
   t.none("per_op_sac_force_recompute_mm_shapes_by_fqns",
@@ -243,13 +273,16 @@ void model_keys(Table& t, JobConfig& c) {
           "and quantised; recognised in any case");
   t.works("last_save_model_only", k.last_save_model_only, "the last save has weights only");
   t.works("last_save_in_hf", k.last_save_in_hf, "the last save is in Hugging Face's format");
-  t.works("export_dtype", k.export_dtype, "type of the last save").allowed = {"float16", "bfloat16",
-                                                                              "float32"};
+  t.choice("export_dtype", k.export_dtype, "type of the last save",
+           {"float16", "bfloat16", "float32"});
   t.none("async_mode", k.async_mode, "of saves during the run").allowed = {"disabled", "async",
                                                                            "async_with_pinned_mem"};
-  t.none("keep_latest_k", k.keep_latest_k, "of saves during the run");
-  t.refused("load_step", k.load_step, "a native checkpoint's step");
-  t.none("exclude_from_loading", k.exclude_from_loading, "of native checkpoints");
+  t.none_from(0, "keep_latest_k", k.keep_latest_k, "of saves during the run");
+  Key& load_step = t.refused("load_step", k.load_step, "a native checkpoint's step; -1: the last");
+  load_step.minimum = 0;
+  load_step.or_minus_one = true;
+  t.none("exclude_from_loading", k.exclude_from_loading, "of native checkpoints").allowed = {
+      "model", "optimizer", "lr_scheduler", "dataloader", "train_state"};
   t.refused("enable_first_step_checkpoint", k.enable_first_step_checkpoint, "save after step 1");
   t.refused("create_seed_checkpoint", k.create_seed_checkpoint,
             "initial weights do not depend on the layout: none is needed");
@@ -262,37 +295,44 @@ void system_keys(Table& t, JobConfig& c) {
   const auto degree = [&](const char* name, int64_t& target, const char* meaning) -> Key& {
     Key& key = t.refused(name, target, meaning);
     key.minimum = 1;
+    key.sentence = "Parallelism degree should be >= 1, except for dp_shard";
     return key;
   };
   degree("data_parallel_replicate_degree", p.data_parallel_replicate_degree, "replicas");
-  t.count("data_parallel_shard_degree", p.data_parallel_shard_degree,
-          "shards; -1: what the other degrees leave of the world")
-      .or_minus_one = true;
-  t.none("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward, "of sharded parameters")
-      .allowed = {"default", "always", "never"};
+  Key& shard = t.count("data_parallel_shard_degree", p.data_parallel_shard_degree,
+                       "shards; -1: what the other degrees leave of the world");
+  shard.or_minus_one = true;
+  shard.sentence = "dp_shard must -1 or >=1.";
+  Key& reshard =
+      t.none("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward, "of sharded parameters");
+  reshard.allowed = {"default", "always", "never"};
+  reshard.sentence = "Invalid reshard_after_forward_policy: {}.";
   degree("tensor_parallel_degree", p.tensor_parallel_degree, "tensor parallelism");
   t.none("disable_loss_parallel", p.disable_loss_parallel, "of tensor parallelism");
   t.none("enable_async_tensor_parallel", p.enable_async_tensor_parallel, "of tensor parallelism");
   degree("pipeline_parallel_degree", p.pipeline_parallel_degree, "pipeline stages");
   t.none("module_fqns_per_model_part", p.module_fqns_per_model_part, "of pipelines");
-  t.none("pipeline_parallel_first_stage_less_layers", p.pipeline_parallel_first_stage_less_layers,
-         "of pipelines");
-  t.none("pipeline_parallel_last_stage_less_layers", p.pipeline_parallel_last_stage_less_layers,
-         "of pipelines");
-  t.none("pipeline_parallel_layers_per_stage", p.pipeline_parallel_layers_per_stage,
-         "of pipelines");
-  t.none("pipeline_parallel_schedule", p.pipeline_parallel_schedule, "of pipelines").allowed = {
-      "1F1B",
-      "GPipe",
-      "Interleaved1F1B",
-      "LoopedBFS",
-      "InterleavedZeroBubble",
-      "ZBVZeroBubble",
-      "DualPipeV",
-      "PipelineScheduleSingle",
-      "PipelineScheduleMulti"};
+  t.none_from(0, "pipeline_parallel_first_stage_less_layers",
+              p.pipeline_parallel_first_stage_less_layers, "of pipelines");
+  t.none_from(0, "pipeline_parallel_last_stage_less_layers",
+              p.pipeline_parallel_last_stage_less_layers, "of pipelines");
+  t.none_from(1, "pipeline_parallel_layers_per_stage", p.pipeline_parallel_layers_per_stage,
+              "of pipelines");
+  Key& schedule =
+      t.none("pipeline_parallel_schedule", p.pipeline_parallel_schedule, "of pipelines");
+  schedule.allowed = {"1F1B",
+                      "Interleaved1F1B",
+                      "GPipe",
+                      "LoopedBFS",
+                      "InterleavedZeroBubble",
+                      "PipelineScheduleSingle",
+                      "PipelineScheduleMulti",
+                      "ZBVZeroBubble",
+                      "DualPipeV"};
+  schedule.sentence = "Unknown schedule name '{}'.";
   t.none("pipeline_parallel_schedule_csv", p.pipeline_parallel_schedule_csv, "of pipelines");
-  t.none("pipeline_parallel_microbatch_size", p.pipeline_parallel_microbatch_size, "of pipelines");
+  t.none_from(1, "pipeline_parallel_microbatch_size", p.pipeline_parallel_microbatch_size,
+              "of pipelines");
   degree("context_parallel_degree", p.context_parallel_degree, "context parallelism");
   t.none("context_parallel_rotate_method", p.context_parallel_rotate_method,
          "of context parallelism")
@@ -330,9 +370,9 @@ void system_keys(Table& t, JobConfig& c) {
   t.none("fqns", c.quantize.grouped_mm.mx.fqns, of_converters);
 
   t.section("comm");
-  t.none("init_timeout_seconds", c.comm.init_timeout_seconds, "of collectives, first step");
-  t.none("train_timeout_seconds", c.comm.train_timeout_seconds, "of collectives, later");
-  t.none("trace_buf_size", c.comm.trace_buf_size, "of the flight recorder");
+  t.none_from(1, "init_timeout_seconds", c.comm.init_timeout_seconds, "of collectives, first step");
+  t.none_from(1, "train_timeout_seconds", c.comm.train_timeout_seconds, "of collectives, later");
+  t.none_from(0, "trace_buf_size", c.comm.trace_buf_size, "of the flight recorder");
   t.none("save_traces_folder", c.comm.save_traces_folder, "of the flight recorder");
   t.none("save_traces_file_prefix", c.comm.save_traces_file_prefix, "of the flight recorder");
 
@@ -344,10 +384,10 @@ void system_keys(Table& t, JobConfig& c) {
   t.section("fault_tolerance");
   t.refused("enable", f.enable, "TorchFT");
   t.none("process_group", f.process_group, "of TorchFT");
-  t.none("process_group_timeout_ms", f.process_group_timeout_ms, "of TorchFT");
-  t.none("replica_id", f.replica_id, "of TorchFT");
-  t.none("group_size", f.group_size, "of TorchFT");
-  t.none("min_replica_size", f.min_replica_size, "of TorchFT");
+  t.none_from(1, "process_group_timeout_ms", f.process_group_timeout_ms, "of TorchFT");
+  t.none_from(0, "replica_id", f.replica_id, "of TorchFT");
+  t.none_from(0, "group_size", f.group_size, "of TorchFT");
+  t.none_from(1, "min_replica_size", f.min_replica_size, "of TorchFT");
   t.refused("semi_sync_method", f.semi_sync_method, "of TorchFT");
 
   t.section("experimental");

@@ -30,12 +30,16 @@ struct Key {
   Target target;     // in the JobConfig the table was made for
   KeyClass key_class = KeyClass::works;
   std::string meaning;
-  Strings allowed;  // of a string, or of a list's elements; empty: any
-  int64_t minimum = std::numeric_limits<int64_t>::min();     // of an integer
-  bool or_minus_one = false;                                 // -1 has a meaning of its own
-  bool positive = false;                                     // of a float: > 0
-  bool non_negative = false;                                 // of a float: >= 0
-  double maximum = std::numeric_limits<double>::infinity();  // of a float
+  // Which values: of a string or of a list's elements (empty: any), of an integer, of a float.
+  Strings allowed;
+  int64_t minimum = std::numeric_limits<int64_t>::min();
+  int64_t maximum = std::numeric_limits<int32_t>::max();
+  bool or_minus_one = false;  // -1 has a meaning of its own
+  double lowest = -std::numeric_limits<double>::max();
+  double highest = std::numeric_limits<double>::max();
+  bool above_lowest = false, below_highest = false;  // the bounds themselves are excluded
+  // TorchTitan's words for a value that is not allowed, {} the value: users search for them.
+  std::string sentence;
 };
 
 // The table over the members of `config`, which must outlive it.

@@ -1,7 +1,7 @@
 // From a command line and a TOML file to a checked configuration.
 //
 // Precedence: command line over TOML file over defaults. Everything wrong is one Error{kConfig}
-// that names the file and line or the argument, the key, the value, the rule and the remedy.
+// that names the file and line or the command line, the key, the value, the rule and the remedy.
 #pragma once
 
 #include <map>
@@ -28,13 +28,14 @@ struct TrainFlags {
 };
 
 // `arguments` after `nereus train`: an optional CONFIG.toml and --section.key overrides in all of
-// TorchTitan's forms. Contradictions are checked for `flags.world` ranks.
+// TorchTitan's forms. Contradictions are checked for `flags.world` ranks. With --help or
+// --config-reference only the flags are read.
 LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags);
 
 // The keys of a TOML text, as load_config reads a file of that name; no checks across keys.
 void read_toml(const std::string& text, const std::string& file_name, LoadedConfig& into);
 
-// Rules across keys, and the class of each key that was set.
+// Rules across keys, and the class of each key that was set; adds notices.
 void check_config(LoadedConfig&, int64_t world);
 
 // TOML that reads back to the same configuration, each line with where its value came from.

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/suggest.h"
 #include "config/job_config.h"
 
@@ -94,6 +96,108 @@ void override_with(const std::optional<T>& value, T& target) {
   if (value) target = *value;
 }
 
+void apply_overrides(const JobConfig::ModelOverrides& o, ModelArgs& a) {
+  override_with(o.vocab_size, a.vocab_size);
+  override_with(o.dim, a.dim);
+  override_with(o.inter_dim, a.inter_dim);
+  override_with(o.moe_inter_dim, a.moe_inter_dim);
+  override_with(o.n_layers, a.n_layers);
+  override_with(o.n_dense_layers, a.n_dense_layers);
+  override_with(o.n_heads, a.n_heads);
+  override_with(o.n_expert_groups, a.n_expert_groups);
+  override_with(o.n_limited_groups, a.n_limited_groups);
+  override_with(o.q_lora_rank, a.q_lora_rank);
+  override_with(o.kv_lora_rank, a.kv_lora_rank);
+  override_with(o.qk_nope_head_dim, a.qk_nope_head_dim);
+  override_with(o.qk_rope_head_dim, a.qk_rope_head_dim);
+  override_with(o.v_head_dim, a.v_head_dim);
+  override_with(o.original_seq_len, a.original_seq_len);
+  override_with(o.norm_eps, a.norm_eps);
+  override_with(o.rope_theta, a.rope_theta);
+  override_with(o.rope_factor, a.rope_factor);
+  override_with(o.beta_fast, a.beta_fast);
+  override_with(o.beta_slow, a.beta_slow);
+  override_with(o.mscale, a.mscale);
+  // As in TorchTitan the mask is causal without FlexAttention.
+  override_with(o.use_flex_attn, a.use_flex_attn);
+  if (!a.use_flex_attn) a.attn_mask_type = "causal";
+  override_with(o.attn_mask_type, a.attn_mask_type);
+  a.use_flex_attn |= a.block_causal();
+  override_with(o.num_experts, a.moe.num_experts);
+  override_with(o.num_shared_experts, a.moe.num_shared_experts);
+  override_with(o.top_k, a.moe.top_k);
+  override_with(o.route_norm, a.moe.route_norm);
+  override_with(o.route_scale, a.moe.route_scale);
+  override_with(o.score_before_experts, a.moe.score_before_experts);
+  override_with(o.load_balance_coeff, a.moe.load_balance_coeff);
+  if (o.score_func)
+    a.moe.score_func = *o.score_func == "softmax" ? ScoreFunction::softmax : ScoreFunction::sigmoid;
+  if (a.family != NumericsFamily::huggingface) return;
+  a.hf_mscale_given |= o.mscale.has_value();
+  if (o.rope_factor) a.hf_yarn = *o.rope_factor > 1;
+  if (o.norm_eps) a.final_norm_eps = a.norm_eps;
+}
+
+constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // ids and rows are 32-bit
+
+void positive(const ModelArgs& a, const char* name, int64_t value) {
+  NEREUS_CHECK(kConfig, value >= 1 && value <= kMost,
+               "model {}: {} = {}: it must be at least 1 and at most {}", a.flavor, name, value,
+               kMost);
+}
+
+void above_zero(const ModelArgs& a, const char* name, double value) {
+  NEREUS_CHECK(kConfig, value > 0 && std::isfinite(value),
+               "model {}: {} = {}: it must be greater than 0", a.flavor, name, value);
+}
+
+void check_experts(const ModelArgs& a) {
+  positive(a, "moe_inter_dim", a.moe_inter_dim);
+  positive(a, "num_experts", a.moe.num_experts);
+  NEREUS_CHECK(kConfig, a.moe.top_k >= 1 && a.moe.top_k <= a.moe.num_experts,
+               "model {}: top_k = {} of num_experts = {}: a token needs between 1 and all of them",
+               a.flavor, a.moe.top_k, a.moe.num_experts);
+  NEREUS_CHECK(kConfig, a.moe.num_shared_experts >= 0 && a.moe.num_shared_experts <= kMost,
+               "model {}: num_shared_experts = {}: it must be 0 or more", a.flavor,
+               a.moe.num_shared_experts);
+  above_zero(a, "route_scale", a.moe.route_scale);
+  NEREUS_CHECK(kConfig, a.moe.load_balance_coeff >= 0 && std::isfinite(a.moe.load_balance_coeff),
+               "model {}: load_balance_coeff = {}: it must be 0 (no balancing) or more", a.flavor,
+               a.moe.load_balance_coeff);
+  if (a.family != NumericsFamily::huggingface) return;
+  NEREUS_CHECK(
+      kConfig, a.moe.score_func == ScoreFunction::sigmoid,
+      "model {}: score_func = softmax: numerics.family = huggingface has sigmoid scores only; "
+      "use family torchtitan",
+      a.flavor);
+  NEREUS_CHECK(kConfig, a.n_expert_groups >= 1 && a.moe.num_experts % a.n_expert_groups == 0,
+               "model {}: num_experts = {} do not divide into n_expert_groups = {}", a.flavor,
+               a.moe.num_experts, a.n_expert_groups);
+  NEREUS_CHECK(
+      kConfig, a.n_limited_groups >= 1 && a.n_limited_groups <= a.n_expert_groups,
+      "model {}: n_limited_groups = {} of n_expert_groups = {}: it must be between 1 and that",
+      a.flavor, a.n_limited_groups, a.n_expert_groups);
+  NEREUS_CHECK(kConfig, a.moe.top_k <= a.moe.num_experts / a.n_expert_groups * a.n_limited_groups,
+               "model {}: top_k = {}, but {} groups of {} experts leave only {} to choose from",
+               a.flavor, a.moe.top_k, a.n_limited_groups, a.moe.num_experts / a.n_expert_groups,
+               a.moe.num_experts / a.n_expert_groups * a.n_limited_groups);
+}
+
+// In double, since the product of sizes may overflow.
+void check_total(const ModelArgs& a) {
+  const auto x = [](int64_t n) { return static_cast<double>(n); };
+  const double expert = 3 * x(a.dim) * x(a.moe_inter_dim);
+  const double heads = x(a.n_heads) * x(a.qk_head_dim() + a.qk_nope_head_dim + 2 * a.v_head_dim);
+  const double layer =
+      heads * (x(a.dim) + x(a.q_lora_rank) + x(a.kv_lora_rank)) + 3 * x(a.dim) * x(a.inter_dim) +
+      (a.n_dense_layers == a.n_layers ? 0
+                                      : expert * x(a.moe.num_experts + a.moe.num_shared_experts));
+  const double total = x(a.n_layers) * layer + 2 * x(a.vocab_size) * x(a.dim);
+  NEREUS_CHECK(kConfig, total < 1e15,
+               "model {}: its sizes make some {:.0e} parameters; at most 1e15 can be counted",
+               a.flavor, total);
+}
+
 }  // namespace
 
 RopeParameters rope_parameters(const ModelArgs& a) {
@@ -156,52 +260,38 @@ std::vector<float> rope_frequencies(const RopeParameters& r, int64_t rope_dim) {
 }
 
 void check(const ModelArgs& a) {
-  const auto positive = [&](const char* name, int64_t value) {
-    NEREUS_CHECK(kConfig, value >= 1, "model {}: {} = {}: it must be at least 1", a.flavor, name,
-                 value);
-  };
-  positive("vocab_size", a.vocab_size);
-  positive("dim", a.dim);
-  positive("inter_dim", a.inter_dim);
-  positive("n_layers", a.n_layers);
-  positive("n_heads", a.n_heads);
-  positive("kv_lora_rank", a.kv_lora_rank);
-  positive("qk_nope_head_dim", a.qk_nope_head_dim);
-  positive("v_head_dim", a.v_head_dim);
-  NEREUS_CHECK(kConfig, a.vocab_size <= (int64_t{1} << 31) - 1,
-               "model {}: vocab_size = {}: token ids are 32-bit", a.flavor, a.vocab_size);
+  positive(a, "vocab_size", a.vocab_size);
+  positive(a, "dim", a.dim);
+  positive(a, "inter_dim", a.inter_dim);
+  positive(a, "n_layers", a.n_layers);
+  positive(a, "n_heads", a.n_heads);
+  positive(a, "kv_lora_rank", a.kv_lora_rank);
+  positive(a, "qk_nope_head_dim", a.qk_nope_head_dim);
+  positive(a, "v_head_dim", a.v_head_dim);
+  positive(a, "original_seq_len", a.original_seq_len);
+  positive(a, "max_seq_len", a.max_seq_len);
+  above_zero(a, "norm_eps", a.norm_eps);
+  above_zero(a, "rope_factor", a.rope_factor);
+  above_zero(a, "beta_fast", a.beta_fast);
+  above_zero(a, "beta_slow", a.beta_slow);
+  NEREUS_CHECK(kConfig, a.rope_theta > 1 && std::isfinite(a.rope_theta),
+               "model {}: rope_theta = {}: it must be greater than 1", a.flavor, a.rope_theta);
   NEREUS_CHECK(
-      kConfig, a.qk_rope_head_dim >= 2 && a.qk_rope_head_dim % 2 == 0,
+      kConfig, a.qk_rope_head_dim >= 2 && a.qk_rope_head_dim % 2 == 0 && a.qk_rope_head_dim < kMost,
       "model {}: qk_rope_head_dim = {}: rotary embedding turns pairs; it must be even, at least 2",
       a.flavor, a.qk_rope_head_dim);
-  NEREUS_CHECK(kConfig, a.q_lora_rank >= 0,
-               "model {}: q_lora_rank = {}: it must be 0 (none) or more", a.flavor, a.q_lora_rank);
+  NEREUS_CHECK(kConfig, a.q_lora_rank >= 0 && a.q_lora_rank <= kMost,
+               "model {}: q_lora_rank = {}: it must be 0 (none) or more, at most {}", a.flavor,
+               a.q_lora_rank, kMost);
   NEREUS_CHECK(kConfig, a.n_dense_layers >= 0 && a.n_dense_layers <= a.n_layers,
                "model {}: n_dense_layers = {} of n_layers = {}: it must be between 0 and n_layers",
                a.flavor, a.n_dense_layers, a.n_layers);
-  if (a.n_dense_layers == a.n_layers) return;
-  positive("moe_inter_dim", a.moe_inter_dim);
-  positive("num_experts", a.moe.num_experts);
-  NEREUS_CHECK(kConfig, a.moe.top_k >= 1 && a.moe.top_k <= a.moe.num_experts,
-               "model {}: top_k = {} of num_experts = {}: a token needs between 1 and all of them",
-               a.flavor, a.moe.top_k, a.moe.num_experts);
-  if (a.family != NumericsFamily::huggingface) return;
-  NEREUS_CHECK(
-      kConfig, a.moe.score_func == ScoreFunction::sigmoid,
-      "model {}: score_func = softmax: numerics.family = huggingface has sigmoid scores only; "
-      "use family torchtitan",
-      a.flavor);
-  NEREUS_CHECK(kConfig, a.n_expert_groups >= 1 && a.moe.num_experts % a.n_expert_groups == 0,
-               "model {}: num_experts = {} do not divide into n_expert_groups = {}", a.flavor,
-               a.moe.num_experts, a.n_expert_groups);
-  NEREUS_CHECK(
-      kConfig, a.n_limited_groups >= 1 && a.n_limited_groups <= a.n_expert_groups,
-      "model {}: n_limited_groups = {} of n_expert_groups = {}: it must be between 1 and that",
-      a.flavor, a.n_limited_groups, a.n_expert_groups);
-  NEREUS_CHECK(kConfig, a.moe.top_k <= a.moe.num_experts / a.n_expert_groups * a.n_limited_groups,
-               "model {}: top_k = {}, but {} groups of {} experts leave only {} to choose from",
-               a.flavor, a.moe.top_k, a.n_limited_groups, a.moe.num_experts / a.n_expert_groups,
-               a.moe.num_experts / a.n_expert_groups * a.n_limited_groups);
+  if (a.n_dense_layers < a.n_layers) check_experts(a);
+  check_total(a);
+}
+
+std::vector<std::string> model_flavors() {
+  return {"debugmodel", "debugmodel_flex_attn", "16B", "236B", "671B"};
 }
 
 ModelArgs model_args_of_flavor(const std::string& flavor) {
@@ -217,7 +307,7 @@ ModelArgs model_args_of_flavor(const std::string& flavor) {
   } else if (flavor == "671B") {
     a = flavor_671b();
   } else {
-    const Strings flavors = {"debugmodel", "debugmodel_flex_attn", "16B", "236B", "671B"};
+    const Strings flavors = model_flavors();
     const std::string near = nearest(flavor, flavors);
     NEREUS_FAIL(kConfig, "model.flavor = \"{}\": deepseek_v3 has the flavors {}{}", flavor,
                 fmt::join(flavors, ", "),
@@ -227,51 +317,35 @@ ModelArgs model_args_of_flavor(const std::string& flavor) {
   return a;
 }
 
+void set_family(ModelArgs& a, NumericsFamily family) {
+  if (a.family == family) return;
+  a.family = family;
+  if (family == NumericsFamily::huggingface) {
+    a.final_norm_eps = a.norm_eps;
+    a.hf_yarn = a.rope_factor > 1;
+    a.hf_mscale_given = true;
+    a.hf_mscale_all_dim = a.mscale;
+    return;
+  }
+  a.final_norm_eps = ModelArgs().final_norm_eps;
+  // TorchTitan's one mscale scales the softmax, as mscale_all_dim does for Hugging Face.
+  a.mscale = a.hf_mscale_all_dim;
+  if (!a.hf_yarn) a.rope_factor = 1;
+}
+
 ModelArgs resolve_model_args(const JobConfig& c) {
   ModelArgs a = c.model.torchtitan_args ? model_args_from_torchtitan_json(*c.model.torchtitan_args)
                 : c.model.hf_config     ? model_args_from_hf_config(*c.model.hf_config)
                                         : model_args_of_flavor(c.model.flavor);
-  const auto& o = c.model_overrides;
-  override_with(o.vocab_size, a.vocab_size);
-  override_with(o.dim, a.dim);
-  override_with(o.inter_dim, a.inter_dim);
-  override_with(o.moe_inter_dim, a.moe_inter_dim);
-  override_with(o.n_layers, a.n_layers);
-  override_with(o.n_dense_layers, a.n_dense_layers);
-  override_with(o.n_heads, a.n_heads);
-  override_with(o.n_expert_groups, a.n_expert_groups);
-  override_with(o.n_limited_groups, a.n_limited_groups);
-  override_with(o.q_lora_rank, a.q_lora_rank);
-  override_with(o.kv_lora_rank, a.kv_lora_rank);
-  override_with(o.qk_nope_head_dim, a.qk_nope_head_dim);
-  override_with(o.qk_rope_head_dim, a.qk_rope_head_dim);
-  override_with(o.v_head_dim, a.v_head_dim);
-  override_with(o.original_seq_len, a.original_seq_len);
-  override_with(o.norm_eps, a.norm_eps);
-  override_with(o.rope_theta, a.rope_theta);
-  override_with(o.rope_factor, a.rope_factor);
-  override_with(o.beta_fast, a.beta_fast);
-  override_with(o.beta_slow, a.beta_slow);
-  override_with(o.mscale, a.mscale);
-  override_with(o.use_flex_attn, a.use_flex_attn);
-  override_with(o.attn_mask_type, a.attn_mask_type);
-  override_with(o.num_experts, a.moe.num_experts);
-  override_with(o.num_shared_experts, a.moe.num_shared_experts);
-  override_with(o.top_k, a.moe.top_k);
-  override_with(o.route_norm, a.moe.route_norm);
-  override_with(o.route_scale, a.moe.route_scale);
-  override_with(o.score_before_experts, a.moe.score_before_experts);
-  override_with(o.load_balance_coeff, a.moe.load_balance_coeff);
-  if (o.score_func)
-    a.moe.score_func = *o.score_func == "softmax" ? ScoreFunction::softmax : ScoreFunction::sigmoid;
-  if (c.numerics.family) {
-    const bool huggingface = *c.numerics.family == "huggingface";
-    if (huggingface != (a.family == NumericsFamily::huggingface)) {
-      a.family = huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan;
-      a.final_norm_eps = huggingface ? a.norm_eps : ModelArgs().final_norm_eps;
-    }
-  }
-  if (a.family == NumericsFamily::huggingface && o.norm_eps) a.final_norm_eps = a.norm_eps;
+  if (c.numerics.family)
+    set_family(a, *c.numerics.family == "huggingface" ? NumericsFamily::huggingface
+                                                      : NumericsFamily::torchtitan);
+  if (a.family == NumericsFamily::torchtitan && c.training.seq_len > a.max_seq_len)
+    log::warning("Sequence length {} exceeds original maximum {}.", c.training.seq_len,
+                 a.max_seq_len);
+  a.max_seq_len = c.training.seq_len;
+  a.moe.force_load_balance |= c.training.debug_moe_force_load_balance;
+  apply_overrides(c.model_overrides, a);
   check(a);
   return a;
 }

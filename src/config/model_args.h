@@ -53,7 +53,7 @@ struct ModelArgs {
   int64_t qk_nope_head_dim = 128;
   int64_t qk_rope_head_dim = 64;
   int64_t v_head_dim = 128;
-  bool use_flex_attn = false;
+  bool use_flex_attn = false;  // has no meaning here but for the mask of a file or flavor
   std::string attn_mask_type = "causal";  // or "block_causal": causal within documents
 
   int64_t original_seq_len = 4096;
@@ -93,18 +93,27 @@ std::vector<float> rope_frequencies(const RopeParameters&, int64_t rope_dim);
 // Throws Error{kConfig} that names the first sizes that contradict each other.
 void check(const ModelArgs&);
 
-// debugmodel, debugmodel_flex_attn, 16B, 236B, 671B; throws Error{kConfig} that lists them.
+// Changes whose arithmetic is followed, keeping the model: the last norm's eps, and YaRN, which
+// config.json gives or not and TorchTitan's arguments always have (factor 1: none).
+void set_family(ModelArgs&, NumericsFamily);
+
+// debugmodel, debugmodel_flex_attn, 16B, 236B, 671B
+std::vector<std::string> model_flavors();
+// Throws Error{kConfig} that lists them.
 ModelArgs model_args_of_flavor(const std::string& flavor);
-// A JSON file of DeepSeekV3ModelArgs. Throws Error{kConfig} naming the file and the field.
+// A JSON file of DeepSeekV3ModelArgs. Throws Error{kConfig} naming the file and the field. Without
+// FlexAttention TorchTitan's mask is causal, whatever attn_mask_type says; so it is here.
 ModelArgs model_args_from_torchtitan_json(const std::string& path);
-// A config.json of DeepseekV3ForCausalLM, family huggingface. Throws Error{kConfig} naming the
-// file, the field and why it cannot be.
+// A config.json of DeepseekV3ForCausalLM, family huggingface; what it leaves out has transformers'
+// default, but for sizes, which must be there. Throws Error{kConfig} naming the file, the field and
+// why it cannot be. Rules of the family are left to check(), after set_family().
 ModelArgs model_args_from_hf_config(const std::string& path);
 // eos_token_id of a config.json, if it has one.
 std::optional<int64_t> hf_config_eos_id(const std::string& path);
 
 struct JobConfig;
-// Flavor, then model.torchtitan_args or model.hf_config, then [model_overrides], then [numerics].
+// Flavor, or model.torchtitan_args or model.hf_config, then [model_overrides], then [numerics];
+// max_seq_len is training.seq_len. Throws Error{kConfig} as check() does.
 ModelArgs resolve_model_args(const JobConfig&);
 
 }  // namespace nereus

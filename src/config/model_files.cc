@@ -1,9 +1,12 @@
 // Model arguments from JSON files: TorchTitan's, and Hugging Face's config.json.
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "base/check.h"
+#include "base/suggest.h"
 #include "config/model_args.h"
 
 namespace nereus {
@@ -17,14 +20,19 @@ class Members {
   Members(const json& object, std::string path, std::string prefix = "")
       : object_(object), path_(std::move(path)), prefix_(std::move(prefix)) {}
 
-  bool has(const char* name) const { return object_.contains(name) && !object_.at(name).is_null(); }
+  bool has(const char* name) const {
+    known_.insert(name);
+    return object_.contains(name) && !object_.at(name).is_null();
+  }
   const json& at(const char* name) const { return object_.at(name); }
   std::string full(const char* name) const { return prefix_ + name; }
   const std::string& path() const { return path_; }
 
   void read(const char* name, int64_t& out) const {
     if (!has(name)) return;
-    if (!at(name).is_number_integer()) fail(name, "an integer");
+    constexpr double kExact = 9007199254740992;  // 2^53: larger ones would overflow in sums
+    if (!at(name).is_number_integer() || std::abs(at(name).get<double>()) > kExact)
+      fail(name, "an integer");
     out = at(name).get<int64_t>();
   }
   void read(const char* name, double& out) const {
@@ -42,8 +50,19 @@ class Members {
     if (!at(name).is_string()) fail(name, "a string");
     out = at(name).get<std::string>();
   }
+  // Names a member that nothing asked for.
+  void refuse_others() const {
+    const std::vector<std::string> known(known_.begin(), known_.end());
+    for (const auto& [name, value] : object_.items()) {
+      if (known_.count(name) > 0) continue;
+      const std::string near = nearest(name, known);
+      NEREUS_FAIL(kConfig, "{}: {}{} is not an argument of the model{}", path_, prefix_, name,
+                  near.empty() ? "" : fmt::format("; did you mean {}?", near));
+    }
+  }
   // Must be there.
-  void require(const char* name, int64_t& out) const {
+  template <class T>
+  void require(const char* name, T& out) const {
     NEREUS_CHECK(kConfig, has(name), "{}: {}{} is missing; a DeepSeek-V3 model needs it", path_,
                  prefix_, name);
     read(name, out);
@@ -57,6 +76,7 @@ class Members {
  private:
   const json& object_;
   std::string path_, prefix_;
+  mutable std::set<std::string> known_;  // names that were asked for
 };
 
 json read_json(const std::string& path) {
@@ -64,8 +84,13 @@ json read_json(const std::string& path) {
   NEREUS_CHECK(kConfig, in.good(), "{}: cannot be read; the model's arguments come from it", path);
   std::stringstream text;
   text << in.rdbuf();
-  json parsed = json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
-  NEREUS_CHECK(kConfig, parsed.is_object(), "{}: is not a JSON object", path);
+  json parsed;
+  try {
+    parsed = json::parse(text.str());
+  } catch (const json::parse_error& e) {
+    NEREUS_FAIL(kConfig, "{}: not JSON: {}", path, e.what());
+  }
+  NEREUS_CHECK(kConfig, parsed.is_object(), "{}: it must be a JSON object", path);
   return parsed;
 }
 
@@ -75,10 +100,19 @@ ScoreFunction score_function(const std::string& name, const Members& m, const ch
   return ScoreFunction::softmax;
 }
 
-// Both spellings: rope_scaling with type, rope_parameters with rope_type.
+void refuse(const Members& m, const char* name, bool wrong, const char* why) {
+  NEREUS_CHECK(kConfig, !wrong, "{}: {} = {} is not supported: {}", m.path(), m.full(name),
+               m.at(name).dump(), why);
+}
+
+// Both spellings: rope_scaling with type, rope_parameters with rope_type; transformers prefers
+// rope_scaling where a file has both.
 void read_rope(const json& config, const std::string& path, ModelArgs& a) {
   const Members top(config, path);
-  const char* name = top.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  top.read("rope_theta", a.rope_theta);
+  top.read("max_position_embeddings", a.original_seq_len);
+  const bool old = top.has("rope_scaling") && !top.at("rope_scaling").empty();
+  const char* name = old ? "rope_scaling" : "rope_parameters";
   if (!top.has(name)) return;
   if (!top.at(name).is_object()) top.fail(name, "an object or null");
   const Members rope(top.at(name), path, std::string(name) + ".");
@@ -90,22 +124,38 @@ void read_rope(const json& config, const std::string& path, ModelArgs& a) {
   NEREUS_CHECK(kConfig, type == "yarn", "{}: {} has type {}: only yarn and default are supported",
                path, name, type);
   a.hf_yarn = true;
-  rope.read("factor", a.rope_factor);
+  rope.require("factor", a.rope_factor);
   rope.read("beta_fast", a.beta_fast);
   rope.read("beta_slow", a.beta_slow);
   rope.read("original_max_position_embeddings", a.original_seq_len);
   rope.read("mscale", a.mscale);
   rope.read("mscale_all_dim", a.hf_mscale_all_dim);
   a.hf_mscale_given = rope.has("mscale") && a.mscale != 0;
+  bool truncate = true;
+  rope.read("truncate", truncate);
+  refuse(rope, "truncate", !truncate, "YaRN's bounds are whole numbers");
+  refuse(rope, "attention_factor", rope.has("attention_factor"),
+         "it follows from factor and the two mscales");
   NEREUS_CHECK(
-      kConfig, a.rope_factor > 0 && a.original_seq_len > 0,
-      "{}: {} has factor {} and original_max_position_embeddings {}; both must be positive", path,
+      kConfig, a.rope_factor >= 1 && a.original_seq_len > 0,
+      "{}: {} has factor {} and original_max_position_embeddings {}: they must be at least 1", path,
       name, a.rope_factor, a.original_seq_len);
 }
 
-void refuse(const Members& m, const char* name, bool wrong, const char* why) {
-  NEREUS_CHECK(kConfig, !wrong, "{}: {} = {} is not supported: {}", m.path(), name,
-               m.at(name).dump(), why);
+void check_groups(const Members& m, const ModelArgs& a) {
+  const int64_t groups = a.n_expert_groups, experts = a.moe.num_experts;
+  if (a.n_dense_layers >= a.n_layers) return;
+  NEREUS_CHECK(kConfig, groups >= 1 && experts % groups == 0,
+               "{}: n_routed_experts = {} do not divide into n_group = {} groups", m.path(),
+               experts, groups);
+  NEREUS_CHECK(kConfig, a.n_limited_groups >= 1 && a.n_limited_groups <= groups,
+               "{}: topk_group = {} of n_group = {}: it must be between 1 and that", m.path(),
+               a.n_limited_groups, groups);
+  NEREUS_CHECK(kConfig, a.moe.top_k <= experts / groups * a.n_limited_groups,
+               "{}: num_experts_per_tok = {}, but topk_group = {} groups of {} experts leave only "
+               "{} to choose from",
+               m.path(), a.moe.top_k, a.n_limited_groups, experts / groups,
+               experts / groups * a.n_limited_groups);
 }
 
 }  // namespace
@@ -158,7 +208,11 @@ ModelArgs model_args_from_torchtitan_json(const std::string& path) {
       a.moe.load_balance_coeff = 0;  // TorchTitan's None
     moe.read("load_balance_coeff", a.moe.load_balance_coeff);
     a.moe.score_func = score_function(score, moe, "score_func");
+    moe.refuse_others();
   }
+  for (const char* without_meaning : {"_enforced", "max_batch_size"}) m.has(without_meaning);
+  m.refuse_others();
+  if (!a.use_flex_attn) a.attn_mask_type = "causal";
   check(a);
   return a;
 }
@@ -169,10 +223,16 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   ModelArgs a;
   a.flavor = path;
   a.family = NumericsFamily::huggingface;
-  std::string type = "deepseek_v3", score = "sigmoid", activation = "silu";
+  // Models of other names may have DeepSeek-V3's architecture.
+  std::string type = "deepseek_v3", score = "sigmoid", activation = "silu", method = "noaux_tc";
   m.read("model_type", type);
-  NEREUS_CHECK(kConfig, type == "deepseek_v3" || type == "deepseek_v2",
-               "{}: model_type = {} is not supported: it must be deepseek_v3", path, type);
+  const std::string architectures = m.has("architectures") ? m.at("architectures").dump() : "";
+  NEREUS_CHECK(
+      kConfig,
+      type == "deepseek_v3" || architectures.find("\"DeepseekV3ForCausalLM\"") != std::string::npos,
+      "{}: model_type = {} is not supported: it must be deepseek_v3", path, type);
+  m.read("topk_method", method);
+  refuse(m, "topk_method", method != "noaux_tc", "it must be noaux_tc");
   bool yes = false;
   m.read("attention_bias", yes);
   refuse(m, "attention_bias", yes, "projections have no bias");
@@ -207,35 +267,40 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   NEREUS_CHECK(kConfig, qk_head == a.qk_head_dim(),
                "{}: qk_head_dim = {}, but qk_nope_head_dim + qk_rope_head_dim = {} + {} = {}", path,
                qk_head, a.qk_nope_head_dim, a.qk_rope_head_dim, a.qk_head_dim());
-  a.q_lora_rank = 0;
+  a.q_lora_rank = config.contains("q_lora_rank") ? 0 : 1536;  // null: q by one projection
   m.read("q_lora_rank", a.q_lora_rank);
   a.norm_eps = 1e-6;
   m.read("rms_norm_eps", a.norm_eps);
   a.final_norm_eps = a.norm_eps;
 
-  a.n_dense_layers = 0;
+  a.n_dense_layers = 3;
   m.read("first_k_dense_replace", a.n_dense_layers);
   if (a.n_dense_layers < a.n_layers) {
     m.require("n_routed_experts", a.moe.num_experts);
     m.require("num_experts_per_tok", a.moe.top_k);
     m.require("moe_intermediate_size", a.moe_inter_dim);
   }
-  a.moe.num_shared_experts = 0;
+  a.moe.num_shared_experts = 1;
   m.read("n_shared_experts", a.moe.num_shared_experts);
   m.read("scoring_func", score);
   a.moe.score_func = score_function(score, m, "scoring_func");
   a.moe.route_norm = true;
   m.read("norm_topk_prob", a.moe.route_norm);
+  a.moe.route_scale = 2.5;
   m.read("routed_scaling_factor", a.moe.route_scale);
   a.moe.score_before_experts = false;
+  a.n_expert_groups = 8;
+  a.n_limited_groups = 4;
   m.read("n_group", a.n_expert_groups);
-  a.n_limited_groups = a.n_expert_groups;
   m.read("topk_group", a.n_limited_groups);
-  m.read("rope_theta", a.rope_theta);
+  check_groups(m, a);
+  a.max_seq_len = 4096;
   m.read("max_position_embeddings", a.max_seq_len);
   read_rope(config, path, a);
   a.eos_id = hf_config_eos_id(path).value_or(-1);
-  check(a);
+  ModelArgs sizes = a;  // the family's rules are left to the caller, who may change it
+  sizes.family = NumericsFamily::torchtitan;
+  check(sizes);
   return a;
 }
 

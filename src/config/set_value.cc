@@ -1,6 +1,7 @@
 #include "config/set_value.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <type_traits>
@@ -18,10 +19,10 @@ struct IsOptional<std::optional<T>> : std::true_type {};
 
 template <class T>
 bool parse_number(const std::string& text, T& out) {
-  const char *begin = text.data(), *end = begin + text.size();
-  if (begin != end && *begin == '+') ++begin;
+  const bool plus = text.size() > 1 && text[0] == '+' && text[1] != '-';
+  const char *begin = text.data() + (plus ? 1 : 0), *end = text.data() + text.size();
   const auto [last, error] = std::from_chars(begin, end, out);
-  return error == std::errc() && last == end && !text.empty();
+  return error == std::errc() && last == end && begin != end;
 }
 
 bool parse_bool(const std::string& text, bool& out) {
@@ -45,45 +46,63 @@ bool parse(const std::string& text, int64_t& out) { return parse_number(text, ou
 bool parse(const std::string& text, double& out) { return parse_number(text, out); }
 bool parse(const std::string& text, std::string& out) { return out = text, true; }
 
+std::string lower(std::string s) {
+  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return s;
+}
+
+// TorchTitan's sentence with the value in it, on a line of its own; or nothing.
+std::string sentence_of(const Key& key, const std::string& value) {
+  if (key.sentence.empty()) return "";
+  return fmt::format(fmt::runtime(key.sentence), value) + "\n  ";
+}
+
 void check_choice(const Key& key, const std::string& value, const std::string& where) {
   if (key.allowed.empty() ||
       std::find(key.allowed.begin(), key.allowed.end(), value) != key.allowed.end())
     return;
-  // TorchTitan's own sentences, which users search for.
-  const std::string sentence =
-      key.name == "activation_checkpoint.mode" ? fmt::format(
-                                                     "Invalid AC mode: {}. Valid modes: ('full', "
-                                                     "'selective')\n  ",
-                                                     value)
-      : key.name == "parallelism.fsdp_reshard_after_forward"
-          ? fmt::format("Invalid reshard_after_forward_policy: {}.\n  ", value)
-          : "";
-  const std::string near = nearest(value, key.allowed);
-  NEREUS_FAIL(kConfig, "{}{}: {} = \"{}\": it must be one of {}{}", sentence, where, key.name,
-              value, fmt::join(key.allowed, ", "),
+  std::string near = nearest(value, key.allowed);
+  for (const std::string& allowed : key.allowed)
+    if (lower(allowed) == lower(value)) near = allowed;
+  NEREUS_FAIL(kConfig, "{}{}: {} = \"{}\": it must be {}{}{}", sentence_of(key, value), where,
+              key.name, value, key.allowed.size() > 1 ? "one of " : "",
+              fmt::join(key.allowed, ", "),
               near.empty() ? "" : fmt::format("; did you mean {}?", near));
 }
 
 void check_integer(const Key& key, int64_t value, const std::string& where) {
-  if (value >= key.minimum || (key.or_minus_one && value == -1)) return;
-  NEREUS_FAIL(kConfig, "{}: {} = {}: it must be at least {}{}", where, key.name, value, key.minimum,
-              key.or_minus_one ? ", or -1" : "");
+  if (key.or_minus_one && value == -1) return;
+  NEREUS_CHECK(kConfig, value >= key.minimum, "{}{}: {} = {}: it must be at least {}{}",
+               sentence_of(key, std::to_string(value)), where, key.name, value, key.minimum,
+               key.or_minus_one ? ", or -1" : "");
+  NEREUS_CHECK(kConfig, value <= key.maximum, "{}: {} = {}: it must be at most {}", where, key.name,
+               value, key.maximum);
 }
 
 void check_float(const Key& key, double value, const std::string& where) {
-  const bool high = value > key.maximum ||
-                    (key.maximum == 1 && value >= 1 && key.name.find("beta") != std::string::npos);
-  const bool low = (key.positive && !(value > 0)) || (key.non_negative && !(value >= 0));
-  if (!std::isnan(value) && !high && !low) return;
-  std::string rule = key.positive ? "greater than 0" : "at least 0";
-  if (std::isfinite(key.maximum))
-    rule +=
-        fmt::format(" and {} {}", key.name.find("beta") != std::string::npos ? "below" : "at most",
-                    key.maximum);
-  NEREUS_FAIL(kConfig, "{}: {} = {}: it must be {}", where, key.name, value, rule);
+  const bool low = key.above_lowest ? value <= key.lowest : value < key.lowest;
+  const bool high = key.below_highest ? value >= key.highest : value > key.highest;
+  if (!std::isnan(value) && !low && !high) return;
+  const std::string rule = float_rule(key);
+  NEREUS_FAIL(kConfig, "{}: {} = {}: it must be {}{}", where, key.name, value,
+              std::isfinite(value) ? ""
+              : rule.empty()       ? "finite"
+                                   : "finite and ",
+              rule);
 }
 
 }  // namespace
+
+std::string float_rule(const Key& key) {
+  constexpr double kMost = std::numeric_limits<double>::max();
+  Strings rules;
+  if (key.lowest > -kMost)
+    rules.push_back(
+        fmt::format("{} {}", key.above_lowest ? "greater than" : "at least", key.lowest));
+  if (key.highest < kMost)
+    rules.push_back(fmt::format("{} {}", key.below_highest ? "below" : "at most", key.highest));
+  return fmt::format("{}", fmt::join(rules, " and "));
+}
 
 void fail_type(const Key& key, const std::string& given, const std::string& where) {
   NEREUS_FAIL(kConfig, "{}: {} = {}: it must be {} {}", where, key.name, given,
@@ -113,6 +132,7 @@ void set_from_text(const Key& key, const std::string& text, const std::string& w
           typename T::value_type value{};
           if (!parse(text, value)) fail_type(key, text, where);
           *target = value;
+          drop_empty(*target);
         } else if (!parse(text, *target)) {
           fail_type(key, text, where);
         }
@@ -134,7 +154,8 @@ void check_value(const Key& key, const std::string& where) {
         if constexpr (std::is_same_v<T, Strings>) {
           for (const std::string& item : *target) check_one(item);
         } else if constexpr (IsOptional<T>::value) {
-          if (*target) check_one(**target);
+          if constexpr (!std::is_same_v<T, std::optional<std::vector<Strings>>>)
+            if (*target) check_one(**target);
         } else {
           check_one(*target);
         }

@@ -80,9 +80,9 @@ class Reader {
       here.insert(rest.substr(0, rest.find('.')));
     }
     std::string near = nearest(name, Strings(here.begin(), here.end()));
-    if (near.empty())
-      for (const Key& k : keys_)
-        if (last_name_of(k) == name) near = k.name;
+    const auto same = std::find_if(keys_.begin(), keys_.end(),
+                                   [&](const Key& k) { return last_name_of(k) == name; });
+    if (near.empty() && same != keys_.end()) near = same->name;  // of another section
     const std::string what =
         node.is_table()
             ? fmt::format("[{}{}] is not a section", prefix.empty() ? "" : prefix + ".", name)
@@ -142,6 +142,7 @@ class Reader {
     T value{};
     assign(key, node, where, value);
     out = std::move(value);
+    drop_empty(out);
   }
 
   const std::string& file_;
