@@ -76,7 +76,6 @@ bool DocumentStream::read(Lines& out) {
       ++epoch_;
       line_ = 0;
       reader_ = std::make_unique<LineReader>(shards_);
-      log::warning("Dataset {} is being re-looped", options_.dataset);
       continue;
     }
     any_line_ = true;

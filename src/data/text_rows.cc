@@ -39,7 +39,8 @@ class Packer {
 class TextRows final : public RowSource {
  public:
   TextRows(const TextOptions& options, const RowPlan& plan)
-      : plan_(plan),
+      : dataset_(options.dataset),
+        plan_(plan),
         global_(options.order == "global"),
         streams_(!global_       ? 1
                  : options.loop ? options.streams
@@ -65,6 +66,7 @@ class TextRows final : public RowSource {
     return {.rows = rows_,
             .documents = read_,
             .epochs = epochs_,
+            .tokens_a_pass = epochs_ > 0 ? tokens_a_pass_ : 0,
             .skipped_lines = documents_.skipped_lines(),
             .replaced = documents_.replaced()};
   }
@@ -109,19 +111,24 @@ class TextRows final : public RowSource {
     if (!documents_.next(batch_)) return false;
     for (const Document& d : batch_) {
       packers_[static_cast<size_t>(global_ ? stream_of(d.line, d.epoch) : 0)].append(d.ids);
-      epochs_ = std::max(epochs_, d.epoch);
+      if (d.epoch > epochs_) {
+        epochs_ = d.epoch;
+        log::warning("Dataset {} is being re-looped", dataset_);
+      }
+      if (d.epoch == 0) tokens_a_pass_ += static_cast<int64_t>(d.ids.size());
       ++read_;
     }
     return true;
   }
 
+  std::string dataset_;
   RowPlan plan_;
   bool global_;
   int64_t streams_;
   std::vector<Packer> packers_;
   std::set<int64_t> mine_;
   std::vector<Document> batch_;
-  int64_t rows_ = 0, read_ = 0, epochs_ = 0;
+  int64_t rows_ = 0, read_ = 0, epochs_ = 0, tokens_a_pass_ = 0;
   bool whole_shards_ = false;  // set by my_shards()
   std::vector<std::string> shards_;
   DocumentStream documents_;  // last: its threads use what is above

@@ -131,7 +131,8 @@ class EngineTest : public testing::Test {
 
 // The directional derivative along the gradient itself, parameter by parameter: in f32 this is far
 // better conditioned than single elements. d loss / d s of w + s g / |g| is |g|.
-void expect_gradients(EngineTest&, Engine& e, const Outcome& run, const std::function<double()>& loss) {
+void expect_gradients(EngineTest&, Engine& e, const Outcome& run,
+                      const std::function<double()>& loss) {
   const std::vector<NamedView> weights = e.store().master_views();
   const std::vector<NamedView> gradients = e.store().gradient_views();
   for (size_t p = 0; p < weights.size(); ++p) {

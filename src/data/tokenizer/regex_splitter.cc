@@ -1,58 +1,99 @@
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include <algorithm>
 
-#include <array>
-
-#include "base/check.h"
+#include "data/tokenizer/regex.h"
 #include "data/tokenizer/splitter.h"
+#include "data/utf8.h"
 
 namespace nereus::data {
 namespace {
 
-std::string escaped(const std::string& literal) {
-  std::string out;
-  for (const char c : literal) {
-    if (static_cast<unsigned char>(c) < 0x80 && !std::isalnum(static_cast<unsigned char>(c)))
-      out += '\\';
-    out += c;
+struct Span {
+  size_t begin, end;
+  bool match;
+};
+
+// All matches and the gaps between them, as Hugging Face's find_matches has them: an empty match
+// counts unless it touches the match before it.
+void find_spans(Regex::Search& search, std::string_view text, bool invert,
+                std::vector<Span>& spans) {
+  size_t from = 0, done = 0;
+  std::optional<size_t> last_end;
+  while (from <= text.size()) {
+    const std::optional<Regex::Match> m = search.next(text, from);
+    if (!m) break;
+    if (m->begin == m->end && last_end == m->end) {
+      from += from < text.size() ? static_cast<size_t>(decode_utf8(text.substr(from)).length) : 1;
+      continue;
+    }
+    if (m->begin > done) spans.push_back({done, m->begin, invert});
+    spans.push_back({m->begin, m->end, !invert});
+    from = done = m->end;
+    last_end = m->end;
   }
-  return out;
+  if (done < text.size()) spans.push_back({done, text.size(), invert});
 }
 
-struct CodeDeleter {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-};
-struct MatchDeleter {
-  void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
-};
+// Joins spans as the behavior says; what is left is what becomes pieces.
+void join_spans(SplitRule::Behavior behavior, std::vector<Span>& spans) {
+  using Behavior = SplitRule::Behavior;
+  std::vector<Span> out;
+  bool previous = false;
+  switch (behavior) {
+    case Behavior::isolated:
+      return;
+    case Behavior::removed:
+      std::erase_if(spans, [](const Span& s) { return s.match; });
+      return;
+    case Behavior::contiguous:
+    case Behavior::merged_with_previous:
+      for (const Span& s : spans) {
+        const bool join =
+            behavior == Behavior::contiguous ? s.match == previous : s.match && !previous;
+        if (join && !out.empty()) {
+          out.back().end = s.end;
+        } else {
+          out.push_back(s);
+        }
+        previous = s.match;
+      }
+      break;
+    case Behavior::merged_with_next:
+      for (auto s = spans.rbegin(); s != spans.rend(); ++s) {
+        if (s->match && !previous && !out.empty()) {
+          out.back().begin = s->begin;
+        } else {
+          out.push_back(*s);
+        }
+        previous = s->match;
+      }
+      std::reverse(out.begin(), out.end());
+      break;
+  }
+  spans.swap(out);
+}
 
 class RegexSplitter final : public Splitter {
  public:
   explicit RegexSplitter(const std::vector<SplitRule>& rules) {
-    for (const SplitRule& rule : rules) {
-      const std::string pattern = rule.literal ? escaped(rule.pattern) : rule.pattern;
-      int error = 0;
-      PCRE2_SIZE offset = 0;
-      pcre2_code* code =
-          pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                        PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &error, &offset, nullptr);
-      if (code == nullptr) {
-        std::array<PCRE2_UCHAR, 256> text{};
-        pcre2_get_error_message(error, text.data(), text.size());
-        NEREUS_FAIL(kConfig,
-                    "tokenizer.json: pre_tokenizer pattern {} does not compile: {} at offset {}",
-                    pattern, reinterpret_cast<const char*>(text.data()), offset);
-      }
-      pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-      rules_.push_back({rule, std::unique_ptr<pcre2_code, CodeDeleter>(code)});
-    }
+    for (const SplitRule& rule : rules)
+      rules_.push_back(
+          {rule, Regex(rule.literal ? regex_of_literal(rule.pattern) : rule.pattern)});
   }
 
   void split(std::string_view text, std::vector<std::string_view>& pieces) const override {
-    std::vector<std::string_view> now{text}, next;
-    for (const Compiled& rule : rules_) {
+    std::vector<std::string_view> now, next;
+    std::vector<Span> spans;
+    if (!text.empty()) now.push_back(text);
+    for (const Compiled& c : rules_) {
+      Regex::Search search(c.regex);
       next.clear();
-      for (const std::string_view piece : now) apply(rule, piece, next);
+      for (const std::string_view part : now) {
+        spans.clear();
+        find_spans(search, part, c.rule.invert, spans);
+        join_spans(c.rule.behavior, spans);
+        for (const Span& s : spans)
+          if (s.end > s.begin) next.push_back(part.substr(s.begin, s.end - s.begin));
+      }
       now.swap(next);
     }
     pieces.insert(pieces.end(), now.begin(), now.end());
@@ -61,33 +102,8 @@ class RegexSplitter final : public Splitter {
  private:
   struct Compiled {
     SplitRule rule;
-    std::unique_ptr<pcre2_code, CodeDeleter> code;
+    Regex regex;
   };
-
-  static void apply(const Compiled& r, std::string_view text, std::vector<std::string_view>& out) {
-    const std::unique_ptr<pcre2_match_data, MatchDeleter> data(
-        pcre2_match_data_create_from_pattern(r.code.get(), nullptr));
-    const bool keep_matches = r.rule.behavior == SplitRule::Behavior::isolated || r.rule.invert;
-    const bool keep_gaps = r.rule.behavior == SplitRule::Behavior::isolated || !r.rule.invert;
-    size_t done = 0;
-    for (size_t from = 0; from <= text.size();) {
-      const int found = pcre2_match(r.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
-                                    text.size(), from, PCRE2_NO_UTF_CHECK, data.get(), nullptr);
-      if (found < 0) break;
-      const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data.get());
-      if (span[1] == span[0]) {  // an empty match splits nothing
-        from = span[1] + 1;
-        while (from < text.size() && (static_cast<unsigned char>(text[from]) & 0xC0u) == 0x80u)
-          ++from;
-        continue;
-      }
-      if (span[0] > done && keep_gaps) out.push_back(text.substr(done, span[0] - done));
-      if (keep_matches) out.push_back(text.substr(span[0], span[1] - span[0]));
-      done = from = span[1];
-    }
-    if (done < text.size() && keep_gaps) out.push_back(text.substr(done));
-  }
-
   std::vector<Compiled> rules_;
 };
 

@@ -11,14 +11,22 @@ namespace nereus::data {
 class Splitter {
  public:
   virtual ~Splitter() = default;
-  // Appends the pieces of `text` (well-formed UTF-8), in order; together they are the text, less
-  // what a `Removed` split takes out. Thread-safe.
+  // Appends the pieces of `text` (well-formed UTF-8), none empty, in order; together they are the
+  // text, less what a `removed` split takes out. Thread-safe.
   virtual void split(std::string_view text, std::vector<std::string_view>& pieces) const = 0;
 };
 
 // One Split of a pre_tokenizer's Sequence.
 struct SplitRule {
-  enum class Behavior : uint8_t { isolated, removed };
+  // What becomes of a match: dropped, a piece of its own, joined to the piece before it or after
+  // it, or to matches beside it.
+  enum class Behavior : uint8_t {
+    removed,
+    isolated,
+    merged_with_previous,
+    merged_with_next,
+    contiguous
+  };
   std::string pattern;
   bool literal = false;  // a string, not a regular expression
   bool invert = false;   // the matches are the gaps and the gaps the matches

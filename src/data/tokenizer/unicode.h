@@ -17,6 +17,13 @@ struct UnicodeRange {
 extern const UnicodeRange kUnicodeRanges[];
 extern const size_t kUnicodeRangeCount;
 
+// White_Space: the same as UnicodeClass::space, without a table.
+constexpr bool is_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
 class UnicodeTable {
  public:
   UnicodeTable();

@@ -1,0 +1,74 @@
+#include "cli/train.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "config/load.h"
+#include "train/dry_run.h"
+#include "train/trainer.h"
+
+namespace nereus {
+namespace {
+
+constexpr const char* kHelp =
+    "Trains a model.\n\n"
+    "Usage: nereus train [CONFIG.toml] [--section.key=value ...] [OPTIONS]\n\n"
+    "  CONFIG.toml          TorchTitan's sections and keys; configs/ has examples, "
+    "configs/tiny.toml the\n"
+    "                       small default. Without one, all keys have their defaults.\n"
+    "  --section.key=value  overrides a key: --training.steps=20, --optimizer.lr 1e-3,\n"
+    "                       --validation.enable, --validation.no_enable. Lists are "
+    "comma-separated.\n"
+    "                       docs/configuration.md has every key.\n\n"
+    "  --dry-run            describe the model, its FLOPs and its memory, and stop\n"
+    "  --world N            with --dry-run: for N ranks (default 1)\n"
+    "  --print-config       print every key with where its value comes from, and stop\n"
+    "  --config-reference   print docs/configuration.md, and stop\n"
+    "  --nproc N            ranks; only 1 is built\n"
+    "  -h, --help           this text\n\n"
+    "Exit codes: 0 trained; 2 something asked for is wrong; 70-74 as docs/operations.md says; 128 "
+    "+ the\n"
+    "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end.\n";
+
+}  // namespace
+
+int run_train(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  TrainFlags flags;
+  const LoadedConfig loaded = load_config(arguments, flags);
+  if (flags.help) {
+    std::fputs(kHelp, stdout);
+    return 0;
+  }
+  if (flags.config_reference) {
+    std::fputs(configuration_reference().c_str(), stdout);
+    return 0;
+  }
+  if (flags.print_config) {
+    std::fputs(print_config(loaded).c_str(), stdout);
+    return 0;
+  }
+  NEREUS_CHECK(kConfig, flags.nproc == 1,
+               "--nproc {}: several ranks are not built yet; leave it out", flags.nproc);
+  for (const std::string& notice : loaded.notices) log::warning("{}", notice);
+  if (flags.dry_run) {
+    std::fputs(dry_run(loaded.config, flags.world).c_str(), stdout);
+    return 0;
+  }
+  const JobConfig& config = loaded.config;
+  if (config.job.print_config) log::info("Running with configs:\n{}", print_config(loaded));
+  const int threads = config.cpu.threads > 0
+                          ? static_cast<int>(config.cpu.threads)
+                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  ThreadPool pool(threads);
+  Stream stream(Device::cpu(), &pool);
+  Trainer trainer(config, stream);
+  return trainer.run();
+}
+
+}  // namespace nereus

@@ -1,0 +1,60 @@
+#include "observe/device_info.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+#include <sstream>
+
+#include "base/log.h"
+
+namespace nereus {
+namespace {
+
+// A field of /proc/self/status in KiB.
+double status_kib(const std::string& name) {
+  std::ifstream in("/proc/self/status");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(name + ":")) return std::stod(line.substr(name.size() + 1));
+  return 0;
+}
+
+double machine_bytes() {
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+}
+
+std::string cpu_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
+}  // namespace
+
+std::optional<double> peak_flops(const std::string& name) {
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (has("A100")) return 312e12;
+  if (has("H100")) return has("NVL") ? 835e12 : has("PCIe") ? 756e12 : 989e12;
+  if (has("H200")) return 989e12;
+  if (has("B200")) return 2.25e15;  // GB200 too
+  if (has("MI355X")) return 2500e12;
+  if (has("MI300X") || has("MI325X")) return 1300e12;
+  if (has("MI250X")) return 191.5e12;
+  if (has("l40s")) return 362e12;
+  return std::nullopt;
+}
+
+std::optional<double> peak_flops(const Stream&) { return std::nullopt; }
+
+MemoryUse memory_use(const Stream&) {
+  const double bytes = status_kib("VmHWM") * 1024;
+  return {.peak_gib = bytes / (1 << 30), .peak_percent = 100 * bytes / machine_bytes()};
+}
+
+void log_device(const Stream&) {
+  log::info("CPU capacity: {} ({} cores) with {:.2f}GiB memory", cpu_name(),
+            sysconf(_SC_NPROCESSORS_ONLN), machine_bytes() / (1 << 30));
+}
+
+}  // namespace nereus

@@ -1,0 +1,311 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/hf_weights.h"
+#include "config/model_flops.h"
+#include "observe/device_info.h"
+#include "ops/elementwise.h"
+#include "train/nonfinite.h"
+#include "train/run_data.h"
+#include "train/run_folder.h"
+#include "train/stop_signal.h"
+
+namespace nereus {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+LrSchedule lr_schedule(const JobConfig& c) {
+  return LrSchedule(c.optimizer.lr, c.training.steps, c.lr_scheduler.warmup_steps,
+                    c.lr_scheduler.decay_ratio, c.lr_scheduler.decay_type,
+                    c.lr_scheduler.min_lr_factor);
+}
+
+Optimizer::Options optimizer_options(const JobConfig& c) {
+  return {.decoupled = c.optimizer.name == "AdamW",
+          .beta1 = c.optimizer.beta1,
+          .beta2 = c.optimizer.beta2,
+          .eps = c.optimizer.eps,
+          .weight_decay = c.optimizer.weight_decay,
+          .max_norm = c.training.max_norm};
+}
+
+// The busiest expert's tokens over the mean, of the worst layer.
+double load_max_over_mean(Stream& stream, const Engine& engine) {
+  double worst = 0;
+  for (const Engine::LayerLoad& l : engine.expert_load()) {
+    std::vector<int64_t> load(static_cast<size_t>(l.load.count()));
+    copy_to_host(stream, load.data(), l.load);
+    stream.synchronize();
+    int64_t sum = 0, most = 0;
+    for (const int64_t n : load) {
+      sum += n;
+      most = std::max(most, n);
+    }
+    if (sum > 0)
+      worst = std::max(worst, static_cast<double>(most) * static_cast<double>(load.size()) /
+                                  static_cast<double>(sum));
+  }
+  return worst;
+}
+
+}  // namespace
+
+// Sums since the last logged step.
+struct Trainer::Interval {
+  Clock::time_point begin = Clock::now();
+  int64_t steps = 0;
+  double data_seconds = 0;
+};
+
+ModelArgs training_model_args(const JobConfig& config) {
+  ModelArgs args = resolve_model_args(config);
+  args.max_seq_len = config.training.seq_len;
+  if (config.training.debug_moe_force_load_balance) args.moe.force_load_balance = true;
+  return args;
+}
+
+std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
+  const auto& ac = config.activation_checkpoint;
+  std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
+  if (ac.mode == "none") return out;
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (ac.mode == "full") {
+      out[i] = Recompute::full();
+    } else if (ac.selective_ac_option == "op") {
+      out[i] = Recompute::selective();
+    } else {
+      // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
+      const size_t every = std::stoul(ac.selective_ac_option);
+      if (every == 0 || (i + 1) % every == 0) out[i] = Recompute::full();
+    }
+  }
+  return out;
+}
+
+Trainer::Trainer(const JobConfig& config, Stream& stream)
+    : config_(config),
+      stream_(stream),
+      args_(training_model_args(config)),
+      lr_(lr_schedule(config)) {
+  const auto& t = config.training;
+  prepare_run_folder(config);
+  log::info("Starting job: {}", config.job.description);
+  const auto started = Clock::now();
+  const int64_t gbs = t.global_batch_size < 0 ? t.local_batch_size : t.global_batch_size;
+  accumulation_ = gbs / t.local_batch_size;
+
+  RunData data = open_run_data(config, args_);
+  if (args_.block_causal()) {
+    NEREUS_CHECK(kConfig, data.eos_id.has_value() || args_.eos_id >= 0,
+                 "attn_mask_type is block_causal, and nothing says which token ends a document: "
+                 "data set {} has no tokenizer, and no config.json gives eos_token_id",
+                 t.dataset);
+    if (args_.eos_id < 0) args_.eos_id = *data.eos_id;
+  }
+
+  engine_ = std::make_unique<Engine>(
+      args_, stream,
+      Engine::Options{.compute = t.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
+                      .rows = t.local_batch_size,
+                      .sequence = t.seq_len,
+                      .eos_id = static_cast<int32_t>(args_.eos_id),
+                      .recompute = recompute_by_block(config, args_.n_layers)});
+  optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
+  schedule_ = sequential_schedule(static_cast<int>(accumulation_));
+
+  const ModelSize size = model_size(args_);
+  flops_per_token_ = flops_per_token(args_, t.seq_len).torchtitan;
+  log::info("Model {} {} size: {} total parameters", config.model.name, args_.flavor,
+            with_thousands(static_cast<double>(size.total()), 0));
+  log::info("Total parameter count: dense {}, sparse {}, active {}",
+            with_thousands(static_cast<double>(size.torchtitan_dense()), 0),
+            with_thousands(static_cast<double>(size.sparse()), 0),
+            with_thousands(static_cast<double>(size.active), 0));
+  log_device(stream);
+
+  const uint64_t seed = static_cast<uint64_t>(t.seed.value_or(0));
+  engine_->store().initialize(stream, seed);
+  load_weights();
+
+  loader_ = std::move(data.loader);
+  metrics_ = std::make_unique<MetricsFile>(config.job.dump_folder + "/metrics.jsonl");
+  log::info(
+      "Trainer is initialized with local batch size {}, global batch size {}, gradient "
+      "accumulation "
+      "steps {}, sequence length {}, total steps {} (warmup {})",
+      t.local_batch_size, gbs, accumulation_, t.seq_len, t.steps, config.lr_scheduler.warmup_steps);
+  log::info(
+      "Layout: 1 rank; numerics {}; parameters seed {}; routing {}; dispatcher local; "
+      "activations {}; recompute {}; ready in {:.2f} s",
+      args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface", seed,
+      args_.moe.force_load_balance ? "forced balance" : "learned", t.mixed_precision_param,
+      config.activation_checkpoint.mode, seconds_since(started));
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::load_weights() {
+  const std::optional<std::string> path = initial_weights(config_);
+  if (!path) return;
+  log::info("Loading the checkpoint from {}.", *path);
+  const auto begin = Clock::now();
+  load_hf_weights(*path, engine_->weights());
+  engine_->store().refresh_copies(stream_);
+  log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
+}
+
+Optimizer::Result Trainer::train_step(int64_t step, Interval& interval) {
+  microbatches_.clear();
+  const auto begin = Clock::now();
+  const data::Batch& batch = loader_->next();  // sources of training loop: it is full
+  interval.data_seconds += seconds_since(begin);
+  const auto tokens =
+      static_cast<size_t>(config_.training.local_batch_size * config_.training.seq_len);
+  for (int64_t i = 0; i < accumulation_; ++i) {
+    const size_t first = static_cast<size_t>(i) * tokens;
+    microbatches_.push_back({.ids = std::span(batch.inputs).subspan(first, tokens),
+                             .labels = std::span(batch.labels).subspan(first, tokens)});
+  }
+  engine_->reset_expert_load();
+  const double counted = static_cast<double>(tokens) * static_cast<double>(accumulation_);
+  engine_->executor().run(schedule_, microbatches_, static_cast<float>(1 / counted),
+                          optimizer_->loss(), [&] { optimizer_->update(step, lr_.at(step)); });
+  const Optimizer::Result result = optimizer_->read();
+  if (!result.ok) fail_nonfinite(step, result);
+  tokens_seen_ += static_cast<int64_t>(counted);
+  ++interval.steps;
+  return result;
+}
+
+void Trainer::fail_nonfinite(int64_t step, const Optimizer::Result& result) {
+  const std::string culprit = first_nonfinite(stream_, *engine_, microbatches_, optimizer_->loss());
+  NEREUS_FAIL(kNumeric,
+              "step {}: loss is {}, gradient norm is {}: training cannot go on.\n"
+              "  first: {}.\n"
+              "  The weights are those after step {}. Look at the data of this step and at "
+              "optimizer.lr = {}; a lower rate or a longer lr_scheduler.warmup_steps is the usual "
+              "remedy.",
+              step, result.loss, result.grad_norm,
+              culprit.empty() ? "every tensor is finite; the norm itself overflowed" : culprit,
+              step - 1, config_.optimizer.lr);
+}
+
+void Trainer::log_step(int64_t step, const Optimizer::Result& result, Interval& interval) {
+  const double seconds = seconds_since(interval.begin);
+  const MemoryUse memory = memory_use(stream_);
+  StepMetrics m;
+  m.step = step;
+  m.loss = static_cast<double>(result.loss);
+  m.grad_norm = static_cast<double>(result.grad_norm);
+  m.lr = lr_.at(step);
+  m.memory_gib = memory.peak_gib;
+  m.memory_percent = memory.peak_percent;
+  const auto tokens =
+      static_cast<double>(interval.steps * accumulation_ * config_.training.local_batch_size *
+                          config_.training.seq_len);
+  m.tokens_per_second = tokens / seconds;
+  m.tflops = flops_per_token_ * m.tokens_per_second / 1e12;
+  if (const std::optional<double> peak = peak_flops(stream_))
+    m.mfu_percent = 100 * flops_per_token_ * m.tokens_per_second / *peak;
+  m.step_seconds = seconds / static_cast<double>(interval.steps);
+  m.data_seconds = interval.data_seconds / static_cast<double>(interval.steps);
+  m.tokens_seen = tokens_seen_;
+  m.expert_load_max_over_mean = load_max_over_mean(stream_, *engine_);
+  log::info("{}", step_line(m, log_in_color(config_)));
+  metrics_->write(m);
+  interval = Interval();
+}
+
+double Trainer::validate(int64_t step) {
+  const auto begin = Clock::now();
+  const std::vector<data::Batch> batches = validation_batches(config_, args_);
+  const auto tokens =
+      static_cast<size_t>(config_.training.local_batch_size * config_.training.seq_len);
+  int64_t counted = 0;
+  ops::fill(stream_, {.out = optimizer_->loss(), .value = 0});
+  for (const data::Batch& b : batches)
+    for (const int32_t label : b.labels) counted += label >= 0;
+  for (const data::Batch& b : batches)
+    engine_->executor().evaluate(
+        {.ids = std::span(b.inputs).first(tokens), .labels = std::span(b.labels).first(tokens)},
+        static_cast<float>(1 / static_cast<double>(counted)), optimizer_->loss());
+  const double loss = static_cast<double>(optimizer_->read().loss);
+  const MemoryUse memory = memory_use(stream_);
+  log::info("validate step: {:2}  loss: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}", step, loss,
+            memory.peak_gib, memory.peak_percent,
+            with_thousands(std::nearbyint(static_cast<double>(counted) / seconds_since(begin)), 0));
+  metrics_->write_validation(step, loss);
+  return loss;
+}
+
+int Trainer::run() {
+  const auto& t = config_.training;
+  const auto& v = config_.validation;
+  const StopSignal stop;
+  if (v.enable) first_validation_ = last_validation_ = validate(0);
+  log::info("Training starts at step 1");
+  Interval interval;
+  int64_t step = 0;
+  while (step < t.steps && StopSignal::received() == 0) {
+    ++step;
+    const Optimizer::Result result = train_step(step, interval);
+    if (step == 1 || step % config_.metrics.log_freq == 0) log_step(step, result, interval);
+    if (v.enable && (step % v.freq == 0 || step == t.steps)) last_validation_ = validate(step);
+  }
+  const int signal = StopSignal::received();
+  if (signal != 0)
+    log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal), step,
+                 t.steps);
+  save_last(step);
+  say_goodbye(step, signal);
+  return signal == 0 ? 0 : 128 + signal;
+}
+
+void Trainer::save_last(int64_t step) {
+  const auto& c = config_.checkpoint;
+  if (!c.enable || c.load_only || step == 0) return;
+  const std::string folder = checkpoint_folder(config_, step);
+  log::info("Saving a model only checkpoint in {} at last step, step {}.", c.export_dtype, step);
+  const auto begin = Clock::now();
+  const DType dtype = c.export_dtype == "bfloat16"  ? DType::bf16
+                      : c.export_dtype == "float16" ? DType::f16
+                                                    : DType::f32;
+  save_hf_weights(folder, engine_->weights(), hf_config_json(args_, dtype), dtype);
+  log::info("Finished saving the checkpoint in {:.2f} seconds: {}", seconds_since(begin), folder);
+}
+
+void Trainer::say_goodbye(int64_t step, int signal) const {
+  const data::SourceStatus data = loader_->status();
+  std::string seen;
+  if (data.tokens_a_pass > 0)
+    seen =
+        fmt::format(" (the text was seen {:.2f} times)",
+                    static_cast<double>(step * accumulation_ * config_.training.local_batch_size *
+                                        (config_.training.seq_len + 1)) /
+                        static_cast<double>(data.tokens_a_pass));
+  log::info("Data: {} steps of {} tokens from {}{}", step,
+            accumulation_ * config_.training.local_batch_size * config_.training.seq_len,
+            config_.training.dataset, seen);
+  if (data.skipped_lines + data.replaced > 0)
+    log::warning("Data: {} broken lines skipped, {} ill-formed UTF-8 parts replaced by U+FFFD",
+                 data.skipped_lines, data.replaced);
+  if (config_.validation.enable && step > 0)
+    log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", first_validation_,
+              last_validation_, step);
+  if (signal == 0) log::info("Training completed");
+  log::info("Run folder: {} (metrics.jsonl has every logged step)", config_.job.dump_folder);
+}
+
+}  // namespace nereus
