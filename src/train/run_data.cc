@@ -4,6 +4,7 @@
 
 #include "base/assets.h"
 #include "base/check.h"
+#include "data/line_reader.h"
 #include "data/tokenizer/tokenizer.h"
 
 namespace nereus {
@@ -59,6 +60,7 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
       "'tokens', 'random']\n  {}.dataset = \"{}\": set it to one of them.",
       w.dataset, w.section, w.dataset);
   const std::string path = text_path(w);
+  data::find_shards(path, "train");  // a wrong path is said before the tokenizer is looked for
   std::shared_ptr<const Tokenizer> tokenizer =
       Tokenizer::load(resolve_asset(c.model.hf_assets_path));
   NEREUS_CHECK(

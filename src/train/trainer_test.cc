@@ -1,0 +1,341 @@
+#include "train/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "config/load.h"
+#include "tensor/safetensors.h"
+#include "test/test_tensor.h"
+#include "train/dry_run.h"
+
+namespace nereus {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::Not;
+using testing::ThrowsMessage;
+
+using Arguments = std::vector<std::string>;
+
+LoadedConfig load(const Arguments& arguments) {
+  TrainFlags flags;
+  return load_config(arguments, flags);
+}
+
+// Trains as `nereus train ARGUMENTS` does; returns the exit code.
+int train(const Arguments& arguments, int threads = 2) {
+  const LoadedConfig loaded = load(arguments);
+  ThreadPool pool(threads);
+  Stream stream(Device::cpu(), &pool);
+  Trainer trainer(loaded.config, stream);
+  return trainer.run();
+}
+
+// A model that trains in milliseconds, on random ids.
+Arguments small(const std::string& folder, Arguments more = {}) {
+  Arguments a = {"--model.flavor=671B",
+                 "--model_overrides.vocab_size=64",
+                 "--model_overrides.dim=32",
+                 "--model_overrides.inter_dim=48",
+                 "--model_overrides.moe_inter_dim=16",
+                 "--model_overrides.n_layers=3",
+                 "--model_overrides.n_dense_layers=1",
+                 "--model_overrides.n_heads=2",
+                 "--model_overrides.num_experts=4",
+                 "--model_overrides.top_k=2",
+                 "--model_overrides.q_lora_rank=16",
+                 "--model_overrides.kv_lora_rank=16",
+                 "--model_overrides.qk_nope_head_dim=8",
+                 "--model_overrides.qk_rope_head_dim=8",
+                 "--model_overrides.v_head_dim=8",
+                 "--model_overrides.attn_mask_type=causal",
+                 "--training.dataset=random",
+                 "--training.local_batch_size=2",
+                 "--training.seq_len=16",
+                 "--training.steps=3",
+                 "--training.mixed_precision_param=float32",
+                 "--metrics.log_freq=1",
+                 "--job.dump_folder=" + folder};
+  a.insert(a.end(), more.begin(), more.end());
+  return a;
+}
+
+std::vector<json> metrics(const std::string& folder) {
+  std::vector<json> out;
+  std::istringstream in(test::read_file(folder + "/metrics.jsonl"));
+  for (std::string line; std::getline(in, line);) out.push_back(json::parse(line));
+  return out;
+}
+
+std::vector<double> losses(const std::string& folder) {
+  std::vector<double> out;
+  for (const json& m : metrics(folder)) out.push_back(m["loss"]);
+  return out;
+}
+
+struct Golden {
+  std::string name;
+  std::string local_batch;  // 2: the whole batch; 1: two microbatches
+};
+void PrintTo(const Golden& g, std::ostream* out) { *out << g.name << "/" << g.local_batch; }
+class GoldenTrajectory : public testing::TestWithParam<Golden> {};
+
+// The tolerances of tests/golden/README.md.
+TEST_P(GoldenTrajectory, EqualsTorchTitans) {
+  const std::string golden =
+      test::source_path("tests/golden/torchtitan_debug/" + GetParam().name + "/train/");
+  const test::TemporaryFolder folder;
+  {
+    const log::Capture quiet;
+    ASSERT_EQ(
+        train({"--model.torchtitan_args=" + golden + "torchtitan_args.json",
+               "--training.mixed_precision_param=float32", "--training.dataset=tokens",
+               "--training.dataset_path=" + golden + "batches.safetensors",
+               "--checkpoint.initial_load_path=" + golden + "init.safetensors",
+               "--checkpoint.initial_load_in_hf=true", "--training.steps=20",
+               "--training.local_batch_size=" + GetParam().local_batch,
+               "--training.global_batch_size=2", "--training.seq_len=32", "--optimizer.lr=2.2e-4",
+               "--lr_scheduler.warmup_steps=2", "--lr_scheduler.decay_ratio=0.8",
+               "--lr_scheduler.decay_type=cosine", "--lr_scheduler.min_lr_factor=0.1",
+               "--metrics.log_freq=1", "--checkpoint.enable=true",
+               "--checkpoint.last_save_in_hf=true", "--job.dump_folder=" + folder.path()}),
+        0);
+  }
+  const std::vector<json> mine = metrics(folder.path());
+  std::istringstream csv(test::read_file(golden + "trajectory.csv"));
+  std::string line;
+  std::getline(csv, line);
+  for (const json& m : mine) {
+    ASSERT_TRUE(std::getline(csv, line));
+    double step = 0, loss = 0, grad_norm = 0, lr = 0;
+    ASSERT_EQ(std::sscanf(line.c_str(), "%lf,%lf,%lf,%lf", &step, &loss, &grad_norm, &lr), 4);
+    EXPECT_EQ(m["step"], step);
+    EXPECT_NEAR(m["loss"], loss, 1e-4);
+    EXPECT_NEAR(m["grad_norm"], grad_norm, 1e-3 * grad_norm);
+    EXPECT_EQ(m["lr"].get<double>(), lr);
+  }
+  EXPECT_EQ(mine.size(), 20u);
+
+  const SafetensorsFile want = SafetensorsFile::open(golden + "final.safetensors");
+  const SafetensorsFile got =
+      SafetensorsFile::open(folder.path() + "/checkpoint/step-20/model.safetensors");
+  ASSERT_EQ(got.entries().size(), want.entries().size());
+  for (const SafetensorsEntry& w : want.entries()) {
+    const std::vector<float> a = got.require(w.name).values<float>(), b = w.values<float>();
+    ASSERT_EQ(a.size(), b.size());
+    const float tolerance = w.name.ends_with("e_score_correction_bias") ? 1e-6f : 2e-5f;
+    for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], tolerance) << w.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryFolder, GoldenTrajectory,
+                         testing::Values(Golden{"debug_small", "2"}, Golden{"v3_small", "2"},
+                                         Golden{"v3_small", "1"}));
+
+TEST(Trainer, IsRepeatableToTheBitAndDependsOnTheSeed) {
+  const test::TemporaryFolder a, b, c;
+  const log::Capture quiet;
+  train(small(a.path()));
+  train(small(b.path()), /*threads=*/5);
+  train(small(c.path(), {"--training.seed=7"}));
+  EXPECT_EQ(losses(a.path()), losses(b.path()));
+  EXPECT_NE(losses(a.path()), losses(c.path()));
+}
+
+TEST(Trainer, TrainsInBf16NearF32) {
+  const test::TemporaryFolder a, b;
+  const log::Capture quiet;
+  train(small(a.path(), {"--training.steps=10"}));
+  train(small(b.path(), {"--training.steps=10", "--training.mixed_precision_param=bfloat16"}));
+  const auto f32 = losses(a.path()), bf16 = losses(b.path());
+  EXPECT_NE(f32, bf16);
+  for (size_t i = 0; i < f32.size(); ++i) EXPECT_NEAR(bf16[i], f32[i], 0.02 * f32[i]);
+}
+
+TEST(Trainer, TheLossFallsOnTextThatRepeats) {
+  const test::TemporaryFolder folder;
+  std::string shard;
+  for (int i = 0; i < 64; ++i)
+    shard += "{\"text\": \"to be or not to be, that is the question\"}\n";
+  folder.write("text/a.json", shard);
+  const log::Capture capture;
+  train({"--model.flavor=671B",
+         "--model_overrides.dim=32",
+         "--model_overrides.inter_dim=32",
+         "--model_overrides.moe_inter_dim=16",
+         "--model_overrides.n_layers=2",
+         "--model_overrides.n_dense_layers=1",
+         "--model_overrides.n_heads=2",
+         "--model_overrides.num_experts=4",
+         "--model_overrides.top_k=2",
+         "--model_overrides.q_lora_rank=16",
+         "--model_overrides.kv_lora_rank=16",
+         "--model_overrides.qk_nope_head_dim=8",
+         "--model_overrides.qk_rope_head_dim=8",
+         "--model_overrides.v_head_dim=8",
+         "--training.dataset=c4",
+         "--training.dataset_path=" + folder.file("text"),
+         "--training.local_batch_size=1",
+         "--training.seq_len=16",
+         "--training.steps=15",
+         "--training.mixed_precision_param=float32",
+         "--optimizer.lr=1e-2",
+         "--lr_scheduler.warmup_steps=2",
+         "--metrics.log_freq=1",
+         "--model.hf_assets_path=" + test::source_path("assets/tokenizer"),
+         "--job.dump_folder=" + folder.file("run")});
+  const auto l = losses(folder.file("run"));
+  EXPECT_LT(l.back(), l.front() - 3);
+  EXPECT_THAT(capture.text(), HasSubstr("the text was seen"));
+  EXPECT_THAT(capture.text(), HasSubstr("Run folder: " + folder.file("run")));
+}
+
+TEST(Trainer, PrintsTheLinesThatReadersOfTorchTitansLogsExpect) {
+  const test::TemporaryFolder folder;
+  const log::Capture capture;
+  train(small(folder.path(),
+              {"--job.description=a test", "--validation.enable", "--validation.dataset=random",
+               "--validation.steps=2", "--validation.local_batch_size=2", "--validation.seq_len=16",
+               "--validation.freq=2"}));
+  const std::string text = capture.text();
+  for (const char* line :
+       {" - root - INFO - Starting job: a test\n",
+        "Model deepseek_v3 671B size: ", " total parameters\n", "Total parameter count: dense ",
+        "Trainer is initialized with local batch size 2, global batch size 2, gradient "
+        "accumulation "
+        "steps 1, sequence length 16, total steps 3 (warmup ",
+        "validate step:  0  loss: ", "Training starts at step 1\n",
+        "step:  1  loss: ", "  mfu: N/A\n", "validate step:  2  loss: ",
+        "validate step:  3  loss: ", "Loss on held-out rows: ", "Training completed\n"})
+    EXPECT_THAT(text, HasSubstr(line));
+  EXPECT_EQ(metrics(folder.path()).size(), 6u);  // three steps, three validations
+}
+
+TEST(Trainer, SetsAnEarlierRunsMetricsAside) {
+  const test::TemporaryFolder folder;
+  const log::Capture quiet;
+  train(small(folder.path()));
+  train(small(folder.path(), {"--training.steps=2"}));
+  EXPECT_EQ(metrics(folder.path()).size(), 2u);
+  EXPECT_TRUE(std::filesystem::exists(folder.file("metrics.1.jsonl")));
+}
+
+TEST(Trainer, ASignalEndsTheRunAfterItsStep) {
+  const test::TemporaryFolder folder;
+  const log::Capture capture;
+  const LoadedConfig loaded =
+      load(small(folder.path(), {"--training.steps=1000000", "--checkpoint.enable",
+                                 "--checkpoint.last_save_in_hf", "--checkpoint.interval=1000000"}));
+  ThreadPool pool(1);
+  Stream stream(Device::cpu(), &pool);
+  Trainer trainer(loaded.config, stream);
+  std::thread sender([] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    std::raise(SIGINT);
+  });
+  EXPECT_EQ(trainer.run(), 128 + SIGINT);
+  sender.join();
+  EXPECT_THAT(capture.text(), HasSubstr("SIGINT received: stopped after step "));
+  EXPECT_THAT(capture.text(), HasSubstr("Saving a model only checkpoint in float32"));
+  const std::vector<json> m = metrics(folder.path());
+  EXPECT_TRUE(std::filesystem::exists(folder.file("checkpoint/step-" +
+                                                  std::to_string(m.back()["step"].get<int64_t>()) +
+                                                  "/model.safetensors")));
+}
+
+TEST(Trainer, NamesTheFirstTensorThatIsNotFinite) {
+  const test::TemporaryFolder folder;
+  const log::Capture quiet;
+  EXPECT_THAT(
+      [&] {
+        train(small(folder.path(), {"--optimizer.lr=1e30", "--lr_scheduler.warmup_steps=0"}));
+      },
+      ThrowsMessage<Error>(testing::AllOf(HasSubstr("training cannot go on"), HasSubstr("first: "),
+                                          HasSubstr("among"),
+                                          HasSubstr("The weights are those after step 1"))));
+}
+
+TEST(Trainer, ItsOwnSavedWeightsWinOverInitialLoadPath) {
+  const test::TemporaryFolder folder;
+  const Arguments save = {"--checkpoint.enable", "--checkpoint.last_save_in_hf"};
+  log::Capture capture;
+  train(small(folder.path(), save));
+  const std::string saved = folder.file("checkpoint/step-3");
+  Arguments again = save;
+  again.insert(again.end(),
+               {"--checkpoint.initial_load_path=" + saved, "--checkpoint.initial_load_in_hf"});
+  train(small(folder.path(), again));
+  EXPECT_THAT(capture.text(),
+              HasSubstr("is a complete save of this run's own folder: its weights are used"));
+}
+
+// Bad input: what was asked, the rule, the remedy; nothing is trained.
+void expect_refused(const Arguments& arguments, const std::string& message) {
+  const log::Capture quiet;
+  try {
+    train(arguments);
+    ADD_FAILURE() << "trained in spite of: " << message;
+  } catch (const Error& e) {
+    EXPECT_THAT(std::string(e.what()), HasSubstr(message));
+    EXPECT_EQ(e.exit_code(), 2);
+  }
+}
+
+TEST(TrainerErrors, DataSets) {
+  const test::TemporaryFolder f;
+  expect_refused(small(f.path(), {"--training.dataset=wiki"}),
+                 "Dataset wiki is not supported. Supported datasets are: ['c4', 'c4_test'");
+  expect_refused(small(f.path(), {"--training.dataset=c4"}), "needs training.dataset_path");
+  expect_refused(
+      small(f.path(), {"--training.dataset=c4", "--training.dataset_path=" + f.file("none")}),
+      "there is no such folder or file");
+  expect_refused(small(f.path(), {"--training.dataset=tokens"}), "needs training.dataset_path");
+  f.write("text/a.json", "{\"text\": \"a\"}\n");
+  expect_refused(
+      small(f.path(), {"--training.dataset=c4", "--training.dataset_path=" + f.file("text"),
+                       "--model.hf_assets_path=" + f.file("text")}),
+      "there is no tokenizer.json; the folder has a.json");
+  expect_refused(
+      small(f.path(), {"--training.dataset=c4", "--training.dataset_path=" + f.file("text"),
+                       "--model.hf_assets_path=" + test::source_path("assets/tokenizer")}),
+      "its tokenizer has 128815 ids, but the model's vocabulary only 64");
+  expect_refused(small(f.path(), {"--model_overrides.attn_mask_type=block_causal"}),
+                 "nothing says which token ends a document");
+}
+
+TEST(TrainerErrors, Folders) {
+  const test::TemporaryFolder f;
+  f.write("file", "");
+  expect_refused(small(f.file("file")), "job.dump_folder = ");
+  expect_refused(small("/proc/nereus"), "the folder cannot be made");
+  expect_refused(small(f.path(), {"--checkpoint.initial_load_path=" + f.file("none"),
+                                  "--checkpoint.initial_load_in_hf"}),
+                 "checkpoint.initial_load_path is specified but the path is not valid.");
+  expect_refused(small(f.path(), {"--checkpoint.initial_load_path=" + f.file("file"),
+                                  "--checkpoint.initial_load_in_hf"}),
+                 "file");
+}
+
+TEST(DryRun, DescribesTheLargeModelWithoutAllocatingIt) {
+  const LoadedConfig loaded =
+      load({test::source_path("recipes/deepseek_v3/deepseek_v3_671b.toml")});
+  const std::string text = dry_run(loaded.config, 512);
+  EXPECT_THAT(text, HasSubstr("671,026,404,352 total parameters"));
+  EXPECT_THAT(text, HasSubstr("653,908,770,816"));
+  EXPECT_THAT(text, HasSubstr("241,245,235,200"));
+  EXPECT_THAT(text, HasSubstr("281,158,232,064"));
+  EXPECT_THAT(text, HasSubstr("of 512, parameters sharded over all of them"));
+}
+
+}  // namespace
+}  // namespace nereus
