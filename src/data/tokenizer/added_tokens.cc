@@ -44,8 +44,7 @@ size_t space_at_end(std::string_view text) {
 
 }  // namespace
 
-AddedTokenFinder::AddedTokenFinder(const std::vector<const AddedToken*>& tokens)
-    : tokens_(tokens) {
+AddedTokenFinder::AddedTokenFinder(const std::vector<const AddedToken*>& tokens) : tokens_(tokens) {
   std::sort(tokens_.begin(), tokens_.end(),
             [](const AddedToken* a, const AddedToken* b) { return a->content < b->content; });
   for (uint32_t i = 0; i < tokens_.size(); ++i) {
@@ -82,12 +81,12 @@ const AddedToken* AddedTokenFinder::longest(std::string_view text) const {
     };
     const auto want = static_cast<unsigned char>(text[depth]);
     if (byte(tokens_[begin]) == want && byte(tokens_[end - 1]) == want) continue;
-    const auto first = std::lower_bound(
-        tokens_.begin() + begin, tokens_.begin() + end, want,
-        [&](const AddedToken* t, unsigned char value) { return byte(t) < value; });
-    const auto last = std::upper_bound(
-        first, tokens_.begin() + end, want,
-        [&](unsigned char value, const AddedToken* t) { return value < byte(t); });
+    const auto first =
+        std::lower_bound(tokens_.begin() + begin, tokens_.begin() + end, want,
+                         [&](const AddedToken* t, unsigned char value) { return byte(t) < value; });
+    const auto last =
+        std::upper_bound(first, tokens_.begin() + end, want,
+                         [&](unsigned char value, const AddedToken* t) { return value < byte(t); });
     begin = static_cast<uint32_t>(first - tokens_.begin());
     end = static_cast<uint32_t>(last - tokens_.begin());
   }

@@ -15,10 +15,10 @@ namespace nereus::data {
 struct AddedToken {
   int32_t id = -1;
   std::string content;
-  bool special = false;     // left out by decode's skip_special
-  bool normalized = true;   // looked for in a second pass, in what the first has left
-  bool lstrip = false;      // takes the white space before it along
-  bool rstrip = false;      // and after it
+  bool special = false;      // left out by decode's skip_special
+  bool normalized = true;    // looked for in a second pass, in what the first has left
+  bool lstrip = false;       // takes the white space before it along
+  bool rstrip = false;       // and after it
   bool single_word = false;  // only where no word character touches it
 };
 

@@ -1,5 +1,5 @@
-// Reads JSON front to back, without a tree: the tables of a tokenizer.json are most of its 8 MB, and
-// a general parser takes longer for them than a run may take to start.
+// Reads JSON front to back, without a tree: the tables of a tokenizer.json are most of its 8 MB,
+// and a general parser takes longer for them than a run may take to start.
 #pragma once
 
 #include <cstdint>

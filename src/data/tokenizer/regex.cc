@@ -19,10 +19,10 @@ constexpr std::string_view kSpace =
 constexpr std::string_view kNotSpace =
     R"(\x00-\x08\x0E-\x1F\x21-\x84\x86-\x9F\xA1-\x{167F}\x{1681}-\x{1FFF}\x{200B}-\x{2027})"
     R"(\x{202A}-\x{202E}\x{2030}-\x{205E}\x{2060}-\x{2FFF}\x{3001}-\x{10FFFF})";
-// Oniguruma's \w: Alphabetic, Mark, Number, connectors.
+// Oniguruma's \w: Alphabetic, Mark, decimal digits, connectors, and the six numbers of Latin-1.
 constexpr std::string_view kWord =
-    R"(\p{L}\p{M}\p{N}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169})"
-    R"(\x{1F170}-\x{1F189})";
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\xB2\xB3\xB9\xBC-\xBE\x{24B6}-\x{24E9}\x{1F130}-\x{1F149})"
+    R"(\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})";
 
 class Translator {
  public:
@@ -177,10 +177,11 @@ std::optional<Regex::Match> Regex::Search::next(std::string_view text, size_t fr
   int found = match(0);
   if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);  // has the heap
   if (found == PCRE2_ERROR_NOMATCH) return std::nullopt;
-  NEREUS_CHECK(kConfig, found >= 0,
-               "tokenizer.json: the pre_tokenizer pattern {} gave up on a text of {} bytes (PCRE2's "
-               "error {}): it backtracks too much",
-               regex_.pattern_, text.size(), found);
+  NEREUS_CHECK(
+      kConfig, found >= 0,
+      "tokenizer.json: the pre_tokenizer pattern {} gave up on a text of {} bytes (PCRE2's "
+      "error {}): it backtracks too much",
+      regex_.pattern_, text.size(), found);
   const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data_->data);
   const size_t end = std::max(span[1], from);
   return Match{std::clamp(span[0], from, end), end};  // \K can put the begin anywhere

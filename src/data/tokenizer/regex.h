@@ -1,8 +1,8 @@
 // Regular expressions of tokenizer files, which are written for Oniguruma, run by PCRE2 (JIT).
 //
-// The two agree on what such files use, once \s, \w and \h are spelt out and (?m), ^ and $ are taken
-// as Oniguruma takes them. A pattern with something that PCRE2 would silently read otherwise (a
-// class in a class, an intersection) is refused. PCRE2's own tables serve \p{...}: code points
+// The two agree on what such files use, once \s, \w and \h are spelt out and (?m), ^ and $ are
+// taken as Oniguruma takes them. A pattern with something that PCRE2 would silently read otherwise
+// (a class in a class, an intersection) is refused. PCRE2's own tables serve \p{...}: code points
 // younger than the library are unassigned to it.
 #pragma once
 

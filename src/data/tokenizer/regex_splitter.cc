@@ -76,8 +76,7 @@ class RegexSplitter final : public Splitter {
  public:
   explicit RegexSplitter(const std::vector<SplitRule>& rules) {
     for (const SplitRule& rule : rules)
-      rules_.push_back(
-          {rule, Regex(rule.literal ? regex_of_literal(rule.pattern) : rule.pattern)});
+      rules_.push_back({rule, Regex(rule.literal ? regex_of_literal(rule.pattern) : rule.pattern)});
   }
 
   void split(std::string_view text, std::vector<std::string_view>& pieces) const override {

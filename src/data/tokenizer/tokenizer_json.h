@@ -6,31 +6,31 @@
 #include <string_view>
 #include <vector>
 
+#include "data/tokenizer/added_tokens.h"
 #include "data/tokenizer/splitter.h"
 #include "data/tokenizer/vocabulary.h"
 
 namespace nereus::data {
 
-struct AddedToken {
-  int32_t id = -1;
-  std::string content;
-  bool special = false, normalized = true;
-};
-
 struct TokenizerFile {
   Vocabulary vocabulary;
-  std::vector<AddedToken> added;
+  std::vector<AddedToken> added;  // differ in content and id
   std::vector<SplitRule> rules;
+  // Of the ByteLevel after the rules: a space goes before each piece that has none, and the piece
+  // is split by `after_prefix` then.
   bool add_prefix_space = false;
+  std::vector<SplitRule> after_prefix;
+  bool ignore_merges = false;  // a piece that is a token is not merged
 };
 
 // Throws Error{kConfig}; `name` is the file's, for messages.
 TokenizerFile read_tokenizer_json(std::string_view text, const std::string& name);
 
-// The contents of tokenizer_config.json's bos_token and eos_token, if it has them.
-struct SpecialNames {
-  std::optional<std::string> bos, eos;
+// What tokenizer_config.json says of BOS and EOS.
+struct TokenizerConfig {
+  std::optional<std::string> bos, eos;  // the tokens' contents
+  bool add_bos = false, add_eos = false;
 };
-SpecialNames read_tokenizer_config(std::string_view text, const std::string& name);
+TokenizerConfig read_tokenizer_config(std::string_view text, const std::string& name);
 
 }  // namespace nereus::data
