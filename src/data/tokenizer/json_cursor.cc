@@ -145,6 +145,19 @@ int64_t JsonCursor::integer() {
   return value;
 }
 
+void JsonCursor::skip_string() {
+  for (++at_; at_ < text_.size(); ++at_) {
+    if (text_[at_] == '\\') {
+      ++at_;
+    } else if (text_[at_] == '"') {
+      ++at_;
+      return;
+    }
+  }
+  at_ = text_.size();
+  fail("a string has no end");
+}
+
 void JsonCursor::skip() {
   constexpr int kDeepest = 100;
   int depth = 0;
@@ -152,7 +165,7 @@ void JsonCursor::skip() {
     const char c = peek();
     if (at_ >= text_.size()) fail("a value is expected");
     if (c == '"') {
-      string();
+      skip_string();
     } else if (c == '{' || c == '[') {
       ++at_;
       if (++depth > kDeepest) fail(fmt::format("brackets nest deeper than {}", kDeepest));

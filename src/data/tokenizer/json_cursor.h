@@ -24,6 +24,7 @@ class JsonCursor {
   [[noreturn]] void fail(const std::string& what) const;
 
  private:
+  void skip_string();
   void escape(std::string& out);
   unsigned hex4();
 

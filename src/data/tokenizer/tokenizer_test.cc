@@ -2,11 +2,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
+#include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "base/error.h"
+#include "test/sha256.h"
 #include "test/test_tensor.h"
 
 namespace nereus::data {
@@ -53,17 +58,69 @@ TEST(Tokenizer, DecodesArbitraryIdsAsHuggingFaceDoes) {
   }
 }
 
+// Of ids as little-endian 32-bit words.
+std::string hash_of(const std::vector<int32_t>& ids) {
+  return test::sha256(std::as_bytes(std::span(ids)));
+}
+
+json corpus_info() {
+  return json::parse(test::read_file(test::source_path("tests/golden/tokenizer/corpus.json")));
+}
+
+std::string corpus_text() {
+  return test::read_file(test::source_path("tests/golden/tokenizer/corpus.txt"));
+}
+
 TEST(Tokenizer, EncodesTheWholeCorpusToTheReferencesIds) {
   Tokenizer::Encoder encoder(deepseek());
   std::vector<int32_t> ids;
-  encoder.encode(test::read_file(test::source_path("tests/golden/tokenizer/corpus.txt")), ids);
-  const json want = json::parse(
-      test::read_file(test::source_path("tests/golden/tokenizer/corpus.json")))["corpus"];
+  encoder.encode(corpus_text(), ids);
+  const json want = corpus_info()["corpus"];
   ASSERT_EQ(ids.size(), want["n_ids"].get<size_t>());
-  const auto first = want["first_ids"].get<std::vector<int32_t>>();
-  const auto last = want["last_ids"].get<std::vector<int32_t>>();
-  EXPECT_TRUE(std::equal(first.begin(), first.end(), ids.begin()));
-  EXPECT_TRUE(std::equal(last.rbegin(), last.rend(), ids.rbegin()));
+  EXPECT_EQ(hash_of(ids), want["ids_sha256_le_u32"].get<std::string>());
+}
+
+TEST(Tokenizer, EncodesTheCorpusDocumentByDocumentToTheReferencesIds) {
+  Tokenizer::Encoder encoder(deepseek());
+  const json shards = corpus_info()["shards"];
+  for (size_t shard = 0; shard < shards.size(); ++shard) {
+    const std::string path = test::source_path("tests/golden/tokenizer/c4/en/c4-train.0000" +
+                                               std::to_string(shard) + "-of-00002.json.gz");
+    const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), gzclose);
+    ASSERT_NE(file, nullptr);
+    std::vector<int32_t> ids;
+    std::vector<char> line(1 << 20);
+    while (gzgets(file.get(), line.data(), static_cast<int>(line.size())) != nullptr) {
+      ids.push_back(*deepseek().bos_id());
+      encoder.encode(json::parse(line.data())["text"].get<std::string>(), ids);
+      ids.push_back(*deepseek().eos_id());
+    }
+    EXPECT_EQ(ids.size(), shards[shard]["n_ids_bos_eos"].get<size_t>());
+    EXPECT_EQ(hash_of(ids), shards[shard]["ids_sha256_le_u32"].get<std::string>());
+  }
+}
+
+// The hash of the whole corpus is the one-thread answer.
+TEST(Tokenizer, ThreadsShareATokenizer) {
+  const std::string text = corpus_text();
+  std::array<std::vector<int32_t>, 3> ids;
+  std::vector<std::thread> threads;
+  for (auto& own : ids)
+    threads.emplace_back([&own, &text] {
+      Tokenizer::Encoder encoder(deepseek());
+      encoder.encode(text, own);
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& own : ids)
+    EXPECT_EQ(hash_of(own), corpus_info()["corpus"]["ids_sha256_le_u32"].get<std::string>());
+}
+
+TEST(Tokenizer, ReadsInvalidUtf8AsReplacementCharacters) {
+  Tokenizer::Encoder encoder(deepseek());
+  std::vector<int32_t> ids, want;
+  encoder.encode("a\xFF\xE4\xB8z", ids);
+  encoder.encode("a\uFFFD\uFFFDz", want);
+  EXPECT_EQ(ids, want);
 }
 
 TEST(Tokenizer, KnowsTheSpecialTokensOfItsConfig) {
@@ -78,19 +135,59 @@ TEST(Tokenizer, NamesAnIdThatIsNoToken) {
               ThrowsMessage<Error>(HasSubstr("token id 128815 is not in the vocabulary")));
 }
 
-// A piece longer than what is remembered goes through the heap, a shorter one through the array:
-// the same merges.
-TEST(Tokenizer, MergesLongAndShortPiecesAlike) {
+// A piece longer than what is remembered goes through a heap, a shorter one through an array. The
+// judge merges as the definition says: the lowest-ranked pair, the leftmost of equals, until none.
+TEST(Tokenizer, MergesLongAndShortPiecesByTheDefinition) {
+  const json file =
+      json::parse(test::read_file(test::source_path("assets/tokenizer/tokenizer.json")));
+  std::map<std::pair<std::string, std::string>, size_t> ranks;
+  for (const json& merge : file["model"]["merges"]) {
+    const auto text = merge.get<std::string>();
+    const size_t space = text.find(' ');
+    ranks.emplace(std::pair(text.substr(0, space), text.substr(space + 1)), ranks.size());
+  }
   Tokenizer::Encoder encoder(deepseek());
-  for (const char* unit : {"a", "ab", "the", "aA", "\xC3\xA9"}) {
-    for (size_t repeats : {10u, 40u, 70u}) {
+  for (const char* unit : {"a", "ab", "the", "Hello", "xyzzy", "internationalisation"}) {
+    for (const size_t length : {1u, 2u, 7u, 63u, 64u, 65u, 66u, 200u}) {
       std::string word;
-      while (word.size() < repeats) word += unit;
-      std::vector<int32_t> ids;
+      while (word.size() < length) word += unit;
+      word.resize(length);
+      std::vector<std::string> parts;
+      for (const char c : word) parts.emplace_back(1, c);
+      for (;;) {
+        size_t best = ranks.size(), at = 0;
+        for (size_t i = 0; i + 1 < parts.size(); ++i) {
+          const auto found = ranks.find({parts[i], parts[i + 1]});
+          if (found == ranks.end() || found->second >= best) continue;
+          best = found->second;
+          at = i;
+        }
+        if (best == ranks.size()) break;
+        parts[at] += parts[at + 1];
+        parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(at + 1));
+      }
+      std::vector<int32_t> want, ids;
+      for (const std::string& part : parts)
+        want.push_back(file["model"]["vocab"][part].get<int32_t>());
       encoder.encode(word, ids);
-      EXPECT_EQ(deepseek().decode(ids, false), word);
+      EXPECT_EQ(ids, want) << word;
     }
   }
+}
+
+// More pieces than an encoder remembers: it forgets all and goes on.
+TEST(Tokenizer, ForgetsAndGoesOn) {
+  Tokenizer::Encoder encoder(deepseek());
+  std::string text;
+  for (int i = 0; i < 120000; ++i) {
+    text += ' ';
+    for (int rest = i; rest > 0; rest /= 26) text += static_cast<char>('a' + rest % 26);
+  }
+  std::vector<int32_t> ids, again;
+  encoder.encode(text, ids);
+  encoder.encode(text, again);
+  EXPECT_EQ(ids, again);
+  EXPECT_EQ(deepseek().decode(ids, false), text);
 }
 
 }  // namespace
