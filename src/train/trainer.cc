@@ -126,7 +126,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream)
   schedule_ = sequential_schedule(static_cast<int>(accumulation_));
 
   const ModelSize size = model_size(args_);
-  flops_per_token_ = flops_per_token(args_, t.seq_len).torchtitan;
+  flops_per_token_ = static_cast<double>(flops_per_token(args_, t.seq_len).torchtitan);
   log::info("Model {} {} size: {} total parameters", config.model.name, args_.flavor,
             with_thousands(static_cast<double>(size.total()), 0));
   log::info("Total parameter count: dense {}, sparse {}, active {}",
