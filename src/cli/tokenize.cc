@@ -1,14 +1,18 @@
 #include "cli/tokenize.h"
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <system_error>
 
+#include "base/assets.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "cli/command.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/utf8.h"
@@ -19,48 +23,59 @@ namespace {
 using data::Tokenizer;
 using nlohmann::json;
 
-std::string read_input(const std::string& path) {
+std::ifstream open_input(const std::string& path) {
+  std::error_code error;
   std::ifstream in(path, std::ios::binary);
-  NEREUS_CHECK(kConfig, in.good() && !std::filesystem::is_directory(path),
-               "--input {}: cannot be read", path);
-  std::stringstream text;
-  text << in.rdbuf();
-  return std::move(text).str();
+  NEREUS_CHECK(kConfig, in.good() && !std::filesystem::is_directory(path, error),
+               "--input {}: cannot be read: there is no such file, or it is not readable", path);
+  return in;
 }
 
-// Writes beside and renames: the output is complete or absent.
+std::string read_input(const std::string& path) {
+  std::ifstream in = open_input(path);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+// Writes beside and renames: the output is complete or absent. What is no regular file (a pipe,
+// /dev/stdout) is written to as it is.
 void write_output(const std::string& path, const std::function<void(std::ostream&)>& body) {
-  const std::string partial = path + ".partial";
-  std::ofstream out(partial, std::ios::binary);
-  NEREUS_CHECK(kConfig, out.good(), "--output {}: cannot be written", path);
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const bool beside = !fs::exists(path, error) || fs::is_regular_file(path, error);
+  const std::string name = beside ? path + ".partial" : path;
+  std::ofstream out(name, std::ios::binary);
+  NEREUS_CHECK(kConfig, out.good(), "--output {}: cannot be written: {}", path,
+               std::generic_category().message(errno));
   try {
     body(out);
     out.close();
     NEREUS_CHECK(kIo, out.good(), "--output {}: writing failed; is the disk full?", path);
+    if (beside) fs::rename(name, path, error);
+    NEREUS_CHECK(kIo, !beside || !error, "--output {}: {} cannot take this name: {}", path, name,
+                 error.message());
   } catch (...) {
     out.close();
-    std::filesystem::remove(partial);
+    if (beside) fs::remove(name, error);
     throw;
   }
-  std::filesystem::rename(partial, path);
 }
 
-// on_object(object, line number) for each line of a JSON-lines file.
+// on_object(object, line number) for each line of a JSON-lines file; empty lines are passed over.
 void each_line(const std::string& path, const std::function<void(const json&, size_t)>& on_object) {
-  std::istringstream in(read_input(path));
+  std::ifstream in = open_input(path);
   size_t number = 0;
+  int64_t replaced = 0;
   for (std::string line; std::getline(in, line);) {
     ++number;
-    if (line.empty()) continue;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (!data::is_valid_utf8(line)) {
+      if (replaced == 0) log::warning("{}:{}: invalid UTF-8 is read as U+FFFD", path, number);
+      line = data::replace_invalid_utf8(line, &replaced);
+    }
     const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
     NEREUS_CHECK(kConfig, object.is_object(), "{}:{}: is not a JSON object", path, number);
     on_object(object, number);
   }
-}
-
-// Invalid UTF-8 cannot come out of decode, and an encoder of JSON must not throw on what could.
-std::string dump(const json& object) {
-  return object.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
 }
 
 struct Options {
@@ -73,10 +88,10 @@ void encode(const Options& o) {
   write_output(o.output, [&](std::ostream& out) {
     each_line(o.input, [&](const json& object, size_t line) {
       NEREUS_CHECK(kConfig, object.contains("text") && object["text"].is_string(),
-                   "{}:{}: has no \"text\"", o.input, line);
+                   "{}:{}: has no string \"text\"", o.input, line);
       std::vector<int32_t> ids;
       encoder.encode(object["text"].get<std::string>(), ids);
-      out << dump({{"ids", ids}}) << '\n';
+      out << fmt::format("{{\"ids\": [{}]}}\n", fmt::join(ids, ", "));
     });
   });
 }
@@ -89,9 +104,7 @@ void decode(const Options& o) {
                    "{}:{}: has no list \"ids\"", o.input, line);
       std::vector<int32_t> ids;
       for (const json& id : object["ids"]) {
-        NEREUS_CHECK(kConfig,
-                     id.is_number_integer() && id.get<int64_t>() >= 0 &&
-                         id.get<int64_t>() < tokenizer->vocab_size(),
+        NEREUS_CHECK(kConfig, id.is_number_integer() && tokenizer->has(id.get<int64_t>()),
                      "{}:{}: token id {} is not in the vocabulary, which has ids from 0 to {}",
                      o.input, line, id.dump(), tokenizer->vocab_size() - 1);
         ids.push_back(id.get<int32_t>());
@@ -99,7 +112,7 @@ void decode(const Options& o) {
       nlohmann::ordered_json result;
       result["decoded"] = tokenizer->decode(ids, false);
       result["decoded_skip_special"] = tokenizer->decode(ids, true);
-      out << result.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+      out << result.dump(-1, ' ', /*ensure_ascii=*/true) << '\n';
     });
   });
 }
@@ -165,7 +178,7 @@ int run_tokenize(int argc, char** argv) {
   CLI::App app("Encode and decode text with a Hugging Face tokenizer.json", "nereus tokenize");
   app.require_subcommand(1);
   Options o;
-  o.tokenizer = "assets/tokenizer";
+  o.tokenizer = resolve_asset("assets/tokenizer");
   std::function<void(const Options&)> chosen;
   const auto add = [&](const char* name, const char* help, bool output,
                        void (*body)(const Options&)) {
