@@ -54,6 +54,11 @@ void sgemm(float* c, int64_t ldc, int64_t m, int64_t n, int64_t k, const float* 
               accumulate ? 1.0f : 0.0f, c, i32(ldc));
 }
 
+void set_blas_threads(int threads) {
+  sgemm(nullptr, 0, 0, 0, 0, nullptr, 0, false, nullptr, 0, false, false);  // sets 1, once
+  openblas_set_num_threads(threads);
+}
+
 void gemm(std::byte* c, DType c_dtype, int64_t ldc, int64_t m, int64_t n, int64_t k,
           const Operand& a, const Operand& b, bool accumulate, Scratch scratch) {
   if (a.dtype == DType::f32 && b.dtype == DType::f32 && c_dtype == DType::f32) {

@@ -30,6 +30,9 @@ void gemm(std::byte* c, DType c_dtype, int64_t ldc, int64_t m, int64_t n, int64_
 void sgemm(float* c, int64_t ldc, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
            bool trans_a, const float* b, int64_t ldb, bool trans_b, bool accumulate);
 
+// OpenBLAS's own threads, from now on: 1 unless told otherwise. For the benchmark, which compares.
+void set_blas_threads(int threads);
+
 // How an [M, N] result with inner length K is cut into tasks: by its shape only.
 struct Blocks {
   Blocks(int64_t M, int64_t N, int64_t K, bool f32);

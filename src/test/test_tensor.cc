@@ -121,7 +121,7 @@ std::vector<double> Tensor::values() const {
   return out;
 }
 
-Tensor& Tensor::set(const std::vector<double>& values) {
+Tensor& Tensor::set(const std::vector<double>& values) & {
   NEREUS_CHECK(kContract, static_cast<int64_t>(values.size()) == count(),
                "{} values for {} elements", values.size(), count());
   std::vector<std::byte> host(static_cast<size_t>(view_.bytes()));
@@ -133,11 +133,11 @@ Tensor& Tensor::set(const std::vector<double>& values) {
   return *this;
 }
 
-Tensor& Tensor::fill(double value) {
+Tensor& Tensor::fill(double value) & {
   return set(std::vector<double>(static_cast<size_t>(count()), value));
 }
 
-Tensor& Tensor::fill_normal(uint64_t seed, double mean, double std) {
+Tensor& Tensor::fill_normal(uint64_t seed, double mean, double std) & {
   std::vector<double> values(static_cast<size_t>(count()));
   for (size_t i = 0; i < values.size(); ++i) {
     const Philox4 r = philox(seed, i);
@@ -147,7 +147,7 @@ Tensor& Tensor::fill_normal(uint64_t seed, double mean, double std) {
   return set(values);
 }
 
-Tensor& Tensor::fill_uniform_int(uint64_t seed, int64_t low, int64_t high) {
+Tensor& Tensor::fill_uniform_int(uint64_t seed, int64_t low, int64_t high) & {
   std::vector<double> values(static_cast<size_t>(count()));
   for (size_t i = 0; i < values.size(); ++i)
     values[i] =
@@ -155,7 +155,7 @@ Tensor& Tensor::fill_uniform_int(uint64_t seed, int64_t low, int64_t high) {
   return set(values);
 }
 
-Tensor& Tensor::poison() {
+Tensor& Tensor::poison() & {
   return fill(integral(view_.dtype) ? lowest(view_.dtype)
                                     : std::numeric_limits<double>::quiet_NaN());
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/device.h"
@@ -24,11 +25,21 @@ class Tensor {
  public:
   Tensor(Device, DType, const Shape&);
 
-  Tensor& fill(double value);
-  Tensor& fill_normal(uint64_t seed, double mean = 0, double std = 1);  // rounded to the dtype
-  Tensor& fill_uniform_int(uint64_t seed, int64_t low, int64_t high);   // [low, high)
-  Tensor& poison();  // NaN, or the lowest value of an integer type
-  Tensor& set(const std::vector<double>& values);
+  Tensor& fill(double value) &;
+  Tensor& fill_normal(uint64_t seed, double mean = 0, double std = 1) &;  // rounded to the dtype
+  Tensor& fill_uniform_int(uint64_t seed, int64_t low, int64_t high) &;   // [low, high)
+  Tensor& poison() &;  // NaN, or the lowest value of an integer type
+  Tensor& set(const std::vector<double>& values) &;
+
+  // The same for `const auto x = Tensor(...).fill_normal(1);`
+  Tensor fill(double value) && { return std::move(fill(value)); }
+  Tensor fill_normal(uint64_t seed, double mean = 0, double std = 1) && {
+    return std::move(fill_normal(seed, mean, std));
+  }
+  Tensor fill_uniform_int(uint64_t seed, int64_t low, int64_t high) && {
+    return std::move(fill_uniform_int(seed, low, high));
+  }
+  Tensor poison() && { return std::move(poison()); }
 
   double operator[](int64_t i) const;  // after copying from the device
   void set_element(int64_t i, double value);

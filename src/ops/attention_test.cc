@@ -1,0 +1,224 @@
+#include "ops/attention.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "test/test_tensor.h"
+
+namespace nereus::ops {
+namespace {
+
+struct Case {
+  Device device;
+  DType dtype;
+  int64_t B, S, H, Dqk, Dv;
+  AttentionMask mask;
+};
+void PrintTo(const Case& c, std::ostream* s) {
+  *s << name_of(c.dtype) << " B" << c.B << " S" << c.S << " H" << c.H << " D" << c.Dqk << "/"
+     << c.Dv << (c.mask == AttentionMask::document ? " document" : " causal");
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> out;
+  const int64_t sizes[][5] = {
+      {1, 1, 1, 8, 8}, {2, 7, 3, 12, 8}, {1, 130, 2, 24, 16}, {2, 200, 2, 192, 128}};
+  for (const Device device : test::devices())
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const AttentionMask mask : {AttentionMask::causal, AttentionMask::document})
+        for (const auto& [B, S, H, Dqk, Dv] : sizes)
+          out.push_back({device, dtype, B, S, H, Dqk, Dv, mask});
+  return out;
+}
+
+// Everything in double, from the formulas of the header.
+struct Judge {
+  Judge(const Case& c, const std::vector<double>& q, const std::vector<double>& k,
+        const std::vector<double>& v, const std::vector<double>& dout,
+        const std::vector<double>& first, double scale)
+      : o(dout.size()),
+        lse(static_cast<size_t>(c.B * c.S * c.H)),
+        dq(q.size()),
+        dk(k.size()),
+        dv(v.size()) {
+    const int64_t T = c.B * c.S;
+    const auto at = [&](int64_t t, int64_t h, int64_t d, int64_t D) {
+      return static_cast<size_t>((t * c.H + h) * D + d);
+    };
+    for (int64_t h = 0; h < c.H; ++h) {
+      for (int64_t t = 0; t < T; ++t) {
+        const auto begin = static_cast<int64_t>(first[static_cast<size_t>(t)]);
+        std::vector<double> p(static_cast<size_t>(t + 1 - begin)), dp(p.size());
+        double sum = 0, top = -1e300;
+        for (int64_t j = begin; j <= t; ++j) {
+          double score = 0;
+          for (int64_t d = 0; d < c.Dqk; ++d)
+            score += q[at(t, h, d, c.Dqk)] * k[at(j, h, d, c.Dqk)];
+          p[static_cast<size_t>(j - begin)] = score * scale;
+          top = std::max(top, score * scale);
+        }
+        for (double& x : p) sum += x = std::exp(x - top);
+        for (double& x : p) x /= sum;
+        lse[static_cast<size_t>(t * c.H + h)] = top + std::log(sum);
+        double delta = 0;
+        for (int64_t j = begin; j <= t; ++j) {
+          const double pj = p[static_cast<size_t>(j - begin)];
+          for (int64_t d = 0; d < c.Dv; ++d) {
+            o[at(t, h, d, c.Dv)] += pj * v[at(j, h, d, c.Dv)];
+            dv[at(j, h, d, c.Dv)] += pj * dout[at(t, h, d, c.Dv)];
+            dp[static_cast<size_t>(j - begin)] += dout[at(t, h, d, c.Dv)] * v[at(j, h, d, c.Dv)];
+          }
+          delta += pj * dp[static_cast<size_t>(j - begin)];
+        }
+        for (int64_t j = begin; j <= t; ++j) {
+          const double ds = p[static_cast<size_t>(j - begin)] *
+                            (dp[static_cast<size_t>(j - begin)] - delta) * scale;
+          for (int64_t d = 0; d < c.Dqk; ++d) {
+            dq[at(t, h, d, c.Dqk)] += ds * k[at(j, h, d, c.Dqk)];
+            dk[at(j, h, d, c.Dqk)] += ds * q[at(t, h, d, c.Dqk)];
+          }
+        }
+      }
+    }
+  }
+  std::vector<double> o, lse, dq, dk, dv;
+};
+
+class AttentionTest : public testing::TestWithParam<Case> {};
+
+TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
+  const Case& c = GetParam();
+  const int64_t T = c.B * c.S;
+  const auto tensor = [&](int64_t D, uint64_t seed) {
+    return test::Tensor(c.device, c.dtype, {T, c.H, D}).fill_normal(seed);
+  };
+  const auto q = tensor(c.Dqk, 1), k = tensor(c.Dqk, 2), dout = tensor(c.Dv, 4);
+  // v lies in the right half of a wider tensor, as in the model.
+  const auto kv = tensor(2 * c.Dv, 3);
+  const TensorView v = kv.view().columns(c.Dv, 2 * c.Dv);
+  std::vector<double> v_values;
+  {
+    const auto all = kv.values();
+    for (size_t row = 0; row < static_cast<size_t>(T * c.H); ++row)
+      for (size_t d = 0; d < static_cast<size_t>(c.Dv); ++d)
+        v_values.push_back(
+            all[row * static_cast<size_t>(2 * c.Dv) + static_cast<size_t>(c.Dv) + d]);
+  }
+  std::vector<double> ids(static_cast<size_t>(T));
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = philox(9, i).v[0] % 10;  // 1 ends a document
+  auto id_tensor = test::Tensor(c.device, DType::i32, {T});
+  id_tensor.set(ids);
+  const auto first = test::Tensor(c.device, DType::i32, {T}).poison();
+  const auto positions = test::Tensor(c.device, DType::i32, {T}).poison();
+  Stream s = test::stream(c.device);
+  document_bounds(s, {.first_key = first,
+                      .positions = positions,
+                      .ids = id_tensor,
+                      .sequence = c.S,
+                      .eos_id = 1,
+                      .mask = c.mask});
+
+  const double scale = 1 / std::sqrt(static_cast<double>(c.Dqk));
+  const auto o = test::Tensor(c.device, c.dtype, {T, c.H, c.Dv}).poison();
+  const auto lse = test::Tensor(c.device, DType::f32, {T, c.H}).poison();
+  attention_forward(s, {.o = o,
+                        .lse = lse,
+                        .q = q,
+                        .k = k,
+                        .v = v,
+                        .first_key = first,
+                        .sequence = c.S,
+                        .scale = static_cast<float>(scale),
+                        .mask = c.mask});
+  const auto dq = test::Tensor(c.device, c.dtype, {T, c.H, c.Dqk}).poison();
+  const auto dk = test::Tensor(c.device, c.dtype, {T, c.H, c.Dqk}).poison();
+  const auto dkv = test::Tensor(c.device, c.dtype, {T, c.H, 2 * c.Dv}).poison();
+  const auto delta = test::Tensor(c.device, DType::f32, {T, c.H}).poison();
+  attention_backward(s, {.dq = dq,
+                         .dk = dk,
+                         .dv = dkv.view().columns(c.Dv, 2 * c.Dv),
+                         .delta = delta,
+                         .dout = dout,
+                         .o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .first_key = first,
+                         .sequence = c.S,
+                         .scale = static_cast<float>(scale),
+                         .mask = c.mask});
+  s.synchronize();
+
+  const auto first_values = first.values();
+  const Judge want(c, q.values(), k.values(), v_values, dout.values(), first_values, scale);
+  // Sums over S and D of rounded numbers; bf16 rounds o, which delta is made from, too.
+  const double tolerance = c.dtype == DType::f32 ? 2e-6 : 0.02;
+  EXPECT_LT(test::normwise_error(o.values(), want.o), tolerance);
+  EXPECT_LT(test::normwise_error(lse.values(), want.lse), c.dtype == DType::f32 ? 1e-6 : 1e-5);
+  EXPECT_LT(test::normwise_error(dq.values(), want.dq), 2 * tolerance + 1e-9);
+  EXPECT_LT(test::normwise_error(dk.values(), want.dk), 2 * tolerance + 1e-9);
+  std::vector<double> dv_values;
+  const auto all = dkv.values();
+  for (size_t i = 0; i < all.size(); ++i) {
+    const bool right = i % static_cast<size_t>(2 * c.Dv) >= static_cast<size_t>(c.Dv);
+    if (right) {
+      dv_values.push_back(all[i]);
+    } else {
+      ASSERT_TRUE(std::isnan(all[i])) << "wrote beside dv";
+    }
+  }
+  EXPECT_LT(test::normwise_error(dv_values, want.dv), tolerance);
+}
+INSTANTIATE_TEST_SUITE_P(EveryDeviceTypeMaskAndSize, AttentionTest, testing::ValuesIn(cases()));
+
+TEST(DocumentBounds, AnEndOfDocumentTokenBelongsToTheDocumentItEnds) {
+  for (const Device device : test::devices()) {
+    auto ids = test::Tensor(device, DType::i32, {8});
+    ids.set({5, 1, 5, 5, /* next sequence */ 1, 1, 5, 1});
+    const auto first = test::Tensor(device, DType::i32, {8}).poison();
+    const auto positions = test::Tensor(device, DType::i32, {8}).poison();
+    Stream s = test::stream(device);
+    document_bounds(s, {.first_key = first,
+                        .positions = positions,
+                        .ids = ids,
+                        .sequence = 4,
+                        .eos_id = 1,
+                        .mask = AttentionMask::document});
+    EXPECT_EQ(first.values(), (std::vector<double>{0, 0, 2, 2, 4, 5, 6, 6}));
+    EXPECT_EQ(positions.values(), (std::vector<double>{0, 1, 2, 3, 0, 1, 2, 3}));
+    document_bounds(s, {.first_key = first,
+                        .positions = positions,
+                        .ids = ids,
+                        .sequence = 4,
+                        .eos_id = 1,
+                        .mask = AttentionMask::causal});
+    EXPECT_EQ(first.values(), (std::vector<double>{0, 0, 0, 0, 4, 4, 4, 4}));
+  }
+}
+
+// A long sequence in 4 MiB of scratch a thread: no S x S matrix can be there.
+TEST(Attention, ALongSequenceNeedsNoSquareMatrix) {
+  constexpr int64_t kS = 4096, kD = 16;
+  const auto q = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).fill_normal(1);
+  const auto v = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).fill(1);
+  auto first = test::Tensor(Device::cpu(), DType::i32, {kS}).fill(0);
+  const auto o = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).poison();
+  const auto lse = test::Tensor(Device::cpu(), DType::f32, {kS, 1}).poison();
+  Stream s = test::stream(Device::cpu());
+  attention_forward(s, {.o = o,
+                        .lse = lse,
+                        .q = q,
+                        .k = q,
+                        .v = v,
+                        .first_key = first,
+                        .sequence = kS,
+                        .scale = 0.25f});
+  const auto got = o.values();
+  for (const double x : got) ASSERT_NEAR(x, 1, 1e-5);  // a mean of ones
+}
+
+}  // namespace
+}  // namespace nereus::ops

@@ -1,0 +1,187 @@
+#include "ops/router.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "test/test_tensor.h"
+
+namespace nereus::ops {
+namespace {
+
+using Score = RoutingRule::Score;
+
+// Scores, choice and weights of one token in double, by the header's words.
+struct Judge {
+  std::vector<double> score, weight;
+  std::vector<int64_t> ids;
+};
+
+std::vector<double> scores(const std::vector<double>& logits, Score function) {
+  std::vector<double> out(logits.size());
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (size_t e = 0; e < out.size(); ++e)
+    sum += out[e] =
+        function == Score::sigmoid ? 1 / (1 + std::exp(-logits[e])) : std::exp(logits[e] - top);
+  if (function == Score::softmax)
+    for (double& x : out) x /= sum;
+  return out;
+}
+
+std::vector<double> weights(const std::vector<double>& score, const std::vector<int64_t>& ids,
+                            const RoutingRule& rule) {
+  std::vector<double> out;
+  double sum = 0;
+  for (const int64_t e : ids) sum += score[static_cast<size_t>(e)];
+  for (const int64_t e : ids)
+    out.push_back(static_cast<double>(rule.scale) * score[static_cast<size_t>(e)] /
+                  (rule.normalize ? sum + 1e-20 : 1));
+  return out;
+}
+
+Judge judge(const std::vector<double>& logits, const std::vector<double>& bias, int64_t t,
+            int64_t K, const RoutingRule& rule) {
+  const auto E = static_cast<int64_t>(logits.size());
+  Judge j;
+  j.score = scores(logits, rule.score);
+  if (rule.forced) {
+    for (int64_t k = 0; k < K; ++k) j.ids.push_back((t * K + k) % E);
+  } else {
+    std::vector<double> choice = j.score;
+    for (size_t e = 0; e < bias.size(); ++e) choice[e] += bias[e];
+    const int64_t width = E / rule.groups;
+    std::vector<std::pair<double, int64_t>> groups;
+    for (int64_t g = 0; g < rule.groups; ++g) {
+      std::vector<double> members(choice.begin() + g * width, choice.begin() + (g + 1) * width);
+      std::sort(members.rbegin(), members.rend());
+      groups.emplace_back(-(members[0] + (width > 1 ? members[1] : 0)), g);
+    }
+    std::sort(groups.begin(), groups.end());
+    std::vector<std::pair<double, int64_t>> candidates;
+    for (int g = 0; g < rule.limited_groups; ++g)
+      for (int64_t e = groups[static_cast<size_t>(g)].second * width;
+           e < (groups[static_cast<size_t>(g)].second + 1) * width; ++e)
+        candidates.emplace_back(-choice[static_cast<size_t>(e)], e);
+    std::sort(candidates.begin(), candidates.end());
+    for (int64_t k = 0; k < K; ++k) j.ids.push_back(candidates[static_cast<size_t>(k)].second);
+  }
+  j.weight = weights(j.score, j.ids, rule);
+  return j;
+}
+
+struct Case {
+  const char* name;
+  int64_t E, K;
+  RoutingRule rule;
+  bool bias;
+};
+class RouterTest : public testing::TestWithParam<Case> {};
+
+TEST_P(RouterTest, ChoosesAndWeighsByTheRuleAndItsGradientIsTheDerivative) {
+  const Case& c = GetParam();
+  constexpr int64_t T = 41;
+  for (const Device device : test::devices()) {
+    const auto logits = test::Tensor(device, DType::f32, {T, c.E}).fill_normal(1, 0, 2);
+    const auto bias = test::Tensor(device, DType::f32, {c.E}).fill_normal(2, 0, 0.2);
+    const auto w = test::Tensor(device, DType::f32, {T, c.K}).poison(),
+               sc = test::Tensor(device, DType::f32, {T, c.E}).poison();
+    const auto ids = test::Tensor(device, DType::i32, {T, c.K}).poison();
+    const auto load = test::Tensor(device, DType::i64, {c.E}).fill(5);
+    Stream s = test::stream(device);
+    router_forward(s, {.weights = w,
+                       .ids = ids,
+                       .scores = sc,
+                       .load = load,
+                       .logits = logits,
+                       .bias = c.bias ? ConstTensorView(bias) : ConstTensorView(),
+                       .rule = c.rule});
+    const auto dw = test::Tensor(device, DType::f32, {T, c.K}).fill_normal(3);
+    const auto dlogits = test::Tensor(device, DType::f32, {T, c.E}).poison();
+    router_backward(s,
+                    {.dlogits = dlogits, .dweights = dw, .ids = ids, .scores = sc, .rule = c.rule});
+    s.synchronize();
+    const auto lv = logits.values(), bv = bias.values(), wv = w.values(), iv = ids.values(),
+               dwv = dw.values(), dlv = dlogits.values();
+    std::vector<double> count(static_cast<size_t>(c.E), 5);
+    for (int64_t t = 0; t < T; ++t) {
+      std::vector<double> row(lv.begin() + t * c.E, lv.begin() + (t + 1) * c.E);
+      const Judge j = judge(row, c.bias ? bv : std::vector<double>(), t, c.K, c.rule);
+      const auto loss = [&](const std::vector<double>& logit_row) {
+        const std::vector<double> v = weights(scores(logit_row, c.rule.score), j.ids, c.rule);
+        double sum = 0;
+        for (int64_t k = 0; k < c.K; ++k)
+          sum += v[static_cast<size_t>(k)] * dwv[static_cast<size_t>(t * c.K + k)];
+        return sum;
+      };
+      for (int64_t k = 0; k < c.K; ++k) {
+        ASSERT_EQ(iv[static_cast<size_t>(t * c.K + k)],
+                  static_cast<double>(j.ids[static_cast<size_t>(k)]))
+            << "token " << t;
+        ASSERT_NEAR(wv[static_cast<size_t>(t * c.K + k)], j.weight[static_cast<size_t>(k)],
+                    2e-6 * std::abs(j.weight[static_cast<size_t>(k)]));
+        ++count[static_cast<size_t>(j.ids[static_cast<size_t>(k)])];
+      }
+      for (size_t e = 0; e < static_cast<size_t>(c.E); ++e) {
+        std::vector<double> up = row, down = row;
+        up[e] += 1e-5;
+        down[e] -= 1e-5;
+        ASSERT_NEAR(dlv[static_cast<size_t>(t * c.E) + e], (loss(up) - loss(down)) / 2e-5, 1e-5);
+      }
+    }
+    EXPECT_EQ(load.values(), count);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(
+    EveryRule, RouterTest,
+    testing::Values(
+        Case{"deepseek_v3",
+             16,
+             4,
+             {.score = Score::sigmoid,
+              .normalize = true,
+              .scale = 2.5f,
+              .groups = 4,
+              .limited_groups = 2},
+             true},
+        Case{"softmax", 8, 3, {.score = Score::softmax}, false},
+        Case{"softmax_normalised",
+             8,
+             3,
+             {.score = Score::softmax, .normalize = true, .scale = 16},
+             true},
+        Case{"all_chosen", 4, 4, {.score = Score::sigmoid}, false},
+        Case{
+            "one_a_group", 4, 2, {.score = Score::sigmoid, .groups = 4, .limited_groups = 2}, true},
+        Case{"forced", 8, 3, {.score = Score::sigmoid, .normalize = true, .forced = true}, true}),
+    [](const auto& each) { return std::string(each.param.name); });
+
+TEST(Router, TiesGoToTheSmallerExpert) {
+  for (const Device device : test::devices()) {
+    const auto logits = test::Tensor(device, DType::f32, {1, 6}).fill(0.5);
+    const auto w = test::Tensor(device, DType::f32, {1, 3}).poison(),
+               sc = test::Tensor(device, DType::f32, {1, 6}).poison();
+    const auto ids = test::Tensor(device, DType::i32, {1, 3}).poison();
+    Stream s = test::stream(device);
+    router_forward(s, {.weights = w, .ids = ids, .scores = sc, .logits = logits});
+    s.synchronize();
+    EXPECT_EQ(ids.values(), (std::vector<double>{0, 1, 2}));
+  }
+}
+
+TEST(BalanceUpdate, MovesTheBiasAgainstTheLoadWithoutMovingItsMean) {
+  for (const Device device : test::devices()) {
+    auto bias = test::Tensor(device, DType::f32, {4}), load = test::Tensor(device, DType::i64, {4});
+    bias.set({0.1, 0, 0, -0.1});
+    load.set({10, 0, 0, 2});  // mean 3: signs -1, 1, 1, 1; their mean 0.5
+    Stream s = test::stream(device);
+    balance_update(s, {.bias = bias, .load = load, .coefficient = 1e-3f});
+    s.synchronize();
+    const std::vector<double> want = {0.1 - 1.5e-3, 0.5e-3, 0.5e-3, -0.1 + 0.5e-3};
+    for (int64_t e = 0; e < 4; ++e) EXPECT_NEAR(bias[e], want[static_cast<size_t>(e)], 1e-8);
+  }
+}
+
+}  // namespace
+}  // namespace nereus::ops
