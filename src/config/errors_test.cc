@@ -1,4 +1,5 @@
 // Bad configurations, each by the text of its one message.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "base/error.h"
@@ -234,8 +235,8 @@ TEST(NotBuiltYet, IsRefusedUnlessItIsSetToItsDefault) {
       {"job.custom_config_module", "x"},
       {"experimental.custom_import", "x"}};
   for (const auto& [key, value] : refused)
-    EXPECT_THAT(message({"--" + key + "=" + value}),
-                testing::AllOf(testing::StartsWith("command line: " + key + " = "),
+    EXPECT_THAT(message({fmt::format("--{}={}", key, value)}),
+                testing::AllOf(testing::StartsWith(fmt::format("command line: {} = ", key)),
                                testing::HasSubstr("not built yet")));
   EXPECT_EQ(message({"--parallelism.tensor_parallel_degree=1", "--training.dtype=float32",
                      "--fault_tolerance.semi_sync_method=None"}),

@@ -6,8 +6,9 @@
 #include "config/load.h"
 #include "test/fuzz.h"
 
+namespace nereus {
+
 NEREUS_FUZZ(toml_values, data) {
-  using namespace nereus;
   const std::string text(data.begin(), data.end());
   LoadedConfig read;
   try {
@@ -23,3 +24,5 @@ NEREUS_FUZZ(toml_values, data) {
   again.origin = read.origin;
   NEREUS_CHECK(kContract, print_config(again) == printed, "printed differently:\n{}", printed);
 }
+
+}  // namespace nereus

@@ -196,10 +196,7 @@ ModelArgs probe_args(const ProbeOptions& o, bool shifted) {
   const fs::path config = folder / "config.json";
   ModelArgs args = arguments.empty() ? model_args_from_hf_config(config.string())
                                      : model_args_from_torchtitan_json(arguments);
-  if (arguments.empty() && !shifted) {
-    args.family = NumericsFamily::torchtitan;
-    args.final_norm_eps = ModelArgs().final_norm_eps;
-  }
+  if (arguments.empty() && !shifted) set_family(args, NumericsFamily::torchtitan);
   if (!arguments.empty() && fs::exists(config))
     args.eos_id = hf_config_eos_id(config.string()).value_or(-1);
   if (o.eos_id) args.eos_id = *o.eos_id;
