@@ -1,0 +1,47 @@
+#include "cli/bench.h"
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "base/suggest.h"
+#include "cli/bench_ops.h"
+#include "cli/bench_step.h"
+
+namespace nereus {
+namespace {
+
+struct Benchmark {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* help;
+};
+
+constexpr Benchmark kBenchmarks[] = {
+    {"ops", run_bench_ops, "every op at the shapes of runs, products beside OpenBLAS itself"},
+    {"step", run_bench_step, "a whole training step, by default of TorchTitan's debugmodel"},
+};
+
+}  // namespace
+
+int run_bench(int argc, char** argv) {
+  const std::string name = argc > 1 ? argv[1] : "--help";
+  if (name == "--help" || name == "-h") {
+    std::puts("Usage: nereus bench BENCHMARK [OPTIONS]\n");
+    for (const Benchmark& b : kBenchmarks) std::printf("  %-6s %s\n", b.name, b.help);
+    std::puts("\n`nereus tokenize bench` measures the tokenizer.");
+    return 0;
+  }
+  std::vector<std::string> names;
+  for (const Benchmark& b : kBenchmarks) {
+    if (name == b.name) return b.run(argc - 1, argv + 1);
+    names.emplace_back(b.name);
+  }
+  const std::string near = nearest(name, names);
+  NEREUS_FAIL(kConfig,
+              "nereus bench: there is no benchmark {}{}\n  `nereus bench --help` lists them.", name,
+              near.empty() ? "" : fmt::format("; did you mean {}?", near));
+}
+
+}  // namespace nereus

@@ -1,0 +1,9 @@
+// nereus bench ops | step | data
+#pragma once
+
+namespace nereus {
+
+// Arguments after `nereus bench`. Returns the exit code; throws Error.
+int run_bench(int argc, char** argv);
+
+}  // namespace nereus
