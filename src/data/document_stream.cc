@@ -1,5 +1,6 @@
 #include "data/document_stream.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -11,7 +12,9 @@ namespace nereus::data {
 namespace {
 
 constexpr size_t kBatchBytes = size_t{1} << 17;  // of lines; a batch has at least one
-constexpr int64_t kWaiting = 4;                  // batches a worker, read and not yet consumed
+constexpr size_t kWaiting = 4;                   // batches a worker, read and not yet consumed
+
+size_t threads_wanted(const TextOptions& o) { return static_cast<size_t>(std::max(1, o.workers)); }
 
 // The "text" of a line. nlohmann refuses ill-formed UTF-8, so the line is mended first.
 std::optional<std::string> text_of(const std::string& line, int64_t& replaced) {
@@ -29,26 +32,31 @@ std::optional<std::string> text_of(const std::string& line, int64_t& replaced) {
 
 struct DocumentStream::Lines {
   struct Line {
-    int64_t line, epoch;
+    int64_t document, stream;
     std::string text, where;
   };
   int64_t number = 0;  // of the batch
+  ReadPosition begin;
+  int64_t end_document = 0;
   std::vector<Line> lines;
 };
 
 struct DocumentStream::Batch {
-  std::vector<Document> documents;
+  DocumentBatch out;
   int64_t skipped = 0, replaced = 0;
   std::string first_skipped, first_replaced;  // "file:line"
+  std::exception_ptr failure;
 };
 
 DocumentStream::DocumentStream(const TextOptions& options, std::vector<std::string> shards,
-                               std::function<bool(int64_t, int64_t)> wanted)
+                               const Dealer& dealer, ReadPosition start, Wanted wanted)
     : options_(options),
-      wanted_(std::move(wanted)),
       shards_(std::move(shards)),
-      reader_(std::make_unique<LineReader>(shards_)) {
-  for (int i = 0; i < std::max(1, options.workers); ++i) threads_.emplace_back([this] { work(); });
+      dealer_(dealer),
+      wanted_(std::move(wanted)),
+      reader_(std::make_unique<LineReader>(shards_, static_cast<size_t>(start.shard), start.line)),
+      at_(std::move(start)) {
+  for (size_t i = 0; i < threads_wanted(options); ++i) threads_.emplace_back([this] { work(); });
 }
 
 DocumentStream::~DocumentStream() {
@@ -60,38 +68,47 @@ DocumentStream::~DocumentStream() {
   for (std::thread& t : threads_) t.join();
 }
 
+// False when there is no further batch. When it throws, out.number is the batch that failed, and
+// there is none after it.
 bool DocumentStream::read(Lines& out) {
   const std::lock_guard lock(reading_);
   if (ended_) return false;
+  ended_ = true;  // unless all goes well
   out.number = read_batches_++;
+  out.begin = at_;
   std::string line;
-  for (size_t bytes = 0; bytes < kBatchBytes;) {
-    if (!reader_->next(line)) {
-      NEREUS_CHECK(kConfig, any_line_, "training.dataset_path = {}: the shards have no line",
-                   options_.path);
-      if (!options_.loop) {
-        ended_ = true;
-        break;
-      }
-      ++epoch_;
-      line_ = 0;
-      reader_ = std::make_unique<LineReader>(shards_);
-      continue;
-    }
-    any_line_ = true;
+  bool more = true;
+  for (size_t bytes = 0; bytes < kBatchBytes && more;) {
+    more = reader_->next(line);
+    if (!more) break;
+    at_.shard = static_cast<int64_t>(reader_->file_index());
+    at_.line = reader_->line_number();
     if (line.empty()) continue;
     bytes += line.size();
-    if (wanted_(line_, epoch_))
-      out.lines.push_back(
-          {line_, epoch_, line, fmt::format("{}:{}", reader_->file(), reader_->line_number())});
-    ++line_;
+    const int64_t stream = dealer_.deal(at_, line.size());
+    if (stream >= 0 && wanted_(stream, at_.document))
+      out.lines.push_back({at_.document, stream, std::move(line),
+                           fmt::format("{}:{}", reader_->file(), reader_->line_number())});
+    ++at_.document;
+    ++at_.index;
   }
+  out.end_document = at_.document;
+  if (!more) {
+    NEREUS_CHECK(kConfig, at_.document > 0, "training.dataset_path = {}: the shards have no line",
+                 options_.path);
+    if (!options_.loop) return true;
+    ++at_.epoch;
+    at_.shard = at_.line = at_.index = 0;
+    reader_ = std::make_unique<LineReader>(shards_);
+  }
+  ended_ = false;
   return true;
 }
 
-DocumentStream::Batch DocumentStream::tokenise(const Lines& lines,
-                                               const TextOptions::Encode& encode) const {
-  Batch batch;
+void DocumentStream::tokenise(const Lines& lines, const TextOptions::Encode& encode,
+                              Batch& batch) const {
+  batch.out.begin = lines.begin;
+  batch.out.end_document = lines.end_document;
   for (const Lines::Line& line : lines.lines) {
     const int64_t before = batch.replaced;
     const std::optional<std::string> text = text_of(line.text, batch.replaced);
@@ -100,34 +117,36 @@ DocumentStream::Batch DocumentStream::tokenise(const Lines& lines,
       if (batch.skipped++ == 0) batch.first_skipped = line.where;
       continue;
     }
-    Document document{.line = line.line, .epoch = line.epoch, .ids = {}};
+    Document document{.document = line.document, .stream = line.stream, .ids = {}};
     encode(*text, document.ids);
     for (const int32_t id : document.ids)
       NEREUS_CHECK(kConfig, id >= 0 && id < options_.vocab_size,
                    "{}: the tokenizer makes the id {}, but the model's vocabulary has {} ids: the "
                    "tokenizer is not this model's, or model_overrides.vocab_size must be larger",
                    line.where, id, options_.vocab_size);
-    batch.documents.push_back(std::move(document));
+    batch.out.documents.push_back(std::move(document));
   }
-  return batch;
 }
 
 void DocumentStream::work() {
   try {
     const TextOptions::Encode encode = options_.make_encoder();
-    const int64_t most = kWaiting * std::max(1, options_.workers);
+    const size_t most = kWaiting * threads_wanted(options_);
     for (;;) {
       {
         std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] {
-          return stopping_ || failure_ || static_cast<int64_t>(ready_.size()) < most;
-        });
+        changed_.wait(lock, [&] { return stopping_ || failure_ || ready_.size() < most; });
         if (stopping_ || failure_) return;
       }
       Lines lines;
-      const bool more = read(lines);
       Batch batch;
-      if (more) batch = tokenise(lines, encode);
+      bool more = true;
+      try {
+        more = read(lines);
+        if (more) tokenise(lines, encode, batch);
+      } catch (...) {
+        batch.failure = std::current_exception();
+      }
       const std::lock_guard lock(mutex_);
       if (more) {
         ready_.emplace(lines.number, std::move(batch));
@@ -139,27 +158,30 @@ void DocumentStream::work() {
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);
-    if (!failure_) failure_ = std::current_exception();
+    failure_ = std::current_exception();
     changed_.notify_all();
   }
 }
 
-bool DocumentStream::next(std::vector<Document>& documents) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] {
-    return failure_ || ready_.contains(next_batch_) ||
-           (last_batch_ >= 0 && next_batch_ > last_batch_);
-  });
-  const auto found = ready_.find(next_batch_);
-  if (found == ready_.end()) {
-    if (failure_) std::rethrow_exception(failure_);
-    return false;
+bool DocumentStream::next(DocumentBatch& out) {
+  Batch batch;
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] {
+      return failure_ || ready_.contains(next_batch_) ||
+             (last_batch_ >= 0 && next_batch_ > last_batch_);
+    });
+    const auto found = ready_.find(next_batch_);
+    if (found == ready_.end()) {
+      if (failure_) std::rethrow_exception(failure_);
+      return false;
+    }
+    if (found->second.failure) std::rethrow_exception(found->second.failure);
+    batch = std::move(found->second);
+    ready_.erase(found);
+    ++next_batch_;
   }
-  Batch batch = std::move(found->second);
-  ready_.erase(found);
-  ++next_batch_;
   changed_.notify_all();
-  lock.unlock();
   if (batch.skipped > 0 && skipped_ == 0)
     log::warning("{}: not a JSON object with a \"text\"; such lines are skipped and counted",
                  batch.first_skipped);
@@ -168,7 +190,7 @@ bool DocumentStream::next(std::vector<Document>& documents) {
                  batch.first_replaced);
   skipped_ += batch.skipped;
   replaced_ += batch.replaced;
-  for (Document& d : batch.documents) documents.push_back(std::move(d));
+  out = std::move(batch.out);
   return true;
 }
 

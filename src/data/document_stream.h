@@ -3,7 +3,6 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <map>
@@ -13,29 +12,37 @@
 #include <thread>
 #include <vector>
 
+#include "data/dealer.h"
 #include "data/line_reader.h"
 #include "data/row_source.h"
 
 namespace nereus::data {
 
 struct Document {
-  int64_t line = 0;  // of all shards, from 0
-  int64_t epoch = 0;
+  int64_t document = 0;  // of the run: counts lines over all passes
+  int64_t stream = 0;
   std::vector<int32_t> ids;  // BOS and EOS included
+};
+
+struct DocumentBatch {
+  ReadPosition begin;        // of its first line
+  int64_t end_document = 0;  // of the line behind its last one, which is of the same pass
+  std::vector<Document> documents;
 };
 
 // Worker threads take turns at reading a batch of lines, then parse and tokenise it; batches come
 // out in the order in which they were read, and no more than a few wait.
 class DocumentStream {
  public:
-  // wanted(line, epoch): is the document tokenised and given out? Others are only read past.
-  DocumentStream(const TextOptions&, std::vector<std::string> shards,
-                 std::function<bool(int64_t, int64_t)> wanted);
+  // wanted(stream, document): is the document tokenised and given out? Others are only read past.
+  using Wanted = std::function<bool(int64_t stream, int64_t document)>;
+  DocumentStream(const TextOptions&, std::vector<std::string> shards, const Dealer&,
+                 ReadPosition start, Wanted);
   ~DocumentStream();
 
-  // Appends the documents of the next batch (perhaps none). False at the end, without looping.
-  // Rethrows what a worker threw.
-  bool next(std::vector<Document>& documents);
+  // The next batch, perhaps without a document. False at the end, without looping. Rethrows what a
+  // worker threw, when the batches before have been given out.
+  bool next(DocumentBatch&);
 
   int64_t skipped_lines() const { return skipped_; }
   int64_t replaced() const { return replaced_; }
@@ -44,24 +51,26 @@ class DocumentStream {
   struct Lines;
   struct Batch;
   void work();
-  bool read(Lines&);  // called by one worker at a time
-  Batch tokenise(const Lines&, const TextOptions::Encode&) const;
+  bool read(Lines&);  // one worker at a time
+  void tokenise(const Lines&, const TextOptions::Encode&, Batch&) const;
 
   TextOptions options_;
-  std::function<bool(int64_t, int64_t)> wanted_;
   std::vector<std::string> shards_;
+  Dealer dealer_;
+  Wanted wanted_;
 
   std::mutex reading_;  // guards the reader and where it is
   std::unique_ptr<LineReader> reader_;
-  int64_t line_ = 0, epoch_ = 0, read_batches_ = 0;
-  bool ended_ = false, any_line_ = false;
+  ReadPosition at_;
+  int64_t read_batches_ = 0;
+  bool ended_ = false;
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::map<int64_t, Batch> ready_;
   int64_t next_batch_ = 0;
-  int64_t last_batch_ = -1;  // known once the reader ended
-  std::exception_ptr failure_;
+  int64_t last_batch_ = -1;     // known once the reader ended
+  std::exception_ptr failure_;  // not of one batch
   bool stopping_ = false;
   int64_t skipped_ = 0, replaced_ = 0;  // the consumer's
   std::vector<std::thread> threads_;

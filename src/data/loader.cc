@@ -6,8 +6,10 @@ Loader::Loader(std::unique_ptr<RowSource> source, const RowPlan& plan, int ahead
     : source_(std::move(source)),
       rows_(plan.local_rows()),
       tokens_(plan.local_rows() * plan.seq_len),
-      ahead_(static_cast<size_t>(ahead)),
-      thread_([this] { work(); }) {}
+      ahead_(static_cast<size_t>(ahead)) {
+  current_.state = source_->save_state();
+  thread_ = std::thread([this] { work(); });
+}
 
 Loader::~Loader() {
   {
@@ -21,23 +23,26 @@ Loader::~Loader() {
 void Loader::work() {
   try {
     for (;;) {
-      Batch batch;
+      Item item;
       {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return stopping_ || ready_.size() < ahead_; });
         if (stopping_) return;
         if (!free_.empty()) {
-          batch = std::move(free_.front());
+          item = std::move(free_.front());
           free_.pop_front();
         }
       }
+      Batch& batch = item.batch;
       batch.inputs.resize(static_cast<size_t>(tokens_));
       batch.labels.resize(static_cast<size_t>(tokens_));
       batch.rows = source_->next(rows_, batch.inputs, batch.labels);
+      const bool whole = batch.rows == rows_;
+      if (whole) item.state = source_->save_state();
       const std::lock_guard lock(mutex_);
       status_ = source_->status();
-      ended_ = batch.rows < rows_;
-      ready_.push_back(std::move(batch));
+      ended_ = !whole;
+      ready_.push_back(std::move(item));
       changed_.notify_all();
       if (ended_) return;
     }
@@ -53,14 +58,14 @@ const Batch& Loader::next() {
   changed_.wait(lock, [&] { return failure_ || !ready_.empty() || ended_; });
   if (ready_.empty()) {
     if (failure_) std::rethrow_exception(failure_);
-    current_.rows = 0;  // after the end
-    return current_;
+    current_.batch.rows = 0;  // after the end
+    return current_.batch;
   }
   std::swap(current_, ready_.front());
   free_.push_back(std::move(ready_.front()));
   ready_.pop_front();
   changed_.notify_all();
-  return current_;
+  return current_.batch;
 }
 
 SourceStatus Loader::status() const {

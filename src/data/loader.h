@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -27,17 +28,23 @@ class Loader {
   // The next batch, valid until the next call. Waits for it; rethrows what the source threw.
   const Batch& next();
   SourceStatus status() const;  // of the batches handed out so far, at least
+  // Where the source was after the batch handed out last: RowSource::save_state().
+  const std::string& state() const { return current_.state; }
 
  private:
   void work();
+  struct Item {
+    Batch batch;
+    std::string state;  // of the source, after it
+  };
 
   std::unique_ptr<RowSource> source_;
   int64_t rows_, tokens_;
   size_t ahead_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Batch> ready_, free_;
-  Batch current_;
+  std::deque<Item> ready_, free_;
+  Item current_;
   SourceStatus status_;
   std::exception_ptr failure_;
   bool stopping_ = false, ended_ = false;

@@ -1,7 +1,8 @@
 #include "data/npy.h"
 
+#include <algorithm>
 #include <cstring>
-#include <fstream>
+#include <filesystem>
 #include <sstream>
 
 #include "base/check.h"
@@ -38,58 +39,67 @@ int64_t element_count(const std::string& shape, const std::string& path) {
 }
 
 template <class T>
-std::vector<int64_t> widen(const char* data, int64_t count) {
-  std::vector<int64_t> out(static_cast<size_t>(count));
+void widen(const std::string& raw, std::span<int64_t> out) {
   for (size_t i = 0; i < out.size(); ++i) {
     T x;
-    std::memcpy(&x, data + i * sizeof(T), sizeof(T));
+    std::memcpy(&x, raw.data() + i * sizeof(T), sizeof(T));
     out[i] = static_cast<int64_t>(x);
   }
-  return out;
 }
 
 }  // namespace
 
-std::vector<int64_t> read_npy(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  NEREUS_CHECK(kConfig, in.good(), "{}: cannot be read", path);
-  std::stringstream stream;
-  stream << in.rdbuf();
-  const std::string file = std::move(stream).str();
-  NEREUS_CHECK(kConfig, file.size() >= 12 && file.compare(0, 6, "\x93NUMPY") == 0,
+NpyFile::NpyFile(const std::string& path) : path_(path), in_(path, std::ios::binary) {
+  std::error_code error;
+  const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  NEREUS_CHECK(kConfig, in_.good() && !error, "{}: cannot be read", path);
+  std::string head(static_cast<size_t>(std::min<int64_t>(size, 12)), '\0');
+  in_.read(head.data(), static_cast<std::streamsize>(head.size()));
+  NEREUS_CHECK(kConfig, head.size() == 12 && head.compare(0, 6, "\x93NUMPY") == 0,
                "{}: is not a .npy file", path);
-  const auto byte = [&](size_t i) {
-    return static_cast<size_t>(static_cast<unsigned char>(file[i]));
-  };
-  const bool wide = file[6] >= 2;
-  const size_t start = wide ? 12 : 10;
-  const size_t length = byte(8) | byte(9) << 8 | (wide ? byte(10) << 16 | byte(11) << 24 : 0);
-  NEREUS_CHECK(kConfig, start + length <= file.size(), "{}: the .npy header is cut short", path);
-  const std::string header = file.substr(start, length);
+  const auto byte = [&](size_t i) { return int64_t{static_cast<unsigned char>(head[i])}; };
+  const bool wide = head[6] >= 2;
+  const int64_t start = wide ? 12 : 10;
+  const int64_t length = byte(8) | byte(9) << 8 | (wide ? byte(10) << 16 | byte(11) << 24 : 0);
+  NEREUS_CHECK(kConfig, start + length <= size, "{}: the .npy header is cut short", path);
+  std::string header(static_cast<size_t>(length), '\0');
+  in_.seekg(start);
+  in_.read(header.data(), length);
   const std::string type = field(header, "descr", path), shape = field(header, "shape", path);
   NEREUS_CHECK(kConfig, field(header, "fortran_order", path) == "False",
                "{}: is in Fortran order; save it with numpy.ascontiguousarray", path);
-  const int64_t count = element_count(shape, path);
-  const char kind = type.size() > 2 ? type[2] : '?';
-  const int64_t width = type.size() > 3 ? type[3] - '0' : 0;
+  NEREUS_CHECK(kConfig, shape.starts_with('('), "{}: the .npy shape {} is no tuple", path, shape);
+  count_ = element_count(shape, path);
+  const bool plain = type.size() == 5;  // '<i4' with its quotes
+  const char order = plain ? type[1] : '?', kind = plain ? type[2] : '?';
+  width_ = plain ? type[3] - '0' : 0;
   NEREUS_CHECK(kConfig,
-               (type[1] == '<' || type[1] == '|') && (kind == 'i' || kind == 'u') &&
-                   (width == 1 || width == 2 || width == 4 || width == 8),
+               (order == '<' || order == '|') && (kind == 'i' || kind == 'u') &&
+                   (width_ == 1 || width_ == 2 || width_ == 4 || width_ == 8),
                "{}: has elements of type {}; token ids must be little-endian integers", path, type);
-  NEREUS_CHECK(kConfig, static_cast<int64_t>(file.size() - start - length) >= count * width,
+  signed_ = kind == 'i';
+  data_ = start + length;
+  NEREUS_CHECK(kConfig, size - data_ >= count_ * width_,
                "{}: is truncated: {} elements of {} bytes need {} bytes, and {} follow the header",
-               path, count, width, count * width, file.size() - start - length);
-  const char* data = file.data() + start + length;
-  const bool is_signed = kind == 'i';
-  switch (width) {
+               path, count_, width_, count_ * width_, size - data_);
+}
+
+void NpyFile::read(int64_t begin, std::span<int64_t> out) {
+  raw_.resize(out.size() * static_cast<size_t>(width_));
+  in_.clear();
+  in_.seekg(data_ + begin * width_);
+  in_.read(raw_.data(), static_cast<std::streamsize>(raw_.size()));
+  NEREUS_CHECK(kIo, in_.gcount() == static_cast<std::streamsize>(raw_.size()),
+               "{}: reading {} elements from {} failed", path_, out.size(), begin);
+  switch (width_) {
     case 1:
-      return is_signed ? widen<int8_t>(data, count) : widen<uint8_t>(data, count);
+      return signed_ ? widen<int8_t>(raw_, out) : widen<uint8_t>(raw_, out);
     case 2:
-      return is_signed ? widen<int16_t>(data, count) : widen<uint16_t>(data, count);
+      return signed_ ? widen<int16_t>(raw_, out) : widen<uint16_t>(raw_, out);
     case 4:
-      return is_signed ? widen<int32_t>(data, count) : widen<uint32_t>(data, count);
+      return signed_ ? widen<int32_t>(raw_, out) : widen<uint32_t>(raw_, out);
     default:
-      return is_signed ? widen<int64_t>(data, count) : widen<uint64_t>(data, count);
+      return signed_ ? widen<int64_t>(raw_, out) : widen<uint64_t>(raw_, out);
   }
 }
 

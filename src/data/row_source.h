@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,28 +40,37 @@ class RowSource {
   // were: fewer than asked for only at the end of a source that does not loop.
   virtual int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) = 0;
   virtual SourceStatus status() const = 0;
+
+  // Where this rank is, after whole steps, as text for a checkpoint. Given all ranks' texts, the
+  // makers below go on with the next step. dp_size may then be another, but for the order
+  // "torchtitan".
+  virtual std::string save_state() = 0;
 };
 
+using SavedStates = std::vector<std::string>;  // none: from the beginning
+
 // Ids drawn uniformly from the vocabulary: Philox keyed by seed, the run's row and the position.
-std::unique_ptr<RowSource> random_rows(const RowPlan&, int64_t vocab_size, uint64_t seed);
+std::unique_ptr<RowSource> random_rows(const RowPlan&, int64_t vocab_size, uint64_t seed,
+                                       const SavedStates& = {});
 
 // A file of tokens: .safetensors with `inputs` and `labels` (I64 or I32), [N, B, S] (one global
 // batch a step, B the global batch) or [rows, S]; or .npy of integer ids, packed into rows of
-// seq_len + 1. After the last it begins again when `loop`. Throws Error{kConfig}: a file that is
-// missing or of another form, another sequence length or batch, an id that is not in the
-// vocabulary.
+// seq_len + 1. It is read as rows are asked for; after the last it begins again when `loop`. Throws
+// Error{kConfig}: a file that is missing or of another form, another sequence length or batch, an
+// id that is not in the vocabulary (all of them at once in a small file, else as rows are read).
 std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, int64_t vocab_size,
-                                      bool loop);
+                                      bool loop, const SavedStates& = {});
 
 struct TextOptions {
   std::string dataset;  // c4, c4_test, c4_validation: for messages, and which shards of a folder
   std::string path;     // folder with shards (or with en/), or one shard
-  // "global": documents go in turn to a fixed number of streams, row g comes from stream g mod
-  // streams, whatever the ranks; "torchtitan": its per-rank split and packing.
+  // "global": documents are dealt to a fixed number of streams (dealer.h), row g comes from stream
+  // g mod streams, whatever the ranks: a rank tokenises its own streams only, and reads past the
+  // rest. "torchtitan": its per-rank split and packing.
   std::string order = "global";
   int workers = 1;       // threads that decompress, parse and tokenise
   bool loop = true;      // begin again after the last document
-  int64_t streams = 64;  // of order "global"; a power of two
+  int64_t streams = 64;  // of order "global" (a source that does not loop has one)
   int64_t vocab_size = 0;
   // Makes an encoder for one worker thread: appends a document's ids, BOS and EOS included.
   using Encode = std::function<void(std::string_view, std::vector<int32_t>&)>;
@@ -71,7 +79,8 @@ struct TextOptions {
 
 // Shards *.json.gz, *.jsonl.gz, *.json, *.jsonl of {"text": ...} lines, in order of their names,
 // streamed: memory does not grow with their size. Broken lines are skipped, counted and the first
-// one named. Throws Error{kConfig}: no shards, a truncated or corrupt gz.
-std::unique_ptr<RowSource> text_rows(const TextOptions&, const RowPlan&);
+// one named. Throws Error{kConfig}: no shards, a truncated or corrupt gz, no document with a token,
+// an id that is not in the vocabulary.
+std::unique_ptr<RowSource> text_rows(const TextOptions&, const RowPlan&, const SavedStates& = {});
 
 }  // namespace nereus::data

@@ -1,62 +1,50 @@
 #include <algorithm>
-#include <set>
+#include <deque>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "data/document_stream.h"
+#include "data/packer.h"
 #include "data/row_source.h"
+#include "data/source_state.h"
 
 namespace nereus::data {
 namespace {
 
-// Ids waiting to become rows. A row takes seq_len + 1 of them: the last input's label is used once
-// and not again, as TorchTitan does.
-class Packer {
- public:
-  void append(const std::vector<int32_t>& ids) {
-    if (begin_ > kCompact) {
-      ids_.erase(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(begin_));
-      begin_ = 0;
-    }
-    ids_.insert(ids_.end(), ids.begin(), ids.end());
-  }
-  bool take(int64_t seq_len, int32_t* inputs, int32_t* labels) {
-    const auto n = static_cast<size_t>(seq_len);
-    if (ids_.size() - begin_ < n + 1) return false;
-    const auto row = ids_.begin() + static_cast<std::ptrdiff_t>(begin_);
-    std::copy_n(row, n, inputs);
-    std::copy_n(row + 1, n, labels);
-    begin_ += n + 1;
-    return true;
-  }
-
- private:
-  static constexpr size_t kCompact = size_t{1} << 16;
-  std::vector<int32_t> ids_;
-  size_t begin_ = 0;
-};
-
 class TextRows final : public RowSource {
  public:
-  TextRows(const TextOptions& options, const RowPlan& plan)
-      : dataset_(options.dataset),
-        plan_(plan),
-        global_(options.order == "global"),
-        streams_(!global_       ? 1
-                 : options.loop ? options.streams
-                                : 1),
-        packers_(static_cast<size_t>(streams_)),
-        mine_(my_streams()),
-        shards_(my_shards(options)),
-        documents_(options, shards_, wanted()) {}
+  TextRows(const TextOptions& options, const RowPlan& plan, const SavedStates& saved)
+      : options_(options), plan_(plan), global_(options.order == "global") {
+    // What does not begin again has one stream: several would end at different times, and what is
+    // left in them would be lost.
+    streams_.resize(static_cast<size_t>(global_ && options.loop ? options.streams : 1));
+    const std::vector<SourceState> states = parse_states(saved, options.order);
+    if (!states.empty()) first_row_ = states.front().row;
+    mark_mine();
+    shards_ = my_shards();
+    const Dealer dealer = global_         ? Dealer::global(stream_count())
+                          : whole_shards_ ? Dealer::split(1, 0)
+                                          : Dealer::split(plan.dp_size, plan.dp_rank);
+    start_ = states.empty() ? dealer.start() : resume(states);
+    frontier_ = start_.document;
+    epochs_ = start_.epoch;
+    documents_ = std::make_unique<DocumentStream>(
+        options, shards_, dealer, start_, [this](int64_t stream, int64_t document) {
+          const Stream& s = streams_[static_cast<size_t>(stream)];
+          return s.mine && document >= s.from.document;
+        });
+  }
 
   int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) override {
+    const int64_t S = plan_.seq_len;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t stream = global_ ? plan_.global_row(rows_) % streams_ : 0;
-      Packer& packer = packers_[static_cast<size_t>(stream)];
-      while (!packer.take(plan_.seq_len, inputs.data() + r * plan_.seq_len,
-                          labels.data() + r * plan_.seq_len))
+      const int64_t row = first_row_ + plan_.global_row(rows_);
+      Stream& stream = streams_[static_cast<size_t>(row % stream_count())];
+      if (global_ && !drop_until(stream, row / stream_count())) return r;
+      while (!stream.packer.take(S, inputs.data() + r * S, labels.data() + r * S))
         if (!read_more()) return r;
+      ++stream.taken;
       ++rows_;
     }
     return rows;
@@ -66,31 +54,60 @@ class TextRows final : public RowSource {
     return {.rows = rows_,
             .documents = read_,
             .epochs = epochs_,
-            .tokens_a_pass = epochs_ > 0 ? tokens_a_pass_ : 0,
-            .skipped_lines = documents_.skipped_lines(),
-            .replaced = documents_.replaced()};
+            .tokens_a_pass = epochs_ > 0 && start_.document == 0 ? tokens_first_pass_ : 0,
+            .skipped_lines = documents_->skipped_lines(),
+            .replaced = documents_->replaced()};
+  }
+
+  std::string save_state() override {
+    SourceState s;
+    s.source = options_.order;
+    s.row = next_step(plan_, first_row_, rows_);
+    s.dp_rank = plan_.dp_rank;
+    s.dp_size = plan_.dp_size;
+    s.streams = stream_count();
+    s.shards = static_cast<int64_t>(shards_.size());
+    for (int64_t i = 0; i < stream_count(); ++i) {
+      Stream& stream = streams_[static_cast<size_t>(i)];
+      if (!stream.mine) continue;
+      if (global_) drop_until(stream, rows_before(s.row, i));
+      s.positions[i] = position(stream);
+    }
+    s.reader = reader_before(earliest());
+    s.shard = shard_name(s.reader);
+    return to_string(s);
   }
 
  private:
-  // A document's stream. The epoch turns the assignment, or a set whose number of documents is a
-  // multiple of the streams would fill them unevenly for ever.
-  int64_t stream_of(int64_t line, int64_t epoch) const { return (line + epoch) % streams_; }
+  struct Stream {
+    bool mine = false;   // do rows of this rank come from it?
+    TokenPosition from;  // where the run began or goes on
+    int64_t taken = 0;   // rows, other ranks' included
+    Packer packer;
+  };
 
-  // The streams that this rank's rows come from.
-  std::set<int64_t> my_streams() const {
-    std::set<int64_t> out;
-    // Rows repeat their pattern of streams after `streams_` steps at most.
-    for (int64_t r = 0;
-         r < plan_.local_rows() * streams_ && static_cast<int64_t>(out.size()) < streams_; ++r)
-      out.insert(plan_.global_row(r) % streams_);
-    return out;
+  int64_t stream_count() const { return static_cast<int64_t>(streams_.size()); }
+  // How many of the run's first `rows` rows are of `stream`.
+  int64_t rows_before(int64_t rows, int64_t stream) const {
+    return (rows + stream_count() - 1 - stream) / stream_count();
+  }
+
+  void mark_mine() {
+    // After as many steps as there are streams the rows' streams repeat.
+    int64_t missing = stream_count();
+    for (int64_t r = 0; r < plan_.local_rows() * stream_count() && missing > 0; ++r) {
+      Stream& stream =
+          streams_[static_cast<size_t>((first_row_ + plan_.global_row(r)) % stream_count())];
+      missing -= stream.mine ? 0 : 1;
+      stream.mine = true;
+    }
   }
 
   // TorchTitan's split_dataset_by_node on a stream: whole shards when they divide evenly among the
   // ranks, else every dp_size-th document of all.
-  std::vector<std::string> my_shards(const TextOptions& options) {
+  std::vector<std::string> my_shards() {
     const std::vector<std::string> all =
-        find_shards(options.path, options.dataset == "c4_validation" ? "validation" : "train");
+        find_shards(options_.path, options_.dataset == "c4_validation" ? "validation" : "train");
     const auto size = static_cast<size_t>(plan_.dp_size), rank = static_cast<size_t>(plan_.dp_rank);
     whole_shards_ = !global_ && all.size() % size == 0;
     if (!whole_shards_) return all;
@@ -99,46 +116,138 @@ class TextRows final : public RowSource {
     return mine;
   }
 
-  std::function<bool(int64_t, int64_t)> wanted() const {
-    if (global_)
-      return [this](int64_t line, int64_t epoch) { return mine_.contains(stream_of(line, epoch)); };
-    if (whole_shards_) return [](int64_t, int64_t) { return true; };
-    return [this](int64_t line, int64_t) { return line % plan_.dp_size == plan_.dp_rank; };
+  std::string shard_name(const ReadPosition& p) const {
+    return std::filesystem::path(shards_[static_cast<size_t>(p.shard)]).filename().string();
   }
 
-  bool read_more() {
-    batch_.clear();
-    if (!documents_.next(batch_)) return false;
-    for (const Document& d : batch_) {
-      packers_[static_cast<size_t>(global_ ? stream_of(d.line, d.epoch) : 0)].append(d.ids);
-      if (d.epoch > epochs_) {
-        epochs_ = d.epoch;
-        log::warning("Dataset {} is being re-looped", dataset_);
-      }
-      if (d.epoch == 0) tokens_a_pass_ += static_cast<int64_t>(d.ids.size());
-      ++read_;
+  // Where to read from so that all of this rank's streams go on where they were.
+  ReadPosition resume(const std::vector<SourceState>& states) {
+    const SourceState* earliest = nullptr;
+    for (int64_t i = 0; i < stream_count(); ++i) {
+      Stream& stream = streams_[static_cast<size_t>(i)];
+      if (!stream.mine) continue;
+      const SourceState& state = state_of(states, i);
+      stream.from = state.positions.at(i);
+      stream.taken = rows_before(first_row_, i);
+      if (earliest == nullptr || state.reader.document < earliest->reader.document)
+        earliest = &state;
+    }
+    const ReadPosition& reader = earliest->reader;
+    const auto shards = static_cast<int64_t>(shards_.size());
+    NEREUS_CHECK(kConfig, earliest->shards == shards && reader.shard >= 0 && reader.shard < shards,
+                 "training.dataset_path = {}: has {} shards for this rank, but {} when the run "
+                 "was saved; give it the data set that it had",
+                 options_.path, shards, earliest->shards);
+    NEREUS_CHECK(kConfig, earliest->shard == shard_name(reader),
+                 "training.dataset_path = {}: shard {} is {}, but was {} when the run was saved; "
+                 "give it the data set that it had",
+                 options_.path, reader.shard, shard_name(reader), earliest->shard);
+    return reader;
+  }
+
+  const SourceState& state_of(const std::vector<SourceState>& states, int64_t stream) const {
+    for (const SourceState& s : states) {
+      NEREUS_CHECK(kConfig, global_ || s.dp_size == plan_.dp_size,
+                   "dp_degree is inconsistent before and after checkpoint, dataloader resharding "
+                   "is not supported yet.\n  The run was saved with {} data-parallel ranks and has "
+                   "{} now: keep them, or train with data.order = \"global\"",
+                   s.dp_size, plan_.dp_size);
+      NEREUS_CHECK(kConfig, s.streams == stream_count(),
+                   "the run was saved with {} streams of documents and has {} now", s.streams,
+                   stream_count());
+      if (s.positions.contains(stream) && (global_ || s.dp_rank == plan_.dp_rank)) return s;
+    }
+    NEREUS_FAIL(kConfig,
+                "the saved positions in the data set are those of {} ranks and lack what rank {} "
+                "of {} needs (stream {}); give those of all ranks",
+                states.size(), plan_.dp_rank, plan_.dp_size, stream);
+  }
+
+  // Passes over other ranks' rows of a stream. False: the source has ended before.
+  bool drop_until(Stream& stream, int64_t rows) {
+    while (stream.taken < rows) {
+      while (!stream.packer.take(plan_.seq_len, nullptr, nullptr))
+        if (!read_more()) return false;
+      ++stream.taken;
     }
     return true;
   }
 
-  std::string dataset_;
+  TokenPosition position(const Stream& stream) const {
+    return std::max(stream.packer.position().value_or(TokenPosition{frontier_, 0}), stream.from);
+  }
+
+  int64_t earliest() const {
+    int64_t out = frontier_;
+    for (const Stream& s : streams_)
+      if (s.mine) out = std::min(out, position(s).document);
+    return out;
+  }
+
+  // The last known beginning of a batch that is not after the document.
+  ReadPosition reader_before(int64_t document) {
+    while (begins_.size() > 1 && begins_[1].document <= document) begins_.pop_front();
+    return begins_.empty() ? start_ : begins_.front();
+  }
+
+  bool read_more() {
+    DocumentBatch batch;
+    if (!documents_->next(batch)) return false;
+    if (batch.begin.epoch > epochs_) next_pass(batch.begin.epoch);
+    frontier_ = batch.end_document;
+    for (Document& d : batch.documents) {
+      const auto count = static_cast<int64_t>(d.ids.size());
+      tokens_ += count;
+      if (batch.begin.epoch == 0) tokens_first_pass_ += count;
+      Stream& stream = streams_[static_cast<size_t>(d.stream)];
+      const int64_t skip = d.document == stream.from.document ? stream.from.token : 0;
+      stream.packer.append(d.document, std::move(d.ids), skip);
+      ++read_;
+    }
+    begins_.push_back(std::move(batch.begin));
+    reader_before(earliest());
+    return true;
+  }
+
+  void next_pass(int64_t epoch) {
+    epochs_ = epoch;
+    // A tiny set begins again all the time: said often enough is said.
+    const bool say = epoch < 4 || (epoch & (epoch - 1)) == 0;
+    if (say) log::warning("Dataset {} is being re-looped", options_.dataset);
+    constexpr int64_t kEnoughLines = 1000;
+    const int64_t lines = read_ + documents_->skipped_lines();
+    NEREUS_CHECK(kConfig,
+                 tokens_ > 0 || (lines < kEnoughLines &&
+                                 epoch - start_.epoch < kPassesPerStream * stream_count()),
+                 "training.dataset_path = {}: rank {} of {} found no document with a token in {} "
+                 "lines ({} of them without a \"text\") and {} passes; the set is too small for "
+                 "so many ranks, or not what it should be",
+                 options_.path, plan_.dp_rank, plan_.dp_size, lines, documents_->skipped_lines(),
+                 epoch - start_.epoch);
+  }
+
+  static constexpr int64_t kPassesPerStream = 8;
+
+  TextOptions options_;
   RowPlan plan_;
   bool global_;
-  int64_t streams_;
-  std::vector<Packer> packers_;
-  std::set<int64_t> mine_;
-  std::vector<Document> batch_;
-  int64_t rows_ = 0, read_ = 0, epochs_ = 0, tokens_a_pass_ = 0;
-  bool whole_shards_ = false;  // set by my_shards()
+  bool whole_shards_ = false;
   std::vector<std::string> shards_;
-  DocumentStream documents_;  // last: its threads use what is above
+  std::vector<Stream> streams_;
+  ReadPosition start_;
+  int64_t first_row_ = 0;            // of the run, when it goes on
+  int64_t frontier_ = 0;             // the first document not yet read
+  std::deque<ReadPosition> begins_;  // of batches of which something waits
+  int64_t rows_ = 0, read_ = 0, tokens_ = 0, epochs_ = 0, tokens_first_pass_ = 0;
+  std::unique_ptr<DocumentStream> documents_;  // last: its threads use what is above
 };
 
 }  // namespace
 
-std::unique_ptr<RowSource> text_rows(const TextOptions& options, const RowPlan& plan) {
+std::unique_ptr<RowSource> text_rows(const TextOptions& options, const RowPlan& plan,
+                                     const SavedStates& saved) {
   log::info("Preparing {} dataset from {}", options.dataset, options.path);
-  return std::make_unique<TextRows>(options, plan);
+  return std::make_unique<TextRows>(options, plan, saved);
 }
 
 }  // namespace nereus::data

@@ -1,44 +1,135 @@
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "data/npy.h"
 #include "data/row_source.h"
+#include "data/source_state.h"
 #include "tensor/safetensors.h"
 
 namespace nereus::data {
 namespace {
 
-// All rows in memory as i32: pre-tokenised sets are small, or mapped files' pages are shared.
+// Ids of a small file are all checked before the first row.
+constexpr int64_t kSmall = int64_t{1} << 24;
+
+// The rows of a file, numbered from 0: seq_len inputs and seq_len labels each.
+class TokenFile {
+ public:
+  virtual ~TokenFile() = default;
+  virtual int64_t rows() const = 0;
+  virtual void read(int64_t row, std::span<int64_t> inputs, std::span<int64_t> labels) = 0;
+};
+
+class PairsFile final : public TokenFile {
+ public:
+  PairsFile(const std::string& path, const RowPlan& plan)
+      : file_(SafetensorsFile::open(path)),
+        inputs_(file_.require("inputs")),
+        labels_(file_.require("labels")) {
+    for (const SafetensorsEntry* e : {&inputs_, &labels_})
+      NEREUS_CHECK(kConfig, e->dtype == FileDType::i64 || e->dtype == FileDType::i32,
+                   "{}: {} is {}; token ids must be I64 or I32", path, e->name, e->to_string());
+    const std::vector<int64_t>& shape = inputs_.shape;
+    NEREUS_CHECK(kConfig, shape == labels_.shape,
+                 "{}: inputs is {} and labels {}; they must have the same shape", path,
+                 inputs_.to_string(), labels_.to_string());
+    NEREUS_CHECK(kConfig, shape.size() == 2 || shape.size() == 3,
+                 "{}: inputs is {}; it must be [steps, batch, sequence] or [rows, sequence]", path,
+                 inputs_.to_string());
+    NEREUS_CHECK(kConfig, shape.back() == plan.seq_len,
+                 "{}: inputs is {}: rows of {} tokens, but training.seq_len = {}; set it to {}",
+                 path, inputs_.to_string(), shape.back(), plan.seq_len, shape.back());
+    NEREUS_CHECK(kConfig, shape.size() == 2 || shape[1] == plan.global_batch,
+                 "{}: inputs is {}: batches of {} rows, but a step has a global batch of {}; set "
+                 "training.global_batch_size to {}",
+                 path, inputs_.to_string(), shape[1], plan.global_batch, shape[1]);
+  }
+  int64_t rows() const override { return inputs_.count() / inputs_.shape.back(); }
+  void read(int64_t row, std::span<int64_t> inputs, std::span<int64_t> labels) override {
+    copy(inputs_, row, inputs);
+    copy(labels_, row, labels);
+    // Pages that were read count as the process's memory until they are given back.
+    constexpr int64_t kRead = int64_t{1} << 23;  // ids
+    read_ += 2 * static_cast<int64_t>(inputs.size());
+    if (read_ < kRead) return;
+    read_ = 0;
+    file_.release_pages(inputs_);
+    file_.release_pages(labels_);
+  }
+
+ private:
+  void copy(const SafetensorsEntry& from, int64_t row, std::span<int64_t> to) {
+    const auto n = static_cast<int64_t>(to.size());
+    if (from.dtype == FileDType::i64) return from.read(row * n, n, to.data());
+    narrow_.resize(to.size());
+    from.read(row * n, n, narrow_.data());
+    std::copy(narrow_.begin(), narrow_.end(), to.begin());
+  }
+
+  SafetensorsFile file_;
+  const SafetensorsEntry &inputs_, &labels_;
+  std::vector<int32_t> narrow_;
+  int64_t read_ = 0;
+};
+
+class IdsFile final : public TokenFile {
+ public:
+  IdsFile(const std::string& path, const RowPlan& plan)
+      : file_(path), row_(static_cast<size_t>(plan.seq_len) + 1) {}
+  int64_t rows() const override { return file_.count() / static_cast<int64_t>(row_.size()); }
+  void read(int64_t row, std::span<int64_t> inputs, std::span<int64_t> labels) override {
+    file_.read(row * static_cast<int64_t>(row_.size()), row_);
+    std::copy(row_.begin(), row_.end() - 1, inputs.begin());
+    std::copy(row_.begin() + 1, row_.end(), labels.begin());
+  }
+
+ private:
+  NpyFile file_;
+  std::vector<int64_t> row_;
+};
+
+std::unique_ptr<TokenFile> open(const std::string& path, const RowPlan& plan) {
+  NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path),
+               "training.dataset_path = {}: there is no such file; the data set `tokens` is a "
+               ".safetensors with inputs and labels, or a .npy of ids",
+               path);
+  if (path.ends_with(".npy")) return std::make_unique<IdsFile>(path, plan);
+  return std::make_unique<PairsFile>(path, plan);
+}
+
 class TokenRows final : public RowSource {
  public:
-  TokenRows(std::string path, const RowPlan& plan, int64_t vocab_size, bool loop)
-      : path_(std::move(path)), plan_(plan), vocab_size_(vocab_size), loop_(loop) {
-    NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path_),
-                 "training.dataset_path = {}: there is no such file; the data set `tokens` is a "
-                 ".safetensors with inputs and labels, or a .npy of ids",
-                 path_);
-    if (path_.ends_with(".npy")) {
-      read_ids();
-    } else {
-      read_pairs();
-    }
+  TokenRows(const std::string& path, const RowPlan& plan, int64_t vocab_size, bool loop,
+            const SavedStates& saved)
+      : path_(path),
+        plan_(plan),
+        vocab_size_(vocab_size),
+        loop_(loop),
+        file_(open(path, plan)),
+        total_(file_->rows()),
+        first_row_(parse_row_state(saved, "tokens")),
+        wide_inputs_(static_cast<size_t>(plan.seq_len)),
+        wide_labels_(wide_inputs_.size()) {
     NEREUS_CHECK(kConfig, total_ > 0, "{}: has no whole row of {} tokens", path_, plan_.seq_len);
+    epochs_ = first_row_ / total_;
+    std::vector<int32_t> inputs(wide_inputs_.size()), labels(wide_inputs_.size());
+    if (total_ * plan_.seq_len <= kSmall)
+      for (int64_t row = 0; row < total_; ++row) read(row, inputs.data(), labels.data());
   }
 
   int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) override {
     const int64_t S = plan_.seq_len;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t g = plan_.global_row(rows_);
-      if (g >= total_ && !loop_) return r;
-      if (g / total_ > epochs_) {
-        epochs_ = g / total_;
+      const int64_t row = first_row_ + plan_.global_row(rows_);
+      if (row >= total_ && !loop_) return r;
+      if (row / total_ > epochs_) {
+        epochs_ = row / total_;
         log::warning("Dataset {} is being re-looped", path_);
       }
-      const auto from = (g % total_) * S;
-      std::copy_n(inputs_.begin() + from, S, inputs.begin() + r * S);
-      std::copy_n(labels_.begin() + from, S, labels.begin() + r * S);
+      read(row % total_, inputs.data() + r * S, labels.data() + r * S);
       ++rows_;
     }
     return rows;
@@ -46,57 +137,24 @@ class TokenRows final : public RowSource {
   SourceStatus status() const override {
     return {.rows = rows_, .documents = 0, .epochs = epochs_};
   }
+  std::string save_state() override {
+    return row_state("tokens", next_step(plan_, first_row_, rows_));
+  }
 
  private:
-  std::vector<int32_t> checked(const std::vector<int64_t>& ids, const char* what) const {
-    std::vector<int32_t> out(ids.size());
+  void read(int64_t row, int32_t* inputs, int32_t* labels) {
+    file_->read(row, wide_inputs_, wide_labels_);
+    narrow("inputs", row, wide_inputs_, inputs);
+    narrow("labels", row, wide_labels_, labels);
+  }
+
+  void narrow(const char* what, int64_t row, const std::vector<int64_t>& ids, int32_t* out) const {
     for (size_t i = 0; i < ids.size(); ++i) {
       NEREUS_CHECK(kConfig, ids[i] >= 0 && ids[i] < vocab_size_,
-                   "{}: {} element {} is {}: not a token of the model, whose vocabulary has {} ids",
-                   path_, what, i, ids[i], vocab_size_);
+                   "{}: {} row {}, position {} is {}: not a token of the model, whose vocabulary "
+                   "has {} ids",
+                   path_, what, row, i, ids[i], vocab_size_);
       out[i] = static_cast<int32_t>(ids[i]);
-    }
-    return out;
-  }
-
-  std::vector<int64_t> integers(const SafetensorsEntry& e) const {
-    NEREUS_CHECK(kConfig, e.dtype == FileDType::i64 || e.dtype == FileDType::i32,
-                 "{}: {} is {}; token ids must be I64 or I32", path_, e.name, e.to_string());
-    if (e.dtype == FileDType::i64) return e.values<int64_t>();
-    const std::vector<int32_t> narrow = e.values<int32_t>();
-    return {narrow.begin(), narrow.end()};
-  }
-
-  void read_pairs() {
-    const SafetensorsFile file = SafetensorsFile::open(path_);
-    const SafetensorsEntry &in = file.require("inputs"), &out = file.require("labels");
-    NEREUS_CHECK(kConfig, in.shape == out.shape,
-                 "{}: inputs is {} and labels {}; they must have the same shape", path_,
-                 in.to_string(), out.to_string());
-    const size_t rank = in.shape.size();
-    NEREUS_CHECK(kConfig, rank == 2 || rank == 3,
-                 "{}: inputs is {}; it must be [steps, batch, sequence] or [rows, sequence]", path_,
-                 in.to_string());
-    NEREUS_CHECK(kConfig, in.shape[rank - 1] == plan_.seq_len,
-                 "{}: inputs is {}: rows of {} tokens, but training.seq_len = {}; set it to {}",
-                 path_, in.to_string(), in.shape[rank - 1], plan_.seq_len, in.shape[rank - 1]);
-    NEREUS_CHECK(kConfig, rank == 2 || in.shape[1] == plan_.global_batch,
-                 "{}: inputs is {}: batches of {} rows, but a step has a global batch of {}; set "
-                 "training.global_batch_size to {}",
-                 path_, in.to_string(), in.shape[1], plan_.global_batch, in.shape[1]);
-    inputs_ = checked(integers(in), "inputs");
-    labels_ = checked(integers(out), "labels");
-    total_ = static_cast<int64_t>(inputs_.size()) / plan_.seq_len;
-  }
-
-  void read_ids() {
-    const std::vector<int32_t> ids = checked(read_npy(path_), "the array's");
-    const int64_t S = plan_.seq_len;
-    total_ = static_cast<int64_t>(ids.size()) / (S + 1);
-    for (int64_t r = 0; r < total_; ++r) {
-      const auto row = ids.begin() + r * (S + 1);
-      inputs_.insert(inputs_.end(), row, row + S);
-      labels_.insert(labels_.end(), row + 1, row + S + 1);
     }
   }
 
@@ -104,15 +162,18 @@ class TokenRows final : public RowSource {
   RowPlan plan_;
   int64_t vocab_size_;
   bool loop_;
-  std::vector<int32_t> inputs_, labels_;  // [total_, S]
-  int64_t total_ = 0, rows_ = 0, epochs_ = 0;
+  std::unique_ptr<TokenFile> file_;
+  int64_t total_;
+  int64_t first_row_;  // of the run, when it goes on
+  std::vector<int64_t> wide_inputs_, wide_labels_;
+  int64_t rows_ = 0, epochs_ = 0;
 };
 
 }  // namespace
 
 std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan& plan,
-                                      int64_t vocab_size, bool loop) {
-  return std::make_unique<TokenRows>(path, plan, vocab_size, loop);
+                                      int64_t vocab_size, bool loop, const SavedStates& saved) {
+  return std::make_unique<TokenRows>(path, plan, vocab_size, loop, saved);
 }
 
 }  // namespace nereus::data
