@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "ops/blas.h"
 #include "ops/contract.h"
+#include "ops/gemm.h"
 
 namespace nereus::ops {
 
@@ -39,51 +39,70 @@ void check(const GroupedWgrad& a) {
 namespace cpu {
 namespace {
 
-constexpr int64_t kRows = 256;  // of an expert, a task
+constexpr int64_t kRows = 264, kColumns = 256;  // of a block at most
+
+int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
+
+// The rows of each expert. Offsets come from the router: a wrong one would write anywhere.
+class Experts {
+ public:
+  Experts(const char* op, const ConstTensorView& offsets, int64_t rows)
+      : count_(offsets.dim(0) - 1), offsets_(offsets.as<int32_t>()) {
+    NEREUS_CHECK(kContract, offsets_[0] == 0 && offsets_[count_] <= rows,
+                 "{}: offsets run from {} to {}, expected from 0 to at most {} rows", op,
+                 offsets_[0], offsets_[count_], rows);
+    for (int64_t e = 0; e < count_; ++e) {
+      NEREUS_CHECK(kContract, first(e) <= first(e + 1), "{}: offsets[{}] = {} > offsets[{}] = {}",
+                   op, e, first(e), e + 1, first(e + 1));
+    }
+  }
+  int64_t count() const { return count_; }
+  int64_t first(int64_t e) const { return offsets_[e]; }
+  int64_t rows(int64_t e) const { return first(e + 1) - first(e); }
+
+ private:
+  int64_t count_;
+  const int32_t* offsets_;
+};
 
 }  // namespace
 
 void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
-  const int64_t E = a.b.dim(0), N = a.out.dim(1), K = a.a.dim(1);
-  const bool f32 = a.out.dtype == DType::f32 && a.a.dtype == DType::f32 && a.b.dtype == DType::f32;
-  const int64_t columns = std::min(N, f32 ? int64_t{512} : kPanel);
-  const int64_t column_blocks = columns == 0 ? 0 : (N + columns - 1) / columns;
-  const int32_t* offsets = a.offsets.as<int32_t>();
-  const auto row_blocks = [&](int64_t e) {
-    return (offsets[e + 1] - offsets[e] + kRows - 1) / kRows;
-  };
+  const int64_t N = a.out.dim(1), K = a.a.dim(1);
+  const Experts experts("grouped_matmul", a.offsets, a.out.dim(0));
+  const int64_t column_blocks = blocks_of(N, kBlockColumns);
+  const int64_t columns = column_blocks == 0 ? 0 : round_up(blocks_of(N, column_blocks), 16);
   int64_t blocks = 0;
-  for (int64_t e = 0; e < E; ++e) blocks += row_blocks(e);
-  const Operand x{a.a.data, a.a.dtype, a.a.row_stride(), false};
+  for (int64_t e = 0; e < experts.count(); ++e) blocks += blocks_of(experts.rows(e), kRows);
+  const Operand x{a.a.data, a.a.dtype, a.a.row_stride()};
   stream.parallel_for(blocks * column_blocks, [&](int64_t task, Scratch scratch) {
     int64_t e = 0, block = task / column_blocks;
-    while (block >= row_blocks(e)) block -= row_blocks(e++);
-    const int64_t i = offsets[e] + block * kRows, j = task % column_blocks * columns;
+    while (block >= blocks_of(experts.rows(e), kRows)) block -= blocks_of(experts.rows(e++), kRows);
+    const int64_t i = block * kRows, row = experts.first(e) + i;
+    const int64_t j = task % column_blocks * columns;
     const ConstTensorView weight = a.b[e];
     const Operand y{weight.data, weight.dtype, weight.row_stride(), a.trans_b};
-    std::byte* out = a.out.data + (i * a.out.row_stride() + j) * size_of(a.out.dtype);
-    gemm(out, a.out.dtype, a.out.row_stride(), std::min<int64_t>(kRows, offsets[e + 1] - i),
-         std::min(columns, N - j), K, x.at(i, 0), y.at(0, j), false, scratch);
+    std::byte* out = a.out.data + (row * a.out.row_stride() + j) * size_of(a.out.dtype);
+    gemm(out, a.out.dtype, a.out.row_stride(), std::min(kRows, experts.rows(e) - i),
+         std::min(columns, N - j), K, x.at(row, 0), y.at(0, j), false, scratch);
   });
 }
 
 void grouped_wgrad(Stream& stream, const GroupedWgrad& a) {
-  const int64_t E = a.out.dim(0), N = a.out.dim(1), K = a.out.dim(2);
-  const bool f32 = a.dy.dtype == DType::f32 && a.x.dtype == DType::f32;
-  const int32_t* offsets = a.offsets.as<int32_t>();
-  // Experts are the parallelism; a block's size must not depend on how many rows came.
-  const int64_t block = f32 ? 512 : kPanel;
-  const int64_t row_blocks = (N + block - 1) / block, column_blocks = (K + block - 1) / block;
-  stream.parallel_for(E * row_blocks * column_blocks, [&](int64_t task, Scratch scratch) {
-    const int64_t e = task / (row_blocks * column_blocks);
-    const int64_t i = task / column_blocks % row_blocks * block, j = task % column_blocks * block;
-    const int64_t first = offsets[e], rows = offsets[e + 1] - first;
+  const int64_t N = a.out.dim(1), K = a.out.dim(2);
+  const Experts experts("grouped_wgrad", a.offsets, a.dy.dim(0));
+  const int64_t row_blocks = blocks_of(N, kRows), column_blocks = blocks_of(K, kColumns);
+  const int64_t blocks = row_blocks * column_blocks;
+  stream.parallel_for(experts.count() * blocks, [&](int64_t task, Scratch scratch) {
+    const int64_t e = task / blocks, first = experts.first(e);
+    const int64_t i = task % blocks / column_blocks * kRows, j = task % column_blocks * kColumns;
+    if (a.accumulate && experts.rows(e) == 0) return;
     const TensorView out = a.out[e];
     const Operand dy{a.dy.data, a.dy.dtype, a.dy.row_stride(), true};
-    const Operand x{a.x.data, a.x.dtype, a.x.row_stride(), false};
+    const Operand x{a.x.data, a.x.dtype, a.x.row_stride()};
     gemm(out.data + (i * out.row_stride() + j) * 4, DType::f32, out.row_stride(),
-         std::min(block, N - i), std::min(block, K - j), rows, dy.at(i, first), x.at(first, j),
-         a.accumulate, scratch);
+         std::min(kRows, N - i), std::min(kColumns, K - j), experts.rows(e), dy.at(i, first),
+         x.at(first, j), a.accumulate, scratch);
   });
 }
 

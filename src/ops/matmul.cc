@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "ops/blas.h"
 #include "ops/contract.h"
+#include "ops/gemm.h"
 
 namespace nereus::ops {
 
@@ -26,8 +26,7 @@ namespace cpu {
 
 void matmul(Stream& stream, const Matmul& a) {
   const int64_t M = a.out.dim(0), N = a.out.dim(1), K = a.a.dim(a.trans_a ? 0 : 1);
-  const bool f32 = a.out.dtype == DType::f32 && a.a.dtype == DType::f32 && a.b.dtype == DType::f32;
-  const Blocks blocks(M, N, K, f32);
+  const Blocks blocks(M, N, K);
   const Operand x{a.a.data, a.a.dtype, a.a.row_stride(), a.trans_a};
   const Operand y{a.b.data, a.b.dtype, a.b.row_stride(), a.trans_b};
   stream.parallel_for(blocks.count(), [&](int64_t task, Scratch scratch) {

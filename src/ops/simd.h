@@ -10,6 +10,12 @@
 
 #include "tensor/dtype.h"
 
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace nereus::simd {
 
 inline constexpr int64_t kWidth = 8;
@@ -56,7 +62,54 @@ inline f32x8 select(i32x8 condition, f32x8 yes, f32x8 no) {
   memcpy(&v, &bits, sizeof v);
   return v;
 }
-inline f32x8 max(f32x8 a, f32x8 b) { return select(a > b, a, b); }
+
+// a > b ? a : b in each lane: b where either is NaN.
+inline f32x8 max(f32x8 a, f32x8 b) {
+#if defined(__AVX2__) && defined(__FMA__)
+  return f32x8(_mm256_max_ps(__m256(a), __m256(b)));
+#else
+  return select(a > b, a, b);
+#endif
+}
+
+// a * b + c, rounded once.
+inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) {
+#if defined(__AVX2__) && defined(__FMA__)
+  return f32x8(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+#elif defined(__aarch64__)
+  float32x4_t x[2], y[2], z[2];
+  memcpy(x, &a, sizeof x);
+  memcpy(y, &b, sizeof y);
+  memcpy(z, &c, sizeof z);
+  for (int i = 0; i < 2; ++i) z[i] = vfmaq_f32(z[i], x[i], y[i]);
+  memcpy(&c, z, sizeof z);
+  return c;
+#else
+  for (int i = 0; i < kWidth; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
+// Rows become columns.
+inline void transpose(f32x8 (&r)[8]) {
+  f32x8 pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      fours[i + 2 * j] =
+          __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      fours[i + 2 * j + 1] =
+          __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = __builtin_shufflevector(fours[i], fours[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    r[i + 4] = __builtin_shufflevector(fours[i], fours[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
 
 inline float sum(f32x8 v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
