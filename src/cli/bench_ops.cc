@@ -1,5 +1,6 @@
 #include "cli/bench_ops.h"
 
+#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -14,7 +15,6 @@
 #include "base/philox.h"
 #include "cli/command.h"
 #include "ops/attention.h"
-#include "ops/blas.h"
 #include "ops/cross_entropy.h"
 #include "ops/grouped_matmul.h"
 #include "ops/matmul.h"
@@ -26,6 +26,34 @@ struct Options {
   int threads = 2;
   std::string filter;
   bool quick = false;
+};
+
+// OpenBLAS for comparison, where the machine has it: the program itself does not need it.
+class OpenBlas {
+ public:
+  OpenBlas() {
+    void* library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) return;
+    set_threads_ = reinterpret_cast<void (*)(int)>(dlsym(library, "openblas_set_num_threads"));
+    sgemm_ = reinterpret_cast<Sgemm>(dlsym(library, "cblas_sgemm"));
+  }
+  bool found() const { return sgemm_ != nullptr && set_threads_ != nullptr; }
+  void set_threads(int n) const { set_threads_(n); }
+
+  // c[m,n] = op(a) op(b) (+ c), as ops::matmul.
+  void sgemm(float* c, int64_t ldc, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
+             bool trans_a, const float* b, int64_t ldb, bool trans_b, bool accumulate) const {
+    constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
+    const auto i32 = [](int64_t x) { return static_cast<int>(x); };
+    sgemm_(kRowMajor, trans_a ? kTransposed : kPlain, trans_b ? kTransposed : kPlain, i32(m),
+           i32(n), i32(k), 1.0f, a, i32(lda), b, i32(ldb), accumulate ? 1.0f : 0.0f, c, i32(ldc));
+  }
+
+ private:
+  using Sgemm = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int,
+                         float, float*, int);
+  void (*set_threads_)(int) = nullptr;
+  Sgemm sgemm_ = nullptr;
 };
 
 struct Case {
@@ -42,6 +70,7 @@ class Bench {
       : options_(options), pool_(options.threads), stream_(Device::cpu(), &pool_) {}
 
   Stream& stream() { return stream_; }
+  const OpenBlas& blas() const { return blas_; }
 
   // Uniform in (-0.5, 0.5); memory lives until the next case.
   TensorView tensor(DType dtype, const Shape& shape) {
@@ -85,23 +114,26 @@ class Bench {
     double us = 0;
     if (c.run) us = median_us(c.run);
     double reference = 0;
-    if (c.openblas) {
+    if (c.openblas && blas_.found()) {
       // Its idle threads spin for some milliseconds: they must not do so while ours are timed.
-      ops::cpu::set_blas_threads(options_.threads);
+      blas_.set_threads(options_.threads);
       reference = median_us(c.openblas);
-      ops::cpu::set_blas_threads(1);
+      blas_.set_threads(1);
       std::this_thread::sleep_for(std::chrono::milliseconds(80));
     }
     if (!c.run) us = reference;
+    if (us <= 0) return;
     const std::string rate = c.flops > 0 ? fmt::format("{:8.1f} GFLOP/s", c.flops / us * 1e-3)
                                          : fmt::format("{:8.1f} GB/s   ", c.bytes / us * 1e-3);
-    const std::string compared =
-        c.run && c.openblas ? fmt::format("{:11.0f}  {:5.2f}", reference, reference / us) : "";
+    const std::string compared = c.run && c.openblas && blas_.found()
+                                     ? fmt::format("{:11.0f}  {:5.2f}", reference, reference / us)
+                                     : "";
     fmt::print("{:<22} {:<34} {:>10.0f} {} {}\n", c.op, c.shape, us, rate, compared);
     std::fflush(stdout);
   }
 
   Options options_;
+  OpenBlas blas_;
   ThreadPool pool_;
   Stream stream_;
   std::deque<Buffer> buffers_;
@@ -118,9 +150,9 @@ void peak(Bench& bench) {
                      c = bench.tensor(DType::f32, {2048, 2048});
     Case out;
     out.flops = product(2048, 2048, 2048);
-    out.openblas = [=] {
-      ops::cpu::sgemm(c.as<float>(), 2048, 2048, 2048, 2048, a.as<float>(), 2048, false,
-                      b.as<float>(), 2048, false, false);
+    out.openblas = [=, &bench] {
+      bench.blas().sgemm(c.as<float>(), 2048, 2048, 2048, 2048, a.as<float>(), 2048, false,
+                         b.as<float>(), 2048, false, false);
     };
     return out;
   });
@@ -145,11 +177,11 @@ void linear(Bench& bench, const char* name, DType dtype, Pass pass, int64_t T, i
               c.flops = product(T, K, N);
               c.run = [a, &bench] { ops::matmul(bench.stream(), a); };
               if (dtype == DType::f32) {
-                c.openblas = [a] {
-                  ops::cpu::sgemm(a.out.as<float>(), a.out.row_stride(), a.out.dim(0), a.out.dim(1),
-                                  a.a.dim(a.trans_a ? 0 : 1), a.a.as<float>(), a.a.row_stride(),
-                                  a.trans_a, a.b.as<float>(), a.b.row_stride(), a.trans_b,
-                                  a.accumulate);
+                c.openblas = [a, &bench] {
+                  bench.blas().sgemm(a.out.as<float>(), a.out.row_stride(), a.out.dim(0),
+                                     a.out.dim(1), a.a.dim(a.trans_a ? 0 : 1), a.a.as<float>(),
+                                     a.a.row_stride(), a.trans_a, a.b.as<float>(), a.b.row_stride(),
+                                     a.trans_b, a.accumulate);
                 };
               }
               return c;
@@ -210,18 +242,19 @@ void experts(Bench& bench, const char* name, std::vector<int32_t> rows, int64_t 
                                                          .trans_b = forward});
                   };
                 }
-                c.openblas = [=] {
+                c.openblas = [=, &bench] {
+                  const OpenBlas& blas = bench.blas();
                   for (int64_t e = 0; e < E; ++e) {
                     const int64_t first = offsets.as<int32_t>()[e];
                     const int64_t n = offsets.as<int32_t>()[e + 1] - first;
                     float *xe = x.as<float>() + first * K, *ye = y.as<float>() + first * N;
                     float* we = w.as<float>() + e * N * K;
                     if (pass == Pass::forward)
-                      ops::cpu::sgemm(ye, N, n, N, K, xe, K, false, we, K, true, false);
+                      blas.sgemm(ye, N, n, N, K, xe, K, false, we, K, true, false);
                     if (pass == Pass::dgrad)
-                      ops::cpu::sgemm(xe, K, n, K, N, ye, N, false, we, K, false, false);
+                      blas.sgemm(xe, K, n, K, N, ye, N, false, we, K, false, false);
                     if (pass == Pass::wgrad)
-                      ops::cpu::sgemm(we, K, N, K, n, ye, N, true, xe, K, false, true);
+                      blas.sgemm(we, K, N, K, n, ye, N, true, xe, K, false, true);
                   }
                 };
                 return c;
