@@ -117,7 +117,10 @@ void DocumentStream::tokenise(const Lines& lines, const TextOptions::Encode& enc
       if (batch.skipped++ == 0) batch.first_skipped = line.where;
       continue;
     }
-    Document document{.document = line.document, .stream = line.stream, .ids = {}};
+    Document document{.document = line.document,
+                      .stream = line.stream,
+                      .text_bytes = static_cast<int64_t>(text->size()),
+                      .ids = {}};
     encode(*text, document.ids);
     for (const int32_t id : document.ids)
       NEREUS_CHECK(kConfig, id >= 0 && id < options_.vocab_size,

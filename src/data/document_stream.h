@@ -21,6 +21,7 @@ namespace nereus::data {
 struct Document {
   int64_t document = 0;  // of the run: counts lines over all passes
   int64_t stream = 0;
+  int64_t text_bytes = 0;
   std::vector<int32_t> ids;  // BOS and EOS included
 };
 

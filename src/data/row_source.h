@@ -27,6 +27,7 @@ struct RowPlan {
 struct SourceStatus {
   int64_t rows = 0;           // given out
   int64_t documents = 0;      // read into them
+  int64_t text_bytes = 0;     // of those documents
   int64_t epochs = 0;         // whole passes over the documents before the current one
   int64_t tokens_a_pass = 0;  // of this rank's documents; 0 until the first pass has ended
   int64_t skipped_lines = 0;  // broken

@@ -53,6 +53,7 @@ class TextRows final : public RowSource {
   SourceStatus status() const override {
     return {.rows = rows_,
             .documents = read_,
+            .text_bytes = text_bytes_,
             .epochs = epochs_,
             .tokens_a_pass = epochs_ > 0 && start_.document == 0 ? tokens_first_pass_ : 0,
             .skipped_lines = documents_->skipped_lines(),
@@ -198,6 +199,7 @@ class TextRows final : public RowSource {
     for (Document& d : batch.documents) {
       const auto count = static_cast<int64_t>(d.ids.size());
       tokens_ += count;
+      text_bytes_ += d.text_bytes;
       if (batch.begin.epoch == 0) tokens_first_pass_ += count;
       Stream& stream = streams_[static_cast<size_t>(d.stream)];
       const int64_t skip = d.document == stream.from.document ? stream.from.token : 0;
@@ -238,7 +240,8 @@ class TextRows final : public RowSource {
   int64_t first_row_ = 0;            // of the run, when it goes on
   int64_t frontier_ = 0;             // the first document not yet read
   std::deque<ReadPosition> begins_;  // of batches of which something waits
-  int64_t rows_ = 0, read_ = 0, tokens_ = 0, epochs_ = 0, tokens_first_pass_ = 0;
+  int64_t rows_ = 0, read_ = 0, text_bytes_ = 0, tokens_ = 0, epochs_ = 0;
+  int64_t tokens_first_pass_ = 0;
   std::unique_ptr<DocumentStream> documents_;  // last: its threads use what is above
 };
 

@@ -135,7 +135,7 @@ class TokenRows final : public RowSource {
     return rows;
   }
   SourceStatus status() const override {
-    return {.rows = rows_, .documents = 0, .epochs = epochs_};
+    return {.rows = rows_, .documents = 0, .text_bytes = 0, .epochs = epochs_};
   }
   std::string save_state() override {
     return row_state("tokens", next_step(plan_, first_row_, rows_));

@@ -4,6 +4,7 @@
 
 #include "base/assets.h"
 #include "base/check.h"
+#include "data/document_encoder.h"
 #include "data/line_reader.h"
 #include "data/tokenizer/tokenizer.h"
 
@@ -60,8 +61,11 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
       "'tokens', 'random']\n  {}.dataset = \"{}\": set it to one of them.",
       w.dataset, w.section, w.dataset);
   const std::string path = text_path(w);
-  data::find_shards(path, "train");  // a wrong path is said before the tokenizer is looked for
-  std::shared_ptr<const Tokenizer> tokenizer =
+  data::find_shards(path,
+                    w.dataset == "c4_validation"
+                        ? "validation"
+                        : "train");  // a wrong path is said before the tokenizer is looked for
+  const std::shared_ptr<const Tokenizer> tokenizer =
       Tokenizer::load(resolve_asset(c.model.hf_assets_path));
   NEREUS_CHECK(
       kConfig, tokenizer->vocab_size() <= args.vocab_size,
@@ -75,16 +79,7 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
                           .workers = static_cast<int>(c.data.workers),
                           .loop = w.loop,
                           .vocab_size = args.vocab_size,
-                          .make_encoder =
-                              [tokenizer] {
-                                auto encoder = std::make_shared<Tokenizer::Encoder>(*tokenizer);
-                                return [tokenizer, encoder](std::string_view text,
-                                                            std::vector<int32_t>& ids) {
-                                  if (tokenizer->bos_id()) ids.push_back(*tokenizer->bos_id());
-                                  encoder->encode(text, ids);
-                                  if (tokenizer->eos_id()) ids.push_back(*tokenizer->eos_id());
-                                };
-                              }},
+                          .make_encoder = data::document_encoder(tokenizer)},
                          plan);
 }
 
