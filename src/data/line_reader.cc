@@ -58,6 +58,8 @@ std::vector<std::string> find_shards(const std::string& path, const std::string&
       other_names.push_back(shard);
   }
   if (chosen.empty()) chosen = other_names;
+  // A folder of held-out text only may be trained on; the other way round would flatter the loss.
+  if (chosen.empty() && split == "train") chosen = all;
   NEREUS_CHECK(kConfig, !chosen.empty(),
                "training.dataset_path = {}: has shards such as {}, but none named c4-{}.*", path,
                fs::path(all.front()).filename().string(), split);

@@ -37,6 +37,9 @@ TEST(FindShards, TakesTheSplitThatIsAskedFor) {
   EXPECT_THAT(find_shards(folder.file("notes.txt"), "train"),
               ElementsAre(folder.file("notes.txt")));
 
+  const std::string held_out = test::source_path("assets/sample/validation");
+  EXPECT_EQ(find_shards(held_out, "train"), find_shards(held_out, "validation"));
+
   const test::TemporaryFolder training;
   training.write("c4-train.00000-of-00001.json.gz", "");
   EXPECT_THAT([&] { find_shards(training.path(), "validation"); },
