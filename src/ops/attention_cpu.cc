@@ -1,187 +1,194 @@
-// Attention on the CPU. A task is one head of one tile of query rows: its scores against all keys
-// it may see lie in the task's scratch as one short, wide matrix, so that the products are few and
-// large and the softmax needs no rescaling.
+// Attention on the CPU, by tiles of query rows against blocks of keys (Dao et al., FlashAttention,
+// arXiv 2205.14135). Forward: a task is a run of queries of one head, whose softmax is rescaled as
+// blocks of keys come. Backward: a task is a head, which computes probabilities once and adds to
+// dq, dk and dv; where dq of a whole sequence has no room, or heads are too few to share out, dq
+// and (dk, dv) become tasks of their own, each computing the probabilities it needs.
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
 #include "ops/attention.h"
-#include "ops/blas.h"
+#include "ops/gemm.h"
 #include "ops/simd.h"
 
 namespace nereus::ops::cpu {
 namespace {
 
 using simd::f32x8;
+using simd::kWidth;
 using simd::splat;
 
-constexpr int64_t kRows = 64;  // query rows a tile, fewer when the keys are many
-constexpr int64_t kKeys = 64;  // keys a tile, where keys go in tiles
+constexpr int64_t kTile = 48;          // query rows
+constexpr int64_t kGroup = 528;        // query rows of a task, a multiple of kTile
+constexpr int64_t kForwardKeys = 256;  // keys of a block
+constexpr int64_t kBackwardKeys = 192;
+constexpr int64_t kGap = 16;  // between rows of scores: they would share few sets of the cache
 
-// One head of a [T, H, D] tensor, rows from `t` on, as f32: in place, or widened into `buffer`.
-struct Rows {
-  const float* data;
-  int64_t ld;
-};
-Rows rows_of(const ConstTensorView& x, int64_t t, int64_t h, int64_t n, float* buffer) {
-  const int64_t at = t * x.stride[0] + h * x.stride[1], D = x.dim(2);
-  if (x.dtype == DType::f32) return {x.as<float>() + at, x.stride[0]};
-  for (int64_t i = 0; i < n; ++i) {
-    const bf16* row = x.as<bf16>() + at + i * x.stride[0];
-    simd::for_each(D, [&](auto get, auto put) { put(buffer + i * D, get(row, 0)); });
+int64_t whole(int64_t columns) { return round_up(columns, kTileColumns); }
+
+// Carves a task's scratch.
+class Room {
+ public:
+  Room(const char* op, Scratch scratch) : op_(op), scratch_(scratch) {}
+  float* take(int64_t floats) {
+    float* at = reinterpret_cast<float*>(scratch_.data()) + used_;
+    used_ += round_up(floats + kPackSlack, 16);
+    NEREUS_CHECK(kContract, used_ * 4 <= static_cast<int64_t>(scratch_.size()),
+                 "{}: heads are too wide for the {} bytes of a task's scratch", op_,
+                 scratch_.size());
+    return at;
   }
-  return {buffer, D};
+
+ private:
+  const char* op_;
+  Scratch scratch_;
+  int64_t used_ = 0;
+};
+
+// Rows [t, ..) of head h of a [T, H, D] tensor, as a matrix or its transpose.
+Operand head(const ConstTensorView& x, int64_t t, int64_t h, bool transposed = false) {
+  const int64_t offset = t * x.stride[0] + h * x.stride[1];
+  return {x.data + offset * size_of(x.dtype), x.dtype, x.stride[0], transposed};
 }
 
-void store_rows(const TensorView& x, int64_t t, int64_t h, int64_t n, const float* from) {
-  const int64_t D = x.dim(2);
+void store_rows(const TensorView& x, int64_t t, int64_t h, int64_t n, const float* from,
+                int64_t ld) {
   visit_float(x.dtype, [&]<class E>() {
     for (int64_t i = 0; i < n; ++i) {
       E* row = x.as<E>() + (t + i) * x.stride[0] + h * x.stride[1];
-      simd::for_each(D, [&](auto get, auto put) { put(row, get(from + i * D, 0)); });
+      simd::for_each(x.dim(2), [&](auto get, auto put) { put(row, get(from + i * ld, 0)); });
     }
   });
 }
 
-// The tiles of a call, and what a tile sees.
-template <class A>
-struct Tiling {
-  explicit Tiling(const A& a)
-      : T(a.q.dim(0)), H(a.q.dim(1)), S(a.sequence), f32(a.q.dtype == DType::f32) {
-    // Two matrices of scores, and some room for tiles of q, k, v.
-    const int64_t room = int64_t{ThreadPool::kScratchBytes} * 3 / 4 / (2 * 4 * S);
-    rows = std::clamp<int64_t>(room, 1, kRows);
-    tiles = (S + rows - 1) / rows;
-  }
-  int64_t count() const { return T / S * H * tiles; }
-
-  int64_t T, H, S, rows, tiles;
-  bool f32;
-};
-
-struct Tile {
-  template <class A>
-  Tile(const A& a, const Tiling<A>& tiling, int64_t task) {
-    h = task % tiling.H;
-    const int64_t rest = task / tiling.H, sequence = rest / tiling.tiles * tiling.S;
-    // The longest tiles first, so that no thread is left with one at the end.
-    begin = sequence + (tiling.tiles - 1 - rest % tiling.tiles) * tiling.rows;
-    end = std::min(begin + tiling.rows, sequence + tiling.S);
-    first = a.first_key.template as<int32_t>()[begin];  // ascending within a sequence
-    n = end - first;
-  }
-  int64_t h, begin, end;  // query rows
-  int64_t first, n;       // keys [first, end)
-  int64_t rows() const { return end - begin; }
-};
-
-// out[rows, n] = x y^T for keys [first, first + n), with y widened a tile at a time if it is bf16.
-void against_keys(float* out, int64_t ld, const Rows& x, int64_t rows, const ConstTensorView& y,
-                  int64_t first, int64_t n, int64_t h, float* buffer) {
-  const int64_t D = y.dim(2), step = y.dtype == DType::f32 ? n : kKeys;
-  for (int64_t j = 0; j < n; j += step) {
-    const int64_t width = std::min(step, n - j);
-    const Rows keys = rows_of(y, first + j, h, width, buffer);
-    sgemm(out + j, ld, rows, width, D, x.data, x.ld, false, keys.data, keys.ld, true, false);
-  }
-}
-
-// out[rows, D] = p[rows, n] y.
-void over_keys(float* out, const float* p, int64_t ld, int64_t rows, const ConstTensorView& y,
-               int64_t first, int64_t n, int64_t h, float* buffer) {
-  const int64_t D = y.dim(2), step = y.dtype == DType::f32 ? n : kKeys;
-  for (int64_t j = 0; j < n; j += step) {
-    const int64_t width = std::min(step, n - j);
-    const Rows keys = rows_of(y, first + j, h, width, buffer);
-    sgemm(out, D, rows, D, width, p + j, ld, false, keys.data, keys.ld, false, j > 0);
-  }
-}
-
-// The part of a row of scores that row t sees: [begin, end) relative to the tile's first key.
-struct Visible {
+struct Range {
   int64_t begin, end;
+  int64_t size() const { return end - begin; }
 };
-Visible visible(const int32_t* first_key, int64_t t, int64_t first) {
-  return {first_key[t] - first, t + 1 - first};
+
+// The part of a block of keys that a tile of query rows can see: whole strips from `begin` on.
+Range columns_of_tile(const int32_t* first_key, const Range& rows, const Range& keys) {
+  const int64_t begin = std::max<int64_t>(0, first_key[rows.begin] - keys.begin);
+  return {begin / kTileColumns * kTileColumns, std::min(keys.end, rows.end) - keys.begin};
 }
 
-void zero_outside(float* row, const Visible& v, int64_t n) {
-  std::fill(row, row + v.begin, 0.0f);
-  std::fill(row + v.end, row + n, 0.0f);
+// Puts minus infinity where row t does not see, in whole strips; false when it sees nothing.
+bool mask_row(float* row, const int32_t* first_key, int64_t t, const Range& keys,
+              const Range& columns) {
+  const int64_t begin = std::max(columns.begin, first_key[t] - keys.begin);
+  const int64_t end = std::min(columns.end, t + 1 - keys.begin);
+  const int64_t last = whole(columns.end);
+  if (begin >= end) {
+    std::fill(row + columns.begin, row + last, -INFINITY);
+    return false;
+  }
+  std::fill(row + columns.begin, row + begin, -INFINITY);
+  std::fill(row + end, row + last, -INFINITY);
+  return true;
+}
+
+}  // namespace
+
+namespace {
+
+// What a row's softmax has come to.
+struct Softmax {
+  float top = -INFINITY, sum = 0;
+};
+
+// Scores become exp(scale * score - top). Returns the factor by which what came before shrinks.
+float soften(float* row, const Range& columns, float scale, Softmax& state) {
+  const int64_t begin = columns.begin, end = whole(columns.end);  // an even number of vectors
+  const f32x8 factor = splat(scale);
+  f32x8 most[2] = {splat(-INFINITY), splat(-INFINITY)}, sums[2] = {splat(0), splat(0)};
+  for (int64_t j = begin; j < end; j += 2 * kWidth)
+    for (int u = 0; u < 2; ++u)
+      most[u] = simd::max(most[u], simd::load(row + j + u * kWidth) * factor);
+  const float top = std::max(state.top, simd::max(simd::max(most[0], most[1])));
+  const f32x8 shift = splat(-top);
+  for (int64_t j = begin; j < end; j += 2 * kWidth) {
+    for (int u = 0; u < 2; ++u) {
+      float* at = row + j + u * kWidth;
+      const f32x8 e = simd::exp_nonpositive(simd::fma(simd::load(at), factor, shift));
+      simd::store(at, e);
+      sums[u] += e;
+    }
+  }
+  const float shrink = std::exp(state.top - top);
+  state = {top, state.sum * shrink + simd::sum(sums[0] + sums[1])};
+  return shrink;
+}
+
+void multiply_row(float* row, int64_t n, float factor) {
+  for (int64_t j = 0; j < n; j += kWidth) simd::store(row + j, simd::load(row + j) * splat(factor));
 }
 
 }  // namespace
 
 void attention_forward(Stream& stream, const AttentionForward& a) {
-  const Tiling tiling(a);
-  const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2);
+  const int64_t T = a.q.dim(0), H = a.q.dim(1), S = a.sequence;
+  const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), o_ld = whole(Dv);
+  constexpr int64_t kLd = kForwardKeys + kGap;
   const int32_t* first_key = a.first_key.as<int32_t>();
-  stream.parallel_for(tiling.count(), [&](int64_t task, Scratch scratch) {
-    const Tile tile(a, tiling, task);
-    float* scores = reinterpret_cast<float*>(scratch.data());
-    float* out = scores + tiling.rows * tiling.S;
-    float* q_buffer = out + tiling.rows * Dv;
-    float* key_buffer = q_buffer + tiling.rows * Dqk;
-    const Rows q = rows_of(a.q, tile.begin, tile.h, tile.rows(), q_buffer);
-    against_keys(scores, tile.n, q, tile.rows(), a.k, tile.first, tile.n, tile.h, key_buffer);
-    const f32x8 scale = splat(a.scale);
-    for (int64_t i = 0; i < tile.rows(); ++i) {
-      const Visible v = visible(first_key, tile.begin + i, tile.first);
-      float* row = scores + i * tile.n;
-      const int64_t width = v.end - v.begin;
-      f32x8 most = splat(-INFINITY), sums = splat(0);
-      simd::for_each(
-          width, [&](auto get, auto) { most = simd::max(most, get(row + v.begin, -INFINITY)); });
-      const float top = a.scale * simd::max(most);
-      simd::for_each(width, [&](auto get, auto put) {
-        const f32x8 e = simd::exp(get(row + v.begin, -INFINITY) * scale - splat(top));
-        sums += e;
-        put(row + v.begin, e);
-      });
-      const float sum = simd::sum(sums);
-      const f32x8 factor = splat(1.0f / sum);
-      simd::for_each(
-          width, [&](auto get, auto put) { put(row + v.begin, get(row + v.begin, 0) * factor); });
-      zero_outside(row, v, tile.n);
-      a.lse.as<float>()[(tile.begin + i) * a.lse.row_stride() + tile.h] = top + std::log(sum);
+  const int64_t groups = (S + kGroup - 1) / kGroup;
+  stream.parallel_for(T / S * groups * H, [&](int64_t task, Scratch scratch) {
+    const int64_t h = task % H, sequence = task / H / groups * S;
+    // The longest first, so that no thread is left with one at the end.
+    const int64_t group = groups - 1 - task / H % groups;
+    const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
+    Room room("attention_forward", scratch);
+    float* scores = room.take(kTile * kLd);
+    float* q_strips = room.take(packed_left(kTile, Dqk));
+    float* k_strips = room.take(packed_right(Dqk, kForwardKeys));
+    float* v_strips = room.take(packed_right(kForwardKeys, Dv));
+    float* o = room.take(kGroup * o_ld);
+    Softmax state[kGroup];
+    std::fill_n(o, queries.size() * o_ld, 0.0f);
+
+    const int64_t skipped = (first_key[queries.begin] - sequence) / kForwardKeys * kForwardKeys;
+    for (int64_t key = sequence + skipped; key < queries.end; key += kForwardKeys) {
+      const Range keys{key, std::min(key + kForwardKeys, queries.end)};
+      const Right k = pack_right(k_strips, head(a.k, key, h, true), Dqk, keys.size());
+      const Right v = pack_right(v_strips, head(a.v, key, h), keys.size(), Dv);
+      for (int64_t t = queries.begin; t < queries.end; t += kTile) {
+        const Range rows{t, std::min(t + kTile, queries.end)};
+        if (rows.end <= keys.begin || first_key[t] >= keys.end) continue;
+        const Range columns = columns_of_tile(first_key, rows, keys);
+        const Left q = pack_left(q_strips, head(a.q, t, h), rows.size(), Dqk);
+        multiply(scores + columns.begin, kLd, rows.size(), columns.size(), Dqk, q,
+                 {k.data + columns.begin / kTileColumns * k.strip, k.inner, k.strip}, false, true);
+        float* o_tile = o + (t - queries.begin) * o_ld;
+        for (int64_t i = 0; i < rows.size(); ++i) {
+          float* row = scores + i * kLd;
+          if (!mask_row(row, first_key, t + i, keys, columns)) {
+            std::fill(row + columns.begin, row + columns.end, 0.0f);
+            continue;
+          }
+          const float shrink = soften(row, columns, a.scale, state[t - queries.begin + i]);
+          if (shrink != 1) multiply_row(o_tile + i * o_ld, o_ld, shrink);
+        }
+        multiply(o_tile, o_ld, rows.size(), Dv, columns.size(),
+                 rows_of(scores + columns.begin, kLd),
+                 {v.data + columns.begin * v.inner, v.inner, v.strip}, true, true);
+      }
     }
-    over_keys(out, scores, tile.n, tile.rows(), a.v, tile.first, tile.n, tile.h, key_buffer);
-    store_rows(a.o, tile.begin, tile.h, tile.rows(), out);
+    for (int64_t i = 0; i < queries.size(); ++i) {
+      multiply_row(o + i * o_ld, o_ld, 1.0f / state[i].sum);
+      a.lse.as<float>()[(queries.begin + i) * a.lse.row_stride() + h] =
+          state[i].top + std::log(state[i].sum);
+    }
+    store_rows(a.o, queries.begin, h, queries.size(), o, o_ld);
   });
 }
 
 namespace {
 
-// P and scale * dS of a tile of query rows against keys [first, first + n), zero where not visible.
-void probabilities(const AttentionBackward& a, float* p, float* ds, const Rows& q, const Rows& dout,
-                   int64_t begin, int64_t rows, int64_t h, int64_t first, int64_t n,
-                   float* buffer) {
-  const int32_t* first_key = a.first_key.as<int32_t>();
-  against_keys(p, n, q, rows, a.k, first, n, h, buffer);
-  against_keys(ds, n, dout, rows, a.v, first, n, h, buffer);
-  const f32x8 scale = splat(a.scale);
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t t = begin + i;
-    const f32x8 lse = splat(a.lse.as<float>()[t * a.lse.row_stride() + h]);
-    const f32x8 delta = splat(a.delta.as<float>()[t * a.delta.row_stride() + h]);
-    Visible v = visible(first_key, t, first);
-    v.begin = std::clamp<int64_t>(v.begin, 0, n);
-    v.end = std::clamp<int64_t>(v.end, v.begin, n);
-    float *p_row = p + i * n, *ds_row = ds + i * n;
-    simd::for_each(v.end - v.begin, [&](auto get, auto put) {
-      const f32x8 e = simd::exp(get(p_row + v.begin, -INFINITY) * scale - lse);
-      put(p_row + v.begin, e);
-      put(ds_row + v.begin, scale * e * (get(ds_row + v.begin, 0) - delta));
-    });
-    zero_outside(p_row, v, n);
-    zero_outside(ds_row, v, n);
-  }
-}
-
+// delta[t,h] = dout[t,h] . o[t,h]
 void row_dots(Stream& stream, const AttentionBackward& a) {
   const int64_t T = a.q.dim(0), H = a.q.dim(1), Dv = a.v.dim(2);
   visit_float(a.o.dtype, [&]<class E>() {
-    stream.parallel_for((T + kRows - 1) / kRows, [&](int64_t task, Scratch) {
-      for (int64_t t = task * kRows; t < std::min(T, (task + 1) * kRows); ++t) {
+    stream.parallel_for((T + kTile - 1) / kTile, [&](int64_t task, Scratch) {
+      for (int64_t t = task * kTile; t < std::min(T, (task + 1) * kTile); ++t) {
         for (int64_t h = 0; h < H; ++h) {
           const E* o = a.o.as<E>() + t * a.o.stride[0] + h * a.o.stride[1];
           const E* d = a.dout.as<E>() + t * a.dout.stride[0] + h * a.dout.stride[1];
@@ -194,99 +201,124 @@ void row_dots(Stream& stream, const AttentionBackward& a) {
   });
 }
 
-void zero_head(const TensorView& x, int64_t t, int64_t h, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    std::fill_n(x.as<float>() + (t + i) * x.stride[0] + h * x.stride[1], x.dim(2), 0.0f);
+// Scores become probabilities, and dout . v becomes dS.
+void differentiate(float* p, float* ds, const Range& columns, float scale, float lse, float delta) {
+  const f32x8 factor = splat(scale), shift = splat(-lse), mean = splat(delta);
+  for (int64_t j = columns.begin; j < columns.end; j += kWidth) {
+    const f32x8 e = simd::exp_nonpositive(simd::fma(simd::load(p + j), factor, shift));
+    simd::store(p + j, e);
+    simd::store(ds + j, factor * e * (simd::load(ds + j) - mean));
+  }
 }
 
-// f32: a task is a head of a sequence. Its query tiles follow one another, so that dk and dv are
-// summed where they belong, in order.
-void backward_f32(Stream& stream, const AttentionBackward& a) {
-  const Tiling tiling(a);
-  const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), S = a.sequence, H = tiling.H;
-  stream.parallel_for(tiling.T / S * H, [&](int64_t task, Scratch scratch) {
-    const int64_t h = task % H, sequence = task / H * S;
-    float* p = reinterpret_cast<float*>(scratch.data());
-    float* ds = p + tiling.rows * S;
-    zero_head(a.dk, sequence, h, S);
-    zero_head(a.dv, sequence, h, S);
-    for (int64_t i = tiling.tiles; i-- > 0;) {
-      const Tile tile(a, tiling, (sequence / S * tiling.tiles + tiling.tiles - 1 - i) * H + h);
-      const int64_t rows = tile.rows(), n = tile.n;
-      const Rows q = rows_of(a.q, tile.begin, h, rows, nullptr);
-      const Rows dout = rows_of(a.dout, tile.begin, h, rows, nullptr);
-      const Rows k = rows_of(a.k, tile.first, h, n, nullptr);
-      probabilities(a, p, ds, q, dout, tile.begin, rows, h, tile.first, n, nullptr);
-      const auto at = [h](const TensorView& x, int64_t t) {
-        return x.as<float>() + t * x.stride[0] + h * x.stride[1];
+// One head of one sequence: dq of `queries` from all their keys, or dk and dv of `keys` from all
+// their queries, or both.
+struct Part {
+  int64_t h, sequence;
+  Range queries, keys;
+  bool dq, dkv;
+};
+
+int64_t room_for_dq(int64_t rows, int64_t Dqk) { return rows * whole(Dqk); }
+
+void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
+  const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), h = part.h;
+  const int64_t q_ld = whole(Dqk), v_ld = whole(Dv);
+  constexpr int64_t kLd = kBackwardKeys + kGap;
+  const int32_t* first_key = a.first_key.as<int32_t>();
+  Room room("attention_backward", scratch);
+  float *p = room.take(kTile * kLd), *ds = room.take(kTile * kLd);
+  float* q_strips = room.take(packed_left(kTile, Dqk));
+  float* dout_strips = room.take(packed_left(kTile, Dv));
+  float* q_columns = room.take(packed_right(kTile, Dqk));
+  float* dout_columns = room.take(packed_right(kTile, Dv));
+  float* k_strips = room.take(packed_right(Dqk, kBackwardKeys));
+  float* v_strips = room.take(packed_right(Dv, kBackwardKeys));
+  float* k_columns = room.take(packed_right(kBackwardKeys, Dqk));
+  float *dk = room.take(kBackwardKeys * q_ld), *dv = room.take(kBackwardKeys * v_ld);
+  float* dq = part.dq ? room.take(room_for_dq(part.queries.size(), Dqk)) : nullptr;
+  if (part.dq) std::fill_n(dq, part.queries.size() * q_ld, 0.0f);
+
+  for (int64_t key = part.keys.begin; key < part.keys.end; key += kBackwardKeys) {
+    const Range keys{key, std::min(key + kBackwardKeys, part.keys.end)};
+    const Right k = pack_right(k_strips, head(a.k, key, h, true), Dqk, keys.size());
+    const Right v = pack_right(v_strips, head(a.v, key, h, true), Dv, keys.size());
+    const Right k_natural = pack_right(k_columns, head(a.k, key, h), keys.size(), Dqk);
+    std::fill_n(dk, keys.size() * q_ld, 0.0f);
+    std::fill_n(dv, keys.size() * v_ld, 0.0f);
+    const int64_t above = std::max<int64_t>(0, keys.begin - part.queries.begin) / kTile * kTile;
+    for (int64_t t = part.queries.begin + above; t < part.queries.end; t += kTile) {
+      const Range rows{t, std::min(t + kTile, part.queries.end)};
+      if (first_key[t] >= keys.end) break;  // this and all later rows are of later documents
+      if (rows.end <= keys.begin) continue;
+      const int64_t n = rows.size();
+      const Range columns = columns_of_tile(first_key, rows, keys),
+                  strips{columns.begin, whole(columns.end)};
+      const auto from_column = [&](const Right& x) {
+        return Right{x.data + columns.begin / kTileColumns * x.strip, x.inner, x.strip};
       };
-      sgemm(at(a.dq, tile.begin), a.dq.stride[0], rows, Dqk, n, ds, n, false, k.data, k.ld, false,
-            false);
-      sgemm(at(a.dk, tile.first), a.dk.stride[0], n, Dqk, rows, ds, n, true, q.data, q.ld, false,
-            true);
-      sgemm(at(a.dv, tile.first), a.dv.stride[0], n, Dv, rows, p, n, true, dout.data, dout.ld,
-            false, true);
+      const Left q = pack_left(q_strips, head(a.q, t, h), n, Dqk);
+      const Left dout = pack_left(dout_strips, head(a.dout, t, h), n, Dv);
+      multiply(p + columns.begin, kLd, n, columns.size(), Dqk, q, from_column(k), false, true);
+      multiply(ds + columns.begin, kLd, n, columns.size(), Dv, dout, from_column(v), false, true);
+      for (int64_t i = 0; i < n; ++i) {
+        mask_row(p + i * kLd, first_key, t + i, keys, columns);
+        differentiate(p + i * kLd, ds + i * kLd, strips, a.scale,
+                      a.lse.as<float>()[(t + i) * a.lse.row_stride() + h],
+                      a.delta.as<float>()[(t + i) * a.delta.row_stride() + h]);
+      }
+      if (part.dkv) {
+        const Right q_natural = pack_right(q_columns, head(a.q, t, h), n, Dqk);
+        const Right dout_natural = pack_right(dout_columns, head(a.dout, t, h), n, Dv);
+        multiply(dk + columns.begin * q_ld, q_ld, columns.size(), Dqk, n,
+                 columns_of(ds + columns.begin, kLd), q_natural, true, true);
+        multiply(dv + columns.begin * v_ld, v_ld, columns.size(), Dv, n,
+                 columns_of(p + columns.begin, kLd), dout_natural, true, true);
+      }
+      if (part.dq) {
+        multiply(
+            dq + (t - part.queries.begin) * q_ld, q_ld, n, Dqk, columns.size(),
+            rows_of(ds + columns.begin, kLd),
+            {k_natural.data + columns.begin * k_natural.inner, k_natural.inner, k_natural.strip},
+            true, true);
+      }
     }
-  });
-}
-
-// bf16: sums need f32 room, so dq goes by query tiles and dk, dv by key tiles, each computing its
-// own probabilities.
-void backward_bf16(Stream& stream, const AttentionBackward& a) {
-  const Tiling tiling(a);
-  const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), S = a.sequence, H = tiling.H;
-  stream.parallel_for(tiling.count(), [&](int64_t task, Scratch scratch) {
-    const Tile tile(a, tiling, task);
-    const int64_t rows = tile.rows(), n = tile.n, h = tile.h;
-    float* p = reinterpret_cast<float*>(scratch.data());
-    float* ds = p + tiling.rows * S;
-    float* q_buffer = ds + tiling.rows * S;
-    float* dout_buffer = q_buffer + tiling.rows * Dqk;
-    float* sum = dout_buffer + tiling.rows * Dv;
-    float* key_buffer = sum + tiling.rows * Dqk;
-    const Rows q = rows_of(a.q, tile.begin, h, rows, q_buffer);
-    const Rows dout = rows_of(a.dout, tile.begin, h, rows, dout_buffer);
-    probabilities(a, p, ds, q, dout, tile.begin, rows, h, tile.first, n, key_buffer);
-    over_keys(sum, ds, n, rows, a.k, tile.first, n, h, key_buffer);
-    store_rows(a.dq, tile.begin, h, rows, sum);
-  });
-  const int64_t key_tiles = (S + kKeys - 1) / kKeys;
-  stream.parallel_for(tiling.T / S * key_tiles * H, [&](int64_t task, Scratch scratch) {
-    const int64_t h = task % H, sequence = task / H / key_tiles * S;
-    const int64_t first = sequence + task / H % key_tiles * kKeys;
-    const int64_t n = std::min(kKeys, sequence + S - first);
-    float* p = reinterpret_cast<float*>(scratch.data());
-    float* ds = p + kRows * kKeys;
-    float* q_buffer = ds + kRows * kKeys;
-    float* dout_buffer = q_buffer + kRows * Dqk;
-    float* dk = dout_buffer + kRows * Dv;
-    float* dv = dk + kKeys * Dqk;
-    float* key_buffer = dv + kKeys * Dv;
-    std::fill_n(dk, n * Dqk, 0.0f);
-    std::fill_n(dv, n * Dv, 0.0f);
-    for (int64_t begin = first; begin < sequence + S; begin += kRows) {
-      if (a.first_key.as<int32_t>()[begin] >= first + n) break;  // later documents only
-      const int64_t rows = std::min(kRows, sequence + S - begin);
-      const Rows q = rows_of(a.q, begin, h, rows, q_buffer);
-      const Rows dout = rows_of(a.dout, begin, h, rows, dout_buffer);
-      probabilities(a, p, ds, q, dout, begin, rows, h, first, n, key_buffer);
-      sgemm(dk, Dqk, n, Dqk, rows, ds, n, true, q.data, q.ld, false, true);
-      sgemm(dv, Dv, n, Dv, rows, p, n, true, dout.data, dout.ld, false, true);
-    }
-    store_rows(a.dk, first, h, n, dk);
-    store_rows(a.dv, first, h, n, dv);
-  });
+    if (!part.dkv) continue;
+    store_rows(a.dk, key, h, keys.size(), dk, q_ld);
+    store_rows(a.dv, key, h, keys.size(), dv, v_ld);
+  }
+  if (part.dq) store_rows(a.dq, part.queries.begin, h, part.queries.size(), dq, q_ld);
 }
 
 }  // namespace
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
   row_dots(stream, a);
-  if (a.q.dtype == DType::f32) {
-    backward_f32(stream, a);
-  } else {
-    backward_bf16(stream, a);
+  constexpr int64_t kEnoughTasks = 4;
+  const int64_t H = a.q.dim(1), S = a.sequence, Dqk = a.q.dim(2), sequences = a.q.dim(0) / S;
+  const bool room = room_for_dq(S, Dqk) * 4 <= int64_t{ThreadPool::kScratchBytes} / 2;
+  if (room && sequences * H >= kEnoughTasks) {
+    stream.parallel_for(sequences * H, [&](int64_t task, Scratch scratch) {
+      const int64_t sequence = task / H * S;
+      const Range all{sequence, sequence + S};
+      backward(a, {task % H, sequence, all, all, true, true}, scratch);
+    });
+    return;
   }
+  const int64_t groups = (S + kGroup - 1) / kGroup;
+  stream.parallel_for(sequences * groups * H, [&](int64_t task, Scratch scratch) {
+    const int64_t sequence = task / H / groups * S, group = groups - 1 - task / H % groups;
+    const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
+    const int64_t first = a.first_key.as<int32_t>()[queries.begin];
+    backward(a, {task % H, sequence, queries, {first, queries.end}, true, false}, scratch);
+  });
+  const int64_t blocks = (S + kBackwardKeys - 1) / kBackwardKeys;
+  stream.parallel_for(sequences * blocks * H, [&](int64_t task, Scratch scratch) {
+    const int64_t sequence = task / H / blocks * S, block = task / H % blocks;
+    const Range keys{sequence + block * kBackwardKeys,
+                     sequence + std::min(S, (block + 1) * kBackwardKeys)};
+    backward(a, {task % H, sequence, {sequence, sequence + S}, keys, false, true}, scratch);
+  });
 }
 
 }  // namespace nereus::ops::cpu

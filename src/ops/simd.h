@@ -120,32 +120,55 @@ inline float max(f32x8 v) {
   return m;
 }
 
+// e^r for |r| <= ln 2 / 2 by its Taylor polynomial of degree 7.
+inline f32x8 exp_reduced(f32x8 r) {
+  f32x8 p = fma(splat(1.0f / 5040), r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  return fma(p, r, splat(1.0f));
+}
+
+// x = n ln 2 + r with a whole n and |r| <= ln 2 / 2.
+struct Reduced {
+  f32x8 r;
+  i32x8 n;
+};
+inline Reduced reduce(f32x8 x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: its sum with n has n in its low bits
+  const f32x8 shifted = fma(x, splat(1.44269504f), splat(kRound));
+  const f32x8 n = shifted - splat(kRound);
+  i32x8 bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  return {fma(n, splat(-1.42860677e-6f), fma(n, splat(-0.693145752f), x)), bits - 0x4b400000};
+}
+
+// 2^n for n in [-127, 127]; 2^-127 is 0 here.
+inline f32x8 power_of_two(i32x8 n) {
+  const i32x8 bits = (n + 127) << 23;
+  f32x8 v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
 // e^x to within 2 ulp; 0 below -87.33 (where it would be subnormal), infinity above 88.72, NaN for
-// NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; 2^n in two
-// factors, since n = 128 has no float of its own.
+// NaN. 2^n goes in two factors, since n = 128 has no float of its own.
 inline f32x8 exp(f32x8 x) {
-  const f32x8 clamped =
-      select(x < splat(-88.0f), splat(-88.0f), select(x > splat(89.0f), splat(89.0f), x));
-  const f32x8 shifted = clamped * splat(1.44269504f) + splat(12582912.0f);  // 1.5 * 2^23: rounds
-  const f32x8 n = shifted - splat(12582912.0f);
-  const f32x8 r = (clamped - n * splat(0.693145752f)) - n * splat(1.42860677e-6f);
-  f32x8 p = splat(1.0f / 5040);
-  p = p * r + splat(1.0f / 720);
-  p = p * r + splat(1.0f / 120);
-  p = p * r + splat(1.0f / 24);
-  p = p * r + splat(1.0f / 6);
-  p = p * r + splat(0.5f);
-  p = p * r * r + r + splat(1.0f);
-  const i32x8 k = __builtin_convertvector(n, i32x8);
-  const i32x8 half = k >> 1;
-  const i32x8 low = (half + 127) << 23, high = (k - half + 127) << 23;
-  f32x8 a, b;
-  memcpy(&a, &low, sizeof a);
-  memcpy(&b, &high, sizeof b);
-  f32x8 y = p * a * b;
+  const f32x8 low = max(splat(-88.0f), x);  // NaN stays
+  const Reduced e = reduce(select(low > splat(89.0f), splat(89.0f), low));
+  const i32x8 half = e.n >> 1;
+  f32x8 y = exp_reduced(e.r) * power_of_two(half) * power_of_two(e.n - half);
   y = select(x < splat(-87.33f), splat(0.0f), y);
-  y = select(x > splat(88.7228317f), splat(__builtin_inff()), y);
-  return select(x != x, x, y);
+  return select(x > splat(88.7228317f), splat(__builtin_inff()), y);
+}
+
+// The same for x <= 0, give or take a rounding error, as softmax has it; at half the price. 0
+// below -87.7 and for -infinity.
+inline f32x8 exp_nonpositive(f32x8 x) {
+  const Reduced e = reduce(max(splat(-88.0f), x));
+  return exp_reduced(e.r) * power_of_two(e.n);
 }
 
 inline float exp(float x) { return exp(splat(x))[0]; }
