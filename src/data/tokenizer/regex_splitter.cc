@@ -58,13 +58,14 @@ void join_spans(SplitRule::Behavior behavior, std::vector<Span>& spans) {
       }
       break;
     case Behavior::merged_with_next:
-      for (auto s = spans.rbegin(); s != spans.rend(); ++s) {
-        if (s->match && !previous && !out.empty()) {
-          out.back().begin = s->begin;
+      std::reverse(spans.begin(), spans.end());
+      for (const Span& s : spans) {
+        if (s.match && !previous && !out.empty()) {
+          out.back().begin = s.begin;
         } else {
-          out.push_back(*s);
+          out.push_back(s);
         }
-        previous = s->match;
+        previous = s.match;
       }
       std::reverse(out.begin(), out.end());
       break;

@@ -45,7 +45,7 @@ class Components {
     if (!absent(m, "dropout") && m["dropout"] != 0)
       unsupported("model", "BPE with dropout", "BPE without it");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (!absent(m, key) && m[key] != "")
+      if (!absent(m, key) && (!m[key].is_string() || !m[key].get<std::string>().empty()))
         unsupported("model", fmt::format("BPE with {}", key), "BPE without it");
   }
 
