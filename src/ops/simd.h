@@ -33,12 +33,17 @@ inline f32x8 load(const float* p) {
   return v;
 }
 inline f32x8 load(const bf16* p) {
+#if defined(__AVX2__) && defined(__FMA__)
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return f32x8(_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+#else
   u16x8 h;
   memcpy(&h, p, sizeof h);
   const u32x8 w = __builtin_convertvector(h, u32x8) << 16;
   f32x8 v;
   memcpy(&v, &w, sizeof v);
   return v;
+#endif
 }
 inline void store(float* p, f32x8 v) { memcpy(p, &v, sizeof v); }
 inline void store(bf16* p, f32x8 v) {
