@@ -54,6 +54,8 @@ class Stream {
     pool_->parallel_for(n, task);
   }
 
+  int threads() const { return pool_->threads(); }  // CPU only: compute threads
+
   void synchronize();                       // host waits; see docs/architecture.md for who may
   void* native() const { return native_; }  // cudaStream_t on a GPU, else null
 

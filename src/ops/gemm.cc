@@ -1,6 +1,7 @@
 #include "ops/gemm.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "ops/simd.h"
@@ -115,6 +116,8 @@ void pack_along(float* out, const E* x, int64_t ld, int64_t width, int64_t k) {
         if constexpr (Width == 16) {
           simd::store(to, simd::load(from + j));
           simd::store(to + 8, simd::load(from + j + 8));
+        } else if constexpr (std::is_same_v<E, float>) {
+          memcpy(to, from + j, Width * sizeof(float));
         } else {
           for (int64_t i = 0; i < Width; ++i) to[i] = static_cast<float>(from[j + i]);
         }
@@ -188,30 +191,39 @@ void gemm(std::byte* c, DType c_dtype, int64_t ldc, int64_t m, int64_t n, int64_
   }
 }
 
-// Large blocks keep packing cheap; at least kTasks of them keep the threads busy, unless they would
-// become too small to be worth a task.
-Blocks::Blocks(int64_t M, int64_t N, int64_t K) {
-  constexpr int64_t kTasks = 8, kSmallest = 48;
-  constexpr double kWorth = 4e6;  // multiply-adds
-  const auto set = [&](int64_t at_most_rows, int64_t at_most_columns) {
-    const auto cut = [](int64_t n, int64_t at_most, int64_t multiple, int64_t& block,
-                        int64_t& blocks) {
-      blocks = (n + at_most - 1) / at_most;
-      block = blocks == 0 ? 0 : round_up((n + blocks - 1) / blocks, multiple);
-      blocks = block == 0 ? 0 : (n + block - 1) / block;
-    };
-    cut(M, at_most_rows, kTileRows, rows, row_blocks);
-    cut(N, at_most_columns, kTileColumns, columns, column_blocks);
-  };
-  set(kBlockRows, kBlockColumns);
-  while (count() > 0 && count() < kTasks) {
-    const double work =
-        static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(K);
-    if (work < 2 * kWorth || std::max(rows, columns) < 2 * kSmallest) return;
-    if (rows >= columns) {
-      set(round_up(rows / 2, kTileRows), columns);
-    } else {
-      set(rows, round_up(columns / 2, kTileColumns));
+namespace {
+
+// n in equal blocks of at most `most`, a multiple of `unit` each.
+void cut(int64_t n, int64_t most, int64_t unit, int64_t& block, int64_t& blocks) {
+  blocks = (n + most - 1) / most;
+  if (blocks == 0) return;
+  block = round_up((n + blocks - 1) / blocks, unit);
+  blocks = (n + block - 1) / block;
+}
+
+}  // namespace
+
+// Takes the cut that should end first. Large blocks keep packing cheap, many keep threads busy. In
+// units of a multiply-add: an element costs kPack to pack, a task kTask; a thread that comes late
+// costs a tenth of a task.
+Blocks::Blocks(int64_t M, int64_t N, int64_t K, int threads) {
+  constexpr double kPack = 8, kTask = 6e4;
+  if (M == 0 || N == 0) return;
+  const auto inner = static_cast<double>(std::max<int64_t>(K, 1));
+  double best = INFINITY;
+  for (int64_t most_rows = kBlockRows; most_rows >= 4 * kTileRows; most_rows /= 2) {
+    for (int64_t most_columns = kBlockColumns; most_columns >= 4 * kTileColumns;
+         most_columns /= 2) {
+      Blocks b;
+      cut(M, most_rows, kTileRows, b.rows, b.row_blocks);
+      cut(N, most_columns, kTileColumns, b.columns, b.column_blocks);
+      const auto m = static_cast<double>(b.rows), n = static_cast<double>(b.columns);
+      const auto rounds = static_cast<double>((b.count() + threads - 1) / threads);
+      const double cost = (rounds + 0.1) * ((m * n + kPack * (m + n)) * inner + kTask);
+      if (cost < best) {
+        best = cost;
+        *this = b;
+      }
     }
   }
 }

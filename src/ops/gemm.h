@@ -65,11 +65,13 @@ inline constexpr int64_t kBlockRows = 516, kBlockColumns = 512;
 void gemm(std::byte* c, DType c_dtype, int64_t ldc, int64_t m, int64_t n, int64_t k,
           const Operand& a, const Operand& b, bool accumulate, Scratch scratch);
 
-// How an [M, N] result with inner length K is cut into such blocks: by its shape only.
+// How an [M, N] result with inner length K is cut into such blocks for so many threads. The
+// result's bits do not depend on it.
 struct Blocks {
-  Blocks(int64_t M, int64_t N, int64_t K);
-  int64_t rows, columns;  // of a block
-  int64_t row_blocks, column_blocks;
+  Blocks() = default;
+  Blocks(int64_t M, int64_t N, int64_t K, int threads);
+  int64_t rows = 0, columns = 0;  // of a block
+  int64_t row_blocks = 0, column_blocks = 0;
   int64_t count() const { return row_blocks * column_blocks; }
 };
 

@@ -26,7 +26,7 @@ namespace cpu {
 
 void matmul(Stream& stream, const Matmul& a) {
   const int64_t M = a.out.dim(0), N = a.out.dim(1), K = a.a.dim(a.trans_a ? 0 : 1);
-  const Blocks blocks(M, N, K);
+  const Blocks blocks(M, N, K, stream.threads());
   const Operand x{a.a.data, a.a.dtype, a.a.row_stride(), a.trans_a};
   const Operand y{a.b.data, a.b.dtype, a.b.row_stride(), a.trans_b};
   stream.parallel_for(blocks.count(), [&](int64_t task, Scratch scratch) {
