@@ -27,12 +27,14 @@ void Event::synchronize() const {}
 
 void copy_to_device(Stream& stream, TensorView to, const void* from) {
   NEREUS_CHECK(kContract, to.contiguous(), "copy_to_device: the target is not contiguous");
-  if (stream.on_cpu()) std::memcpy(to.data, from, static_cast<size_t>(to.bytes()));
+  if (stream.on_cpu() && to.bytes() > 0)
+    std::memcpy(to.data, from, static_cast<size_t>(to.bytes()));
 }
 
 void copy_to_host(Stream& stream, void* to, ConstTensorView from) {
   NEREUS_CHECK(kContract, from.contiguous(), "copy_to_host: the source is not contiguous");
-  if (stream.on_cpu()) std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
+  if (stream.on_cpu() && from.bytes() > 0)
+    std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
 }
 
 Buffer::Buffer(Device device, int64_t bytes, std::string what) : device_(device), bytes_(bytes) {
