@@ -61,6 +61,16 @@ void store_rows(const TensorView& x, int64_t t, int64_t h, int64_t n, const floa
   });
 }
 
+// A wrong first_key would read anywhere, and tiles are skipped by their first row's.
+void check_first_key(const char* op, const ConstTensorView& first_key, int64_t sequence) {
+  const int32_t* first = first_key.as<int32_t>();
+  for (int64_t t = 0; t < first_key.dim(0); ++t) {
+    const int64_t least = t % sequence == 0 ? t : first[t - 1];
+    NEREUS_CHECK(kContract, first[t] >= least && first[t] <= t,
+                 "{}: first_key[{}] is {}, expected {} to {}", op, t, first[t], least, t);
+  }
+}
+
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
@@ -130,6 +140,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), o_ld = whole(Dv);
   constexpr int64_t kLd = kForwardKeys + kGap;
   const int32_t* first_key = a.first_key.as<int32_t>();
+  check_first_key("attention_forward", a.first_key, S);
   const int64_t groups = (S + kGroup - 1) / kGroup;
   stream.parallel_for(T / S * groups * H, [&](int64_t task, Scratch scratch) {
     const int64_t h = task % H, sequence = task / H / groups * S;
@@ -293,6 +304,7 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
 }  // namespace
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
+  check_first_key("attention_backward", a.first_key, a.sequence);
   row_dots(stream, a);
   constexpr int64_t kEnoughTasks = 4;
   const int64_t H = a.q.dim(1), S = a.sequence, Dqk = a.q.dim(2), sequences = a.q.dim(0) / S;

@@ -23,8 +23,8 @@ void PrintTo(const Case& c, std::ostream* s) {
 
 std::vector<Case> cases() {
   std::vector<Case> out;
-  const int64_t sizes[][5] = {
-      {1, 1, 1, 8, 8}, {2, 7, 3, 12, 8}, {1, 130, 2, 24, 16}, {2, 200, 2, 192, 128}};
+  const int64_t sizes[][5] = {{1, 1, 1, 8, 8},       {2, 7, 3, 12, 8},   {1, 130, 2, 24, 16},
+                              {2, 200, 2, 192, 128}, {1, 700, 2, 10, 6}, {1, 1100, 4, 5, 3}};
   for (const Device device : test::devices())
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const AttentionMask mask : {AttentionMask::causal, AttentionMask::document})
@@ -218,6 +218,277 @@ TEST(Attention, ALongSequenceNeedsNoSquareMatrix) {
                         .scale = 0.25f});
   const auto got = o.values();
   for (const double x : got) ASSERT_NEAR(x, 1, 1e-5);  // a mean of ones
+}
+
+// What a test of attention needs, small: every tensor a view into a wider one, poisoned beside it.
+struct Wide {
+  static constexpr int64_t kBefore = 3, kAfter = 2;
+  Wide(DType dtype, int64_t T, int64_t H, int64_t columns, uint64_t seed)
+      : tensor(Device::cpu(), dtype, {T, H, kBefore + columns + kAfter}), D(columns) {
+    if (seed == 0) {
+      tensor.poison();
+    } else {
+      tensor.fill_normal(seed);
+    }
+  }
+  TensorView view() const { return tensor.view().columns(kBefore, kBefore + D); }
+  // The columns of the view; the others must be poisoned when this is a result.
+  std::vector<double> values(bool result) const {
+    std::vector<double> out;
+    const auto all = tensor.values();
+    for (size_t i = 0; i < all.size(); ++i) {
+      const auto column = static_cast<int64_t>(i) % (kBefore + D + kAfter);
+      if (column >= kBefore && column < kBefore + D) {
+        out.push_back(all[i]);
+      } else if (result && !std::isnan(all[i])) {
+        ADD_FAILURE() << "wrote beside the result";
+        return out;
+      }
+    }
+    return out;
+  }
+  test::Tensor tensor;
+  int64_t D;
+};
+
+TEST(Attention, WorksOnStridedHeadsAndWritesNothingElse) {
+  constexpr int64_t T = 100, H = 3, Dqk = 9, Dv = 7;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Wide q(dtype, T, H, Dqk, 1), k(dtype, T, H, Dqk, 2), v(dtype, T, H, Dv, 3),
+        dout(dtype, T, H, Dv, 4);
+    const Wide o(dtype, T, H, Dv, 0), dq(dtype, T, H, Dqk, 0), dk(dtype, T, H, Dqk, 0),
+        dv(dtype, T, H, Dv, 0);
+    const Wide lse(DType::f32, T, 1, H, 0), delta(DType::f32, T, 1, H, 0);
+    const auto row = [](const Wide& x) {
+      TensorView view = x.view();
+      view.shape = {view.dim(0), view.dim(2)};
+      view.stride = {view.stride[0], 1};
+      return view;
+    };
+    auto first = test::Tensor(Device::cpu(), DType::i32, {T});
+    first.fill(0);
+    Stream s = test::stream(Device::cpu());
+    attention_forward(s, {.o = o.view(),
+                          .lse = row(lse),
+                          .q = q.view(),
+                          .k = k.view(),
+                          .v = v.view(),
+                          .first_key = first,
+                          .sequence = T,
+                          .scale = 0.3f});
+    attention_backward(s, {.dq = dq.view(),
+                           .dk = dk.view(),
+                           .dv = dv.view(),
+                           .delta = row(delta),
+                           .dout = dout.view(),
+                           .o = o.view(),
+                           .lse = row(lse),
+                           .q = q.view(),
+                           .k = k.view(),
+                           .v = v.view(),
+                           .first_key = first,
+                           .sequence = T,
+                           .scale = 0.3f});
+    const Case c{Device::cpu(), dtype, 1, T, H, Dqk, Dv, AttentionMask::causal};
+    const Judge want(c, q.values(false), k.values(false), v.values(false), dout.values(false),
+                     std::vector<double>(T, 0), static_cast<double>(0.3f));
+    const double tolerance = dtype == DType::f32 ? 2e-6 : 0.02;
+    EXPECT_LT(test::normwise_error(o.values(true), want.o), tolerance);
+    EXPECT_LT(test::normwise_error(lse.values(true), want.lse), 1e-5);
+    EXPECT_LT(test::normwise_error(dq.values(true), want.dq), 2 * tolerance);
+    EXPECT_LT(test::normwise_error(dk.values(true), want.dk), 2 * tolerance);
+    EXPECT_LT(test::normwise_error(dv.values(true), want.dv), 2 * tolerance);
+  }
+}
+
+struct Outcome {
+  std::vector<double> o, lse, dq, dk, dv;
+  bool operator==(const Outcome&) const = default;
+};
+Outcome run_attention(ThreadPool& pool, DType dtype, int64_t B, int64_t S, int64_t H, int64_t D,
+                      double std, AttentionMask mask) {
+  const int64_t T = B * S;
+  const auto random = [&](uint64_t seed) {
+    auto t = test::Tensor(Device::cpu(), dtype, {T, H, D});
+    t.fill_normal(seed, 0, std);
+    return t;
+  };
+  const auto q = random(1), k = random(2), v = random(3), dout = random(4);
+  const auto o = random(5), dq = random(6), dk = random(7), dv = random(8);
+  const test::Tensor lse(Device::cpu(), DType::f32, {T, H}),
+      delta(Device::cpu(), DType::f32, {T, H});
+  auto first = test::Tensor(Device::cpu(), DType::i32, {T});
+  for (int64_t t = 0; t < T; ++t)
+    first.view().as<int32_t>()[t] =
+        static_cast<int32_t>(mask == AttentionMask::causal ? t - t % S : t - t % S % 37);
+  Stream s(Device::cpu(), &pool);
+  attention_forward(s, {.o = o,
+                        .lse = lse,
+                        .q = q,
+                        .k = k,
+                        .v = v,
+                        .first_key = first,
+                        .sequence = S,
+                        .scale = 0.25f,
+                        .mask = mask});
+  attention_backward(s, {.dq = dq,
+                         .dk = dk,
+                         .dv = dv,
+                         .delta = delta,
+                         .dout = dout,
+                         .o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .first_key = first,
+                         .sequence = S,
+                         .scale = 0.25f,
+                         .mask = mask});
+  return {o.values(), lse.values(), dq.values(), dk.values(), dv.values()};
+}
+
+TEST(Attention, GivesTheSameBitsOnAnyNumberOfThreads) {
+  ThreadPool one(1), two(2), five(5);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int64_t H : {1, 5}) {  // as tasks of their own, and by heads
+      for (const AttentionMask mask : {AttentionMask::causal, AttentionMask::document}) {
+        const Outcome want = run_attention(one, dtype, 1, 600, H, 8, 1, mask);
+        EXPECT_TRUE(run_attention(two, dtype, 1, 600, H, 8, 1, mask) == want);
+        EXPECT_TRUE(run_attention(five, dtype, 1, 600, H, 8, 1, mask) == want);
+      }
+    }
+  }
+}
+
+// Documents do not see each other: each has the results that it has as a sequence of its own.
+TEST(Attention, ADocumentIsASequenceOfItsOwn) {
+  const Outcome documents =
+      run_attention(test::pool(), DType::f32, 1, 37 * 9, 4, 8, 1, AttentionMask::document);
+  const Outcome sequences =
+      run_attention(test::pool(), DType::f32, 9, 37, 4, 8, 1, AttentionMask::causal);
+  EXPECT_LT(test::normwise_error(documents.o, sequences.o), 1e-6);
+  EXPECT_LT(test::normwise_error(documents.lse, sequences.lse), 1e-6);
+  EXPECT_LT(test::normwise_error(documents.dq, sequences.dq), 2e-6);
+  EXPECT_LT(test::normwise_error(documents.dk, sequences.dk), 2e-6);
+  EXPECT_LT(test::normwise_error(documents.dv, sequences.dv), 2e-6);
+}
+
+// Scores of hundreds, largest anywhere in the row: exp neither overflows nor loses the sum when a
+// later block of keys brings a larger one.
+TEST(Attention, LargeScoresAreSoftenedInAnyOrder) {
+  const Outcome got =
+      run_attention(test::pool(), DType::f32, 1, 700, 2, 8, 15, AttentionMask::causal);
+  for (const auto& values : {got.o, got.lse, got.dq, got.dk, got.dv})
+    for (const double x : values) ASSERT_TRUE(std::isfinite(x));
+  // o is a mean of rows of v: never beyond the largest of them.
+  for (const double x : got.o) ASSERT_LT(std::abs(x), 15 * 6);
+}
+
+// The gradients are those of the function that forward computes: central differences of
+// sum(o * dout), whose error is the third derivative's and that of f32, about 1e-3 at this step.
+TEST(Attention, GradientsAgreeWithFiniteDifferences) {
+  constexpr int64_t T = 60, H = 1, D = 4;
+  const auto random = [&](uint64_t seed) {
+    auto t = test::Tensor(Device::cpu(), DType::f32, {T, H, D});
+    t.fill_normal(seed);
+    return t;
+  };
+  auto q = random(1), k = random(2), v = random(3);
+  const auto dout = random(4), o = random(5), dq = random(6), dk = random(7), dv = random(8);
+  const test::Tensor lse(Device::cpu(), DType::f32, {T, H}),
+      delta(Device::cpu(), DType::f32, {T, H});
+  auto first = test::Tensor(Device::cpu(), DType::i32, {T});
+  for (int64_t t = 0; t < T; ++t) first.view().as<int32_t>()[t] = t < 25 ? 0 : 25;
+  Stream s = test::stream(Device::cpu());
+  const auto value = [&] {
+    attention_forward(s, {.o = o,
+                          .lse = lse,
+                          .q = q,
+                          .k = k,
+                          .v = v,
+                          .first_key = first,
+                          .sequence = T,
+                          .scale = 0.5f,
+                          .mask = AttentionMask::document});
+    double sum = 0;
+    for (int64_t i = 0; i < T * H * D; ++i) sum += o[i] * dout[i];
+    return sum;
+  };
+  value();
+  attention_backward(s, {.dq = dq,
+                         .dk = dk,
+                         .dv = dv,
+                         .delta = delta,
+                         .dout = dout,
+                         .o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .first_key = first,
+                         .sequence = T,
+                         .scale = 0.5f,
+                         .mask = AttentionMask::document});
+  constexpr float kStep = 0x1p-7f;
+  const auto compare = [&](test::Tensor& x, const test::Tensor& gradient, const char* name) {
+    for (const int64_t i : {0, 1, 50, 96, 99, 100, 101, 170, 239}) {
+      float& element = x.view().as<float>()[i];
+      const float saved = element;
+      element = saved + kStep;
+      const double above = value();
+      element = saved - kStep;
+      const double below = value();
+      element = saved;
+      EXPECT_NEAR(gradient[i], (above - below) / (2 * static_cast<double>(kStep)), 2e-3)
+          << name << " " << i;
+    }
+  };
+  compare(q, dq, "dq");
+  compare(k, dk, "dk");
+  compare(v, dv, "dv");
+}
+
+TEST(AttentionErrors, NameTheTensorOrTheTokenThatBreaksTheContract) {
+  using testing::HasSubstr, testing::ThrowsMessage;
+  const test::Tensor q(Device::cpu(), DType::f32, {6, 2, 4}),
+      v(Device::cpu(), DType::f32, {6, 2, 3}), wide(Device::cpu(), DType::f32, {6, 2, 5}),
+      lse(Device::cpu(), DType::f32, {6, 2});
+  auto first = test::Tensor(Device::cpu(), DType::i32, {6});
+  Stream s = test::stream(Device::cpu());
+  const auto run = [&](const std::vector<double>& first_key, const test::Tensor& k,
+                       int64_t sequence) {
+    first.set(first_key);
+    attention_forward(s, {.o = v,
+                          .lse = lse,
+                          .q = q,
+                          .k = k,
+                          .v = v,
+                          .first_key = first,
+                          .sequence = sequence,
+                          .scale = 1});
+  };
+  EXPECT_THAT(
+      [&] {
+        run({0, 0, 0, 0, 0, 0}, wide, 6);
+      },
+      ThrowsMessage<Error>(
+          HasSubstr("attention_forward: k is f32 [6, 2, 5], expected f32 [6, 2, 4]")));
+  EXPECT_THAT(
+      [&] {
+        run({0, 0, 0, 0, 0, 0}, q, 4);
+      },
+      ThrowsMessage<Error>(HasSubstr("6 tokens are not whole sequences of 4")));
+  EXPECT_THAT(
+      [&] {
+        run({0, 0, 0, 3, 2, 3}, q, 6);
+      },
+      ThrowsMessage<Error>(HasSubstr("first_key[4] is 2, expected 3 to 4")));
+  EXPECT_THAT(
+      [&] {
+        run({0, 0, 0, 0, 4, 4}, q, 3);
+      },
+      ThrowsMessage<Error>(HasSubstr("first_key[3] is 0, expected 3 to 3")));
 }
 
 }  // namespace

@@ -69,8 +69,7 @@ void add_chunk(Softmax& state, E* x, int64_t n, bool keep) {
     for (int64_t u = 0; u < kVectors; ++u) most[u] = simd::max(most[u], get(u));
   });
   const float top = std::max(state.top, largest(most));
-  if (top == -INFINITY) return;  // nothing but -infinity so far
-  const f32x8 shift = splat(top);
+  const f32x8 shift = splat(top == -INFINITY ? 0 : top);  // nothing else yet: their exp is 0
   const auto add = [&](auto get, auto put) {
     for (int64_t u = 0; u < kVectors; ++u) {
       const f32x8 e = simd::exp_nonpositive(get(u) - shift);
@@ -83,7 +82,8 @@ void add_chunk(Softmax& state, E* x, int64_t n, bool keep) {
   } else {
     each_step(x, n, -INFINITY, [&](auto get, auto) { add(get, [](int64_t, f32x8) {}); });
   }
-  state = {top, state.sum * std::exp(state.top - top) + total(sums)};
+  const float shrink = state.top == top ? 1 : std::exp(state.top - top);
+  state = {top, state.sum * shrink + total(sums)};
 }
 
 }  // namespace

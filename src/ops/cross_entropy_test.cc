@@ -1,7 +1,9 @@
 #include "ops/cross_entropy.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/error.h"
 #include "test/test_tensor.h"
 
 namespace nereus::ops {
@@ -67,6 +69,105 @@ TEST_P(CrossEntropyTest, LossAndGradientAgreeWithTheFormula) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(EveryDeviceTypeAndSize, CrossEntropyTest, testing::ValuesIn(cases()));
+
+test::Tensor label(double value) {
+  auto t = test::Tensor(Device::cpu(), DType::i32, {1});
+  t.set({value});
+  return t;
+}
+
+// Sizes around those of vectors and chunks, in a column of a wider tensor.
+TEST(CrossEntropy, WritesItsRowsOnly) {
+  for (const int64_t V : {1, 7, 8, 31, 32, 33, 2047, 2048, 2049, 4100}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      auto wide = test::Tensor(Device::cpu(), dtype, {2, V + 9});
+      wide.poison();
+      visit_float(dtype, [&]<class E>() { std::fill_n(wide.view().as<E>() + 4, V, E(1.0f)); });
+      const auto nll = test::Tensor(Device::cpu(), DType::f32, {1});
+      Stream s = test::stream(Device::cpu());
+      cross_entropy(s, {.logits = wide.view().rows(0, 1).columns(4, 4 + V),
+                        .nll = nll,
+                        .labels = label(static_cast<double>(V - 1))});
+      const auto got = wide.values();
+      EXPECT_NEAR(nll[0], std::log(static_cast<double>(V)),
+                  1e-6 * (1 + std::log(static_cast<double>(V))));
+      for (int64_t i = 0; i < 2 * (V + 9); ++i) {
+        if (i < 4 || i >= 4 + V) {
+          ASSERT_TRUE(std::isnan(got[static_cast<size_t>(i)])) << V << ": wrote beside its row";
+          continue;
+        }
+        const double p = 1 / static_cast<double>(V), want = i == 3 + V ? p - 1 : p;
+        ASSERT_NEAR(got[static_cast<size_t>(i)], want,
+                    2 * test::unit_roundoff(dtype) * std::abs(want) + 1e-7 * p);
+      }
+    }
+  }
+}
+
+// One far larger logit, at the start, inside, and last: no overflow, and what was summed before the
+// largest came shrinks to nothing.
+TEST(CrossEntropy, AHugeLogitTakesAll) {
+  constexpr int64_t V = 5000;
+  for (const int64_t largest : {0, 2500, 4999}) {
+    auto logits = test::Tensor(Device::cpu(), DType::f32, {1, V});
+    logits.fill_normal(1);
+    logits.set_element(largest, 3e4);
+    const auto nll = test::Tensor(Device::cpu(), DType::f32, {1});
+    Stream s = test::stream(Device::cpu());
+    cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(17)});
+    const auto got = logits.values();
+    EXPECT_NEAR(nll[0], 3e4, 10);
+    for (int64_t v = 0; v < V; ++v)
+      ASSERT_EQ(got[static_cast<size_t>(v)], (v == largest ? 1 : 0) - (v == 17 ? 1 : 0));
+  }
+}
+
+TEST(CrossEntropy, MinusInfinityHasNoProbabilityAndNanIsNotHidden) {
+  constexpr int64_t V = 3000;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  auto logits = test::Tensor(Device::cpu(), DType::f32, {1, V});
+  std::vector<double> values(V, -kInfinity);  // the first chunk has nothing else
+  values[2500] = 1;
+  values[2700] = 1;
+  logits.set(values);
+  const auto nll = test::Tensor(Device::cpu(), DType::f32, {1});
+  Stream s = test::stream(Device::cpu());
+  cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(2700)});
+  EXPECT_NEAR(nll[0], std::log(2.0), 1e-7);
+  EXPECT_EQ(logits[0], 0);
+  EXPECT_EQ(logits[2500], 0.5);
+  EXPECT_EQ(logits[2700], -0.5);
+  values[100] = std::numeric_limits<double>::quiet_NaN();
+  logits.set(values);
+  cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(2700)});
+  EXPECT_TRUE(std::isnan(nll[0]));
+}
+
+TEST(CrossEntropy, GivesTheSameBitsOnAnyNumberOfThreads) {
+  auto labels = test::Tensor(Device::cpu(), DType::i32, {9});
+  labels.fill_uniform_int(2, 0, 3001);
+  std::vector<double> first;
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    Stream s(Device::cpu(), &pool);
+    auto logits = test::Tensor(Device::cpu(), DType::f32, {9, 3001});
+    logits.fill_normal(1);
+    const auto nll = test::Tensor(Device::cpu(), DType::f32, {9});
+    cross_entropy(s, {.logits = logits, .nll = nll, .labels = labels});
+    auto got = logits.values();
+    for (const double x : nll.values()) got.push_back(x);
+    if (first.empty()) first = got;
+    EXPECT_EQ(got, first) << threads << " threads";
+  }
+}
+
+TEST(CrossEntropy, RefusesALabelBeyondTheVocabulary) {
+  const test::Tensor logits(Device::cpu(), DType::f32, {1, 5}), nll(Device::cpu(), DType::f32, {1});
+  Stream s = test::stream(Device::cpu());
+  EXPECT_THAT(
+      [&] { cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(5)}); },
+      testing::ThrowsMessage<Error>(testing::HasSubstr("labels[0] is 5, logits f32 [1, 5]")));
+}
 
 }  // namespace
 }  // namespace nereus::ops

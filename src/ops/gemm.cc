@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/check.h"
 #include "ops/simd.h"
@@ -19,30 +20,40 @@ struct Strides {
   int64_t row, inner, right_inner, c;
 };
 
+// f(0), f(1) ... f(N - 1) with constants, so that arrays indexed by them are registers whatever the
+// compiler thinks of unrolling.
+template <int N, class F>
+[[gnu::always_inline]] inline void unrolled(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, I>()), ...);
+  }
+  (std::make_integer_sequence<int, N>());
+}
+
 // R x 8 V elements of the result in registers: 12 of the 16 of AVX2, at R = 6 and V = 2.
 template <int R, int V>
 void tile(float* c, const Strides& stride, int64_t k, const float* left, const float* right,
           bool accumulate) {
-  f32x8 sum[R][V];
-  for (int i = 0; i < R; ++i) {
-    __builtin_prefetch(c + i * stride.c);
-    for (int j = 0; j < V; ++j) sum[i][j] = splat(0);
-  }
+  f32x8 sum[R * V];
+  for (f32x8& s : sum) s = splat(0);
+  for (int i = 0; i < R; ++i) __builtin_prefetch(c + i * stride.c);
   const int64_t row = stride.row, left_step = stride.inner, right_step = stride.right_inner;
   for (int64_t p = 0; p < k; ++p, left += left_step, right += right_step) {
     f32x8 b[V];
-    for (int j = 0; j < V; ++j) b[j] = simd::load(right + 8 * j);
-    for (int i = 0; i < R; ++i) {
+    unrolled<V>([&](auto j) __attribute__((always_inline)) { b[j] = simd::load(right + 8 * j); });
+    unrolled<R>([&](auto i) __attribute__((always_inline)) {
       const f32x8 a = splat(left[i * row]);
-      for (int j = 0; j < V; ++j) sum[i][j] = simd::fma(a, b[j], sum[i][j]);
-    }
+      unrolled<V>([&](auto j) __attribute__((always_inline)) {
+        sum[i * V + j] = simd::fma(a, b[j], sum[i * V + j]);
+      });
+    });
   }
-  for (int i = 0; i < R; ++i) {
-    for (int j = 0; j < V; ++j) {
+  unrolled<R>([&](auto i) __attribute__((always_inline)) {
+    unrolled<V>([&](auto j) __attribute__((always_inline)) {
       float* to = c + i * stride.c + 8 * j;
-      simd::store(to, accumulate ? simd::load(to) + sum[i][j] : sum[i][j]);
-    }
-  }
+      simd::store(to, accumulate ? simd::load(to) + sum[i * V + j] : sum[i * V + j]);
+    });
+  });
 }
 
 using Tile = void (*)(float*, const Strides&, int64_t, const float*, const float*, bool);
@@ -57,7 +68,7 @@ void multiply(float* c, int64_t ldc, int64_t m, int64_t n, int64_t k, const Left
   for (int64_t j = 0; j < n; j += kTileColumns) {
     const int64_t columns = std::min(kTileColumns, n - j);
     const bool direct = whole || columns == kTileColumns || columns == kTileColumns / 2;
-    const auto& tiles = kTiles[columns > kTileColumns / 2 ? 1 : 0];
+    const auto& tiles = kTiles[whole || columns > kTileColumns / 2 ? 1 : 0];
     const float* strip = right.data + j / kTileColumns * right.strip;
     for (int64_t i = 0; i < m; i += kTileRows) {
       const int64_t rows = std::min(kTileRows, m - i);

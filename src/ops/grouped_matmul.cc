@@ -9,17 +9,15 @@ namespace nereus::ops {
 
 void check(const GroupedMatmul& a) {
   const char* op = "grouped_matmul";
-  expect_float(op, "a", a.a);
-  expect_float(op, "b", a.b);
-  expect_float(op, "out", a.out);
-  expect_rank(op, "out", a.out, 2);
+  for (const auto& [what, view] :
+       {std::pair<const char*, ConstTensorView>{"out", a.out}, {"a", a.a}, {"b", a.b}})
+    expect_float(op, what, view);
   expect_rank(op, "a", a.a, 2);
   expect_rank(op, "b", a.b, 3);
-  const int64_t E = a.b.dim(0), R = a.out.dim(0), N = a.out.dim(1), K = a.a.dim(1);
-  const Shape want_b = a.trans_b ? Shape{E, N, K} : Shape{E, K, N};
-  NEREUS_CHECK(kContract, a.a.dim(0) == R && a.b.shape == want_b,
-               "grouped_matmul: out {} = a {} b {}{}: shapes do not fit", a.out, a.a, a.b,
-               a.trans_b ? " transposed" : "");
+  const int64_t E = a.b.dim(0), R = a.a.dim(0), K = a.a.dim(1), N = a.b.dim(a.trans_b ? 1 : 2);
+  expect(op, "a", a.a, a.a.dtype, {R, K});
+  expect(op, "b", a.b, a.b.dtype, a.trans_b ? Shape{E, N, K} : Shape{E, K, N});
+  expect(op, "out", a.out, a.out.dtype, {R, N});
   expect(op, "offsets", a.offsets, DType::i32, {E + 1});
 }
 
@@ -27,12 +25,13 @@ void check(const GroupedWgrad& a) {
   const char* op = "grouped_wgrad";
   expect_float(op, "dy", a.dy);
   expect_float(op, "x", a.x);
-  expect_rank(op, "out", a.out, 3);
-  const int64_t E = a.out.dim(0), N = a.out.dim(1), K = a.out.dim(2);
   expect_rank(op, "dy", a.dy, 2);
+  expect_rank(op, "x", a.x, 2);
+  expect_rank(op, "out", a.out, 3);
+  const int64_t E = a.out.dim(0), R = a.dy.dim(0), N = a.dy.dim(1), K = a.x.dim(1);
+  expect(op, "dy", a.dy, a.dy.dtype, {R, N});
+  expect(op, "x", a.x, a.x.dtype, {R, K});
   expect(op, "out", a.out, DType::f32, {E, N, K});
-  expect(op, "dy", a.dy, a.dy.dtype, {a.dy.dim(0), N});
-  expect(op, "x", a.x, a.x.dtype, {a.dy.dim(0), K});
   expect(op, "offsets", a.offsets, DType::i32, {E + 1});
 }
 

@@ -20,6 +20,10 @@ void check(const Matmul& a) {
   NEREUS_CHECK(kContract, a.a.shape == want_a && a.b.shape == want_b,
                "matmul: out {} = a {}{} b {}{}: shapes do not fit", a.out, a.a,
                a.trans_a ? " transposed" : "", a.b, a.trans_b ? " transposed" : "");
+  NEREUS_CHECK(kContract,
+               a.out.data == nullptr || a.out.count() == 0 ||
+                   (a.out.data != a.a.data && a.out.data != a.b.data),
+               "matmul: out {} is where {} lies", a.out, a.out.data == a.a.data ? "a" : "b");
 }
 
 namespace cpu {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "base/error.h"
 #include "ops/grouped_matmul.h"
 #include "test/test_tensor.h"
@@ -91,43 +93,134 @@ INSTANTIATE_TEST_SUITE_P(EveryDeviceTypeAndSize, MatmulTest, testing::ValuesIn(c
 
 // Columns of a wider tensor as operands and result; what lies beside the result stays as it was.
 TEST(Matmul, WorksOnStridedRowsAndWritesNothingElse) {
+  constexpr int64_t M = 13, N = 21, K = 10, W = 40;  // W: width of the wider tensors
   for (const Device device : test::devices()) {
-    const auto wide_a = test::Tensor(device, DType::f32, {5, 20}).fill_normal(1);
-    const auto wide_b = test::Tensor(device, DType::f32, {4, 20}).fill_normal(2);
-    auto wide_out = test::Tensor(device, DType::f32, {5, 10}).poison();
-    Stream s = test::stream(device);
-    matmul(s, {.out = wide_out.view().columns(3, 7),
-               .a = wide_a.view().columns(8, 16),
-               .b = wide_b.view().columns(1, 9),
-               .trans_b = true});
-    s.synchronize();
-    for (int64_t i = 0; i < 5; ++i) {
-      for (int64_t j = 0; j < 10; ++j) {
-        if (j < 3 || j >= 7) {
-          EXPECT_TRUE(wide_out.poisoned(i * 10 + j));
-          continue;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const int orientation : {0, 1, 2, 3}) {
+        const bool trans_a = (orientation & 1) != 0, trans_b = (orientation & 2) != 0;
+        auto wide_a = test::Tensor(device, dtype, {trans_a ? K : M, W});
+        auto wide_b = test::Tensor(device, dtype, {trans_b ? N : K, W});
+        auto wide_out = test::Tensor(device, dtype, {M, W});
+        wide_a.fill_normal(1);
+        wide_b.fill_normal(2);
+        wide_out.poison();
+        Stream s = test::stream(device);
+        matmul(s, {.out = wide_out.view().columns(3, 3 + N),
+                   .a = wide_a.view().columns(8, 8 + (trans_a ? M : K)),
+                   .b = wide_b.view().columns(1, 1 + (trans_b ? K : N)),
+                   .trans_a = trans_a,
+                   .trans_b = trans_b});
+        s.synchronize();
+        const auto got = wide_out.values(), av = wide_a.values(), bv = wide_b.values();
+        const auto at = [](int64_t r, int64_t c) { return static_cast<size_t>(r * W + c); };
+        for (int64_t i = 0; i < M; ++i) {
+          for (int64_t j = 0; j < W; ++j) {
+            if (j < 3 || j >= 3 + N) {
+              ASSERT_TRUE(wide_out.poisoned(i * W + j)) << "beside the result";
+              continue;
+            }
+            double sum = 0, magnitude = 0;
+            for (int64_t k = 0; k < K; ++k) {
+              const double x = av[trans_a ? at(k, 8 + i) : at(i, 8 + k)] *
+                               bv[trans_b ? at(j - 3, 1 + k) : at(k, 1 + j - 3)];
+              sum += x;
+              magnitude += std::abs(x);
+            }
+            ASSERT_NEAR(got[at(i, j)], sum, tolerance({device, dtype, dtype, M, N, K}, magnitude));
+          }
         }
-        double sum = 0;
-        for (int64_t k = 0; k < 8; ++k)
-          sum += wide_a[i * 20 + 8 + k] * wide_b[(j - 3) * 20 + 1 + k];
-        EXPECT_NEAR(wide_out[i * 10 + j], sum, 1e-5);
       }
     }
   }
 }
 
-TEST(Matmul, GivesTheSameBitsOnAnyNumberOfThreads) {
-  const auto a = test::Tensor(Device::cpu(), DType::f32, {515, 300}).fill_normal(1);
-  const auto b = test::Tensor(Device::cpu(), DType::f32, {700, 300}).fill_normal(2);
-  std::vector<double> first;
-  for (const int threads : {1, 2, 5}) {
-    ThreadPool pool(threads);
-    Stream s(Device::cpu(), &pool);
-    const auto out = test::Tensor(Device::cpu(), DType::f32, {515, 700}).poison();
-    matmul(s, {.out = out, .a = a, .b = b, .trans_b = true});
-    if (first.empty()) first = out.values();
-    EXPECT_EQ(out.values(), first);
+// Shapes of the debug and the tiny model; a sample of the elements, since a judge in double is
+// slow.
+TEST(Matmul, AgreesWithTheFormulaAtShapesOfModels) {
+  struct Real {
+    int64_t M, N, K;
+    bool trans_a, trans_b, accumulate;
+  };
+  constexpr Real kReal[] = {
+      {1024, 3072, 256, false, true, false}, {1024, 256, 2048, false, false, false},
+      {576, 256, 1024, true, false, true},   {1024, 8, 256, false, true, false},
+      {128, 20000, 128, false, true, false}, {128, 128, 20000, false, false, false},
+      {20000, 128, 128, true, false, true}};
+  for (const Device device : test::devices()) {
+    for (const auto& [M, N, K, trans_a, trans_b, accumulate] : kReal) {
+      auto a = test::Tensor(device, DType::f32, trans_a ? Shape{K, M} : Shape{M, K});
+      auto b = test::Tensor(device, DType::f32, trans_b ? Shape{N, K} : Shape{K, N});
+      auto out = test::Tensor(device, DType::f32, {M, N});
+      a.fill_normal(1);
+      b.fill_normal(2);
+      out.fill(0.5);
+      Stream s = test::stream(device);
+      matmul(s, {.out = out,
+                 .a = a,
+                 .b = b,
+                 .trans_a = trans_a,
+                 .trans_b = trans_b,
+                 .accumulate = accumulate});
+      s.synchronize();
+      const auto av = a.values(), bv = b.values(), got = out.values();
+      for (int64_t sample = 0; sample < 500; ++sample) {
+        // The corners, then a walk that meets all residues of the tiles.
+        const int64_t i = sample < 4 ? (sample & 1) * (M - 1) : sample * 7919 % M;
+        const int64_t j = sample < 4 ? (sample >> 1) * (N - 1) : sample * 104729 % N;
+        double sum = accumulate ? 0.5 : 0, magnitude = sum;
+        for (int64_t k = 0; k < K; ++k) {
+          const double x = av[static_cast<size_t>(trans_a ? k * M + i : i * K + k)] *
+                           bv[static_cast<size_t>(trans_b ? j * K + k : k * N + j)];
+          sum += x;
+          magnitude += std::abs(x);
+        }
+        // Roundings of a chain of K: they grow as its root in practice, and never beyond K.
+        ASSERT_NEAR(got[static_cast<size_t>(i * N + j)], sum,
+                    8 * std::sqrt(static_cast<double>(K)) * 0x1p-24 * magnitude)
+            << M << "x" << N << "x" << K << " at " << i << ", " << j;
+      }
+    }
   }
+}
+
+std::vector<double> on_threads(int threads, const std::function<void(Stream&)>& work,
+                               const test::Tensor& out) {
+  ThreadPool pool(threads);
+  Stream s(Device::cpu(), &pool);
+  work(s);
+  return out.values();
+}
+
+TEST(Matmul, GivesTheSameBitsOnAnyNumberOfThreads) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int orientation : {0, 1, 2, 3}) {
+      const bool trans_a = (orientation & 1) != 0, trans_b = (orientation & 2) != 0;
+      auto a = test::Tensor(Device::cpu(), dtype, trans_a ? Shape{300, 515} : Shape{515, 300});
+      auto b = test::Tensor(Device::cpu(), dtype, trans_b ? Shape{700, 300} : Shape{300, 700});
+      a.fill_normal(1);
+      b.fill_normal(2);
+      std::vector<double> first;
+      for (const int threads : {1, 2, 5}) {
+        auto out = test::Tensor(Device::cpu(), dtype, {515, 700});
+        out.poison();
+        const auto got = on_threads(
+            threads,
+            [&](Stream& s) {
+              matmul(s, {.out = out, .a = a, .b = b, .trans_a = trans_a, .trans_b = trans_b});
+            },
+            out);
+        if (first.empty()) first = got;
+        EXPECT_EQ(got, first) << threads << " threads";
+      }
+    }
+  }
+}
+
+TEST(Matmul, RefusesAResultWhereAnOperandLies) {
+  const test::Tensor a(Device::cpu(), DType::f32, {4, 4}), b(Device::cpu(), DType::f32, {4, 4});
+  Stream s = test::stream(Device::cpu());
+  EXPECT_THAT([&] { matmul(s, {.out = a, .a = a, .b = b}); },
+              ThrowsMessage<Error>(HasSubstr("matmul: out f32 [4, 4] is where a lies")));
 }
 
 TEST(Matmul, NamesShapesThatDoNotFit) {
@@ -222,6 +315,85 @@ INSTANTIATE_TEST_SUITE_P(EveryRouting, GroupedTest,
                                          Routing{"all_to_one", {0, 0, 600}},
                                          Routing{"none", {0, 0, 0}}),
                          [](const auto& each) { return std::string(each.param.name); });
+
+TEST(Grouped, GivesTheSameBitsOnAnyNumberOfThreads) {
+  constexpr int64_t E = 4, N = 300, K = 270;
+  const auto offsets = offsets_of(Device::cpu(), {600, 0, 1, 130});
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    auto x = test::Tensor(Device::cpu(), dtype, {731, K});
+    auto dy = test::Tensor(Device::cpu(), dtype, {731, N});
+    auto w = test::Tensor(Device::cpu(), dtype, {E, N, K});
+    x.fill_normal(1);
+    dy.fill_normal(2);
+    w.fill_normal(3);
+    std::vector<double> forward, wgrad;
+    for (const int threads : {1, 2, 5}) {
+      const test::Tensor y(Device::cpu(), dtype, {731, N}),
+          dw(Device::cpu(), DType::f32, {E, N, K});
+      const auto y_got = on_threads(
+          threads,
+          [&](Stream& s) {
+            grouped_matmul(s, {.out = y, .a = x, .b = w, .offsets = offsets, .trans_b = true});
+          },
+          y);
+      const auto dw_got = on_threads(
+          threads,
+          [&](Stream& s) { grouped_wgrad(s, {.out = dw, .dy = dy, .x = x, .offsets = offsets}); },
+          dw);
+      if (forward.empty()) {
+        forward = y_got;
+        wgrad = dw_got;
+      }
+      EXPECT_EQ(y_got, forward) << threads << " threads";
+      EXPECT_EQ(dw_got, wgrad) << threads << " threads";
+    }
+  }
+}
+
+// An expert's product is the dense one of its rows, bit for bit.
+TEST(Grouped, AnExpertIsADenseProduct) {
+  constexpr int64_t N = 48, K = 600;
+  auto x = test::Tensor(Device::cpu(), DType::f32, {40, K});
+  auto w = test::Tensor(Device::cpu(), DType::f32, {2, N, K});
+  x.fill_normal(1);
+  w.fill_normal(2);
+  const test::Tensor grouped(Device::cpu(), DType::f32, {40, N}),
+      dense(Device::cpu(), DType::f32, {29, N});
+  Stream s = test::stream(Device::cpu());
+  grouped_matmul(s, {.out = grouped,
+                     .a = x,
+                     .b = w,
+                     .offsets = offsets_of(Device::cpu(), {11, 29}),
+                     .trans_b = true});
+  matmul(s, {.out = dense, .a = x.view().rows(11, 40), .b = w.view()[1], .trans_b = true});
+  for (int64_t i = 0; i < 29 * N; ++i) ASSERT_EQ(grouped[11 * N + i], dense[i]);
+}
+
+TEST(Grouped, RefusesOffsetsThatLeaveTheRows) {
+  const test::Tensor x(Device::cpu(), DType::f32, {4, 8}), w(Device::cpu(), DType::f32, {2, 6, 8}),
+      y(Device::cpu(), DType::f32, {4, 6}), narrow(Device::cpu(), DType::f32, {4, 5});
+  Stream s = test::stream(Device::cpu());
+  const auto run = [&](const test::Tensor& out, const std::vector<double>& values) {
+    auto offsets = test::Tensor(Device::cpu(), DType::i32, {3});
+    offsets.set(values);
+    grouped_matmul(s, {.out = out, .a = x, .b = w, .offsets = offsets, .trans_b = true});
+  };
+  EXPECT_THAT(
+      [&] {
+        run(y, {0, 2, 5});
+      },
+      ThrowsMessage<Error>(HasSubstr("offsets run from 0 to 5, expected from 0 to at most 4")));
+  EXPECT_THAT(
+      [&] {
+        run(y, {0, 3, 2});
+      },
+      ThrowsMessage<Error>(HasSubstr("offsets[1] = 3 > offsets[2] = 2")));
+  EXPECT_THAT(
+      [&] {
+        run(narrow, {0, 2, 4});
+      },
+      ThrowsMessage<Error>(HasSubstr("grouped_matmul: out is f32 [4, 5], expected f32 [4, 6]")));
+}
 
 }  // namespace
 }  // namespace nereus::ops

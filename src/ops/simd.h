@@ -82,13 +82,11 @@ inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) {
 #if defined(__AVX2__) && defined(__FMA__)
   return f32x8(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
 #elif defined(__aarch64__)
-  float32x4_t x[2], y[2], z[2];
-  memcpy(x, &a, sizeof x);
-  memcpy(y, &b, sizeof y);
-  memcpy(z, &c, sizeof z);
-  for (int i = 0; i < 2; ++i) z[i] = vfmaq_f32(z[i], x[i], y[i]);
-  memcpy(&c, z, sizeof z);
-  return c;
+  const auto low = [](f32x8 v) { return float32x4_t(__builtin_shufflevector(v, v, 0, 1, 2, 3)); };
+  const auto high = [](f32x8 v) { return float32x4_t(__builtin_shufflevector(v, v, 4, 5, 6, 7)); };
+  return f32x8(__builtin_shufflevector(vfmaq_f32(low(c), low(a), low(b)),
+                                       vfmaq_f32(high(c), high(a), high(b)), 0, 1, 2, 3, 4, 5, 6,
+                                       7));
 #else
   for (int i = 0; i < kWidth; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return c;
