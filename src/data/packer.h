@@ -11,7 +11,10 @@ namespace nereus::data {
 // A token of the run: of which document, and which of its tokens.
 struct TokenPosition {
   int64_t document = 0, token = 0;
-  auto operator<=>(const TokenPosition&) const = default;
+  bool operator==(const TokenPosition&) const = default;
+  bool operator<(const TokenPosition& b) const {
+    return document != b.document ? document < b.document : token < b.token;
+  }
 };
 
 // Documents one after the other, cut into rows of seq_len + 1 tokens: inputs are the first seq_len

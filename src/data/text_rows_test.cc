@@ -120,7 +120,7 @@ TEST(TextRows, NamesAFolderWithoutShardsOrDocumentsAndATokenizerOfAnotherModel) 
               ThrowsMessage<Error>(HasSubstr("neither it nor its en/ has shards named")));
   EXPECT_THAT([&] { text_rows(byte_options(folder.file("missing"), true), {}); },
               ThrowsMessage<Error>(HasSubstr("there is no such folder or file")));
-  const auto first_row = [&](TextOptions options, RowPlan plan = {.seq_len = 4}) {
+  const auto first_row = [&](const TextOptions& options, RowPlan plan = {.seq_len = 4}) {
     rows_of(*text_rows(options, plan), 4, 1);
   };
   folder.write("a.json", "\n\n");
