@@ -230,7 +230,13 @@ struct Part {
   bool dq, dkv;
 };
 
-int64_t room_for_dq(int64_t rows, int64_t Dqk) { return rows * whole(Dqk); }
+// At most what backward() takes from its scratch when dq has so many rows.
+int64_t backward_bytes(int64_t dq_rows, int64_t Dqk, int64_t Dv) {
+  constexpr int64_t kTakes = 12;
+  const int64_t q = whole(Dqk), v = whole(Dv);
+  return 4 * (2 * kTile * (kBackwardKeys + kGap) + 2 * kTile * (q + v) +
+              kBackwardKeys * (3 * q + 2 * v) + dq_rows * q + kTakes * (kPackSlack + 16));
+}
 
 void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
   const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), h = part.h;
@@ -247,7 +253,7 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
   float* v_strips = room.take(packed_right(Dv, kBackwardKeys));
   float* k_columns = room.take(packed_right(kBackwardKeys, Dqk));
   float *dk = room.take(kBackwardKeys * q_ld), *dv = room.take(kBackwardKeys * v_ld);
-  float* dq = part.dq ? room.take(room_for_dq(part.queries.size(), Dqk)) : nullptr;
+  float* dq = part.dq ? room.take(part.queries.size() * q_ld) : nullptr;
   if (part.dq) std::fill_n(dq, part.queries.size() * q_ld, 0.0f);
 
   for (int64_t key = part.keys.begin; key < part.keys.end; key += kBackwardKeys) {
@@ -307,9 +313,9 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
   check_first_key("attention_backward", a.first_key, a.sequence);
   row_dots(stream, a);
   constexpr int64_t kEnoughTasks = 4;
-  const int64_t H = a.q.dim(1), S = a.sequence, Dqk = a.q.dim(2), sequences = a.q.dim(0) / S;
-  const bool room = room_for_dq(S, Dqk) * 4 <= int64_t{ThreadPool::kScratchBytes} / 2;
-  if (room && sequences * H >= kEnoughTasks) {
+  const int64_t H = a.q.dim(1), S = a.sequence, sequences = a.q.dim(0) / S;
+  const bool fits = backward_bytes(S, a.q.dim(2), a.v.dim(2)) <= int64_t{ThreadPool::kScratchBytes};
+  if (fits && sequences * H >= kEnoughTasks) {
     stream.parallel_for(sequences * H, [&](int64_t task, Scratch scratch) {
       const int64_t sequence = task / H * S;
       const Range all{sequence, sequence + S};
@@ -321,8 +327,9 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
   stream.parallel_for(sequences * groups * H, [&](int64_t task, Scratch scratch) {
     const int64_t sequence = task / H / groups * S, group = groups - 1 - task / H % groups;
     const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
-    const int64_t first = a.first_key.as<int32_t>()[queries.begin];
-    backward(a, {task % H, sequence, queries, {first, queries.end}, true, false}, scratch);
+    const int64_t first = a.first_key.as<int32_t>()[queries.begin] - sequence;
+    const Range keys{sequence + first / kBackwardKeys * kBackwardKeys, queries.end};
+    backward(a, {task % H, sequence, queries, keys, true, false}, scratch);
   });
   const int64_t blocks = (S + kBackwardKeys - 1) / kBackwardKeys;
   stream.parallel_for(sequences * blocks * H, [&](int64_t task, Scratch scratch) {

@@ -252,7 +252,7 @@ struct Wide {
 };
 
 TEST(Attention, WorksOnStridedHeadsAndWritesNothingElse) {
-  constexpr int64_t T = 100, H = 3, Dqk = 9, Dv = 7;
+  const int64_t T = 100, H = 3, Dqk = 9, Dv = 7;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Wide q(dtype, T, H, Dqk, 1), k(dtype, T, H, Dqk, 2), v(dtype, T, H, Dv, 3),
         dout(dtype, T, H, Dv, 4);
@@ -447,6 +447,16 @@ TEST(Attention, GradientsAgreeWithFiniteDifferences) {
   compare(q, dq, "dq");
   compare(k, dk, "dk");
   compare(v, dv, "dv");
+}
+
+// Latent attention with absorbed projections has heads of 576 and 512.
+TEST(Attention, HasRoomForTheWidestHeads) {
+  for (const auto& [S, H] : {std::pair<int64_t, int64_t>{40, 4}, {600, 4}, {600, 1}}) {
+    const Outcome got =
+        run_attention(test::pool(), DType::f32, 1, S, H, 576, 0.05, AttentionMask::causal);
+    for (const auto& values : {got.o, got.dq, got.dk, got.dv})
+      for (const double x : values) ASSERT_TRUE(std::isfinite(x));
+  }
 }
 
 TEST(AttentionErrors, NameTheTensorOrTheTokenThatBreaksTheContract) {
