@@ -1,6 +1,7 @@
 #include "device/thread_pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -13,12 +14,13 @@ namespace nereus {
 namespace {
 
 // One parallel_for. Lives on its caller's stack; `helpers` counts the pool's threads inside it, and
-// the caller leaves only when there are none.
+// the caller leaves only when there are none. A helper enters under the pool's mutex; leaving is
+// the last that it does with the job.
 struct Job {
   int64_t n = 0;
   FunctionRef<void(int64_t, Scratch)> task;
   std::atomic<int64_t> next{0};
-  int helpers = 0;  // guarded by the pool's mutex
+  std::atomic<int> helpers{0};
   std::exception_ptr failure;
   std::atomic<bool> failed{false};
 
@@ -38,8 +40,25 @@ struct Job {
   }
 };
 
-constexpr int kSpins =
-    4000;  // about 20 us: ops follow each other closely, and a wake-up costs more
+// Waits for `done` for a while before the caller sleeps: ops follow each other closely, the last
+// tasks of threads end almost together, and a thread that is woken often starts on its waker's
+// processor and stays there for milliseconds. Others who want this processor get it soon.
+template <class Done>
+void spin(Done&& done) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kPauses = 1000;  // some 10 us
+  constexpr std::chrono::milliseconds kPatience(5);
+  for (int i = 0; i < kPauses; ++i) {
+    if (done()) return;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+  const auto deadline = Clock::now() + kPatience;
+  while (!done() && Clock::now() < deadline) std::this_thread::yield();
+}
 
 }  // namespace
 
@@ -54,31 +73,30 @@ struct ThreadPool::Impl {
   std::vector<std::unique_ptr<std::byte[]>> scratch;       // of the pool's threads
   std::vector<std::unique_ptr<std::byte[]>> free_scratch;  // of callers, reused
 
+  Job* oldest() {  // that is not exhausted
+    while (!jobs.empty() && jobs.front()->exhausted()) jobs.erase(jobs.begin());
+    return jobs.empty() ? nullptr : jobs.front();
+  }
+
   void run(Scratch own) {
-    int64_t seen = 0;
+    std::unique_lock lock(mutex);
     for (;;) {
-      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen;
-           ++spin)
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#else
-        ;
-#endif
-      std::unique_lock lock(mutex);
-      Job* job = nullptr;
-      wake.wait(lock, [&] {
-        while (!jobs.empty() && jobs.front()->exhausted()) jobs.erase(jobs.begin());
-        if (!jobs.empty()) job = jobs.front();
-        return ending || job != nullptr;
-      });
-      if (job == nullptr) return;
-      seen = generation.load(std::memory_order_relaxed);
-      ++job->helpers;
+      if (Job* job = oldest()) {
+        ++job->helpers;
+        lock.unlock();
+        job->work(own, mutex);
+        lock.lock();
+        std::erase(jobs, job);
+        if (--job->helpers == 0) left.notify_all();
+        continue;
+      }
+      if (ending) return;
+      // Also after coming late to a job: one that sleeps then comes late to the next, and so on.
+      const int64_t seen = generation.load(std::memory_order_relaxed);
       lock.unlock();
-      job->work(own, mutex);
+      spin([&] { return generation.load(std::memory_order_acquire) != seen; });
       lock.lock();
-      std::erase(jobs, job);
-      if (--job->helpers == 0) left.notify_all();
+      wake.wait(lock, [&] { return ending || generation.load() != seen; });
     }
   }
 };
@@ -124,12 +142,17 @@ void ThreadPool::parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> tas
   if (!own) own = std::make_unique_for_overwrite<std::byte[]>(kScratchBytes);
   job.work(Scratch(own.get(), kScratchBytes), impl_->mutex);
 
-  // The other threads' last tasks are usually short: spin a little before sleeping.
   std::unique_lock lock(impl_->mutex);
-  std::erase(impl_->jobs, &job);
-  impl_->left.wait(lock, [&] { return job.helpers == 0; });
+  std::erase(impl_->jobs, &job);  // nobody enters from here on
   impl_->free_scratch.push_back(std::move(own));
   lock.unlock();
+  const auto alone = [&job] { return job.helpers.load(std::memory_order_acquire) == 0; };
+  spin(alone);
+  if (!alone()) {
+    lock.lock();
+    impl_->left.wait(lock, alone);
+    lock.unlock();
+  }
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
