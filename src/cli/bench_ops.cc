@@ -96,15 +96,18 @@ class Bench {
   }
 
  private:
+  // After at least kWarm: threads that slept may share a processor for some milliseconds.
   double median_us(const std::function<void()>& work) const {
     using Clock = std::chrono::steady_clock;
+    constexpr std::chrono::milliseconds kWarm(30);
     const int warm = options_.quick ? 1 : 5, timed = options_.quick ? 7 : 21;
+    const auto start = Clock::now();
+    for (int i = 0; i < warm || Clock::now() - start < kWarm; ++i) work();
     std::vector<double> us;
-    for (int i = 0; i < warm + timed; ++i) {
+    for (int i = 0; i < timed; ++i) {
       const auto begin = Clock::now();
       work();
-      if (i >= warm)
-        us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+      us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
     }
     std::nth_element(us.begin(), us.begin() + timed / 2, us.end());
     return us[static_cast<size_t>(timed / 2)];
