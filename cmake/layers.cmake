@@ -1,5 +1,7 @@
 # A folder under src/ is a library and a layer. Its sources are its .cc files; `x_test.cc` go into
 # the layer's test program, `x_fuzz.cc` into its fuzz targets (replayed as tests without libFuzzer).
+# With NEREUS_CUDA, its .cu files too, and the .cc files that see CUDA headers: those whose names
+# end in _cuda, _cublas, _cudnn or _nccl.
 #
 #   nereus_layer(tensor DEPENDS base LIBRARIES third_party::something)
 function(nereus_layer name)
@@ -11,6 +13,12 @@ function(nereus_layer name)
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cc$")
   list(FILTER sources EXCLUDE REGEX "/(main|cpu_check)\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  if(NEREUS_CUDA)
+    file(GLOB kernels CONFIGURE_DEPENDS ${folder}/*.cu)
+    list(APPEND sources ${kernels})
+  else()
+    list(FILTER sources EXCLUDE REGEX "_(cuda|cublas|cudnn|nccl)\\.cc$")
+  endif()
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cc$")
 
   list(TRANSFORM arg_DEPENDS PREPEND nereus_ OUTPUT_VARIABLE depends)

@@ -7,38 +7,86 @@
 #include <utility>
 
 #include "base/check.h"
+#include "device/cuda_runtime.h"
 
 namespace nereus {
 
+// Its argument in a build with CUDA, else nothing: without CUDA there is no GPU's stream to use.
+#ifdef NEREUS_CUDA
+#define NEREUS_GPU(...) __VA_ARGS__
+#else
+#define NEREUS_GPU(...)
+#endif
+
 Stream::Stream(Device device, ThreadPool* pool) : device_(device), pool_(pool) {
   NEREUS_CHECK(kContract, !on_cpu() || pool != nullptr, "a CPU stream needs a thread pool");
-  NEREUS_CHECK(kContract, !on_gpu() || kHasCuda, "this build has no CUDA");
+  if (!on_gpu()) return;
+  NEREUS_CHECK(kConfig, kHasCuda,
+               "a GPU was asked for, and this program was built without GPU code. Build it with "
+               "`make PRESET=cuda` (docs/operations.md), or train on the CPU with "
+               "--device.kind=cpu.");
+  NEREUS_GPU(native_ = cuda::make_stream(device.index);
+             processors_ = cuda::properties(device.index).processors;)
 }
-Stream::~Stream() = default;
-void Stream::synchronize() {}
+Stream::~Stream() {
+  states_.clear();
+  NEREUS_GPU(if (native_ != nullptr) cuda::destroy_stream(native_);)
+}
+void Stream::synchronize() { NEREUS_GPU(if (on_gpu()) cuda::synchronize_stream(native_);) }
 
 Event::Event(Device device) : device_(device) {
-  NEREUS_CHECK(kContract, device.kind != Device::Kind::cuda || kHasCuda, "this build has no CUDA");
+  NEREUS_GPU(if (device.kind == Device::Kind::cuda) native_ = cuda::make_event(false);)
 }
-Event::~Event() = default;
-void Event::record(Stream&) {}
-void Event::wait(Stream&) const {}
-void Event::synchronize() const {}
+Event::~Event() { NEREUS_GPU(if (native_ != nullptr) cuda::destroy_event(native_);) }
+void Event::record([[maybe_unused]] Stream& stream) {
+  NEREUS_GPU(if (native_ != nullptr) cuda::record_event(native_, stream.native());)
+}
+void Event::wait([[maybe_unused]] Stream& stream) const {
+  NEREUS_GPU(if (native_ != nullptr) cuda::wait_event(native_, stream.native());)
+}
+void Event::synchronize() const {
+  NEREUS_GPU(if (native_ != nullptr) cuda::synchronize_event(native_);)
+}
 
 void copy_to_device(Stream& stream, TensorView to, const void* from) {
   NEREUS_CHECK(kContract, to.contiguous(), "copy_to_device: the target is not contiguous");
-  if (stream.on_cpu() && to.bytes() > 0)
-    std::memcpy(to.data, from, static_cast<size_t>(to.bytes()));
+  if (to.bytes() == 0) return;
+  if (stream.on_cpu()) std::memcpy(to.data, from, static_cast<size_t>(to.bytes()));
+  NEREUS_GPU(if (stream.on_gpu()) cuda::copy_async(to.data, from, to.bytes(), stream.native());)
 }
 
 void copy_to_host(Stream& stream, void* to, ConstTensorView from) {
   NEREUS_CHECK(kContract, from.contiguous(), "copy_to_host: the source is not contiguous");
-  if (stream.on_cpu() && from.bytes() > 0)
-    std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
+  if (from.bytes() == 0) return;
+  if (stream.on_cpu()) std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
+  NEREUS_GPU(if (stream.on_gpu()) cuda::copy_async(to, from.data, from.bytes(), stream.native());)
 }
 
-Buffer::Buffer(Device device, int64_t bytes, std::string what) : device_(device), bytes_(bytes) {
-  if (device.kind != Device::Kind::cpu || bytes == 0) return;
+Buffer::Buffer(Device device, int64_t bytes, std::string what, Kind kind)
+    : device_(device), kind_(kind), bytes_(bytes) {
+  if (device.kind == Device::Kind::meta || bytes == 0) return;
+#ifdef NEREUS_CUDA
+  if (device.kind == Device::Kind::cuda) {
+    if (kind == Kind::pinned) {
+      data_ = static_cast<std::byte*>(cuda::allocate_pinned(bytes));
+      NEREUS_CHECK(kConfig, data_ != nullptr,
+                   "{} needs {:.2f} GiB of pinned host memory, which this machine does not give.",
+                   what, static_cast<double>(bytes) / (1 << 30));
+      std::memset(data_, 0, static_cast<size_t>(bytes));
+      return;
+    }
+    data_ = static_cast<std::byte*>(cuda::allocate(device.index, bytes));
+    if (data_ == nullptr) {
+      const cuda::MemoryInfo memory = cuda::memory_info(device.index);
+      NEREUS_FAIL(kConfig, "{} needs {:.2f} GiB, and GPU {} has {:.2f} GiB of its {:.2f} GiB left.",
+                  what, static_cast<double>(bytes) / (1 << 30), device.index,
+                  static_cast<double>(memory.free) / (1 << 30),
+                  static_cast<double>(memory.total) / (1 << 30));
+    }
+    cuda::zero(data_, bytes);
+    return;
+  }
+#endif
   // Pages come from the system when first touched, and are zero.
   void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -50,16 +98,25 @@ Buffer::Buffer(Device device, int64_t bytes, std::string what) : device_(device)
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) munmap(data_, static_cast<size_t>(bytes_));
+  if (data_ == nullptr) return;
+#ifdef NEREUS_CUDA
+  if (device_.kind == Device::Kind::cuda) {
+    kind_ == Kind::pinned ? cuda::release_pinned(data_) : cuda::release(data_);
+    return;
+  }
+#endif
+  munmap(data_, static_cast<size_t>(bytes_));
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
     : device_(other.device_),
+      kind_(other.kind_),
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(device_, other.device_);
+  std::swap(kind_, other.kind_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;

@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "device/thread_pool.h"
 #include "tensor/arena.h"
@@ -36,9 +38,15 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
+// What a library keeps for one stream: handles, plans, workspace.
+struct StreamState {
+  virtual ~StreamState() = default;
+};
+
 class Stream {
  public:
-  // `pool` is needed on the CPU and must outlive the stream; other devices ignore it.
+  // `pool` is needed on the CPU and must outlive the stream; other devices ignore it. A GPU that is
+  // not there or not good enough is an Error{kConfig} that says why.
   explicit Stream(Device device, ThreadPool* pool = nullptr);
   ~Stream();
   Stream(const Stream&) = delete;
@@ -58,11 +66,25 @@ class Stream {
 
   void synchronize();                       // host waits; see docs/architecture.md for who may
   void* native() const { return native_; }  // cudaStream_t on a GPU, else null
+  int processors() const { return processors_; }  // GPU only: multiprocessors
+
+  // The stream's one T, made as T(stream) when first asked for: at start-up, when a library's plans
+  // are made, so that a step finds everything there.
+  template <class T>
+  T& state() {
+    static const char key = 0;
+    for (auto& [k, s] : states_)
+      if (k == &key) return static_cast<T&>(*s);
+    states_.emplace_back(&key, std::make_unique<T>(*this));
+    return static_cast<T&>(*states_.back().second);
+  }
 
  private:
   Device device_;
   ThreadPool* pool_;
   void* native_ = nullptr;
+  int processors_ = 0;
+  std::vector<std::pair<const void*, std::unique_ptr<StreamState>>> states_;
 };
 
 // On the CPU, where work is done when its call returns, both calls do nothing.
@@ -89,10 +111,13 @@ void copy_to_host(Stream&, void* to, ConstTensorView from);
 
 class Buffer {
  public:
+  // `pinned`: host memory that a GPU copies from and to directly.
+  enum class Kind : uint8_t { device, pinned };
+
   Buffer() = default;
   // Zeroed. On meta: no memory, data() is null. Throws Error{kConfig} that names `what` and the
   // sizes when the device has not that much left.
-  Buffer(Device device, int64_t bytes, std::string what);
+  Buffer(Device device, int64_t bytes, std::string what, Kind kind = Kind::device);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -105,6 +130,7 @@ class Buffer {
 
  private:
   Device device_;
+  Kind kind_ = Kind::device;
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
 };

@@ -56,6 +56,9 @@ struct bf16 {
 
   bf16() = default;
   NEREUS_HD explicit bf16(float x) {
+#ifdef __CUDA_ARCH__  // one instruction, the same rounding
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
     uint32_t u;
     memcpy(&u, &x, 4);
     if ((u & 0x7fffffffu) > 0x7f800000u) {
@@ -63,6 +66,7 @@ struct bf16 {
     } else {
       bits = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
     }
+#endif
   }
   NEREUS_HD explicit operator float() const {
     const uint32_t u = uint32_t{bits} << 16;

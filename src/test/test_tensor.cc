@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/philox.h"
+#include "device/cuda_runtime.h"
 
 namespace nereus::test {
 namespace {
@@ -89,7 +90,13 @@ ThreadPool& pool() {
   return instance;
 }
 
-std::vector<Device> devices() { return {Device::cpu()}; }
+std::vector<Device> devices() {
+  std::vector<Device> out{Device::cpu()};
+#ifdef NEREUS_CUDA
+  if (cuda::device_count() > 0) out.push_back(Device::cuda(0));
+#endif
+  return out;
+}
 
 double unit_roundoff(DType t) {
   switch (t) {
@@ -163,7 +170,11 @@ Tensor& Tensor::poison() & {
 double Tensor::operator[](int64_t i) const {
   if (buffer_.device().kind == Device::Kind::cpu)
     return load(view_.data + i * size_of(view_.dtype), view_.dtype);
-  return values()[static_cast<size_t>(i)];
+  std::byte element[8];
+  Stream s(buffer_.device(), &pool());
+  copy_to_host(s, element, view_.reshape({count()}).rows(i, i + 1));
+  s.synchronize();
+  return load(element, view_.dtype);
 }
 
 void Tensor::set_element(int64_t i, double value) {

@@ -1,0 +1,54 @@
+// The CUDA runtime as device.cc needs it, without CUDA's headers; defined in builds with CUDA only.
+// Every call throws Error{kDevice} that names the call and the runtime's reason.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace nereus::cuda {
+
+// How many GPUs the driver shows; 0 when there is none, or no driver.
+int device_count();
+
+// Makes `index` the calling thread's device. Throws Error{kConfig} when there is no such GPU, the
+// driver is older than the toolkit needs, or the GPU is of a generation that the kernels are not
+// built for; the message says what was found and what to do.
+void use_device(int index);
+
+struct DeviceProperties {
+  std::string name;
+  int64_t memory_bytes = 0;
+  int processors = 0;
+  int major = 0, minor = 0;  // compute capability
+};
+DeviceProperties properties(int index);
+
+// Bytes of the device's memory that are free, and how many it has.
+struct MemoryInfo {
+  int64_t free = 0, total = 0;
+};
+MemoryInfo memory_info(int index);
+
+void* make_stream(int index);
+void destroy_stream(void* stream);
+void synchronize_stream(void* stream);
+
+void* make_event(bool timing);
+void destroy_event(void* event);
+void record_event(void* event, void* stream);
+void wait_event(void* event, void* stream);
+void synchronize_event(void* event);
+float milliseconds_between(void* begin, void* end);
+
+void* allocate(int index, int64_t bytes);  // null when there is not that much
+void* allocate_pinned(int64_t bytes);      // null likewise
+void release(void* memory);
+void release_pinned(void* memory);
+void zero(void* memory, int64_t bytes);  // device memory; returns when done
+
+void copy_async(void* to, const void* from, int64_t bytes, void* stream);
+
+// Throws if a launch since the last call failed. `op` goes into the message.
+void check_launch(const char* op);
+
+}  // namespace nereus::cuda

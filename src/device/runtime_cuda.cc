@@ -1,0 +1,139 @@
+#include <cuda_runtime.h>
+
+#include "base/check.h"
+#include "device/cuda_runtime.h"
+
+namespace nereus::cuda {
+namespace {
+
+void check(cudaError_t error, const char* call) {
+  NEREUS_CHECK(kDevice, error == cudaSuccess, "{} failed: {} ({})", call, cudaGetErrorString(error),
+               cudaGetErrorName(error));
+}
+#define NEREUS_CUDA_CALL(call) check(call, #call)
+
+std::string version(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); }
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // the error is not to be found by a later call
+    return 0;
+  }
+  return count;
+}
+
+void use_device(int index) {
+  int driver = 0, runtime = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  NEREUS_CHECK(kConfig, driver > 0,
+               "a GPU was asked for, and this machine has no NVIDIA driver. Install one for CUDA "
+               "{} or newer, or train on the CPU with --device.kind=cpu.",
+               version(runtime));
+  NEREUS_CHECK(kConfig, driver / 1000 >= runtime / 1000,
+               "the NVIDIA driver serves CUDA {}, and this program needs CUDA {}. Update the "
+               "driver, or build with an older toolkit.",
+               version(driver), version(runtime));
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  NEREUS_CHECK(kConfig, error == cudaSuccess && count > 0,
+               "a GPU was asked for, and the driver shows none: {}. Look at nvidia-smi and "
+               "CUDA_VISIBLE_DEVICES, or train on the CPU with --device.kind=cpu.",
+               cudaGetErrorString(error));
+  NEREUS_CHECK(kConfig, index < count, "GPU {} was asked for; there are {}, numbered from 0.",
+               index, count);
+  const DeviceProperties p = properties(index);
+  NEREUS_CHECK(kConfig, p.major >= 9,
+               "GPU {} is a {} of compute capability {}.{}; the kernels need 9.0 (H100) or newer. "
+               "Train on the CPU with --device.kind=cpu.",
+               index, p.name, p.major, p.minor);
+  NEREUS_CUDA_CALL(cudaSetDevice(index));
+}
+
+DeviceProperties properties(int index) {
+  cudaDeviceProp p{};
+  NEREUS_CUDA_CALL(cudaGetDeviceProperties(&p, index));
+  return {.name = p.name,
+          .memory_bytes = static_cast<int64_t>(p.totalGlobalMem),
+          .processors = p.multiProcessorCount,
+          .major = p.major,
+          .minor = p.minor};
+}
+
+MemoryInfo memory_info(int index) {
+  NEREUS_CUDA_CALL(cudaSetDevice(index));
+  size_t available = 0, total = 0;
+  NEREUS_CUDA_CALL(cudaMemGetInfo(&available, &total));
+  return {static_cast<int64_t>(available), static_cast<int64_t>(total)};
+}
+
+void* make_stream(int index) {
+  use_device(index);
+  cudaStream_t stream = nullptr;
+  NEREUS_CUDA_CALL(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return stream;
+}
+void destroy_stream(void* stream) { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
+void synchronize_stream(void* stream) {
+  NEREUS_CUDA_CALL(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+}
+
+void* make_event(bool timing) {
+  cudaEvent_t event = nullptr;
+  NEREUS_CUDA_CALL(
+      cudaEventCreateWithFlags(&event, timing ? cudaEventDefault : cudaEventDisableTiming));
+  return event;
+}
+void destroy_event(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+void record_event(void* event, void* stream) {
+  NEREUS_CUDA_CALL(
+      cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)));
+}
+void wait_event(void* event, void* stream) {
+  NEREUS_CUDA_CALL(
+      cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event)));
+}
+void synchronize_event(void* event) {
+  NEREUS_CUDA_CALL(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
+}
+float milliseconds_between(void* begin, void* end) {
+  float ms = 0;
+  NEREUS_CUDA_CALL(
+      cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin), static_cast<cudaEvent_t>(end)));
+  return ms;
+}
+
+void* allocate(int index, int64_t bytes) {
+  NEREUS_CUDA_CALL(cudaSetDevice(index));
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, static_cast<size_t>(bytes)) == cudaSuccess) return memory;
+  cudaGetLastError();
+  return nullptr;
+}
+void* allocate_pinned(int64_t bytes) {
+  void* memory = nullptr;
+  if (cudaMallocHost(&memory, static_cast<size_t>(bytes)) == cudaSuccess) return memory;
+  cudaGetLastError();
+  return nullptr;
+}
+void release(void* memory) { cudaFree(memory); }
+void release_pinned(void* memory) { cudaFreeHost(memory); }
+void zero(void* memory, int64_t bytes) {
+  NEREUS_CUDA_CALL(cudaMemset(memory, 0, static_cast<size_t>(bytes)));
+  NEREUS_CUDA_CALL(cudaDeviceSynchronize());  // no stream of ours waits for the default one
+}
+
+void copy_async(void* to, const void* from, int64_t bytes, void* stream) {
+  NEREUS_CUDA_CALL(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault,
+                                   static_cast<cudaStream_t>(stream)));
+}
+
+void check_launch(const char* op) {
+  const cudaError_t error = cudaGetLastError();
+  NEREUS_CHECK(kDevice, error == cudaSuccess, "{}: the kernel could not be launched: {} ({})", op,
+               cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+}  // namespace nereus::cuda
