@@ -47,7 +47,7 @@ unpack_headers(cutlass cutlass-4.2.0.tar.xz)
 unpack_headers(cudnn-frontend cudnn-frontend-1.32.0.tar.xz)
 
 add_library(nereus_cuda INTERFACE)
-target_link_libraries(nereus_cuda INTERFACE CUDA::cudart_static CUDA::cublasLt)
+target_link_libraries(nereus_cuda INTERFACE CUDA::cudart CUDA::cublasLt)
 target_include_directories(nereus_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
 target_compile_definitions(nereus_cuda INTERFACE NEREUS_CUDA)
 # Asserts in device code make the compiler serialize wgmma (ptxas C7510), which it only warns of:

@@ -22,7 +22,7 @@ std::vector<Target> targets(std::span<const NamedView> tensors) {
   std::vector<Target> out;
   for (const NamedView& t : tensors) {
     NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && t.view.data != nullptr,
-                 "'{}': weights are loaded into f32 in host memory, not into {}", t.name, t.view);
+                 "'{}': weights are loaded into f32, not into {}", t.name, t.view);
     const std::vector<std::string> names = hf_names_of(t.name, t.view);
     for (size_t i = 0; i < names.size(); ++i)
       out.push_back({names[i], has_experts(t.name) ? t.view[static_cast<int64_t>(i)] : t.view});
@@ -88,21 +88,29 @@ void sort_surplus(const HfWeights& weights, const std::vector<Target>& all, Load
 }
 
 // A piece of rows at a time: of the file no more than a piece is in memory.
-void read(const HfWeights& weights, const Target& t) {
+void read(const HfWeights& weights, const Target& t, Stream* device) {
   constexpr int64_t kPiece = 4 << 20;  // elements
   const int64_t rows = t.view.dim(0), stride = t.view.row_stride();
   const int64_t width = t.view.rank() > 1 ? t.view.dim(1) : 1;
   const int64_t piece = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, width));
+  std::vector<float> staging(device == nullptr ? 0 : static_cast<size_t>(piece * width));
   for (int64_t row = 0; row < rows; row += piece) {
-    weights.read_f32(t.name, row, std::min(rows, row + piece), t.view.as<float>() + row * stride,
-                     stride);
+    const int64_t end = std::min(rows, row + piece);
+    if (device == nullptr) {
+      weights.read_f32(t.name, row, end, t.view.as<float>() + row * stride, stride);
+    } else {
+      weights.read_f32(t.name, row, end, staging.data(), width);
+      copy_to_device(*device, t.view.rows(row, end), staging.data());
+      device->synchronize();
+    }
     weights.release_pages(t.name);
   }
 }
 
 }  // namespace
 
-LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors) {
+LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
+                           Stream* device) {
   const HfWeights weights = HfWeights::open(path);
   const std::vector<Target> all = targets(tensors);
   check_targets(weights, all);
@@ -115,7 +123,7 @@ LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> t
     log::warning("{}: {} tensors are not in this model and were not read: {}", path,
                  report.surplus.size(), first_of(report.surplus));
   for (const Target& t : all) {
-    read(weights, t);
+    read(weights, t, device);
     ++report.tensors;
     report.elements += t.view.count();
   }

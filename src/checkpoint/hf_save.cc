@@ -29,7 +29,7 @@ std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype) {
   std::vector<Source> out;
   for (const NamedView& t : tensors) {
     NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && t.view.data != nullptr,
-                 "'{}': weights are saved from f32 in host memory, not from {}", t.name, t.view);
+                 "'{}': weights are saved from f32, not from {}", t.name, t.view);
     // A step of the bias is 1e-3, below bf16's resolution; transformers keeps it in f32 too.
     const DType stored = t.name.ends_with(".expert_bias") ? DType::f32 : dtype;
     const std::vector<std::string> names = hf_names_of(t.name, t.view);
@@ -62,14 +62,23 @@ std::vector<std::span<const Source>> shards(const std::vector<Source>& all, int6
 }
 
 // Streams the elements in pieces: memory is bounded whatever the tensor's size.
-void append(SafetensorsWriter& writer, size_t index, const Source& source, DType dtype) {
+void append(SafetensorsWriter& writer, size_t index, const Source& source, DType dtype,
+            Stream* device) {
   constexpr int64_t kPiece = 1 << 18;  // elements
   std::vector<std::byte> converted;
+  std::vector<float> staging(device == nullptr ? 0 : static_cast<size_t>(kPiece));
   const auto write = [&](const float* from, int64_t n) {
     for (int64_t done = 0; done < n; done += kPiece) {
       const int64_t piece = std::min(kPiece, n - done);
+      const float* values = from + done;
+      if (device != nullptr) {
+        const auto* bytes = reinterpret_cast<const std::byte*>(values);
+        copy_to_host(*device, staging.data(), ConstTensorView(bytes, DType::f32, {piece}));
+        device->synchronize();
+        values = staging.data();
+      }
       converted.resize(static_cast<size_t>(piece * size_of(dtype)));
-      convert_from_f32(dtype, from + done, piece, converted.data());
+      convert_from_f32(dtype, values, piece, converted.data());
       writer.append(index, converted);
     }
   };
@@ -160,7 +169,8 @@ class PartialFolder {
 }  // namespace
 
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
-                        const std::string& config_json, DType dtype, int64_t shard_bytes) {
+                        const std::string& config_json, DType dtype, int64_t shard_bytes,
+                        Stream* device) {
   NEREUS_CHECK(kContract, dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16,
                "weights are saved as f32, bf16 or f16, not as {}", dtype);
   const std::vector<Source> all = sources(tensors, dtype);
@@ -183,7 +193,7 @@ int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> te
     }
     SafetensorsWriter writer(partial.path() + "/" + name, declared);
     for (size_t t = 0; t < files[i].size(); ++t)
-      append(writer, t, files[i][t], *dtype_of(files[i][t].tensor.dtype));
+      append(writer, t, files[i][t], *dtype_of(files[i][t].tensor.dtype), device);
     writer.finish();
   }
   if (files.size() > 1) {

@@ -65,20 +65,25 @@ struct LoadReport {
   std::vector<std::string> surplus;  // not known, or not in this model
 };
 
-// Fills every tensor (logical names; f32 in host memory, the last dim contiguous) from `path`, and
-// logs what the files have beyond them. Throws Error{kConfig} before anything is read when tensors
-// are missing, have another shape or a type that is no float: it lists the first of each and counts
-// them.
-LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors);
+// Fills every tensor (logical names; f32, the last dim contiguous) from `path`, and logs what the
+// files have beyond them. Throws Error{kConfig} before anything is read when tensors are missing,
+// have another shape or a type that is no float: it lists the first of each and counts them.
+//
+// The tensors are in memory of `device`'s device, without gaps between the rows of one; in host
+// memory when it is null.
+LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
+                           Stream* device = nullptr);
+
+inline constexpr int64_t kShardBytes = 5'000'000'000;
 
 // Writes `folder` with model.safetensors, or with shards of at most shard_bytes (or one tensor) and
 // their index, and config.json. The folder is written as `folder`.partial and renamed: it is
 // complete or absent; weights that were there before are replaced, and a folder with other files is
 // kept as `folder`.old. `dtype` is f32, bf16 or f16; the routers' correction biases are always f32.
-// Returns the bytes of the tensors.
+// Returns the bytes of the tensors, which are in memory of `device`'s device (null: the host's).
 // Errors: kConfig when the folder cannot be made, kIo while writing.
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
                         const std::string& config_json, DType dtype = DType::f32,
-                        int64_t shard_bytes = 5'000'000'000);
+                        int64_t shard_bytes = kShardBytes, Stream* device = nullptr);
 
 }  // namespace nereus

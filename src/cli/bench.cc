@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/suggest.h"
 #include "cli/bench_data.h"
+#include "cli/bench_gpu.h"
 #include "cli/bench_ops.h"
 #include "cli/bench_step.h"
 
@@ -22,6 +23,8 @@ struct Benchmark {
 constexpr Benchmark kBenchmarks[] = {
     {"data", run_bench_data, "a text data set from files to packed rows of tokens"},
     {"ops", run_bench_ops, "every op at the shapes of runs, products beside OpenBLAS itself"},
+    {"gpu", run_bench_gpu,
+     "the GPU's ops at the sizes of configs/slice1.toml, by share of the limit"},
     {"step", run_bench_step, "a whole training step, by default of TorchTitan's debugmodel"},
 };
 

@@ -277,8 +277,8 @@ void attention(Bench& bench, const char* name, DType dtype, int64_t B, int64_t S
     const auto take = [&](int64_t D) { return bench.tensor(dtype, {T, H, D}); };
     const TensorView q = take(Dqk), k = take(Dqk), v = take(Dv), o = take(Dv), dout = take(Dv);
     const TensorView dq = take(Dqk), dk = take(Dqk), dv = take(Dv);
-    const TensorView lse = bench.tensor(DType::f32, {T, H}),
-                     delta = bench.tensor(DType::f32, {T, H});
+    const TensorView lse = bench.tensor(DType::f32, {T / S, H, S}),
+                     delta = bench.tensor(DType::f32, {T / S, H, S});
     const TensorView first_key = bench.tensor(DType::i32, {T});
     for (int64_t t = 0; t < T; ++t) first_key.as<int32_t>()[t] = static_cast<int32_t>(t - t % S);
     const auto forward = [=, &bench] {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "cli/command.h"
+#include "observe/device_info.h"
 #include "train/probe.h"
 
 namespace nereus {
@@ -13,7 +14,7 @@ int run_probe(int argc, char** argv) {
   CLI::App app("Forward (and backward) on given tokens; writes what the model makes of them",
                "nereus probe");
   ProbeOptions o;
-  std::string args, grads, dtype = "float32";
+  std::string args, grads, dtype = "float32", device = "auto";
   int64_t eos = -1;
   int threads = 0;
   app.add_option("--hf", o.model, "folder (or file) of Hugging Face weights")->required();
@@ -32,6 +33,9 @@ int run_probe(int argc, char** argv) {
   app.add_option("--dtype", dtype, "float32 or bfloat16")
       ->check(CLI::IsMember({"float32", "bfloat16"}))
       ->capture_default_str();
+  app.add_option("--device", device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--threads", threads, "compute threads; 0: as many as cores")
       ->check(CLI::Range(0, 4096));
   if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
@@ -41,7 +45,7 @@ int run_probe(int argc, char** argv) {
   o.compute = dtype == "bfloat16" ? DType::bf16 : DType::f32;
   ThreadPool pool(threads > 0 ? threads
                               : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
-  Stream stream(Device::cpu(), &pool);
+  Stream stream(choose_device(device), &pool);
   probe(stream, o);
   return 0;
 }

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "config/load.h"
+#include "observe/device_info.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 
@@ -66,7 +67,7 @@ int run_train(int argc, char** argv) {
                           ? static_cast<int>(config.cpu.threads)
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   ThreadPool pool(threads);
-  Stream stream(Device::cpu(), &pool);
+  Stream stream(choose_device(config.device.kind), &pool);
   Trainer trainer(config, stream);
   return trainer.run();
 }

@@ -106,6 +106,10 @@ struct JobConfig {
   struct Cpu {
     int64_t threads = 0;  // compute threads; 0: as many as cores
   } cpu;
+  struct Device {
+    std::string kind = "auto";  // auto: a GPU when the program was built for one and finds one
+    bool unordered_attention = false;  // a faster backward pass; other bits in each run
+  } device;
 
   struct Parallelism {
     int64_t data_parallel_replicate_degree = 1, data_parallel_shard_degree = -1;

@@ -145,6 +145,12 @@ void run_keys(Table& t, JobConfig& c) {
   t.section("cpu");
   t.count("threads", c.cpu.threads, "compute threads; 0: as many as cores", 0);
 
+  t.section("device");
+  t.choice("kind", c.device.kind, "where to train; auto: on a GPU if there is one that can be used",
+           {"auto", "cpu", "cuda"});
+  t.works("unordered_attention", c.device.unordered_attention,
+          "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
+
   t.section("validation");
   t.works("enable", c.validation.enable, "loss on held-out rows before, during and after the run");
   t.works("dataset", c.validation.dataset, "as training.dataset");

@@ -165,7 +165,8 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
   for (const auto& [name, value] : ours)  // what is left is ours, and says so
     EXPECT_TRUE(name.starts_with("model_overrides.") || name.starts_with("numerics.") ||
                 name.starts_with("data.") || name.starts_with("cpu.") ||
-                name == "model.hf_config" || name == "model.torchtitan_args")
+                name.starts_with("device.") || name == "model.hf_config" ||
+                name == "model.torchtitan_args")
         << name;
 }
 

@@ -41,6 +41,7 @@ struct Device {
 // What a library keeps for one stream: handles, plans, workspace.
 struct StreamState {
   virtual ~StreamState() = default;
+  virtual int64_t bytes() const { return 0; }  // of device memory
 };
 
 class Stream {
@@ -48,6 +49,8 @@ class Stream {
   // `pool` is needed on the CPU and must outlive the stream; other devices ignore it. A GPU that is
   // not there or not good enough is an Error{kConfig} that says why.
   explicit Stream(Device device, ThreadPool* pool = nullptr);
+  // A meta stream whose ops make the plans that they will need on `target`, if that is a GPU's.
+  static Stream meta_for(Stream& target) { return Stream(&target); }
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -66,7 +69,8 @@ class Stream {
 
   void synchronize();                       // host waits; see docs/architecture.md for who may
   void* native() const { return native_; }  // cudaStream_t on a GPU, else null
-  int processors() const { return processors_; }  // GPU only: multiprocessors
+  int processors() const { return processors_; }    // GPU only: multiprocessors
+  Stream* plans_for() const { return plans_for_; }  // meta only: whose plans are made, or null
 
   // The stream's one T, made as T(stream) when first asked for: at start-up, when a library's plans
   // are made, so that a step finds everything there.
@@ -79,11 +83,22 @@ class Stream {
     return static_cast<T&>(*states_.back().second);
   }
 
+  // Device memory that libraries hold for the stream.
+  int64_t state_bytes() const {
+    int64_t sum = 0;
+    for (const auto& entry : states_) sum += entry.second->bytes();
+    return sum;
+  }
+
  private:
+  explicit Stream(Stream* target)
+      : device_(Device::meta()), pool_(nullptr), plans_for_(target->on_gpu() ? target : nullptr) {}
+
   Device device_;
   ThreadPool* pool_;
   void* native_ = nullptr;
   int processors_ = 0;
+  Stream* plans_for_ = nullptr;
   std::vector<std::pair<const void*, std::unique_ptr<StreamState>>> states_;
 };
 

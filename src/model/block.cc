@@ -11,7 +11,7 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       eps_(static_cast<float>(args.norm_eps)),
       round_normalized_(args.family == NumericsFamily::huggingface),
       recompute_(recompute),
-      attention_(args, rope, parallel.tp, recompute.mla_up),
+      attention_(args, rope, parallel.tp, recompute.mla_up, parallel.unordered_attention),
       mlp_(parallel.tp, recompute.swiglu) {
   if (args.is_moe_layer(layer))
     moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, recompute.swiglu, layer);
@@ -56,6 +56,8 @@ void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& 
 }
 
 void Block::feed_forward(Context& ctx, const Weights& w, TensorView f, Saved& s) const {
+  s.ffn_input = ctx.saved_input.mark();
+  s.ffn_weight = ctx.saved_weight.mark();
   if (moe_) {
     moe_->forward(ctx, w.moe, s.n2, f, s.moe);
   } else {
@@ -79,55 +81,101 @@ void Block::forward(Context& ctx, const Weights& w, const Microbatch& mb, const 
   ctx.show("hidden", layer_, y);
 }
 
-void Block::backward_input(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView dy,
-                           TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
+// Makes again what the forward pass did not keep and the feed-forward layer needs, or the whole
+// block's replay makes at once.
+void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved& s) const {
   if (recompute_.block) {
     Context replay = ctx;
     replay.observer = nullptr;
     attend(replay, w, mb, s);
     feed_forward(replay, w, {}, s);
   } else if (recompute_.norms) {
-    s.n1 = ctx.saved_weight.take(dy.dtype, dy.shape, "attention norm");
-    s.n2 = ctx.saved_weight.take(dy.dtype, dy.shape, "ffn norm");
-    normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm);
+    s.n2 = ctx.saved_weight.take(s.h.dtype, s.h.shape, "ffn norm");
     normalise(ctx, s.n2, s.rstd2, s.h, w.ffn_norm);
-    s.attention.x = s.n1;
     (moe_ ? s.moe.x : s.mlp.x) = s.n2;
     s.moe.shared.x = s.n2;
   }
-  const TensorView dh = ctx.saved_weight.take(dy.dtype, dy.shape, "dresidual");
+}
+
+void Block::restore_attention_norm(Context& ctx, const Weights& w, Saved& s) const {
+  if (recompute_.block || !recompute_.norms) return;
+  s.n1 = ctx.saved_weight.take(s.x.dtype, s.x.shape, "attention norm");
+  normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm);
+  s.attention.x = s.n1;
+}
+
+// From dy to dh.
+void Block::feed_forward_dgrad(Context& ctx, const Weights& w, ConstTensorView dy, TensorView dh,
+                               Saved& s, Pending& pending, const Grads& grads) const {
   const Arena::Scope scope(ctx.scratch);
   const TensorView dn = ctx.scratch.take(dy.dtype, dy.shape, "dnorm");
-  const auto norm_backward = [&](TensorView out, TensorView dweight, ConstTensorView x,
-                                 ConstTensorView residual, ConstTensorView weight,
-                                 ConstTensorView rstd) {
-    ops::rmsnorm_backward(ctx.stream, {.dx = out,
-                                       .dweight = dweight,
-                                       .dy = dn,
-                                       .x = x,
-                                       .residual = residual,
-                                       .weight = weight,
-                                       .rstd = rstd,
-                                       .accumulate = ctx.accumulate});
-  };
   if (moe_) {
     moe_->backward_input(ctx, w.moe, dy, dn, s.moe, pending.moe);
   } else {
     mlp_.backward_input(ctx, w.mlp, dy, dn, s.mlp, pending.mlp);
   }
-  norm_backward(dh, grads.ffn_norm, s.h, dy, w.ffn_norm, s.rstd2);
-  attention_.backward_input(ctx, w.attention, mb, dh, dn, s.attention, pending.attention,
-                            grads.attention);
-  norm_backward(dx, grads.attention_norm, s.x, dh, w.attention_norm, s.rstd1);
+  ops::rmsnorm_backward(ctx.stream, {.dx = dh,
+                                     .dweight = grads.ffn_norm,
+                                     .dy = dn,
+                                     .x = s.h,
+                                     .residual = dy,
+                                     .weight = w.ffn_norm,
+                                     .rstd = s.rstd2,
+                                     .accumulate = ctx.accumulate});
 }
 
-void Block::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
-                            const Grads& grads) const {
+void Block::feed_forward_wgrad(Context& ctx, const Saved& s, const Pending& pending,
+                               const Grads& grads) const {
   if (moe_) {
     moe_->backward_weight(ctx, s.moe, pending.moe, grads.moe);
   } else {
     mlp_.backward_weight(ctx, s.mlp, pending.mlp, grads.mlp);
   }
+}
+
+// From dh to dx.
+void Block::attention_dgrad(Context& ctx, const Weights& w, const Microbatch& mb, TensorView dh,
+                            TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView dn = ctx.scratch.take(dh.dtype, dh.shape, "dnorm");
+  attention_.backward_input(ctx, w.attention, mb, dh, dn, s.attention, pending.attention,
+                            grads.attention);
+  ops::rmsnorm_backward(ctx.stream, {.dx = dx,
+                                     .dweight = grads.attention_norm,
+                                     .dy = dn,
+                                     .x = s.x,
+                                     .residual = dh,
+                                     .weight = w.attention_norm,
+                                     .rstd = s.rstd1,
+                                     .accumulate = ctx.accumulate});
+}
+
+void Block::backward_input(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView dy,
+                           TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
+  restore(ctx, w, mb, s);
+  restore_attention_norm(ctx, w, s);
+  const TensorView dh = ctx.saved_weight.take(dy.dtype, dy.shape, "dresidual");
+  feed_forward_dgrad(ctx, w, dy, dh, s, pending, grads);
+  attention_dgrad(ctx, w, mb, dh, dx, s, pending, grads);
+}
+
+void Block::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
+                            const Grads& grads) const {
+  feed_forward_wgrad(ctx, s, pending, grads);
+  attention_.backward_weight(ctx, s.attention, pending.attention, grads.attention);
+}
+
+void Block::backward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView dy,
+                     TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
+  restore(ctx, w, mb, s);
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView dh = ctx.scratch.take(dy.dtype, dy.shape, "dresidual");
+  feed_forward_dgrad(ctx, w, dy, dh, s, pending, grads);
+  feed_forward_wgrad(ctx, s, pending, grads);
+  ctx.saved_input.release(s.ffn_input);
+  ctx.saved_weight.release(s.ffn_weight);
+  restore_attention_norm(ctx, w, s);
+  attention_dgrad(ctx, w, mb, dh, dx, s, pending, grads);
   attention_.backward_weight(ctx, s.attention, pending.attention, grads.attention);
 }
 

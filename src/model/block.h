@@ -12,10 +12,11 @@
 
 namespace nereus {
 
-// The strategies a layer is composed with, chosen once in parallel/: one rank here.
+// What a layer is composed with, chosen once: strategies of parallel/, and which kernels.
 struct LayerParallel {
   TpRegion& tp;
   TokenDispatcher& dispatcher;
+  bool unordered_attention = false;  // see ops/attention.h
 };
 
 class Block {
@@ -27,8 +28,9 @@ class Block {
     TensorView n1, h, n2;     // [T, D]
     TensorView rstd1, rstd2;  // f32 [T]
     Mla::Saved attention;
-    Mlp::Saved mlp;  // dense
-    Moe::Saved moe;  // experts
+    Mlp::Saved mlp;                     // dense
+    Moe::Saved moe;                     // experts
+    Arena::Mark ffn_input, ffn_weight;  // where the feed-forward layer's part of the arenas begins
   };
   struct Pending {
     Mla::Pending attention;
@@ -45,8 +47,19 @@ class Block {
   void backward_input(Context&, const Weights&, const Microbatch&, ConstTensorView dy,
                       TensorView dx, Saved&, Pending&, const Grads&) const;
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+  // Both passes, layer by layer: the feed-forward layer's memory is given back before attention's
+  // dgrad takes its own. The same bits as backward_input and backward_weight.
+  void backward(Context&, const Weights&, const Microbatch&, ConstTensorView dy, TensorView dx,
+                Saved&, Pending&, const Grads&) const;
 
  private:
+  void restore(Context&, const Weights&, const Microbatch&, Saved&) const;
+  void restore_attention_norm(Context&, const Weights&, Saved&) const;
+  void feed_forward_dgrad(Context&, const Weights&, ConstTensorView dy, TensorView dh, Saved&,
+                          Pending&, const Grads&) const;
+  void feed_forward_wgrad(Context&, const Saved&, const Pending&, const Grads&) const;
+  void attention_dgrad(Context&, const Weights&, const Microbatch&, TensorView dh, TensorView dx,
+                       Saved&, Pending&, const Grads&) const;
   void attend(Context&, const Weights&, const Microbatch&, Saved&) const;
   void feed_forward(Context&, const Weights&, TensorView f, Saved&) const;
   void normalise(Context&, TensorView y, TensorView rstd, ConstTensorView x,

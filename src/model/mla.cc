@@ -6,7 +6,8 @@
 
 namespace nereus {
 
-Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, bool recompute_up)
+Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, bool recompute_up,
+         bool unordered)
     : tp_(tp),
       rope_(rope),
       heads_(args.n_heads / tp.size()),
@@ -18,7 +19,8 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, bool recom
       eps_(static_cast<float>(args.norm_eps)),
       scale_(static_cast<float>(rope_parameters(args).softmax_scale)),
       round_normalized_(args.family == NumericsFamily::huggingface),
-      recompute_up_(recompute_up) {}
+      recompute_up_(recompute_up),
+      unordered_(unordered) {}
 
 // From the latents (and x, without q_lora) to q, k and kv as attention reads them. The same call in
 // the forward pass and in a recomputing backward pass; only where results are taken differs.
@@ -71,7 +73,7 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
   s.latent = ctx.saved_input.take(x.dtype, {rows, w.latent.dim(0)}, "latents");
   if (q_rank_ > 0) s.q_rstd = ctx.saved_input.take(DType::f32, {rows}, "q rstd");
   s.kv_rstd = ctx.saved_input.take(DType::f32, {rows}, "kv rstd");
-  s.lse = ctx.saved_input.take(DType::f32, {T, heads_}, "attention lse");
+  s.lse = ctx.saved_input.take(DType::f32, {T / mb.sequence, heads_, mb.sequence}, "attention lse");
   s.o = ctx.saved_weight.take(x.dtype, {T, heads_, value_}, "attention out");
   linear_forward(ctx, s.latent, x, w.latent);
 
@@ -112,7 +114,7 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
     const Arena::Scope attention(ctx.scratch);
     const TensorView dout = ctx.scratch.take(dtype, {T, heads_, value_}, "dattention");
     const TensorView dk = ctx.scratch.take(dtype, {T, heads_, Dqk}, "dk");
-    const TensorView delta = ctx.scratch.take(DType::f32, {T, heads_}, "attention delta");
+    const TensorView delta = ctx.scratch.take(DType::f32, s.lse.shape, "attention delta");
     linear_dgrad(ctx, dout.reshape({T, heads_ * value_}), dy, w.out);
     ops::attention_backward(ctx.stream, {.dq = pending.dq,
                                          .dk = dk,
@@ -127,7 +129,8 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                                          .first_key = mb.first_key,
                                          .sequence = mb.sequence,
                                          .scale = scale_,
-                                         .mask = mb.mask});
+                                         .mask = mb.mask,
+                                         .unordered = unordered_});
     ops::mla_assemble_backward(ctx.stream, {.dq = pending.dq,
                                             .dk_nope = pending.dkv.columns(0, nope_),
                                             .dk_pe = dk_pe_partial,

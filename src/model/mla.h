@@ -32,14 +32,14 @@ class Mla {
     ConstTensorView q_latent, kv_latent;  // [T, Rq], [T, Rkv], normalised
     TensorView q, k;                      // [T, H, Dqk], rotated
     TensorView kv;                        // [T, H, Dnope + Dv]
-    TensorView o, lse;                    // [T, H, Dv], f32 [T, H]
+    TensorView o, lse;                    // [T, H, Dv], f32 [B, H, S]
   };
   struct Pending {
     ConstTensorView dy;           // [T, D]
     TensorView dq, dkv, dlatent;  // gradients of the outputs of q's, kv's and the latents' products
   };
 
-  Mla(const ModelArgs&, const RopeTables&, TpRegion&, bool recompute_up);
+  Mla(const ModelArgs&, const RopeTables&, TpRegion&, bool recompute_up, bool unordered);
 
   // x must live until backward_weight.
   void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
@@ -57,7 +57,7 @@ class Mla {
   RopeTables rope_;
   int64_t heads_, nope_, rotary_, value_, q_rank_, kv_rank_;
   float eps_, scale_;
-  bool round_normalized_, recompute_up_;
+  bool round_normalized_, recompute_up_, unordered_;
 };
 
 }  // namespace nereus

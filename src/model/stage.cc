@@ -75,10 +75,9 @@ ConstTensorView Stage::backward(Context& ctx, const Microbatch& mb, ConstTensorV
     const TensorView dx = turns[turn];
     turn = 1 - turn;
     const auto grads = handles_[i].map(gradient);
-    blocks_[i]->backward_input(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
-                               grads);
+    blocks_[i]->backward(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
+                         grads);
     ctx.saved_input.release(s.input_marks[i]);
-    blocks_[i]->backward_weight(ctx, s.blocks[i], s.pending[i], grads);
     ctx.saved_weight.release(s.weight_marks[i]);
     dy = dx;
   }

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "base/log.h"
+#include "device/cuda_runtime.h"
 
 namespace nereus {
 namespace {
@@ -45,14 +46,50 @@ std::optional<double> peak_flops(const std::string& name) {
   return std::nullopt;
 }
 
-std::optional<double> peak_flops(const Stream&) { return std::nullopt; }
+std::optional<double> peak_flops([[maybe_unused]] const Stream& stream) {
+#ifdef NEREUS_CUDA
+  if (stream.on_gpu()) return peak_flops(cuda::properties(stream.device().index).name);
+#endif
+  return std::nullopt;
+}
 
-MemoryUse memory_use(const Stream&) {
+Device choose_device(const std::string& kind, int local_rank) {
+  if (kind == "cuda") return Device::cuda(local_rank);
+#ifdef NEREUS_CUDA
+  if (kind == "auto" && cuda::device_count() > 0) return Device::cuda(local_rank);
+#endif
+  return Device::cpu();
+}
+
+// A GPU's memory is taken before the first step and kept: what is in use is the peak. The driver's
+// own part is in it.
+MemoryUse memory_use([[maybe_unused]] const Stream& stream) {
+#ifdef NEREUS_CUDA
+  if (stream.on_gpu()) {
+    const cuda::MemoryInfo memory = cuda::memory_info(stream.device().index);
+    const auto used = static_cast<double>(memory.total - memory.free);
+    return {.peak_gib = used / (1 << 30),
+            .peak_percent = 100 * used / static_cast<double>(memory.total)};
+  }
+#endif
   const double bytes = status_kib("VmHWM") * 1024;
   return {.peak_gib = bytes / (1 << 30), .peak_percent = 100 * bytes / machine_bytes()};
 }
 
-void log_device(const Stream&) {
+void log_device([[maybe_unused]] const Stream& stream) {
+#ifdef NEREUS_CUDA
+  if (stream.on_gpu()) {
+    const cuda::DeviceProperties p = cuda::properties(stream.device().index);
+    log::info("CUDA capacity: {} with {:.2f}GiB memory", p.name,
+              static_cast<double>(p.memory_bytes) / (1 << 30));
+    if (const std::optional<double> peak = peak_flops(p.name)) {
+      log::info("Peak FLOPS used for computing MFU: {:.3e}", *peak);
+    } else {
+      log::warning("Peak flops undefined for: {}: step lines say mfu: N/A", p.name);
+    }
+    return;
+  }
+#endif
   log::info("CPU capacity: {} ({} cores) with {:.2f}GiB memory", cpu_name(),
             sysconf(_SC_NPROCESSORS_ONLN), machine_bytes() / (1 << 30));
 }

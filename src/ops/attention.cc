@@ -15,10 +15,11 @@ void check_inputs(const char* op, const A& a) {
   expect(op, "k", a.k, a.q.dtype, a.q.shape);
   expect(op, "v", a.v, a.q.dtype, {T, H, Dv});
   expect(op, "o", a.o, a.q.dtype, {T, H, Dv});
-  expect(op, "lse", a.lse, DType::f32, {T, H});
   expect(op, "first_key", a.first_key, DType::i32, {T});
   NEREUS_CHECK(kContract, a.sequence >= 1 && T % a.sequence == 0,
                "{}: {} tokens are not whole sequences of {}", op, T, a.sequence);
+  expect(op, "lse", a.lse, DType::f32, {T / a.sequence, H, a.sequence});
+  expect_contiguous(op, "lse", a.lse);
 }
 
 }  // namespace
@@ -33,6 +34,7 @@ void check(const AttentionBackward& a) {
   expect(op, "dv", a.dv, a.q.dtype, a.v.shape);
   expect(op, "dout", a.dout, a.q.dtype, a.v.shape);
   expect(op, "delta", a.delta, DType::f32, a.lse.shape);
+  expect_contiguous(op, "delta", a.delta);
 }
 
 void check(const DocumentBounds& a) {

@@ -12,8 +12,9 @@
 //   dv[j] = sum_t P[t,j] do[t]
 //
 // H heads, Dqk and Dv widths. Activations f32 or bf16, all of one type, with token and head
-// strides; lse is f32; sums are f32. No S x S matrix of a head is ever whole. Sums are in an order
-// that depends on the shapes only.
+// strides; lse and delta are f32 without gaps; sums are f32. No S x S matrix of a head is ever
+// whole. Sums are in an order that depends on the shapes only, unless `unordered` asks for the
+// faster way that some devices have.
 #pragma once
 
 #include "ops/op.h"
@@ -24,7 +25,7 @@ enum class AttentionMask { causal, document };
 
 struct AttentionForward {
   TensorView o;               // [T, H, Dv]
-  TensorView lse;             // f32 [T, H]
+  TensorView lse;             // f32 [B, H, S]
   ConstTensorView q, k;       // [T, H, Dqk]
   ConstTensorView v;          // [T, H, Dv]
   ConstTensorView first_key;  // i32 [T]
@@ -36,19 +37,20 @@ struct AttentionForward {
 struct AttentionBackward {
   TensorView dq, dk;          // [T, H, Dqk]
   TensorView dv;              // [T, H, Dv]
-  TensorView delta;           // f32 [T, H], workspace
+  TensorView delta;           // f32 [B, H, S], workspace
   ConstTensorView dout, o;    // [T, H, Dv]
-  ConstTensorView lse;        // f32 [T, H]
+  ConstTensorView lse;        // f32 [B, H, S]
   ConstTensorView q, k;       // [T, H, Dqk]
   ConstTensorView v;          // [T, H, Dv]
   ConstTensorView first_key;  // i32 [T]
   int64_t sequence = 0;
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;
+  bool unordered = false;
 };
 
-NEREUS_OP(attention_forward, AttentionForward)
-NEREUS_OP(attention_backward, AttentionBackward)
+NEREUS_PLANNED_OP(attention_forward, AttentionForward)
+NEREUS_PLANNED_OP(attention_backward, AttentionBackward)
 
 // first_key and positions of a microbatch from its token ids: an end-of-document token belongs to
 // the document it ends. Positions run from 0 in each sequence and do not restart at documents.

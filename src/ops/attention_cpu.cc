@@ -45,6 +45,12 @@ class Room {
   int64_t used_ = 0;
 };
 
+// Where a row's number lies in a [B, H, S] tensor.
+int64_t stat(const ConstTensorView& x, int64_t t, int64_t h) {
+  const int64_t S = x.dim(2);
+  return (t / S * x.dim(1) + h) * S + t % S;
+}
+
 // Rows [t, ..) of head h of a [T, H, D] tensor, as a matrix or its transpose.
 Operand head(const ConstTensorView& x, int64_t t, int64_t h, bool transposed = false) {
   const int64_t offset = t * x.stride[0] + h * x.stride[1];
@@ -185,8 +191,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
     }
     for (int64_t i = 0; i < queries.size(); ++i) {
       multiply_row(o + i * o_ld, o_ld, 1.0f / state[i].sum);
-      a.lse.as<float>()[(queries.begin + i) * a.lse.row_stride() + h] =
-          state[i].top + std::log(state[i].sum);
+      a.lse.as<float>()[stat(a.lse, queries.begin + i, h)] = state[i].top + std::log(state[i].sum);
     }
     store_rows(a.o, queries.begin, h, queries.size(), o, o_ld);
   });
@@ -205,7 +210,7 @@ void row_dots(Stream& stream, const AttentionBackward& a) {
           const E* d = a.dout.as<E>() + t * a.dout.stride[0] + h * a.dout.stride[1];
           f32x8 dot = splat(0);
           simd::for_each(Dv, [&](auto get, auto) { dot += get(o, 0) * get(d, 0); });
-          a.delta.as<float>()[t * a.delta.row_stride() + h] = simd::sum(dot);
+          a.delta.as<float>()[stat(a.delta, t, h)] = simd::sum(dot);
         }
       }
     });
@@ -281,8 +286,8 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
       for (int64_t i = 0; i < n; ++i) {
         mask_row(p + i * kLd, first_key, t + i, keys, columns);
         differentiate(p + i * kLd, ds + i * kLd, strips, a.scale,
-                      a.lse.as<float>()[(t + i) * a.lse.row_stride() + h],
-                      a.delta.as<float>()[(t + i) * a.delta.row_stride() + h]);
+                      a.lse.as<float>()[stat(a.lse, t + i, h)],
+                      a.delta.as<float>()[stat(a.delta, t + i, h)]);
       }
       if (part.dkv) {
         const Right q_natural = pack_right(q_columns, head(a.q, t, h), n, Dqk);

@@ -33,6 +33,18 @@ std::vector<Case> cases() {
   return out;
 }
 
+// A [B, H, S] tensor's values in the order [T, H].
+std::vector<double> by_token(const test::Tensor& x) {
+  const int64_t B = x.shape()[0], H = x.shape()[1], S = x.shape()[2];
+  const auto values = x.values();
+  std::vector<double> out;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < S; ++t)
+      for (int64_t h = 0; h < H; ++h)
+        out.push_back(values[static_cast<size_t>((b * H + h) * S + t)]);
+  return out;
+}
+
 // Everything in double, from the formulas of the header.
 struct Judge {
   Judge(const Case& c, const std::vector<double>& q, const std::vector<double>& k,
@@ -122,7 +134,7 @@ TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
 
   const double scale = 1 / std::sqrt(static_cast<double>(c.Dqk));
   const auto o = test::Tensor(c.device, c.dtype, {T, c.H, c.Dv}).poison();
-  const auto lse = test::Tensor(c.device, DType::f32, {T, c.H}).poison();
+  const auto lse = test::Tensor(c.device, DType::f32, {c.B, c.H, c.S}).poison();
   attention_forward(s, {.o = o,
                         .lse = lse,
                         .q = q,
@@ -135,7 +147,7 @@ TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
   const auto dq = test::Tensor(c.device, c.dtype, {T, c.H, c.Dqk}).poison();
   const auto dk = test::Tensor(c.device, c.dtype, {T, c.H, c.Dqk}).poison();
   const auto dkv = test::Tensor(c.device, c.dtype, {T, c.H, 2 * c.Dv}).poison();
-  const auto delta = test::Tensor(c.device, DType::f32, {T, c.H}).poison();
+  const auto delta = test::Tensor(c.device, DType::f32, {c.B, c.H, c.S}).poison();
   attention_backward(s, {.dq = dq,
                          .dk = dk,
                          .dv = dkv.view().columns(c.Dv, 2 * c.Dv),
@@ -157,7 +169,7 @@ TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
   // Sums over S and D of rounded numbers; bf16 rounds o, which delta is made from, too.
   const double tolerance = c.dtype == DType::f32 ? 2e-6 : 0.02;
   EXPECT_LT(test::normwise_error(o.values(), want.o), tolerance);
-  EXPECT_LT(test::normwise_error(lse.values(), want.lse), c.dtype == DType::f32 ? 1e-6 : 1e-5);
+  EXPECT_LT(test::normwise_error(by_token(lse), want.lse), c.dtype == DType::f32 ? 1e-6 : 1e-5);
   EXPECT_LT(test::normwise_error(dq.values(), want.dq), 2 * tolerance + 1e-9);
   EXPECT_LT(test::normwise_error(dk.values(), want.dk), 2 * tolerance + 1e-9);
   std::vector<double> dv_values;
@@ -206,7 +218,7 @@ TEST(Attention, ALongSequenceNeedsNoSquareMatrix) {
   const auto v = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).fill(1);
   auto first = test::Tensor(Device::cpu(), DType::i32, {kS}).fill(0);
   const auto o = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).poison();
-  const auto lse = test::Tensor(Device::cpu(), DType::f32, {kS, 1}).poison();
+  const auto lse = test::Tensor(Device::cpu(), DType::f32, {1, 1, kS}).poison();
   Stream s = test::stream(Device::cpu());
   attention_forward(s, {.o = o,
                         .lse = lse,
@@ -258,18 +270,13 @@ TEST(Attention, WorksOnStridedHeadsAndWritesNothingElse) {
         dout(dtype, T, H, Dv, 4);
     const Wide o(dtype, T, H, Dv, 0), dq(dtype, T, H, Dqk, 0), dk(dtype, T, H, Dqk, 0),
         dv(dtype, T, H, Dv, 0);
-    const Wide lse(DType::f32, T, 1, H, 0), delta(DType::f32, T, 1, H, 0);
-    const auto row = [](const Wide& x) {
-      TensorView view = x.view();
-      view.shape = {view.dim(0), view.dim(2)};
-      view.stride = {view.stride[0], 1};
-      return view;
-    };
+    const auto lse = test::Tensor(Device::cpu(), DType::f32, {1, H, T}).poison(),
+               delta = test::Tensor(Device::cpu(), DType::f32, {1, H, T}).poison();
     auto first = test::Tensor(Device::cpu(), DType::i32, {T});
     first.fill(0);
     Stream s = test::stream(Device::cpu());
     attention_forward(s, {.o = o.view(),
-                          .lse = row(lse),
+                          .lse = lse,
                           .q = q.view(),
                           .k = k.view(),
                           .v = v.view(),
@@ -279,10 +286,10 @@ TEST(Attention, WorksOnStridedHeadsAndWritesNothingElse) {
     attention_backward(s, {.dq = dq.view(),
                            .dk = dk.view(),
                            .dv = dv.view(),
-                           .delta = row(delta),
+                           .delta = delta,
                            .dout = dout.view(),
                            .o = o.view(),
-                           .lse = row(lse),
+                           .lse = lse,
                            .q = q.view(),
                            .k = k.view(),
                            .v = v.view(),
@@ -294,7 +301,7 @@ TEST(Attention, WorksOnStridedHeadsAndWritesNothingElse) {
                      std::vector<double>(T, 0), static_cast<double>(0.3f));
     const double tolerance = dtype == DType::f32 ? 2e-6 : 0.02;
     EXPECT_LT(test::normwise_error(o.values(true), want.o), tolerance);
-    EXPECT_LT(test::normwise_error(lse.values(true), want.lse), 1e-5);
+    EXPECT_LT(test::normwise_error(by_token(lse), want.lse), 1e-5);
     EXPECT_LT(test::normwise_error(dq.values(true), want.dq), 2 * tolerance);
     EXPECT_LT(test::normwise_error(dk.values(true), want.dk), 2 * tolerance);
     EXPECT_LT(test::normwise_error(dv.values(true), want.dv), 2 * tolerance);
@@ -315,8 +322,8 @@ Outcome run_attention(ThreadPool& pool, DType dtype, int64_t B, int64_t S, int64
   };
   const auto q = random(1), k = random(2), v = random(3), dout = random(4);
   const auto o = random(5), dq = random(6), dk = random(7), dv = random(8);
-  const test::Tensor lse(Device::cpu(), DType::f32, {T, H}),
-      delta(Device::cpu(), DType::f32, {T, H});
+  const test::Tensor lse(Device::cpu(), DType::f32, {B, H, S}),
+      delta(Device::cpu(), DType::f32, {B, H, S});
   auto first = test::Tensor(Device::cpu(), DType::i32, {T});
   for (int64_t t = 0; t < T; ++t)
     first.view().as<int32_t>()[t] =
@@ -345,7 +352,7 @@ Outcome run_attention(ThreadPool& pool, DType dtype, int64_t B, int64_t S, int64
                          .sequence = S,
                          .scale = 0.25f,
                          .mask = mask});
-  return {o.values(), lse.values(), dq.values(), dk.values(), dv.values()};
+  return {o.values(), by_token(lse), dq.values(), dk.values(), dv.values()};
 }
 
 TEST(Attention, GivesTheSameBitsOnAnyNumberOfThreads) {
@@ -396,8 +403,8 @@ TEST(Attention, GradientsAgreeWithFiniteDifferences) {
   };
   auto q = random(1), k = random(2), v = random(3);
   const auto dout = random(4), o = random(5), dq = random(6), dk = random(7), dv = random(8);
-  const test::Tensor lse(Device::cpu(), DType::f32, {T, H}),
-      delta(Device::cpu(), DType::f32, {T, H});
+  const test::Tensor lse(Device::cpu(), DType::f32, {1, H, T}),
+      delta(Device::cpu(), DType::f32, {1, H, T});
   auto first = test::Tensor(Device::cpu(), DType::i32, {T});
   for (int64_t t = 0; t < T; ++t) first.view().as<int32_t>()[t] = t < 25 ? 0 : 25;
   Stream s = test::stream(Device::cpu());
@@ -463,14 +470,14 @@ TEST(AttentionErrors, NameTheTensorOrTheTokenThatBreaksTheContract) {
   using testing::HasSubstr, testing::ThrowsMessage;
   const test::Tensor q(Device::cpu(), DType::f32, {6, 2, 4}),
       v(Device::cpu(), DType::f32, {6, 2, 3}), wide(Device::cpu(), DType::f32, {6, 2, 5}),
-      lse(Device::cpu(), DType::f32, {6, 2});
+      lse6(Device::cpu(), DType::f32, {1, 2, 6}), lse3(Device::cpu(), DType::f32, {2, 2, 3});
   auto first = test::Tensor(Device::cpu(), DType::i32, {6});
   Stream s = test::stream(Device::cpu());
   const auto run = [&](const std::vector<double>& first_key, const test::Tensor& k,
                        int64_t sequence) {
     first.set(first_key);
     attention_forward(s, {.o = v,
-                          .lse = lse,
+                          .lse = sequence == 3 ? lse3 : lse6,
                           .q = q,
                           .k = k,
                           .v = v,

@@ -16,24 +16,26 @@ void check(const InitNormal& a) {
                a.first);
 }
 
+Probabilities probabilities(const InitNormal& a) {
+  if (a.low == a.high) return {};
+  const auto below = [&](float x) {
+    const double z =
+        (static_cast<double>(x) - static_cast<double>(a.mean)) / static_cast<double>(a.std);
+    return 0.5 * std::erfc(-z / std::sqrt(2.0));
+  };
+  return {.low = static_cast<float>(below(a.low)),
+          .width = static_cast<float>(below(a.high) - below(a.low))};
+}
+
 namespace cpu {
 namespace {
 
 constexpr int64_t kChunk = 1 << 14;  // elements a task
 
-double cumulative(double z) { return 0.5 * std::erfc(-z / std::sqrt(2.0)); }
-
 }  // namespace
 
 void init_normal(Stream& stream, const InitNormal& a) {
-  const bool truncated = a.low < a.high;
-  const double begin_p =
-      truncated ? cumulative((static_cast<double>(a.low) - a.mean) / static_cast<double>(a.std))
-                : 0;
-  const double end_p =
-      truncated ? cumulative((static_cast<double>(a.high) - a.mean) / static_cast<double>(a.std))
-                : 1;
-  const auto low = static_cast<float>(begin_p), width = static_cast<float>(end_p - begin_p);
+  const Probabilities p = probabilities(a);
   float* out = a.out.as<float>();
   const int64_t n = a.out.count();
   stream.parallel_for((n + kChunk - 1) / kChunk, [&](int64_t task, Scratch) {
@@ -43,12 +45,8 @@ void init_normal(Stream& stream, const InitNormal& a) {
       const Philox4 block = philox(a.seed, index >> 2, a.stream);
       const int64_t end =
           std::min({n, (task + 1) * kChunk, i + 4 - static_cast<int64_t>(index & 3)});
-      for (; i < end; ++i) {
-        const uint32_t bits = block.v[static_cast<uint64_t>(a.first + i) & 3];
-        float x = a.mean + a.std * normal_quantile(bits, low, width);
-        if (truncated) x = std::clamp(x, a.low, a.high);
-        out[i] = x;
-      }
+      for (; i < end; ++i)
+        out[i] = initial_value(a, p, block.v[static_cast<uint64_t>(a.first + i) & 3]);
     }
   });
 }

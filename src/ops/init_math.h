@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/philox.h"
+#include "ops/init.h"
 
 namespace nereus::ops {
 
@@ -71,6 +72,18 @@ NEREUS_HD inline float normal_quantile(uint32_t bits, float low, float width) {
   const float x = 2.0f * probability - 1.0f;
   const float w = -log_polynomial((1.0f - x) * (1.0f + x));
   return 1.41421356f * erfinv_from_log(x, w);
+}
+
+// Where the distribution begins, as a cumulative probability, and how much of it there is.
+struct Probabilities {
+  float low = 0, width = 1;
+};
+Probabilities probabilities(const InitNormal&);  // on the host, in double
+
+NEREUS_HD inline float initial_value(const InitNormal& a, const Probabilities& p, uint32_t bits) {
+  const float x = a.mean + a.std * normal_quantile(bits, p.low, p.width);
+  if (a.low == a.high) return x;  // not truncated
+  return x < a.low ? a.low : x > a.high ? a.high : x;
 }
 
 }  // namespace nereus::ops

@@ -18,6 +18,6 @@ struct Matmul {
   bool accumulate = false;
 };
 
-NEREUS_OP(matmul, Matmul)
+NEREUS_PLANNED_OP(matmul, Matmul)
 
 }  // namespace nereus::ops

@@ -11,7 +11,8 @@
 //   rope(k_pe[t])] mla_assemble_backward:  the transpose: dq[t,h,N:] rotated back in place;
 //                           dk_nope[t,h] = dk[t,h,:N];  dk_pe[t] = rope^-1(sum_h dk[t,h,N:])
 //
-// Activations f32 or bf16, all of one type; rotation and the sum over heads (in order of h) in f32.
+// R is at most 2048. Activations f32 or bf16, all of one type; rotation and the sum over heads (in
+// an order that depends on the shapes only) in f32.
 #pragma once
 
 #include "ops/op.h"

@@ -29,3 +29,23 @@
       if (stream.on_gpu()) return cuda::function(stream, arguments); \
     }                                                                \
   }
+
+// An op for which a GPU's library makes a plan for each shape. A step run for its sizes on a meta
+// stream made for a GPU's stream makes them all, before the first step.
+#define NEREUS_PLANNED_OP(function, Arguments)                                              \
+  void check(const Arguments&);                                                             \
+  namespace cpu {                                                                           \
+  void function(Stream&, const Arguments&);                                                 \
+  }                                                                                         \
+  namespace cuda {                                                                          \
+  void plan(Stream&, const Arguments&);                                                     \
+  void function(Stream&, const Arguments&);                                                 \
+  }                                                                                         \
+  inline void function(Stream& stream, const Arguments& arguments) {                        \
+    check(arguments);                                                                       \
+    if (stream.on_cpu()) return cpu::function(stream, arguments);                           \
+    if constexpr (kHasCuda) {                                                               \
+      if (stream.on_gpu()) return cuda::function(stream, arguments);                        \
+      if (stream.plans_for() != nullptr) return cuda::plan(*stream.plans_for(), arguments); \
+    }                                                                                       \
+  }

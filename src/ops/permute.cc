@@ -24,12 +24,12 @@ void check(const Permute& a) {
   const char* op = "permute";
   expect_float(op, "x", a.x);
   expect_rank(op, "x", a.x, 2);
-  expect_rank(op, "slot_of_row", a.slot_of_row, 1);
-  const int64_t T = a.x.dim(0), D = a.x.dim(1), R = a.slot_of_row.dim(0);
-  expect(op, "rows", a.rows, a.x.dtype, {R, D});
-  expect(op, "slot_of_row", a.slot_of_row, DType::i32, {R});
-  NEREUS_CHECK(kContract, T == 0 || R % T == 0, "permute: {} rows for {} tokens", R, T);
-  if (given(a.weights) && T > 0) expect(op, "weights", a.weights, DType::f32, {T, R / T});
+  expect_rank(op, "row_of_slot", a.row_of_slot, 2);
+  expect_rank(op, "rows", a.rows, 2);
+  const int64_t T = a.x.dim(0), D = a.x.dim(1), K = a.row_of_slot.dim(1);
+  expect(op, "rows", a.rows, a.x.dtype, {a.rows.dim(0), D});
+  expect(op, "row_of_slot", a.row_of_slot, DType::i32, {T, K});
+  if (given(a.weights)) expect(op, "weights", a.weights, DType::f32, {T, K});
 }
 
 void check(const Combine& a) {
@@ -95,23 +95,21 @@ void permute_plan(Stream&, const PermutePlan& a) {
 }
 
 void permute(Stream& stream, const Permute& a) {
-  const int64_t R = a.rows.dim(0), D = a.rows.dim(1);
-  if (R == 0) return;
-  const auto K = static_cast<int32_t>(R / a.x.dim(0));
-  const int32_t* slot = a.slot_of_row.as<int32_t>();
+  const int64_t T = a.x.dim(0), D = a.x.dim(1), K = a.row_of_slot.dim(1);
   visit_float(a.x.dtype, [&]<class E>() {
-    stream.parallel_for((R + kRows - 1) / kRows, [&](int64_t task, Scratch) {
-      for (int64_t r = task * kRows; r < std::min(R, (task + 1) * kRows); ++r) {
-        const int32_t t = slot[r] / K;
+    stream.parallel_for((T + kRows - 1) / kRows, [&](int64_t task, Scratch) {
+      for (int64_t t = task * kRows; t < std::min(T, (task + 1) * kRows); ++t) {
+        const int32_t* row = a.row_of_slot.as<int32_t>() + t * a.row_of_slot.row_stride();
         const E* x = a.x.as<E>() + t * a.x.row_stride();
-        E* out = a.rows.as<E>() + r * a.rows.row_stride();
-        if (!given(a.weights)) {
-          std::copy_n(x, D, out);
-          continue;
+        for (int64_t k = 0; k < K; ++k) {
+          E* out = a.rows.as<E>() + row[k] * a.rows.row_stride();
+          if (!given(a.weights)) {
+            std::copy_n(x, D, out);
+            continue;
+          }
+          const simd::f32x8 w = simd::splat(a.weights.as<float>()[t * a.weights.row_stride() + k]);
+          simd::for_each(D, [&](auto get, auto put) { put(out, get(x, 0) * w); });
         }
-        const simd::f32x8 w =
-            simd::splat(a.weights.as<float>()[t * a.weights.row_stride() + slot[r] % K]);
-        simd::for_each(D, [&](auto get, auto put) { put(out, get(x, 0) * w); });
       }
     });
   });

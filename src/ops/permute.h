@@ -3,7 +3,7 @@
 //
 //   permute_plan:  sorts the slots by expert, stably: offsets[e] is the number of slots of experts
 //                  below e; row_of_slot and slot_of_row are inverse permutations of [0, R)
-//   permute:       rows[r] = x[slot_of_row[r] / K]  (* weights[slot_of_row[r]] when given)
+//   permute:       rows[row_of_slot[t,k]] = x[t]  (* weights[t,k] when given)
 //   combine:       out[t] = addend[t] + sum_k rows[row_of_slot[t,k]]  (* weights[t,k] when given)
 //                  in f32, in order of k, addend (optional) last, rounded once
 //   row_dot:       out[t,k] = rows[row_of_slot[t,k]] . x[t]      in f32
@@ -26,7 +26,7 @@ struct PermutePlan {
 struct Permute {
   TensorView rows;              // [R, D]
   ConstTensorView x;            // [T, D]
-  ConstTensorView slot_of_row;  // i32 [R]
+  ConstTensorView row_of_slot;  // i32 [T, K]
   ConstTensorView weights;      // f32 [T, K], optional
 };
 

@@ -45,8 +45,8 @@ TEST_P(PermuteTest, RowsGoToTheirExpertsAndComeBack) {
   const auto w = test::Tensor(device, DType::f32, {T, K}).fill_normal(4);
   const auto rows = test::Tensor(device, dtype, {R, D}).poison(),
              weighted = test::Tensor(device, dtype, {R, D}).poison();
-  permute(s, {.rows = rows, .x = x, .slot_of_row = slot_of_row});
-  permute(s, {.rows = weighted, .x = x, .slot_of_row = slot_of_row, .weights = w});
+  permute(s, {.rows = rows, .x = x, .row_of_slot = row_of_slot});
+  permute(s, {.rows = weighted, .x = x, .row_of_slot = row_of_slot, .weights = w});
   const auto y = test::Tensor(device, dtype, {R, D}).fill_normal(5);
   const auto out = test::Tensor(device, dtype, {T, D}).poison(),
              plain = test::Tensor(device, dtype, {T, D}).poison();

@@ -20,7 +20,7 @@ void LocalDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView x
                                ConstTensorView weights, bool weigh, const Rows& rows) {
   ops::permute(ctx.stream, {.rows = rows.x,
                             .x = x,
-                            .slot_of_row = plan.slot_of_row,
+                            .row_of_slot = plan.row_of_slot,
                             .weights = weigh ? weights : ConstTensorView()});
   ops::gather_scalars(ctx.stream, {.out = rows.weights, .x = weights, .index = plan.slot_of_row});
 }
@@ -35,7 +35,7 @@ void LocalDispatcher::combine(Context& ctx, const Plan& plan, ConstTensorView ro
 void LocalDispatcher::combine_backward(Context& ctx, const Plan& plan, ConstTensorView dout,
                                        TensorView drows) {
   ops::permute(ctx.stream,
-               {.rows = drows, .x = dout, .slot_of_row = plan.slot_of_row, .weights = {}});
+               {.rows = drows, .x = dout, .row_of_slot = plan.row_of_slot, .weights = {}});
 }
 
 void LocalDispatcher::dispatch_backward(Context& ctx, const Plan& plan, const DispatchBackward& a) {

@@ -1,6 +1,7 @@
 #include "pipeline/executor.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "ops/elementwise.h"
@@ -15,8 +16,8 @@ TensorView token_row(const Buffer& buffer, int64_t tokens, int64_t row) {
 
 }  // namespace
 
-Executor::Memory Executor::measure(const Stage& stage, const Options& options) {
-  Stream stream(Device::meta());
+Executor::Memory Executor::measure(Stream& target, const Stage& stage, const Options& options) {
+  Stream stream = Stream::meta_for(target);
   Arena saved_input("saved for dgrad"), saved_weight("saved for wgrad"), scratch("scratch");
   Stage::Saved saved(stage);
   const TensorView tokens(nullptr, DType::i32, {options.rows * options.sequence});
@@ -48,6 +49,10 @@ Executor::Slot::Slot(Device device, const Stage& stage, const Options& options, 
     : input_buffer(device, each.saved_input, "activations saved for dgrad"),
       weight_buffer(device, each.saved_weight, "activations saved for wgrad"),
       token_buffer(device, 4 * 4 * options.rows * options.sequence, "token ids"),
+      staging(device,
+              device.kind == Device::Kind::cuda ? 2 * 4 * options.rows * options.sequence : 0,
+              "token ids on their way to the GPU", Buffer::Kind::pinned),
+      staged(device),
       saved_input(input_buffer.arena("saved for dgrad")),
       saved_weight(weight_buffer.arena("saved for wgrad")),
       saved(stage) {
@@ -64,7 +69,7 @@ Executor::Executor(Stream& stream, const Stage& stage, ParameterStore& store,
       stage_(stage),
       store_(store),
       options_(options),
-      memory_(measure(stage, options)),
+      memory_(measure(stream, stage, options)),
       scratch_buffer_(stream.device(), memory_.scratch, "activations (scratch)"),
       scratch_(scratch_buffer_.arena("scratch")) {
   Memory each = memory_;
@@ -81,8 +86,18 @@ Microbatch Executor::load(Slot& slot, const HostMicrobatch& host, float loss_sca
                    host.labels.size() == host.ids.size(),
                "a microbatch of {} ids and {} labels where {} are expected", host.ids.size(),
                host.labels.size(), slot.ids.count());
-  copy_to_device(stream_, slot.ids, host.ids.data());
-  copy_to_device(stream_, slot.labels, host.labels.data());
+  const void *ids = host.ids.data(), *labels = host.labels.data();
+  if (slot.staging.bytes() > 0) {
+    slot.staged.synchronize();  // with the copy of the slot's former microbatch
+    std::byte* const staging = slot.staging.data();
+    std::memcpy(staging, ids, host.ids.size_bytes());
+    std::memcpy(staging + host.ids.size_bytes(), labels, host.labels.size_bytes());
+    ids = staging;
+    labels = staging + host.ids.size_bytes();
+  }
+  copy_to_device(stream_, slot.ids, ids);
+  copy_to_device(stream_, slot.labels, labels);
+  slot.staged.record(stream_);
   ops::document_bounds(stream_, {.first_key = slot.first_key,
                                  .positions = slot.positions,
                                  .ids = slot.ids,

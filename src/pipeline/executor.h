@@ -36,7 +36,7 @@ class Executor {
     std::vector<Arena::Entry> largest;  // by name at the three high-water marks
     int64_t total() const { return saved_input + saved_weight + scratch; }
   };
-  static Memory measure(const Stage&, const Options&);
+  static Memory measure(Stream& target, const Stage&, const Options&);
 
   // `stage` and `store` must outlive the executor, whose memory is on stream's device.
   Executor(Stream&, const Stage& stage, ParameterStore& store, const Options&);
@@ -55,6 +55,8 @@ class Executor {
   struct Slot {
     Slot(Device, const Stage&, const Options&, const Memory& each);
     Buffer input_buffer, weight_buffer, token_buffer;
+    Buffer staging;  // pinned: ids and labels on their way to a GPU
+    Event staged;    // the staging memory has been read
     Arena saved_input, saved_weight;
     Stage::Saved saved;
     TensorView ids, labels, positions, first_key;  // i32 [T]

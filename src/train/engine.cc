@@ -66,7 +66,10 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
   recompute.resize(static_cast<size_t>(args.n_layers));
   stage_ = std::make_unique<Stage>(
       args, layout, Stage::Part{.first_block = 0, .end_block = args.n_layers}, rope,
-      LayerParallel{.tp = tp_, .dispatcher = *dispatcher_}, recompute, *store_, std::move(load));
+      LayerParallel{.tp = tp_,
+                    .dispatcher = *dispatcher_,
+                    .unordered_attention = options.unordered_attention},
+      recompute, *store_, std::move(load));
   executor_ = std::make_unique<Executor>(
       stream, *stage_, *store_,
       Executor::Options{

@@ -21,6 +21,7 @@ class Engine {
     std::vector<Recompute> recompute;  // by block; empty: none
     bool gradients = true;             // false: evaluation only
     bool moments = true;               // false: no optimizer will run
+    bool unordered_attention = false;  // see ops/attention.h
   };
 
   // On the meta device nothing is allocated and nothing can be run: for measuring.

@@ -239,7 +239,7 @@ void probe(Stream& stream, const ProbeOptions& o) {
                  .recompute = {},
                  .gradients = o.grads.has_value(),
                  .moments = false});
-  load_hf_weights(o.model, engine.weights());
+  load_hf_weights(o.model, engine.weights(), stream.on_gpu() ? &stream : nullptr);
   engine.store().refresh_copies(stream);
 
   const int64_t counted = tokens.shifted ? tokens.B * (tokens.S - 1) : tokens.B * tokens.S;

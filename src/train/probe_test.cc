@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -31,14 +32,15 @@ struct Golden {
 };
 void PrintTo(const Golden& g, std::ostream* out) { *out << g.name; }
 
-class GoldenProbe : public testing::TestWithParam<Golden> {};
+class GoldenProbe : public testing::TestWithParam<std::tuple<Golden, Device>> {};
 
 TEST_P(GoldenProbe, EqualsTheReference) {
-  const std::string folder = test::source_path(std::string("tests/golden/") + GetParam().folder);
+  const auto& [which, device] = GetParam();
+  const std::string folder = test::source_path(std::string("tests/golden/") + which.folder);
   const test::TemporaryFolder out;
-  Stream stream(Device::cpu(), &test::pool());
+  Stream stream(device, &test::pool());
   const log::Capture quiet;
-  probe(stream, {.model = test::source_path(std::string("tests/golden/") + GetParam().weights),
+  probe(stream, {.model = test::source_path(std::string("tests/golden/") + which.weights),
                  .tokens = folder + "/inputs.safetensors",
                  .output = out.file("out.safetensors"),
                  .grads = out.file("grads.safetensors"),
@@ -70,23 +72,29 @@ TEST_P(GoldenProbe, EqualsTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(
     EveryFolder, GoldenProbe,
-    testing::Values(Golden{"v3", "hf_tiny/v3", "hf_tiny/v3"},
-                    Golden{"v3_sharded", "hf_tiny/v3", "hf_tiny/v3/sharded"},
-                    Golden{"no_q_lora", "hf_tiny/no_q_lora", "hf_tiny/no_q_lora"},
-                    Golden{"no_yarn", "hf_tiny/no_yarn", "hf_tiny/no_yarn"},
-                    Golden{"debug_small", "torchtitan_debug/debug_small/step",
-                           "torchtitan_debug/debug_small/step"},
-                    Golden{"v3_small", "torchtitan_debug/v3_small/step",
-                           "torchtitan_debug/v3_small/step"},
-                    Golden{"v3_small_yarn_doc", "torchtitan_debug/v3_small_yarn_doc/step",
-                           "torchtitan_debug/v3_small_yarn_doc/step"}),
-    [](const auto& each) { return std::string(each.param.name); });
+    testing::Combine(testing::Values(Golden{"v3", "hf_tiny/v3", "hf_tiny/v3"},
+                                     Golden{"v3_sharded", "hf_tiny/v3", "hf_tiny/v3/sharded"},
+                                     Golden{"no_q_lora", "hf_tiny/no_q_lora", "hf_tiny/no_q_lora"},
+                                     Golden{"no_yarn", "hf_tiny/no_yarn", "hf_tiny/no_yarn"},
+                                     Golden{"debug_small", "torchtitan_debug/debug_small/step",
+                                            "torchtitan_debug/debug_small/step"},
+                                     Golden{"v3_small", "torchtitan_debug/v3_small/step",
+                                            "torchtitan_debug/v3_small/step"},
+                                     Golden{"v3_small_yarn_doc",
+                                            "torchtitan_debug/v3_small_yarn_doc/step",
+                                            "torchtitan_debug/v3_small_yarn_doc/step"}),
+                     testing::ValuesIn(test::devices())),
+    [](const auto& each) {
+      return std::string(std::get<0>(each.param).name) +
+             (std::get<1>(each.param).kind == Device::Kind::cuda ? "_cuda" : "_cpu");
+    });
 
 // bf16 arithmetic, against the same golden data: statistically, as the golden README says (2-6 %).
-TEST(Probe, InBf16StaysNearTheReference) {
+class Bf16Probe : public testing::TestWithParam<Device> {};
+TEST_P(Bf16Probe, StaysNearTheReference) {
   const std::string folder = test::source_path("tests/golden/hf_tiny/v3");
   const test::TemporaryFolder out;
-  Stream stream(Device::cpu(), &test::pool());
+  Stream stream(GetParam(), &test::pool());
   const log::Capture quiet;
   probe(stream, {.model = folder,
                  .tokens = folder + "/inputs.safetensors",
@@ -105,6 +113,7 @@ TEST(Probe, InBf16StaysNearTheReference) {
   EXPECT_LT(std::sqrt(difference / size), 0.12);
   EXPECT_GT(std::sqrt(difference / size), 1e-4);  // it did compute in bf16
 }
+INSTANTIATE_TEST_SUITE_P(EveryDevice, Bf16Probe, testing::ValuesIn(test::devices()));
 
 TEST(Probe, NamesATokenBeyondTheVocabulary) {
   const std::string folder = test::source_path("tests/golden/hf_tiny/v3");

@@ -1,12 +1,14 @@
 #include "train/stop_signal.h"
 
+#include <atomic>
 #include <csignal>
 
 namespace nereus {
 namespace {
 
-// A signal handler can reach nothing but a global.
-volatile std::sig_atomic_t received_signal = 0;
+// A signal handler can reach nothing but a global; any thread may be the one that handles it.
+std::atomic<int> received_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
 

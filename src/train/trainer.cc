@@ -121,7 +121,8 @@ Trainer::Trainer(const JobConfig& config, Stream& stream)
                       .rows = t.local_batch_size,
                       .sequence = t.seq_len,
                       .eos_id = static_cast<int32_t>(args_.eos_id),
-                      .recompute = recompute_by_block(config, args_.n_layers)});
+                      .recompute = recompute_by_block(config, args_.n_layers),
+                      .unordered_attention = config.device.unordered_attention});
   optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
   schedule_ = sequential_schedule(static_cast<int>(accumulation_));
 
@@ -161,7 +162,7 @@ void Trainer::load_weights() {
   if (!path) return;
   log::info("Loading the checkpoint from {}.", *path);
   const auto begin = Clock::now();
-  load_hf_weights(*path, engine_->weights());
+  load_hf_weights(*path, engine_->weights(), stream_.on_gpu() ? &stream_ : nullptr);
   engine_->store().refresh_copies(stream_);
   log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
 }
@@ -282,7 +283,8 @@ void Trainer::save_last(int64_t step) {
   const DType dtype = c.export_dtype == "bfloat16"  ? DType::bf16
                       : c.export_dtype == "float16" ? DType::f16
                                                     : DType::f32;
-  save_hf_weights(folder, engine_->weights(), hf_config_json(args_, dtype), dtype);
+  save_hf_weights(folder, engine_->weights(), hf_config_json(args_, dtype), dtype, kShardBytes,
+                  stream_.on_gpu() ? &stream_ : nullptr);
   log::info("Finished saving the checkpoint in {:.2f} seconds: {}", seconds_since(begin), folder);
 }
 

@@ -33,10 +33,10 @@ LoadedConfig load(const Arguments& arguments) {
 }
 
 // Trains as `nereus train ARGUMENTS` does; returns the exit code.
-int train(const Arguments& arguments, int threads = 2) {
+int train(const Arguments& arguments, int threads = 2, Device device = Device::cpu()) {
   const LoadedConfig loaded = load(arguments);
   ThreadPool pool(threads);
-  Stream stream(Device::cpu(), &pool);
+  Stream stream(device, &pool);
   Trainer trainer(loaded.config, stream);
   return trainer.run();
 }
@@ -86,6 +86,7 @@ std::vector<double> losses(const std::string& folder) {
 struct Golden {
   std::string name;
   std::string local_batch;  // 2: the whole batch; 1: two microbatches
+  Device device = Device::cpu();
 };
 void PrintTo(const Golden& g, std::ostream* out) { *out << g.name << "/" << g.local_batch; }
 class GoldenTrajectory : public testing::TestWithParam<Golden> {};
@@ -108,7 +109,8 @@ TEST_P(GoldenTrajectory, EqualsTorchTitans) {
                "--lr_scheduler.warmup_steps=2", "--lr_scheduler.decay_ratio=0.8",
                "--lr_scheduler.decay_type=cosine", "--lr_scheduler.min_lr_factor=0.1",
                "--metrics.log_freq=1", "--checkpoint.enable=true",
-               "--checkpoint.last_save_in_hf=true", "--job.dump_folder=" + folder.path()}),
+               "--checkpoint.last_save_in_hf=true", "--job.dump_folder=" + folder.path()},
+              2, GetParam().device),
         0);
   }
   const std::vector<json> mine = metrics(folder.path());
@@ -138,9 +140,15 @@ TEST_P(GoldenTrajectory, EqualsTorchTitans) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryFolder, GoldenTrajectory,
-                         testing::Values(Golden{"debug_small", "2"}, Golden{"v3_small", "2"},
-                                         Golden{"v3_small", "1"}));
+INSTANTIATE_TEST_SUITE_P(EveryFolder, GoldenTrajectory, testing::ValuesIn([] {
+                           std::vector<Golden> out;
+                           for (const Device device : test::devices()) {
+                             out.push_back({"debug_small", "2", device});
+                             out.push_back({"v3_small", "2", device});
+                             out.push_back({"v3_small", "1", device});
+                           }
+                           return out;
+                         }()));
 
 TEST(Trainer, IsRepeatableToTheBitAndDependsOnTheSeed) {
   const test::TemporaryFolder a, b, c;

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Checks and measures the GPU code on a machine that has a GPU and no build of its own.
+#
+#   scripts/gpu.sh pack          here: builds the cuda preset and puts the stripped programs and the
+#                                libraries that the other machine may lack into .gpu/ (not in git)
+#   scripts/gpu.sh run SUITE..   there: runs suites one after the other; results go to $OUT or
+#                                .gpu/out; the summary comes last
+#
+# Suites:
+#   smoke     the GPU and its libraries; device and op tests
+#   golden    golden models and trajectories on the GPU
+#   slice     training of configs/slice1.toml, by recompute mode
+#   bench     nereus bench gpu
+#   sanitize  compute-sanitizer over the small op tests
+#   tiny      200 steps on real text, bf16 on the GPU
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+readonly gpu=.gpu
+
+pack() {
+  set -e
+  cmake --preset cuda >/dev/null
+  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target nereus device_test ops_test train_test
+  local program folder
+  folder=$(mktemp -d)
+  mkdir -p "$folder/bin" "$folder/lib"
+  for program in nereus src/device_test src/ops_test src/train_test; do
+    strip -o "$folder/bin/$(basename $program)" "build-cuda/$program"
+  done
+  # Small libraries of this distribution's; CUDA's and the C library's are the other machine's own.
+  ldd "$folder"/bin/* | awk '/=> \// && !/(libc|libm|libdl|libpthread|librt|ld-linux|libgcc|libstdc\+\+|cuda|cublas)/ { print $3 }' |
+    sort -u | xargs -r cp -Lt "$folder/lib"
+  rm -rf $gpu && mkdir -p $gpu
+  tar -C "$folder" -c bin lib | xz -2 -T0 >$gpu/programs.tar.xz
+  rm -rf "$folder"
+  du -h $gpu/programs.tar.xz
+}
+
+# Folders of CUDA's, cuDNN's and NCCL's libraries: the toolkit's, and those that Python packages bring.
+library_path() {
+  local path=$PWD/$gpu/lib:/usr/local/cuda/lib64 folder
+  folder=$(python3 -c 'import nvidia, os; print(list(nvidia.__path__)[0])' 2>/dev/null) &&
+    path=$path:$folder/cudnn/lib:$folder/nccl/lib
+  echo "$path"
+}
+
+summary=()
+# Runs a step with a time limit in seconds; its output goes to a file and its last lines here.
+step() {
+  local name=$1 limit=$2 begin code
+  shift 2
+  begin=$(date +%s)
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1
+  code=$?
+  summary+=("$(printf '%-22s exit %3d  %4d s' "$name" $code $(($(date +%s) - begin)))")
+  echo "=== $name: exit $code"
+}
+
+tests() {  # name, limit, program, filter
+  step "$1" "$2" "$gpu/bin/$3" --gtest_brief=1 --gtest_filter="$4"
+  grep -E '^\[ *(FAILED|PASSED|SKIPPED)|Failure|^Expected|^  Actual|^error' "$out/$1.log" | head -${LINES_SHOWN:-40}
+}
+
+run_suite() {
+  case $1 in
+    smoke)
+      step device 60 nvidia-smi
+      grep -E 'MiB|Driver' "$out/device.log"
+      tests device_test 60 device_test '*'
+      tests ops_test 300 ops_test '*'
+      ;;
+    golden) tests golden 200 train_test '*Golden*:*Bf16*:Trainer*' ;;
+    slice)
+      local mode
+      for mode in ${MODES:-none selective full}; do
+        step "slice_$mode" 150 $gpu/bin/nereus train configs/slice1.toml \
+          --activation_checkpoint.mode="$mode" --job.dump_folder="$out/slice_$mode" ${ARGS:-}
+        grep -E 'step:|ready|error|rror:|Memory|GiB' "$out/slice_$mode.log" | cut -c1-220 | tail -12
+      done
+      ;;
+    bench)
+      step bench 200 $gpu/bin/nereus bench gpu ${ARGS:-}
+      cat "$out/bench.log"
+      ;;
+    sanitize)
+      local tool
+      for tool in memcheck racecheck initcheck; do
+        step "$tool" 200 compute-sanitizer --tool $tool --error-exitcode 9 $gpu/bin/ops_test \
+          --gtest_brief=1 --gtest_filter="${FILTER:-*Device*}"
+        tail -5 "$out/$tool.log"
+      done
+      ;;
+    tiny)
+      step tiny 200 $gpu/bin/nereus train configs/tiny.toml --device.kind=cuda \
+        --job.dump_folder="$out/tiny" ${ARGS:-}
+      tail -12 "$out/tiny.log" | cut -c1-200
+      ;;
+    *)
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, tiny" >&2
+      exit 2
+      ;;
+  esac
+}
+
+case ${1:-} in
+  pack) pack ;;
+  run)
+    shift
+    [[ -d $gpu/bin ]] || tar -C $gpu -xf $gpu/programs.tar.xz || exit 2
+    out=${OUT:-$gpu/out}
+    mkdir -p "$out"
+    LD_LIBRARY_PATH=$(library_path)
+    NEREUS_SOURCE_DIR=$PWD
+    export LD_LIBRARY_PATH NEREUS_SOURCE_DIR
+    for suite in "$@"; do run_suite "$suite"; done
+    printf '%s\n' "${summary[@]}"
+    ;;
+  *)
+    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,11 @@
+// nereus bench gpu [--filter TEXT] [--repeats N]: times the GPU's ops at the sizes of
+// configs/slice1.toml, each with its share of a stated limit: 790 TFLOP/s for products in bf16, 2.9
+// TB/s for memory; what a large cuBLAS product and a large copy reach on an H100.
+#pragma once
+
+namespace nereus {
+
+// Arguments after `nereus bench`. Returns the exit code; throws Error.
+int run_bench_gpu(int argc, char** argv);
+
+}  // namespace nereus

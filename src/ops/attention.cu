@@ -1,0 +1,209 @@
+// The general path of attention: f32 or bf16, any width up to 256, any mask; a warp a row, plain
+// f32 arithmetic. cuDNN takes what it can (attention_cudnn.h).
+#include "ops/attention.h"
+#include "ops/attention_cudnn.h"
+#include "ops/cuda.cuh"
+
+namespace nereus::ops::cuda {
+namespace {
+
+constexpr int kWarps = 4;               // of a thread block
+constexpr int kMostWidth = 256;         // of a head
+constexpr int kLane = kMostWidth / 32;  // elements of a row that a lane holds
+
+// A row of a [T, H, D] tensor, spread over the lanes of a warp: lane l has d = l, l + 32, ...
+template <class E>
+struct Rows {
+  E* data;
+  int64_t token, head;
+  int width;
+
+  __device__ E* at(int64_t t, int64_t h) const { return data + t * token + h * head; }
+  __device__ void read(float (&x)[kLane], int64_t t, int64_t h, int lane) const {
+    const E* p = at(t, h);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      const int d = lane + 32 * i;
+      x[i] = d < width ? static_cast<float>(p[d]) : 0.0f;
+    }
+  }
+  __device__ void write(const float (&x)[kLane], int64_t t, int64_t h, int lane) const {
+    E* p = at(t, h);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      const int d = lane + 32 * i;
+      if (d < width) p[d] = E(x[i]);
+    }
+  }
+};
+
+template <class E, class View>
+auto rows_of(const View& v) {
+  using Element = std::remove_pointer_t<decltype(v.template as<E>())>;
+  return Rows<Element>{v.template as<E>(), v.stride[0], v.stride[1], static_cast<int>(v.dim(2))};
+}
+
+__device__ float dot(const float (&a)[kLane], const float (&b)[kLane]) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) sum = fmaf(a[i], b[i], sum);
+  return warp_sum(sum);
+}
+
+// The (token, head) of this warp; token >= T: none.
+struct Place {
+  int64_t t, h;
+  int lane;
+};
+__device__ Place place(int64_t H) {
+  const int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  return {i / H, i % H, static_cast<int>(threadIdx.x % 32)};
+}
+
+// Where the row's log-sum-exp lies in [B, H, S].
+__device__ int64_t stat(int64_t t, int64_t h, int64_t H, int64_t S) {
+  return (t / S * H + h) * S + t % S;
+}
+
+template <class E>
+__global__ void __launch_bounds__(kWarps * 32)
+    forward_kernel(Rows<E> o, float* lse, Rows<const E> q, Rows<const E> k, Rows<const E> v,
+                   const int* first_key, int64_t T, int64_t H, int64_t S, float scale) {
+  const auto [t, h, lane] = place(H);
+  if (t >= T) return;
+  float query[kLane], key[kLane], value[kLane], sum[kLane] = {};
+  q.read(query, t, h, lane);
+  float top = -INFINITY, norm = 0;
+  for (int64_t j = first_key[t]; j <= t; ++j) {
+    k.read(key, j, h, lane);
+    v.read(value, j, h, lane);
+    const float score = scale * dot(query, key);
+    const float now = fmaxf(top, score), keep = expf(top - now), p = expf(score - now);
+    norm = norm * keep + p;
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) sum[i] = sum[i] * keep + p * value[i];
+    top = now;
+  }
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) sum[i] /= norm;
+  o.write(sum, t, h, lane);
+  if (lane == 0) lse[stat(t, h, H, S)] = top + logf(norm);
+}
+
+template <class E>
+__global__ void __launch_bounds__(kWarps * 32)
+    delta_kernel(float* delta, Rows<const E> dout, Rows<const E> o, int64_t T, int64_t H,
+                 int64_t S) {
+  const auto [t, h, lane] = place(H);
+  if (t >= T) return;
+  float a[kLane], b[kLane];
+  dout.read(a, t, h, lane);
+  o.read(b, t, h, lane);
+  const float sum = dot(a, b);
+  if (lane == 0) delta[stat(t, h, H, S)] = sum;
+}
+
+template <class E>
+struct BackwardInputs {
+  Rows<const E> dout, q, k, v;
+  const float* lse;
+  const float* delta;
+  const int* first_key;
+  int64_t T, H, S;
+  float scale;
+};
+
+// A warp a query: dq.
+template <class E>
+__global__ void __launch_bounds__(kWarps * 32) dq_kernel(Rows<E> dq, BackwardInputs<E> in) {
+  const auto [t, h, lane] = place(in.H);
+  if (t >= in.T) return;
+  float query[kLane], gradient[kLane], key[kLane], value[kLane], sum[kLane] = {};
+  in.q.read(query, t, h, lane);
+  in.dout.read(gradient, t, h, lane);
+  const float lse = in.lse[stat(t, h, in.H, in.S)], delta = in.delta[stat(t, h, in.H, in.S)];
+  for (int64_t j = in.first_key[t]; j <= t; ++j) {
+    in.k.read(key, j, h, lane);
+    in.v.read(value, j, h, lane);
+    const float p = expf(in.scale * dot(query, key) - lse);
+    const float ds = p * (dot(gradient, value) - delta);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) sum[i] = fmaf(ds, key[i], sum[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) sum[i] *= in.scale;
+  dq.write(sum, t, h, lane);
+}
+
+// A warp a key: dk and dv, over the queries of its sequence that see it.
+template <class E>
+__global__ void __launch_bounds__(kWarps * 32)
+    dkv_kernel(Rows<E> dk, Rows<E> dv, BackwardInputs<E> in) {
+  const auto [j, h, lane] = place(in.H);
+  if (j >= in.T) return;
+  float query[kLane], gradient[kLane], key[kLane], value[kLane], dkey[kLane] = {},
+                                                                 dvalue[kLane] = {};
+  in.k.read(key, j, h, lane);
+  in.v.read(value, j, h, lane);
+  const int64_t end = (j / in.S + 1) * in.S;
+  for (int64_t t = j; t < end && in.first_key[t] <= j; ++t) {
+    in.q.read(query, t, h, lane);
+    in.dout.read(gradient, t, h, lane);
+    const int64_t s = stat(t, h, in.H, in.S);
+    const float p = expf(in.scale * dot(query, key) - in.lse[s]);
+    const float ds = p * (dot(gradient, value) - in.delta[s]);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      dkey[i] = fmaf(ds, query[i], dkey[i]);
+      dvalue[i] = fmaf(p, gradient[i], dvalue[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) dkey[i] *= in.scale;
+  dk.write(dkey, j, h, lane);
+  dv.write(dvalue, j, h, lane);
+}
+
+unsigned grid(int64_t T, int64_t H) { return static_cast<unsigned>(ceil_div(T * H, kWarps)); }
+
+}  // namespace
+
+void attention_forward(Stream& stream, const AttentionForward& a) {
+  const int64_t T = a.q.dim(0), H = a.q.dim(1);
+  if (T == 0 || H == 0) return;
+  if (cudnn_takes(a) && run_cudnn(stream, a)) return;
+  visit_float(a.q.dtype, [&]<class E>() {
+    forward_kernel<E><<<grid(T, H), kWarps * 32, 0, native(stream)>>>(
+        rows_of<E>(a.o), a.lse.as<float>(), rows_of<E>(a.q), rows_of<E>(a.k), rows_of<E>(a.v),
+        a.first_key.as<int>(), T, H, a.sequence, a.scale);
+  });
+  check_launch("attention_forward");
+}
+
+void attention_backward(Stream& stream, const AttentionBackward& a) {
+  const int64_t T = a.q.dim(0), H = a.q.dim(1);
+  if (T == 0 || H == 0) return;
+  if (cudnn_takes(a) && run_cudnn(stream, a)) return;
+  visit_float(a.q.dtype, [&]<class E>() {
+    const unsigned blocks = grid(T, H);
+    delta_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(
+        a.delta.as<float>(), rows_of<E>(a.dout), rows_of<E>(a.o), T, H, a.sequence);
+    const BackwardInputs<E> in{rows_of<E>(a.dout),
+                               rows_of<E>(a.q),
+                               rows_of<E>(a.k),
+                               rows_of<E>(a.v),
+                               a.lse.as<float>(),
+                               a.delta.as<float>(),
+                               a.first_key.as<int>(),
+                               T,
+                               H,
+                               a.sequence,
+                               a.scale};
+    dq_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(rows_of<E>(a.dq), in);
+    dkv_kernel<E>
+        <<<blocks, kWarps * 32, 0, native(stream)>>>(rows_of<E>(a.dk), rows_of<E>(a.dv), in);
+  });
+  check_launch("attention_backward");
+}
+
+}  // namespace nereus::ops::cuda

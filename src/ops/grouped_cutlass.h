@@ -1,0 +1,35 @@
+// The fast paths of the GPU's grouped products: bf16 through CUTLASS's grouped kernels for Hopper,
+// one configuration a source file, since each takes a minute and a half to compile.
+//
+// Sizes and pointers of the groups are on the device, where a small kernel makes them from the
+// offsets: the host never knows how many rows an expert has.
+#pragma once
+
+#include <cstdint>
+
+#include "device/device.h"
+
+namespace nereus::ops::cuda {
+
+// All row-major, without gaps. Group e's rows are [offsets[e], offsets[e + 1]).
+struct GroupedProblem {
+  const void* a = nullptr;
+  const void* b = nullptr;
+  void* out = nullptr;
+  const int32_t* offsets = nullptr;  // on the device
+  int64_t groups = 0, N = 0, K = 0;
+  bool accumulate = false;
+};
+
+// out[r, N] bf16 = a[r, K] b[e]^T, b[e] stored [N, K].
+void grouped_forward(Stream&, const GroupedProblem&);
+// out[r, N] bf16 = a[r, K] b[e], b[e] stored [K, N].
+void grouped_dgrad(Stream&, const GroupedProblem&);
+// out[e] f32 [N, K] (+)= sum over e's rows of a[r, N]^T b[r, K]. An expert without rows is left
+// alone.
+void grouped_wgrad(Stream&, const GroupedProblem&);
+
+// Throws Error{kDevice} that names the op and the step that CUTLASS refused.
+[[noreturn]] void fail_cutlass(const char* op, const char* step, const char* reason);
+
+}  // namespace nereus::ops::cuda

@@ -1,0 +1,123 @@
+// Chooses between the grouped products of CUTLASS (bf16, rows of whole 16 bytes) and plain ones.
+#include "ops/grouped_cutlass.h"
+#include "ops/grouped_matmul.h"
+#include "ops/product.cuh"
+
+namespace nereus::ops::cuda {
+namespace {
+
+constexpr int kBlock = kTile * kTile;
+
+// The tile that the block with this index has, among the tiles of rows of all experts.
+struct RowTile {
+  int64_t expert, first, end;  // rows of `a`
+};
+
+// Experts' row tiles follow one another; blocks beyond the last tile find none (expert = E).
+__device__ RowTile row_tile(const int* offsets, int64_t E, int64_t tile) {
+  for (int64_t e = 0; e < E; ++e) {
+    const int64_t tiles = (offsets[e + 1] - offsets[e] + kTile - 1) / kTile;
+    if (tile < tiles) return {e, offsets[e] + tile * kTile, offsets[e + 1]};
+    tile -= tiles;
+  }
+  return {E, 0, 0};
+}
+
+template <class E>
+__global__ void __launch_bounds__(kBlock)
+    rows_kernel(E* out, int64_t stride, Elements a, Elements b, int64_t b_expert,
+                const int* offsets, int64_t experts, int64_t N, int64_t K) {
+  const RowTile tile = row_tile(offsets, experts, blockIdx.y);
+  if (tile.expert == experts) return;
+  const int64_t column = int64_t{blockIdx.x} * kTile;
+  b.data += tile.expert * b_expert * (b.is_bf16 ? 2 : 4);
+  const float sum = tile_product(a, b, tile.end, N, K, tile.first, column);
+  const int64_t i = tile.first + threadIdx.y, j = column + threadIdx.x;
+  if (i < tile.end && j < N) out[i * stride + j] = E(sum);
+}
+
+// One expert a grid layer: out[e][n, k] = sum_r dy[r, n] x[r, k].
+__global__ void __launch_bounds__(kBlock)
+    wgrad_kernel(float* out, Elements dy, Elements x, const int* offsets, int64_t N, int64_t K,
+                 bool accumulate) {
+  const int64_t e = blockIdx.z, first = offsets[e], rows = offsets[e + 1] - first;
+  const int64_t row = int64_t{blockIdx.y} * kTile, column = int64_t{blockIdx.x} * kTile;
+  const Elements left = {dy.from(first, 0).data, dy.is_bf16, dy.column, dy.row};
+  const float sum = tile_product(left, x.from(first, 0), N, K, rows, row, column);
+  const int64_t i = row + threadIdx.y, j = column + threadIdx.x;
+  if (i >= N || j >= K) return;
+  float* p = out + (e * N + i) * K + j;
+  *p = accumulate ? *p + sum : sum;
+}
+
+// Zeros for the experts without rows.
+__global__ void __launch_bounds__(kBlock)
+    zero_empty_kernel(float* out, const int* offsets, int64_t size) {
+  const int64_t e = blockIdx.y;
+  if (offsets[e + 1] > offsets[e]) return;
+  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < size;
+       i += int64_t{gridDim.x} * kBlock)
+    out[e * size + i] = 0;
+}
+
+template <class View>
+bool fast(const View& v) {
+  return v.dtype == DType::bf16 && v.contiguous() && aligned(v);
+}
+
+}  // namespace
+
+void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
+  const int64_t R = a.a.dim(0), K = a.a.dim(1), N = a.out.dim(1), E = a.b.dim(0);
+  if (R == 0 || N == 0 || E == 0) return;
+  if (fast(a.out) && fast(a.a) && fast(a.b) && K > 0) {
+    const GroupedProblem problem{.a = a.a.data,
+                                 .b = a.b.data,
+                                 .out = a.out.data,
+                                 .offsets = a.offsets.as<int32_t>(),
+                                 .groups = E,
+                                 .N = N,
+                                 .K = K};
+    return a.trans_b ? grouped_forward(stream, problem) : grouped_dgrad(stream, problem);
+  }
+  const dim3 grid(static_cast<unsigned>(ceil_div(N, kTile)),
+                  static_cast<unsigned>(ceil_div(R, kTile) + E));
+  ConstTensorView b = a.b;  // one expert's
+  b.shape = {a.b.dim(1), a.b.dim(2)};
+  b.stride = {a.b.stride[1], 1, 0, 0};
+  visit_float(a.out.dtype, [&]<class T>() {
+    rows_kernel<T><<<grid, dim3(kTile, kTile), 0, native(stream)>>>(
+        a.out.as<T>(), a.out.row_stride(), elements(a.a, false), elements(b, a.trans_b),
+        a.b.stride[0], a.offsets.as<int>(), E, N, K);
+  });
+  check_launch("grouped_matmul");
+}
+
+void grouped_wgrad(Stream& stream, const GroupedWgrad& a) {
+  const int64_t E = a.out.dim(0), N = a.out.dim(1), K = a.out.dim(2);
+  if (a.out.count() == 0) return;
+  if (fast(a.dy) && fast(a.x) && a.out.contiguous() && K % 4 == 0 && a.dy.dim(0) > 0) {
+    if (!a.accumulate) {
+      const dim3 grid(static_cast<unsigned>(std::min<int64_t>(ceil_div(N * K, kBlock), 1024)),
+                      static_cast<unsigned>(E));
+      zero_empty_kernel<<<grid, kBlock, 0, native(stream)>>>(a.out.as<float>(), a.offsets.as<int>(),
+                                                             N * K);
+    }
+    return grouped_wgrad(stream, {.a = a.dy.data,
+                                  .b = a.x.data,
+                                  .out = a.out.data,
+                                  .offsets = a.offsets.as<int32_t>(),
+                                  .groups = E,
+                                  .N = N,
+                                  .K = K,
+                                  .accumulate = a.accumulate});
+  }
+  const dim3 grid(static_cast<unsigned>(ceil_div(K, kTile)),
+                  static_cast<unsigned>(ceil_div(N, kTile)), static_cast<unsigned>(E));
+  wgrad_kernel<<<grid, dim3(kTile, kTile), 0, native(stream)>>>(
+      a.out.as<float>(), elements(a.dy, false), elements(a.x, false), a.offsets.as<int>(), N, K,
+      a.accumulate);
+  check_launch("grouped_wgrad");
+}
+
+}  // namespace nereus::ops::cuda

@@ -1,0 +1,274 @@
+#include "ops/cuda.cuh"
+#include "ops/permute.h"
+#include "ops/workspace.h"
+
+namespace nereus::ops::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// The plan is a stable counting sort in four launches. A warp has a chunk of the slots and goes
+// over it 32 slots at a time; the slots of one expert among those are ranked by lane.
+constexpr int kChunk = 512, kWarps = 4;
+
+__global__ void __launch_bounds__(kWarps * 32)
+    count_kernel(int* counts, const int* ids, int64_t slots, int64_t chunks, int E) {
+  extern __shared__ int shared[];
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  int* const mine = shared + warp * E;
+  const int64_t chunk = int64_t{blockIdx.x} * kWarps + warp;
+  if (chunk >= chunks) return;
+  for (int e = lane; e < E; e += 32) mine[e] = 0;
+  __syncwarp();
+  const int64_t end = min(slots, (chunk + 1) * kChunk);
+  for (int64_t s = chunk * kChunk + lane; s < end; s += 32) atomicAdd(mine + ids[s], 1);
+  __syncwarp();
+  for (int e = lane; e < E; e += 32) counts[chunk * E + e] = mine[e];
+}
+
+// A block has an expert: its counts become the number of its slots in earlier chunks.
+__global__ void __launch_bounds__(kThreads)
+    scan_kernel(int* counts, int* totals, int64_t chunks, int E) {
+  __shared__ int parts[kThreads / 32];
+  const int e = static_cast<int>(blockIdx.x);
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  int before = 0;
+  for (int64_t begin = 0; begin < chunks; begin += kThreads) {
+    const int64_t c = begin + threadIdx.x;
+    const int count = c < chunks ? counts[c * E + e] : 0;
+    int sum = count;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, sum, offset);
+      if (lane >= offset) sum += other;
+    }
+    __syncthreads();
+    if (lane == 31) parts[warp] = sum;
+    __syncthreads();
+    int all = 0;
+    for (int w = 0; w < kThreads / 32; ++w) {
+      if (w < warp) sum += parts[w];
+      all += parts[w];
+    }
+    if (c < chunks) counts[c * E + e] = before + sum - count;
+    before += all;
+  }
+  if (threadIdx.x == 0) totals[e] = before;
+}
+
+// One warp.
+__global__ void __launch_bounds__(32) offsets_kernel(int* offsets, const int* totals, int E) {
+  const int lane = static_cast<int>(threadIdx.x);
+  int before = 0;
+  for (int begin = 0; begin < E; begin += 32) {
+    const int e = begin + lane, count = e < E ? totals[e] : 0;
+    int sum = count;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, sum, offset);
+      if (lane >= offset) sum += other;
+    }
+    if (e < E) offsets[e] = before + sum - count;
+    before += __shfl_sync(0xffffffffu, sum, 31);
+  }
+  if (lane == 0) offsets[E] = before;
+}
+
+__global__ void __launch_bounds__(kWarps * 32)
+    scatter_kernel(int* row_of_slot, int* slot_of_row, const int* counts, const int* offsets,
+                   const int* ids, int64_t slots, int64_t chunks, int E) {
+  extern __shared__ int shared[];
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  int* const next = shared + warp * E;  // the row of the expert's next slot
+  const int64_t chunk = int64_t{blockIdx.x} * kWarps + warp;
+  if (chunk >= chunks) return;
+  for (int e = lane; e < E; e += 32) next[e] = offsets[e] + counts[chunk * E + e];
+  __syncwarp();
+  const int64_t end = min(slots, (chunk + 1) * kChunk);
+  for (int64_t begin = chunk * kChunk; begin < end; begin += 32) {
+    const int64_t s = begin + lane;
+    const int id = s < end ? ids[s] : -1;
+    const unsigned same = __match_any_sync(0xffffffffu, id);
+    const int rank = __popc(same & ((1u << lane) - 1));
+    const int base = id >= 0 ? next[id] : 0;
+    __syncwarp();
+    if (id >= 0) {
+      row_of_slot[s] = base + rank;
+      slot_of_row[base + rank] = static_cast<int>(s);
+      if (rank == 0) next[id] = base + __popc(same);
+    }
+    __syncwarp();
+  }
+}
+
+// A block has a token: its row is read once and written to its K places.
+template <class E, int N>
+__global__ void __launch_bounds__(kThreads)
+    permute_kernel(E* rows, int64_t rows_stride, const E* x, int64_t stride, const int* row_of_slot,
+                   int64_t slot_stride, const float* weights, int64_t weights_stride, int K,
+                   int64_t D) {
+  const int64_t t = blockIdx.x;
+  const int* const row = row_of_slot + t * slot_stride;
+  for (int64_t d = threadIdx.x * N; d < D; d += kThreads * N) {
+    const auto in = Pack<E, N>::load(x + t * stride + d);
+    for (int k = 0; k < K; ++k) {
+      auto out = in;
+      if (weights != nullptr) {
+        const float w = weights[t * weights_stride + k];
+#pragma unroll
+        for (int j = 0; j < N; ++j) out[j] = E(static_cast<float>(in[j]) * w);
+      }
+      out.store(rows + int64_t{row[k]} * rows_stride + d);
+    }
+  }
+}
+
+template <class E, int N>
+__global__ void __launch_bounds__(kThreads)
+    combine_kernel(E* out, int64_t out_stride, const E* rows, int64_t rows_stride,
+                   const int* row_of_slot, int64_t slot_stride, const float* weights,
+                   int64_t weights_stride, const E* addend, int64_t addend_stride, int K,
+                   int64_t D) {
+  const int64_t t = blockIdx.x;
+  const int* const row = row_of_slot + t * slot_stride;
+  const float* const w = weights != nullptr ? weights + t * weights_stride : nullptr;
+  for (int64_t d = threadIdx.x * N; d < D; d += kThreads * N) {
+    float sum[N] = {};
+    constexpr int kAtOnce = 8;  // loads in flight
+    for (int first = 0; first < K; first += kAtOnce) {
+      Pack<E, N> in[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k)
+        if (first + k < K)
+          in[k] = Pack<E, N>::load(rows + int64_t{row[first + k]} * rows_stride + d);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (first + k >= K) continue;
+        const float factor = w != nullptr ? w[first + k] : 1.0f;
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+          sum[j] = __fadd_rn(sum[j], __fmul_rn(static_cast<float>(in[k][j]), factor));
+      }
+    }
+    Pack<E, N> result;
+    if (addend != nullptr) {
+      const auto more = Pack<E, N>::load(addend + t * addend_stride + d);
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum[j] += static_cast<float>(more[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) result[j] = E(sum[j]);
+    result.store(out + t * out_stride + d);
+  }
+}
+
+// A warp has a slot.
+template <class E, int N>
+__global__ void __launch_bounds__(kThreads)
+    row_dot_kernel(float* out, int64_t out_stride, const E* rows, int64_t rows_stride, const E* x,
+                   int64_t stride, const int* row_of_slot, int64_t slot_stride, int64_t slots,
+                   int K, int64_t D) {
+  const int64_t slot = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
+  if (slot >= slots) return;
+  const int64_t t = slot / K, k = slot % K;
+  const int64_t r = row_of_slot[t * slot_stride + k];
+  float dot = 0;
+  for (int64_t d = threadIdx.x % 32 * N; d < D; d += 32 * N) {
+    const auto a = Pack<E, N>::load(rows + r * rows_stride + d),
+               b = Pack<E, N>::load(x + t * stride + d);
+#pragma unroll
+    for (int j = 0; j < N; ++j) dot += static_cast<float>(a[j]) * static_cast<float>(b[j]);
+  }
+  dot = warp_sum(dot);
+  if (threadIdx.x % 32 == 0) out[t * out_stride + k] = dot;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(float* out, const float* x, const int* index, int64_t n) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < n) out[i] = x[index[i]];
+}
+
+// Shared memory above 48 KiB must be asked for.
+template <class Kernel>
+size_t shared_bytes(Kernel kernel, int64_t ints) {
+  const auto bytes = static_cast<size_t>(ints) * sizeof(int);
+  if (bytes > 48 * 1024)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         static_cast<int>(bytes));
+  return bytes;
+}
+
+int64_t stride_of(const ConstTensorView& v) { return v ? v.row_stride() : 0; }
+
+}  // namespace
+
+void permute_plan(Stream& stream, const PermutePlan& a) {
+  const int64_t slots = a.ids.count(), experts = a.offsets.dim(0) - 1;
+  const int E = static_cast<int>(experts);
+  const int64_t chunks = ceil_div(slots, kChunk);
+  const auto blocks = static_cast<unsigned>(ceil_div(chunks, kWarps));
+  int* const counts = stream.state<Workspace>().take<int>((chunks + 1) * experts);
+  int* const totals = counts + chunks * experts;
+  const int* const ids = a.ids.as<int>();
+  if (slots > 0)
+    count_kernel<<<blocks, kWarps * 32, shared_bytes(count_kernel, kWarps * experts),
+                   native(stream)>>>(counts, ids, slots, chunks, E);
+  scan_kernel<<<static_cast<unsigned>(experts), kThreads, 0, native(stream)>>>(counts, totals,
+                                                                               chunks, E);
+  offsets_kernel<<<1, 32, 0, native(stream)>>>(a.offsets.as<int>(), totals, E);
+  if (slots > 0)
+    scatter_kernel<<<blocks, kWarps * 32, shared_bytes(scatter_kernel, kWarps * experts),
+                     native(stream)>>>(a.row_of_slot.as<int>(), a.slot_of_row.as<int>(), counts,
+                                       a.offsets.as<int>(), ids, slots, chunks, E);
+  check_launch("permute_plan");
+}
+
+void permute(Stream& stream, const Permute& a) {
+  const int64_t T = a.x.dim(0), D = a.x.dim(1);
+  if (T == 0 || D == 0) return;
+  visit_width(aligned(a.x) && aligned(a.rows), a.x.dtype, [&]<class E, int N>() {
+    permute_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
+        a.rows.as<E>(), a.rows.row_stride(), a.x.as<E>(), a.x.row_stride(), a.row_of_slot.as<int>(),
+        a.row_of_slot.row_stride(), a.weights.as<float>(), stride_of(a.weights),
+        static_cast<int>(a.row_of_slot.dim(1)), D);
+  });
+  check_launch("permute");
+}
+
+void combine(Stream& stream, const Combine& a) {
+  const int64_t T = a.out.dim(0), D = a.out.dim(1);
+  if (T == 0 || D == 0) return;
+  const bool packs = aligned(a.out) && aligned(a.rows) && aligned(a.addend);
+  visit_width(packs, a.out.dtype, [&]<class E, int N>() {
+    combine_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
+        a.out.as<E>(), a.out.row_stride(), a.rows.as<E>(), a.rows.row_stride(),
+        a.row_of_slot.as<int>(), a.row_of_slot.row_stride(), a.weights.as<float>(),
+        stride_of(a.weights), a.addend.as<E>(), stride_of(a.addend),
+        static_cast<int>(a.row_of_slot.dim(1)), D);
+  });
+  check_launch("combine");
+}
+
+void row_dot(Stream& stream, const RowDot& a) {
+  const int64_t slots = a.row_of_slot.count(), D = a.x.dim(1);
+  if (slots == 0) return;
+  visit_width(aligned(a.rows) && aligned(a.x), a.x.dtype, [&]<class E, int N>() {
+    row_dot_kernel<E, N>
+        <<<static_cast<unsigned>(ceil_div(slots, kThreads / 32)), kThreads, 0, native(stream)>>>(
+            a.out.as<float>(), a.out.row_stride(), a.rows.as<E>(), a.rows.row_stride(), a.x.as<E>(),
+            a.x.row_stride(), a.row_of_slot.as<int>(), a.row_of_slot.row_stride(), slots,
+            static_cast<int>(a.row_of_slot.dim(1)), D);
+  });
+  check_launch("row_dot");
+}
+
+void gather_scalars(Stream& stream, const GatherScalars& a) {
+  const int64_t n = a.index.count();
+  if (n == 0) return;
+  gather_kernel<<<static_cast<unsigned>(ceil_div(n, kThreads)), kThreads, 0, native(stream)>>>(
+      a.out.as<float>(), a.x.as<float>(), a.index.as<int>(), n);
+  check_launch("gather_scalars");
+}
+
+}  // namespace nereus::ops::cuda
