@@ -215,24 +215,27 @@ void attention(Bench& bench) {
                                .sequence = S,
                                .scale = 0.07f});
   });
-  for (const bool unordered : {false, true})
+  for (const bool unordered : {false, true}) {
+    ops::AttentionBackward backward{.dq = dq,
+                                    .dk = dk,
+                                    .dv = dkv.columns(kNope, kNope + kValue),
+                                    .delta = delta,
+                                    .dout = dout,
+                                    .o = o,
+                                    .lse = lse,
+                                    .q = q,
+                                    .k = k,
+                                    .v = kv.columns(kNope, kNope + kValue),
+                                    .first_key = first_key,
+                                    .sequence = S,
+                                    .scale = 0.07f,
+                                    .unordered = unordered,
+                                    .workspace = {}};
+    const int64_t workspace = ops::attention_backward_workspace(s, backward);
+    if (workspace > 0) backward.workspace = bench.tensor(DType::u8, {workspace});
     bench.run(name + (unordered ? " backward, unordered" : " backward"),
-              pair * d(3 * kHead + 2 * kValue), 0, [&] {
-                ops::attention_backward(s, {.dq = dq,
-                                            .dk = dk,
-                                            .dv = dkv.columns(kNope, kNope + kValue),
-                                            .delta = delta,
-                                            .dout = dout,
-                                            .o = o,
-                                            .lse = lse,
-                                            .q = q,
-                                            .k = k,
-                                            .v = kv.columns(kNope, kNope + kValue),
-                                            .first_key = first_key,
-                                            .sequence = S,
-                                            .scale = 0.07f,
-                                            .unordered = unordered});
-              });
+              pair * d(3 * kHead + 2 * kValue), 0, [&] { ops::attention_backward(s, backward); });
+  }
   bench.clear();
 }
 

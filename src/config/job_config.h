@@ -148,6 +148,7 @@ struct JobConfig {
   struct ActivationCheckpoint {
     std::string mode = "selective";
     std::string selective_ac_option = "2";
+    Strings recompute = {"norms", "mla_up", "swiglu", "dispatch"};  // ours: of option op
     Strings per_op_sac_force_recompute_mm_shapes_by_fqns = {"moe.router.gate"};
     bool early_stop = false;
     double memory_budget = 0.5;

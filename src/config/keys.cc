@@ -255,7 +255,12 @@ void model_keys(Table& t, JobConfig& c) {
            {"selective", "full", "none", "memory_budget"},
            "Invalid AC mode: {}. Valid modes: ('full', 'selective')");
   t.works("selective_ac_option", c.activation_checkpoint.selective_ac_option,
-          "op: all but products and attention; n: every n-th block whole (0: every block)");
+          "op: what `recompute` names; n: every n-th block whole (0: every block)");
+  t.works(
+       "recompute", c.activation_checkpoint.recompute,
+       "of option op: norms (block norms), mla_up (q, k and v from the latents), assembly (k from "
+       "its parts), swiglu, dispatch (the experts' rows)")
+      .allowed = {"norms", "mla_up", "assembly", "swiglu", "dispatch"};
   t.none("per_op_sac_force_recompute_mm_shapes_by_fqns",
          c.activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns,
          "routing is never computed again");

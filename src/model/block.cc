@@ -11,10 +11,10 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       eps_(static_cast<float>(args.norm_eps)),
       round_normalized_(args.family == NumericsFamily::huggingface),
       recompute_(recompute),
-      attention_(args, rope, parallel.tp, recompute.mla_up, parallel.unordered_attention),
+      attention_(args, rope, parallel.tp, recompute, parallel.unordered_attention),
       mlp_(parallel.tp, recompute.swiglu) {
   if (args.is_moe_layer(layer))
-    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, recompute.swiglu, layer);
+    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, recompute, layer);
 }
 
 void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorView x,
@@ -104,16 +104,10 @@ void Block::restore_attention_norm(Context& ctx, const Weights& w, Saved& s) con
   s.attention.x = s.n1;
 }
 
-// From dy to dh.
-void Block::feed_forward_dgrad(Context& ctx, const Weights& w, ConstTensorView dy, TensorView dh,
-                               Saved& s, Pending& pending, const Grads& grads) const {
-  const Arena::Scope scope(ctx.scratch);
-  const TensorView dn = ctx.scratch.take(dy.dtype, dy.shape, "dnorm");
-  if (moe_) {
-    moe_->backward_input(ctx, w.moe, dy, dn, s.moe, pending.moe);
-  } else {
-    mlp_.backward_input(ctx, w.mlp, dy, dn, s.mlp, pending.mlp);
-  }
+// dh from the gradient of the feed-forward layer's input.
+void Block::feed_forward_norm_backward(Context& ctx, const Weights& w, TensorView dh,
+                                       ConstTensorView dn, ConstTensorView dy, const Saved& s,
+                                       const Grads& grads) const {
   ops::rmsnorm_backward(ctx.stream, {.dx = dh,
                                      .dweight = grads.ffn_norm,
                                      .dy = dn,
@@ -122,15 +116,6 @@ void Block::feed_forward_dgrad(Context& ctx, const Weights& w, ConstTensorView d
                                      .weight = w.ffn_norm,
                                      .rstd = s.rstd2,
                                      .accumulate = ctx.accumulate});
-}
-
-void Block::feed_forward_wgrad(Context& ctx, const Saved& s, const Pending& pending,
-                               const Grads& grads) const {
-  if (moe_) {
-    moe_->backward_weight(ctx, s.moe, pending.moe, grads.moe);
-  } else {
-    mlp_.backward_weight(ctx, s.mlp, pending.mlp, grads.mlp);
-  }
 }
 
 // From dh to dx.
@@ -155,13 +140,26 @@ void Block::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
   restore(ctx, w, mb, s);
   restore_attention_norm(ctx, w, s);
   const TensorView dh = ctx.saved_weight.take(dy.dtype, dy.shape, "dresidual");
-  feed_forward_dgrad(ctx, w, dy, dh, s, pending, grads);
+  {
+    const Arena::Scope scope(ctx.scratch);
+    const TensorView dn = ctx.scratch.take(dy.dtype, dy.shape, "dnorm");
+    if (moe_) {
+      moe_->backward_input(ctx, w.moe, dy, dn, s.moe, pending.moe);
+    } else {
+      mlp_.backward_input(ctx, w.mlp, dy, dn, s.mlp, pending.mlp);
+    }
+    feed_forward_norm_backward(ctx, w, dh, dn, dy, s, grads);
+  }
   attention_dgrad(ctx, w, mb, dh, dx, s, pending, grads);
 }
 
 void Block::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
                             const Grads& grads) const {
-  feed_forward_wgrad(ctx, s, pending, grads);
+  if (moe_) {
+    moe_->backward_weight(ctx, s.moe, pending.moe, grads.moe);
+  } else {
+    mlp_.backward_weight(ctx, s.mlp, pending.mlp, grads.mlp);
+  }
   attention_.backward_weight(ctx, s.attention, pending.attention, grads.attention);
 }
 
@@ -170,8 +168,16 @@ void Block::backward(Context& ctx, const Weights& w, const Microbatch& mb, Const
   restore(ctx, w, mb, s);
   const Arena::Scope scope(ctx.scratch);
   const TensorView dh = ctx.scratch.take(dy.dtype, dy.shape, "dresidual");
-  feed_forward_dgrad(ctx, w, dy, dh, s, pending, grads);
-  feed_forward_wgrad(ctx, s, pending, grads);
+  {
+    const Arena::Scope feed_forward(ctx.scratch);
+    const TensorView dn = ctx.scratch.take(dy.dtype, dy.shape, "dnorm");
+    if (moe_) {
+      moe_->backward(ctx, w.moe, dy, dn, s.moe, grads.moe);
+    } else {
+      mlp_.backward(ctx, w.mlp, dy, dn, s.mlp, grads.mlp);
+    }
+    feed_forward_norm_backward(ctx, w, dh, dn, dy, s, grads);
+  }
   ctx.saved_input.release(s.ffn_input);
   ctx.saved_weight.release(s.ffn_weight);
   restore_attention_norm(ctx, w, s);

@@ -55,9 +55,8 @@ class Block {
  private:
   void restore(Context&, const Weights&, const Microbatch&, Saved&) const;
   void restore_attention_norm(Context&, const Weights&, Saved&) const;
-  void feed_forward_dgrad(Context&, const Weights&, ConstTensorView dy, TensorView dh, Saved&,
-                          Pending&, const Grads&) const;
-  void feed_forward_wgrad(Context&, const Saved&, const Pending&, const Grads&) const;
+  void feed_forward_norm_backward(Context&, const Weights&, TensorView dh, ConstTensorView dn,
+                                  ConstTensorView dy, const Saved&, const Grads&) const;
   void attention_dgrad(Context&, const Weights&, const Microbatch&, TensorView dh, TensorView dx,
                        Saved&, Pending&, const Grads&) const;
   void attend(Context&, const Weights&, const Microbatch&, Saved&) const;

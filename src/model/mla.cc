@@ -6,7 +6,7 @@
 
 namespace nereus {
 
-Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, bool recompute_up,
+Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, const Recompute& recompute,
          bool unordered)
     : tp_(tp),
       rope_(rope),
@@ -19,7 +19,8 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, bool recom
       eps_(static_cast<float>(args.norm_eps)),
       scale_(static_cast<float>(rope_parameters(args).softmax_scale)),
       round_normalized_(args.family == NumericsFamily::huggingface),
-      recompute_up_(recompute_up),
+      recompute_up_(recompute.mla_up),
+      recompute_assembly_(recompute.assembly),
       unordered_(unordered) {}
 
 // From the latents (and x, without q_lora) to q, k and kv as attention reads them. The same call in
@@ -43,12 +44,12 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
   };
   if (q_rank_ > 0) s.q_latent = normalise(s.latent.columns(0, q_rank_), w.q_norm, s.q_rstd);
   s.kv_latent = normalise(c_kv, w.kv_norm, s.kv_rstd);
-  const ConstTensorView k_pe_full = tp_.enter(ctx, latents, k_pe);
+  s.k_pe = tp_.enter(ctx, latents, k_pe);
   const ConstTensorView x_full = tp_.enter(ctx, latents, s.x);
 
   const int64_t T = s.kv_latent.dim(0);
   s.q = heads.take(s.latent.dtype, {T, heads_, Dqk}, "q");
-  s.k = heads.take(s.latent.dtype, {T, heads_, Dqk}, "k");
+  s.k = (recompute_assembly_ ? ctx.scratch : heads).take(s.latent.dtype, {T, heads_, Dqk}, "k");
   s.kv = heads.take(s.latent.dtype, {T, heads_, nope_ + value_}, "kv");
   const TensorView q = s.q.reshape({T, heads_ * Dqk});
   if (q_rank_ > 0) {
@@ -57,10 +58,15 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
     linear_forward(ctx, q, x_full, w.q);
   }
   linear_forward(ctx, s.kv.reshape({T, heads_ * (nope_ + value_)}), s.kv_latent, w.kv_up);
-  ops::mla_assemble(ctx.stream, {.q = s.q,
+  assemble(ctx, mb, s.q, s);
+}
+
+// k from its parts, and q's rotation unless it has been done ("no tensor").
+void Mla::assemble(Context& ctx, const Microbatch& mb, TensorView q, const Saved& s) const {
+  ops::mla_assemble(ctx.stream, {.q = q,
                                  .k = s.k,
                                  .k_nope = s.kv.columns(0, nope_),
-                                 .k_pe = k_pe_full,
+                                 .k_pe = s.k_pe,
                                  .cos = rope_.cos,
                                  .sin = rope_.sin,
                                  .positions = mb.positions});
@@ -100,7 +106,12 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
   const int64_t T = mb.tokens(), Dqk = nope_ + rotary_;
   const DType dtype = dy_shard.dtype;
   const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
-  if (recompute_up_) up_project(ctx, w, mb, ctx.saved_weight, ctx.saved_input, s);
+  if (recompute_up_) {
+    up_project(ctx, w, mb, ctx.saved_weight, ctx.saved_input, s);
+  } else if (recompute_assembly_) {
+    s.k = ctx.scratch.take(dtype, {T, heads_, Dqk}, "k");
+    assemble(ctx, mb, {}, s);
+  }
   pending.dy = dy;
   pending.dq = ctx.saved_weight.take(dtype, {T, heads_, Dqk}, "dq");
   pending.dkv = ctx.saved_weight.take(dtype, {T, heads_, nope_ + value_}, "dkv");
@@ -116,21 +127,26 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
     const TensorView dk = ctx.scratch.take(dtype, {T, heads_, Dqk}, "dk");
     const TensorView delta = ctx.scratch.take(DType::f32, s.lse.shape, "attention delta");
     linear_dgrad(ctx, dout.reshape({T, heads_ * value_}), dy, w.out);
-    ops::attention_backward(ctx.stream, {.dq = pending.dq,
-                                         .dk = dk,
-                                         .dv = pending.dkv.columns(nope_, nope_ + value_),
-                                         .delta = delta,
-                                         .dout = dout,
-                                         .o = s.o,
-                                         .lse = s.lse,
-                                         .q = s.q,
-                                         .k = s.k,
-                                         .v = s.kv.columns(nope_, nope_ + value_),
-                                         .first_key = mb.first_key,
-                                         .sequence = mb.sequence,
-                                         .scale = scale_,
-                                         .mask = mb.mask,
-                                         .unordered = unordered_});
+    ops::AttentionBackward backward{.dq = pending.dq,
+                                    .dk = dk,
+                                    .dv = pending.dkv.columns(nope_, nope_ + value_),
+                                    .delta = delta,
+                                    .dout = dout,
+                                    .o = s.o,
+                                    .lse = s.lse,
+                                    .q = s.q,
+                                    .k = s.k,
+                                    .v = s.kv.columns(nope_, nope_ + value_),
+                                    .first_key = mb.first_key,
+                                    .sequence = mb.sequence,
+                                    .scale = scale_,
+                                    .mask = mb.mask,
+                                    .unordered = unordered_,
+                                    .workspace = {}};
+    const int64_t workspace = ops::attention_backward_workspace(ctx.stream, backward);
+    if (workspace > 0)
+      backward.workspace = ctx.scratch.take(DType::u8, {workspace}, "attention workspace");
+    ops::attention_backward(ctx.stream, backward);
     ops::mla_assemble_backward(ctx.stream, {.dq = pending.dq,
                                             .dk_nope = pending.dkv.columns(0, nope_),
                                             .dk_pe = dk_pe_partial,

@@ -12,6 +12,7 @@
 #include "device/device.h"
 #include "model/microbatch.h"
 #include "model/parameters.h"
+#include "model/recompute.h"
 #include "parallel/tp_region.h"
 
 namespace nereus {
@@ -30,6 +31,7 @@ class Mla {
     TensorView latent;                    // [T, Rq + Rkv + Drope]
     TensorView q_rstd, kv_rstd;           // f32 [T]
     ConstTensorView q_latent, kv_latent;  // [T, Rq], [T, Rkv], normalised
+    ConstTensorView k_pe;                 // [T, Drope], before its rotation
     TensorView q, k;                      // [T, H, Dqk], rotated
     TensorView kv;                        // [T, H, Dnope + Dv]
     TensorView o, lse;                    // [T, H, Dv], f32 [B, H, S]
@@ -39,7 +41,7 @@ class Mla {
     TensorView dq, dkv, dlatent;  // gradients of the outputs of q's, kv's and the latents' products
   };
 
-  Mla(const ModelArgs&, const RopeTables&, TpRegion&, bool recompute_up, bool unordered);
+  Mla(const ModelArgs&, const RopeTables&, TpRegion&, const Recompute&, bool unordered);
 
   // x must live until backward_weight.
   void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
@@ -50,6 +52,7 @@ class Mla {
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
 
  private:
+  void assemble(Context&, const Microbatch&, TensorView q, const Saved&) const;
   void up_project(Context&, const Weights&, const Microbatch&, Arena& latents, Arena& heads,
                   Saved&) const;
 
@@ -57,7 +60,7 @@ class Mla {
   RopeTables rope_;
   int64_t heads_, nope_, rotary_, value_, q_rank_, kv_rank_;
   float eps_, scale_;
-  bool round_normalized_, recompute_up_, unordered_;
+  bool round_normalized_, recompute_up_, recompute_assembly_, unordered_;
 };
 
 }  // namespace nereus

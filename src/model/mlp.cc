@@ -5,18 +5,33 @@
 
 namespace nereus {
 
+void Mlp::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
+  s.act = arena.take(s.gate_up.dtype, {s.gate_up.dim(0), s.gate_up.dim(1) / 2}, "swiglu");
+  ops::swiglu_forward(ctx.stream, {.y = s.act, .gate_up = s.gate_up, .row_weight = {}, .rows = {}});
+}
+
+// From dy to the gradient of gate_up.
+void Mlp::gated_unit_backward(Context& ctx, TensorView dgate_up, ConstTensorView dy,
+                              const Weights& w, const Saved& s) const {
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView dact = ctx.scratch.take(dy.dtype, s.act.shape, "dswiglu");
+  linear_dgrad(ctx, dact, dy, w.down);
+  ops::swiglu_backward(ctx.stream, {.dgate_up = dgate_up,
+                                    .drow_weight = {},
+                                    .dy = dact,
+                                    .gate_up = s.gate_up,
+                                    .row_weight = {},
+                                    .rows = {}});
+}
+
 void Mlp::forward(Context& ctx, const Weights& w, ConstTensorView x, TensorView y,
                   Saved& saved) const {
   const Arena::Scope scope(ctx.scratch);
-  const int64_t F = w.down.dim(1);
   saved.x = tp_.enter(ctx, ctx.saved_weight, x);
-  const int64_t T = saved.x.dim(0);
-  Arena& act_arena = recompute_swiglu_ ? ctx.scratch : ctx.saved_weight;
-  saved.gate_up = ctx.saved_input.take(x.dtype, {T, 2 * F}, "gate_up");
-  saved.act = act_arena.take(x.dtype, {T, F}, "swiglu");
+  saved.gate_up = ctx.saved_input.take(x.dtype, {saved.x.dim(0), 2 * w.down.dim(1)}, "gate_up");
   linear_forward(ctx, saved.gate_up, saved.x, w.gate_up);
-  ops::swiglu_forward(ctx.stream,
-                      {.y = saved.act, .gate_up = saved.gate_up, .row_weight = {}, .rows = {}});
+  if (!y && recompute_swiglu_) return;
+  gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_weight, saved);
   if (!y) return;
   const TensorView partial = tp_.partial(ctx, y);
   linear_forward(ctx, partial, saved.act, w.down);
@@ -25,24 +40,11 @@ void Mlp::forward(Context& ctx, const Weights& w, ConstTensorView x, TensorView 
 
 void Mlp::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
                          Saved& saved, Pending& pending) const {
-  const int64_t T = saved.x.dim(0), F = w.down.dim(1);
-  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
-  if (recompute_swiglu_) {
-    saved.act = ctx.saved_weight.take(dy.dtype, {T, F}, "swiglu");
-    ops::swiglu_forward(ctx.stream,
-                        {.y = saved.act, .gate_up = saved.gate_up, .row_weight = {}, .rows = {}});
-  }
-  pending.dy = dy;
-  pending.dgate_up = ctx.saved_weight.take(dy.dtype, {T, 2 * F}, "dgate_up");
+  pending.dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
+  if (recompute_swiglu_) gated_unit(ctx, ctx.saved_weight, saved);
+  pending.dgate_up = ctx.saved_weight.take(saved.gate_up.dtype, saved.gate_up.shape, "dgate_up");
+  gated_unit_backward(ctx, pending.dgate_up, pending.dy, w, saved);
   const Arena::Scope scope(ctx.scratch);
-  const TensorView dact = ctx.scratch.take(dy.dtype, {T, F}, "dswiglu");
-  linear_dgrad(ctx, dact, dy, w.down);
-  ops::swiglu_backward(ctx.stream, {.dgate_up = pending.dgate_up,
-                                    .drow_weight = {},
-                                    .dy = dact,
-                                    .gate_up = saved.gate_up,
-                                    .row_weight = {},
-                                    .rows = {}});
   const TensorView partial = tp_.partial(ctx, dx);
   linear_dgrad(ctx, partial, pending.dgate_up, w.gate_up);
   tp_.enter_backward(ctx, dx, partial);
@@ -52,6 +54,20 @@ void Mlp::backward_weight(Context& ctx, const Saved& saved, const Pending& pendi
                           const Grads& grads) const {
   linear_wgrad(ctx, grads.down, pending.dy, saved.act);
   linear_wgrad(ctx, grads.gate_up, pending.dgate_up, saved.x);
+}
+
+void Mlp::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
+                   Saved& saved, const Grads& grads) const {
+  const Arena::Scope scope(ctx.scratch);
+  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.scratch, dy_shard);
+  const TensorView partial = tp_.partial(ctx, dx);
+  if (recompute_swiglu_) gated_unit(ctx, ctx.scratch, saved);
+  linear_wgrad(ctx, grads.down, dy, saved.act);
+  const TensorView dgate_up = saved.gate_up;
+  gated_unit_backward(ctx, dgate_up, dy, w, saved);
+  linear_wgrad(ctx, grads.gate_up, dgate_up, saved.x);
+  linear_dgrad(ctx, partial, dgate_up, w.gate_up);
+  tp_.enter_backward(ctx, dx, partial);
 }
 
 }  // namespace nereus

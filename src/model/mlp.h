@@ -29,8 +29,15 @@ class Mlp {
   void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
                       Pending&) const;
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+  // Both at once, the gradient of gate_up in gate_up's own place: the same bits in less memory.
+  void backward(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
+                const Grads&) const;
 
  private:
+  void gated_unit(Context&, Arena&, Saved&) const;
+  void gated_unit_backward(Context&, TensorView dgate_up, ConstTensorView dy, const Weights&,
+                           const Saved&) const;
+
   TpRegion& tp_;
   bool recompute_swiglu_;
 };

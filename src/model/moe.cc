@@ -22,11 +22,11 @@ ops::RoutingRule routing_rule(const ModelArgs& args) {
 
 }  // namespace
 
-Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, bool recompute_swiglu,
-         int64_t layer)
+Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp,
+         const Recompute& recompute, int64_t layer)
     : dispatcher_(dispatcher),
       tp_(tp),
-      shared_(whole_, recompute_swiglu),
+      shared_(whole_, recompute.swiglu),
       rule_(routing_rule(args)),
       experts_(args.moe.num_experts),
       top_k_(args.moe.top_k),
@@ -34,7 +34,8 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, bool 
       has_shared_(args.moe.num_shared_experts > 0),
       weigh_input_(args.moe.score_before_experts),
       f32_router_(args.family == NumericsFamily::huggingface),
-      recompute_swiglu_(recompute_swiglu) {}
+      recompute_swiglu_(recompute.swiglu),
+      recompute_dispatch_(recompute.dispatch) {}
 
 void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const Microbatch& mb,
                 ConstTensorView x, Routing& routing) const {
@@ -59,13 +60,22 @@ void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const
   ctx.show("router.topk_weights", layer_, routing.weights);
 }
 
-void Moe::gated_unit(Context& ctx, Saved& s) const {
-  ops::swiglu_forward(ctx.stream,
-                      {.y = s.act,
-                       .gate_up = s.gate_up,
-                       .row_weight = weigh_input_ ? ConstTensorView() : s.rows.weights,
-                       .rows = s.routing.plan.offsets.rows(dispatcher_.local_experts(),
-                                                           dispatcher_.local_experts() + 1)});
+ConstTensorView Moe::used_rows(const Saved& s) const {
+  const int64_t experts = dispatcher_.local_experts();
+  return s.routing.plan.offsets.rows(experts, experts + 1);
+}
+
+void Moe::dispatch(Context& ctx, Arena& arena, Saved& s) const {
+  s.rows.x = arena.take(s.x.dtype, {s.routing.plan.rows, s.x.dim(1)}, "expert rows");
+  dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.weights, weigh_input_, s.rows);
+}
+
+void Moe::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
+  s.act = arena.take(s.gate_up.dtype, {s.gate_up.dim(0), s.gate_up.dim(1) / 2}, "expert swiglu");
+  ops::swiglu_forward(ctx.stream, {.y = s.act,
+                                   .gate_up = s.gate_up,
+                                   .row_weight = weigh_input_ ? ConstTensorView() : s.rows.weights,
+                                   .rows = used_rows(s)});
 }
 
 void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, TensorView y,
@@ -73,20 +83,21 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
   const int64_t R = s.routing.plan.rows, D = w.down.dim(1), F = w.down.dim(2);
   const ConstTensorView offsets = s.routing.plan.offsets;
   s.x = tp_.enter(ctx, ctx.saved_weight, x_shard);
-  s.rows.x = ctx.saved_weight.take(s.x.dtype, {R, D}, "expert rows");
   s.rows.weights = ctx.saved_input.take(DType::f32, {R}, "row weights");
   s.gate_up = ctx.saved_input.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
 
   const Arena::Scope scope(ctx.scratch);
-  Arena& act_arena = recompute_swiglu_ ? ctx.scratch : ctx.saved_weight;
-  s.act = act_arena.take(s.x.dtype, {R, F}, "expert swiglu");
   const TensorView partial = y ? tp_.partial(ctx, y) : TensorView();
   if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
-  dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.weights, weigh_input_, s.rows);
-  ops::grouped_matmul(
-      ctx.stream,
-      {.out = s.gate_up, .a = s.rows.x, .b = w.gate_up, .offsets = offsets, .trans_b = true});
-  gated_unit(ctx, s);
+  {
+    const Arena::Scope rows(ctx.scratch);
+    dispatch(ctx, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
+    ops::grouped_matmul(
+        ctx.stream,
+        {.out = s.gate_up, .a = s.rows.x, .b = w.gate_up, .offsets = offsets, .trans_b = true});
+  }
+  if (!y && recompute_swiglu_) return;
+  gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_weight, s);
   if (!y) return;
   const TensorView out = ctx.scratch.take(s.x.dtype, {R, D}, "expert out");
   ops::grouped_matmul(ctx.stream,
@@ -95,47 +106,32 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
   tp_.leave(ctx, y, partial);
 }
 
-void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
-                         Saved& s, Pending& pending) const {
-  const int64_t R = s.routing.plan.rows, T = s.x.dim(0), D = w.down.dim(1), F = w.down.dim(2);
-  const DType dtype = dy_shard.dtype;
-  const ConstTensorView offsets = s.routing.plan.offsets;
-  const ConstTensorView rows =
-      offsets.rows(dispatcher_.local_experts(), dispatcher_.local_experts() + 1);
-  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
-  if (recompute_swiglu_) {
-    s.act = ctx.saved_weight.take(dtype, {R, F}, "expert swiglu");
-    gated_unit(ctx, s);
-  }
-  pending.dout = ctx.saved_weight.take(dtype, {R, D}, "dexpert out");
-  pending.dgate_up = ctx.saved_weight.take(dtype, {R, 2 * F}, "dexpert gate_up");
-  pending.dlogits =
-      ctx.saved_weight.take(f32_router_ ? DType::f32 : dtype, {T, experts_}, "drouter logits");
-
+void Moe::gated_unit_backward(Context& ctx, TensorView dgate_up, TensorView drow_weights,
+                              ConstTensorView dout, const Weights& w, const Saved& s) const {
   const Arena::Scope scope(ctx.scratch);
-  const TensorView partial = tp_.partial(ctx, dx);
-  const TensorView dshared =
-      has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
-  const TensorView dweights = ctx.scratch.take(DType::f32, {T, top_k_}, "drouting weights");
-  if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
-
-  dispatcher_.combine_backward(ctx, s.routing.plan, dy, pending.dout);
-  const TensorView dact = ctx.scratch.take(dtype, {R, F}, "dexpert swiglu");
+  const TensorView dact = ctx.scratch.take(dout.dtype, s.act.shape, "dexpert swiglu");
   ops::grouped_matmul(ctx.stream,
-                      {.out = dact, .a = pending.dout, .b = w.down, .offsets = offsets});
-  const TensorView drow_weights =
-      weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
-  ops::swiglu_backward(ctx.stream, {.dgate_up = pending.dgate_up,
+                      {.out = dact, .a = dout, .b = w.down, .offsets = s.routing.plan.offsets});
+  ops::swiglu_backward(ctx.stream, {.dgate_up = dgate_up,
                                     .drow_weight = drow_weights,
                                     .dy = dact,
                                     .gate_up = s.gate_up,
                                     .row_weight = weigh_input_ ? ConstTensorView() : s.rows.weights,
-                                    .rows = rows});
-  const TensorView drows = ctx.scratch.take(dtype, {R, D}, "dexpert rows");
-  ops::grouped_matmul(ctx.stream,
-                      {.out = drows, .a = pending.dgate_up, .b = w.gate_up, .offsets = offsets});
+                                    .rows = used_rows(s)});
+}
+
+void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorView drow_weights,
+                            ConstTensorView dshared, const Weights& w, const Saved& s,
+                            TensorView dx, TensorView dlogits) const {
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView dweights =
+      ctx.scratch.take(DType::f32, s.routing.weights.shape, "drouting weights");
+  const TensorView drows =
+      ctx.scratch.take(dx.dtype, {s.routing.plan.rows, w.down.dim(1)}, "dexpert rows");
+  ops::grouped_matmul(
+      ctx.stream, {.out = drows, .a = dgate_up, .b = w.gate_up, .offsets = s.routing.plan.offsets});
   dispatcher_.dispatch_backward(ctx, s.routing.plan,
-                                {.dx = partial,
+                                {.dx = dx,
                                  .dweights = dweights,
                                  .drows = drows,
                                  .drow_weights = drow_weights,
@@ -143,12 +139,36 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
                                  .weights = s.routing.weights,
                                  .addend = dshared,
                                  .weigh = weigh_input_});
-  ops::router_backward(ctx.stream, {.dlogits = pending.dlogits,
+  ops::router_backward(ctx.stream, {.dlogits = dlogits,
                                     .dweights = dweights,
                                     .ids = s.routing.ids,
                                     .scores = s.routing.scores,
                                     .rule = rule_});
-  linear_dgrad(ctx, partial, pending.dlogits, w.gate, /*accumulate=*/true);
+  linear_dgrad(ctx, dx, dlogits, w.gate, /*accumulate=*/true);
+}
+
+void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
+                         Saved& s, Pending& pending) const {
+  const int64_t R = s.routing.plan.rows, T = s.x.dim(0), D = w.down.dim(1);
+  const DType dtype = dy_shard.dtype;
+  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
+  if (recompute_dispatch_) dispatch(ctx, ctx.saved_weight, s);
+  if (recompute_swiglu_) gated_unit(ctx, ctx.saved_weight, s);
+  pending.dout = ctx.saved_weight.take(dtype, {R, D}, "dexpert out");
+  pending.dgate_up = ctx.saved_weight.take(dtype, s.gate_up.shape, "dexpert gate_up");
+  pending.dlogits =
+      ctx.saved_weight.take(f32_router_ ? DType::f32 : dtype, {T, experts_}, "drouter logits");
+
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView partial = tp_.partial(ctx, dx);
+  const TensorView dshared =
+      has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
+  if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
+  const TensorView drow_weights =
+      weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
+  dispatcher_.combine_backward(ctx, s.routing.plan, dy, pending.dout);
+  gated_unit_backward(ctx, pending.dgate_up, drow_weights, pending.dout, w, s);
+  dispatch_backward(ctx, pending.dgate_up, drow_weights, dshared, w, s, partial, pending.dlogits);
   tp_.enter_backward(ctx, dx, partial);
 }
 
@@ -167,6 +187,49 @@ void Moe::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
                                   .accumulate = ctx.accumulate});
   linear_wgrad(ctx, grads.gate, pending.dlogits, s.x);
   if (has_shared_) shared_.backward_weight(ctx, s.shared, pending.shared, grads.shared);
+}
+
+void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
+                   Saved& s, const Grads& grads) const {
+  const int64_t R = s.routing.plan.rows, T = s.x.dim(0), D = w.down.dim(1);
+  const DType dtype = dy_shard.dtype;
+  const ConstTensorView offsets = s.routing.plan.offsets;
+  const Arena::Scope scope(ctx.scratch);
+  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.scratch, dy_shard);
+  const TensorView partial = tp_.partial(ctx, dx);
+  const TensorView dshared =
+      has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
+  const TensorView dlogits =
+      ctx.scratch.take(f32_router_ ? DType::f32 : dtype, {T, experts_}, "drouter logits");
+  const TensorView drow_weights =
+      weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
+  if (has_shared_) shared_.backward(ctx, w.shared, dy, dshared, s.shared, grads.shared);
+
+  const TensorView dgate_up = s.gate_up;
+  {
+    const Arena::Scope down(ctx.scratch);
+    if (recompute_swiglu_) gated_unit(ctx, ctx.scratch, s);
+    const TensorView dout = ctx.scratch.take(dtype, {R, D}, "dexpert out");
+    dispatcher_.combine_backward(ctx, s.routing.plan, dy, dout);
+    ops::grouped_wgrad(ctx.stream, {.out = grads.down,
+                                    .dy = dout,
+                                    .x = s.act,
+                                    .offsets = offsets,
+                                    .accumulate = ctx.accumulate});
+    gated_unit_backward(ctx, dgate_up, drow_weights, dout, w, s);
+  }
+  {
+    const Arena::Scope up(ctx.scratch);
+    if (recompute_dispatch_) dispatch(ctx, ctx.scratch, s);
+    ops::grouped_wgrad(ctx.stream, {.out = grads.gate_up,
+                                    .dy = dgate_up,
+                                    .x = s.rows.x,
+                                    .offsets = offsets,
+                                    .accumulate = ctx.accumulate});
+  }
+  dispatch_backward(ctx, dgate_up, drow_weights, dshared, w, s, partial, dlogits);
+  linear_wgrad(ctx, grads.gate, dlogits, s.x);
+  tp_.enter_backward(ctx, dx, partial);
 }
 
 }  // namespace nereus

@@ -14,6 +14,7 @@
 #include "model/microbatch.h"
 #include "model/mlp.h"
 #include "model/parameters.h"
+#include "model/recompute.h"
 #include "ops/router.h"
 #include "parallel/token_dispatcher.h"
 
@@ -49,7 +50,7 @@ class Moe {
     Mlp::Pending shared;
   };
 
-  Moe(const ModelArgs&, TokenDispatcher&, TpRegion&, bool recompute_swiglu, int64_t layer);
+  Moe(const ModelArgs&, TokenDispatcher&, TpRegion&, const Recompute&, int64_t layer);
   Moe(const Moe&) = delete;  // its parts refer to each other
   Moe& operator=(const Moe&) = delete;
 
@@ -60,9 +61,22 @@ class Moe {
   void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
                       Pending&) const;
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
+  // Both at once: what a wgrad reads is given back right after it, and the gradient of gate_up
+  // takes gate_up's own place. The same bits in less memory.
+  void backward(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
+                const Grads&) const;
 
  private:
-  void gated_unit(Context&, Saved&) const;
+  void dispatch(Context&, Arena&, Saved&) const;
+  void gated_unit(Context&, Arena&, Saved&) const;
+  // The gradients of gate_up and of the rows' weights, from that of the experts' outputs.
+  void gated_unit_backward(Context&, TensorView dgate_up, TensorView drow_weights,
+                           ConstTensorView dout, const Weights&, const Saved&) const;
+  // From the gradient of gate_up (and of the shared experts' input) to dx and the logits'.
+  void dispatch_backward(Context&, ConstTensorView dgate_up, ConstTensorView drow_weights,
+                         ConstTensorView dshared, const Weights&, const Saved&, TensorView dx,
+                         TensorView dlogits) const;
+  ConstTensorView used_rows(const Saved&) const;  // i32 [1]: how many rows there are
 
   TokenDispatcher& dispatcher_;
   IdentityRegion whole_;  // the shared experts' input is gathered and their output summed here
@@ -70,7 +84,7 @@ class Moe {
   Mlp shared_;
   ops::RoutingRule rule_;
   int64_t experts_, top_k_, layer_;
-  bool has_shared_, weigh_input_, f32_router_, recompute_swiglu_;
+  bool has_shared_, weigh_input_, f32_router_, recompute_swiglu_, recompute_dispatch_;
 };
 
 }  // namespace nereus

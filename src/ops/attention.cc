@@ -37,6 +37,14 @@ void check(const AttentionBackward& a) {
   expect_contiguous(op, "delta", a.delta);
 }
 
+int64_t attention_backward_workspace(Stream& stream, const AttentionBackward& a) {
+  if constexpr (kHasCuda) {
+    Stream* const gpu = stream.on_gpu() ? &stream : stream.plans_for();
+    if (gpu != nullptr) return cuda::attention_backward_workspace(*gpu, a);
+  }
+  return 0;
+}
+
 void check(const DocumentBounds& a) {
   const char* op = "document_bounds";
   expect_rank(op, "ids", a.ids, 1);

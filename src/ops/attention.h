@@ -47,7 +47,15 @@ struct AttentionBackward {
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;
   bool unordered = false;
+  TensorView workspace;  // u8 [attention_backward_workspace()], or "no tensor" when that is 0
 };
+
+// Bytes of workspace for these arguments on the stream's device, or on the GPU that a meta stream
+// makes plans for. 0 on a CPU.
+int64_t attention_backward_workspace(Stream&, const AttentionBackward&);
+namespace cuda {
+int64_t attention_backward_workspace(Stream&, const AttentionBackward&);
+}
 
 NEREUS_PLANNED_OP(attention_forward, AttentionForward)
 NEREUS_PLANNED_OP(attention_backward, AttentionBackward)

@@ -89,19 +89,29 @@ class Graphs : public StreamState {
           s.B, s.S, s.H, s.Dqk, s.Dv, built.get_message());
       return nullptr;
     }
-    int64_t bytes = 0;
-    check_fe(graph->get_workspace_size(bytes), "workspace");
-    if (bytes > workspace_.bytes()) {
-      stream.synchronize();  // someone may be working in the old one
-      workspace_ = Buffer();
-      workspace_ = Buffer(device_, bytes, "workspace of cuDNN attention");
-    }
     slot = std::move(graph);
     return slot.get();
   }
 
-  void run(fe::graph::Graph& graph, Variant& tensors) {
-    check_fe(graph.execute(handle_, tensors, workspace_.data()), "attention");
+  static int64_t workspace_bytes(const fe::graph::Graph& graph) {
+    int64_t bytes = 0;
+    check_fe(graph.get_workspace_size(bytes), "workspace");
+    return bytes;
+  }
+
+  // With the caller's workspace, or with one of ours.
+  void run(Stream& stream, fe::graph::Graph& graph, Variant& tensors, const TensorView& workspace) {
+    const int64_t need = workspace_bytes(graph);
+    std::byte* memory = workspace.data;
+    if (need > workspace.bytes()) {
+      if (need > workspace_.bytes()) {
+        stream.synchronize();  // someone may be working in the old one
+        workspace_ = Buffer();
+        workspace_ = Buffer(device_, need, "workspace of cuDNN attention");
+      }
+      memory = workspace_.data();
+    }
+    check_fe(graph.execute(handle_, tensors, memory), "attention");
   }
 
  private:
@@ -208,6 +218,12 @@ void plan(Stream& stream, const AttentionBackward& a) {
   if (cudnn_takes(a)) backward_graph(stream, stream.state<Graphs>(), a);
 }
 
+int64_t attention_backward_workspace(Stream& stream, const AttentionBackward& a) {
+  if (!cudnn_takes(a)) return 0;
+  const fe::graph::Graph* graph = backward_graph(stream, stream.state<Graphs>(), a);
+  return graph == nullptr ? 0 : Graphs::workspace_bytes(*graph);
+}
+
 bool run_cudnn(Stream& stream, const AttentionForward& a) {
   auto& graphs = stream.state<Graphs>();
   fe::graph::Graph* const graph = forward_graph(stream, graphs, a);
@@ -217,7 +233,7 @@ bool run_cudnn(Stream& stream, const AttentionForward& a) {
                   {kV, pointer(a.v, 0)},
                   {kO, pointer(a.o, 0)},
                   {kStats, a.lse.data}};
-  graphs.run(*graph, tensors);
+  graphs.run(stream, *graph, tensors, {});
   return true;
 }
 
@@ -236,7 +252,7 @@ bool run_cudnn(Stream& stream, const AttentionBackward& a) {
                     {kDq, pointer(a.dq, first)},
                     {kDk, pointer(a.dk, first)},
                     {kDv, pointer(a.dv, first)}};
-    graphs.run(*graph, tensors);
+    graphs.run(stream, *graph, tensors, a.workspace);
   }
   return true;
 }

@@ -102,7 +102,9 @@ struct GroupedKernel {
   static void run(Stream& stream, const char* op, const Groups& groups, const GroupedProblem& p,
                   State& state) {
     typename Kernel::TileScheduler::Arguments scheduler{};
-    scheduler.max_swizzle_size = 1;
+    using Order = typename cutlass::gemm::kernel::detail::RasterOrderOptions;
+    scheduler.raster_order = p.along_columns ? Order::AlongN : Order::AlongM;
+    scheduler.max_swizzle_size = p.swizzle;
     typename Gemm::Arguments arguments{
         cutlass::gemm::GemmUniversalMode::kGrouped,
         {static_cast<int>(p.groups), groups.shape, nullptr},

@@ -19,6 +19,10 @@ struct GroupedProblem {
   const int32_t* offsets = nullptr;  // on the device
   int64_t groups = 0, N = 0, K = 0;
   bool accumulate = false;
+  // The order in which the persistent grid goes over an expert's tiles: along its rows or columns
+  // first, in blocks of so many tiles, for the sake of the L2 cache.
+  bool along_columns = false;
+  int swizzle = 1;
 };
 
 // out[r, N] bf16 = a[r, K] b[e]^T, b[e] stored [N, K].

@@ -60,6 +60,13 @@ __global__ void __launch_bounds__(kBlock)
     out[e * size + i] = 0;
 }
 
+// Measured on an H100 at its working temperature with 8,192 rows an expert, 4096 x 7168 and 7168 x
+// 2048: the tiles of a wave should share what is wide.
+void choose_order(GroupedProblem& p, bool columns) {
+  p.along_columns = columns;
+  p.swizzle = 4;
+}
+
 template <class View>
 bool fast(const View& v) {
   return v.dtype == DType::bf16 && v.contiguous() && aligned(v);
@@ -71,13 +78,14 @@ void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
   const int64_t R = a.a.dim(0), K = a.a.dim(1), N = a.out.dim(1), E = a.b.dim(0);
   if (R == 0 || N == 0 || E == 0) return;
   if (fast(a.out) && fast(a.a) && fast(a.b) && K > 0) {
-    const GroupedProblem problem{.a = a.a.data,
-                                 .b = a.b.data,
-                                 .out = a.out.data,
-                                 .offsets = a.offsets.as<int32_t>(),
-                                 .groups = E,
-                                 .N = N,
-                                 .K = K};
+    GroupedProblem problem{.a = a.a.data,
+                           .b = a.b.data,
+                           .out = a.out.data,
+                           .offsets = a.offsets.as<int32_t>(),
+                           .groups = E,
+                           .N = N,
+                           .K = K};
+    choose_order(problem, a.trans_b ? N > K : N < K);
     return a.trans_b ? grouped_forward(stream, problem) : grouped_dgrad(stream, problem);
   }
   const dim3 grid(static_cast<unsigned>(ceil_div(N, kTile)),
@@ -103,14 +111,16 @@ void grouped_wgrad(Stream& stream, const GroupedWgrad& a) {
       zero_empty_kernel<<<grid, kBlock, 0, native(stream)>>>(a.out.as<float>(), a.offsets.as<int>(),
                                                              N * K);
     }
-    return grouped_wgrad(stream, {.a = a.dy.data,
-                                  .b = a.x.data,
-                                  .out = a.out.data,
-                                  .offsets = a.offsets.as<int32_t>(),
-                                  .groups = E,
-                                  .N = N,
-                                  .K = K,
-                                  .accumulate = a.accumulate});
+    GroupedProblem problem{.a = a.dy.data,
+                           .b = a.x.data,
+                           .out = a.out.data,
+                           .offsets = a.offsets.as<int32_t>(),
+                           .groups = E,
+                           .N = N,
+                           .K = K,
+                           .accumulate = a.accumulate};
+    choose_order(problem, N > K);
+    return grouped_wgrad(stream, problem);
   }
   const dim3 grid(static_cast<unsigned>(ceil_div(K, kTile)),
                   static_cast<unsigned>(ceil_div(N, kTile)), static_cast<unsigned>(E));

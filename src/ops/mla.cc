@@ -22,13 +22,13 @@ void check_tables(const char* op, const View& a, int64_t T, int64_t R) {
 
 void check(const MlaAssemble& a) {
   const char* op = "mla_assemble";
-  expect_float(op, "q", a.q);
-  expect_rank(op, "q", a.q, 3);
+  expect_float(op, "k", a.k);
+  expect_rank(op, "k", a.k, 3);
   expect_rank(op, "k_pe", a.k_pe, 2);
-  const int64_t T = a.q.dim(0), H = a.q.dim(1), R = a.k_pe.dim(1), N = a.q.dim(2) - R;
-  expect(op, "k", a.k, a.q.dtype, a.q.shape);
-  expect(op, "k_nope", a.k_nope, a.q.dtype, {T, H, N});
-  expect(op, "k_pe", a.k_pe, a.q.dtype, {T, R});
+  const int64_t T = a.k.dim(0), H = a.k.dim(1), R = a.k_pe.dim(1), N = a.k.dim(2) - R;
+  if (given(a.q)) expect(op, "q", a.q, a.k.dtype, a.k.shape);
+  expect(op, "k_nope", a.k_nope, a.k.dtype, {T, H, N});
+  expect(op, "k_pe", a.k_pe, a.k.dtype, {T, R});
   check_tables(op, a, T, R);
 }
 
@@ -68,8 +68,8 @@ E* head(const View& view, int64_t t, int64_t h) {
 }  // namespace
 
 void mla_assemble(Stream& stream, const MlaAssemble& a) {
-  const int64_t T = a.q.dim(0), H = a.q.dim(1), R = a.k_pe.dim(1), N = a.q.dim(2) - R;
-  visit_float(a.q.dtype, [&]<class E>() {
+  const int64_t T = a.k.dim(0), H = a.k.dim(1), R = a.k_pe.dim(1), N = a.k.dim(2) - R;
+  visit_float(a.k.dtype, [&]<class E>() {
     stream.parallel_for((T + kTokens - 1) / kTokens, [&](int64_t task, Scratch scratch) {
       E* k_pe = reinterpret_cast<E*>(scratch.data());
       for (int64_t t = task * kTokens; t < std::min(T, (task + 1) * kTokens); ++t) {
@@ -78,8 +78,10 @@ void mla_assemble(Stream& stream, const MlaAssemble& a) {
         const float* sin = a.sin.as<float>() + p * R / 2;
         rotate(k_pe, a.k_pe.as<E>() + t * a.k_pe.row_stride(), cos, sin, R / 2, 1);
         for (int64_t h = 0; h < H; ++h) {
-          E* q = head<E>(a.q, t, h) + N;
-          rotate(q, q, cos, sin, R / 2, 1);
+          if (given(a.q)) {
+            E* q = head<E>(a.q, t, h) + N;
+            rotate(q, q, cos, sin, R / 2, 1);
+          }
           E* k = head<E>(a.k, t, h);
           std::copy_n(head<const E>(a.k_nope, t, h), N, k);
           std::copy_n(k_pe, R, k + N);

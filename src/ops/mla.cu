@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) assemble_kernel(Assemble<E> a) {
   }
   __syncthreads();
   const int steps = half / kPairs;  // of a head's rotary part
-  for (int i = threadIdx.x; i < a.H * steps; i += kThreads)
+  for (int i = threadIdx.x; i < a.H * steps && a.q.data != nullptr; i += kThreads)
     turn_pairs<E, kPairs>(a.q.at(t, i / steps) + a.N, cos, sin, i % steps * kPairs, 1);
   const int width = (a.N + a.R) / W, nope = a.N / W;
   for (int i = threadIdx.x; i < a.H * width; i += kThreads) {
@@ -154,15 +154,15 @@ __global__ void __launch_bounds__(kThreads) assemble_backward_kernel(AssembleBac
 }  // namespace
 
 void mla_assemble(Stream& stream, const MlaAssemble& a) {
-  const int64_t T = a.q.dim(0), R = a.k_pe.dim(1);
+  const int64_t T = a.k.dim(0), R = a.k_pe.dim(1);
   if (T == 0) return;
   const bool packs =
-      aligned(a.q) && aligned(a.k) && aligned(a.k_nope) && R * size_of(a.q.dtype) % 16 == 0;
-  visit_width(packs, a.q.dtype, [&]<class E, int W>() {
+      aligned(a.q) && aligned(a.k) && aligned(a.k_nope) && R * size_of(a.k.dtype) % 16 == 0;
+  visit_width(packs, a.k.dtype, [&]<class E, int W>() {
     assemble_kernel<E, W><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
         {heads_of<E>(a.q), heads_of<E>(a.k), heads_of<E>(a.k_nope), a.k_pe.as<E>(),
          a.k_pe.row_stride(), a.cos.as<float>(), a.sin.as<float>(), a.positions.as<int>(),
-         static_cast<int>(a.q.dim(1)), static_cast<int>(a.q.dim(2) - R), static_cast<int>(R)});
+         static_cast<int>(a.k.dim(1)), static_cast<int>(a.k.dim(2) - R), static_cast<int>(R)});
   });
   check_launch("mla_assemble");
 }

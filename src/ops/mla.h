@@ -20,7 +20,7 @@
 namespace nereus::ops {
 
 struct MlaAssemble {
-  TensorView q;               // [T, H, N + R], in place
+  TensorView q;               // [T, H, N + R], in place; optional
   TensorView k;               // [T, H, N + R]
   ConstTensorView k_nope;     // [T, H, N], strided: part of kv's rows
   ConstTensorView k_pe;       // [T, R], strided

@@ -10,7 +10,11 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kBlocks = 1024;  // parts of a norm, whatever its length and the device
 
-// A thread's squares are summed in f32 over 32 numbers, then in f64.
+__device__ double squares(const float4& v) {
+  const double x = v.x, y = v.y, z = v.z, w = v.w;
+  return (x * x + y * y) + (z * z + w * w);
+}
+
 __global__ void __launch_bounds__(kThreads)
     squares_kernel(double* parts, const float* x, int64_t n) {
   const int64_t packs = n / 4, step = int64_t{kBlocks} * kThreads;
@@ -20,16 +24,10 @@ __global__ void __launch_bounds__(kThreads)
     float4 v[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) v[j] = __ldcs(reinterpret_cast<const float4*>(x) + i + j * step);
-    float part = 0;
 #pragma unroll
-    for (int j = 0; j < 8; ++j)
-      part += v[j].x * v[j].x + v[j].y * v[j].y + v[j].z * v[j].z + v[j].w * v[j].w;
-    sum += static_cast<double>(part);
+    for (int j = 0; j < 8; ++j) sum += squares(v[j]);
   }
-  for (; i < packs; i += step) {
-    const float4 v = reinterpret_cast<const float4*>(x)[i];
-    sum += static_cast<double>(v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w);
-  }
+  for (; i < packs; i += step) sum += squares(reinterpret_cast<const float4*>(x)[i]);
   if (blockIdx.x == 0)
     for (int64_t k = packs * 4 + threadIdx.x; k < n; k += kThreads)
       sum += static_cast<double>(x[k]) * static_cast<double>(x[k]);

@@ -18,7 +18,8 @@ TensorView token_row(const Buffer& buffer, int64_t tokens, int64_t row) {
 
 Executor::Memory Executor::measure(Stream& target, const Stage& stage, const Options& options) {
   Stream stream = Stream::meta_for(target);
-  Arena saved_input("saved for dgrad"), saved_weight("saved for wgrad"), scratch("scratch");
+  Arena kept("activations"), scratch("scratch");
+  kept.share(scratch);
   Stage::Saved saved(stage);
   const TensorView tokens(nullptr, DType::i32, {options.rows * options.sequence});
   const TensorView loss(nullptr, DType::f32, {1});
@@ -30,31 +31,23 @@ Executor::Memory Executor::measure(Stream& target, const Stage& stage, const Opt
                       .mask = options.mask,
                       .loss_scale = 1,
                       .training = options.backward};
-  Context ctx{stream, saved_input, saved_weight, scratch};
+  Context ctx{stream, kept, kept, scratch};
   stage.forward(ctx, mb, {}, loss, saved);
   if (options.backward) stage.backward(ctx, mb, {}, saved);
 
-  Memory memory{.saved_input = options.in_flight * saved_input.peak_bytes(),
-                .saved_weight = options.in_flight * saved_weight.peak_bytes(),
-                .scratch = scratch.peak_bytes(),
-                .largest = {}};
-  for (const Arena* arena : {&saved_input, &saved_weight, &scratch})
-    for (const Arena::Entry& e : arena->peak_entries()) memory.largest.push_back(e);
-  std::stable_sort(memory.largest.begin(), memory.largest.end(),
-                   [](const Arena::Entry& a, const Arena::Entry& b) { return a.bytes > b.bytes; });
-  return memory;
+  return {.saved = kept.peak_bytes(),
+          .scratch = scratch.peak_bytes(),
+          .total = kept.shared_peak_bytes() + (options.in_flight - 1) * kept.peak_bytes(),
+          .largest = kept.peak_entries()};
 }
 
-Executor::Slot::Slot(Device device, const Stage& stage, const Options& options, const Memory& each)
-    : input_buffer(device, each.saved_input, "activations saved for dgrad"),
-      weight_buffer(device, each.saved_weight, "activations saved for wgrad"),
-      token_buffer(device, 4 * 4 * options.rows * options.sequence, "token ids"),
+Executor::Slot::Slot(Device device, const Stage& stage, const Options& options, Arena memory)
+    : token_buffer(device, 4 * 4 * options.rows * options.sequence, "token ids"),
       staging(device,
               device.kind == Device::Kind::cuda ? 2 * 4 * options.rows * options.sequence : 0,
               "token ids on their way to the GPU", Buffer::Kind::pinned),
       staged(device),
-      saved_input(input_buffer.arena("saved for dgrad")),
-      saved_weight(weight_buffer.arena("saved for wgrad")),
+      arena(std::move(memory)),
       saved(stage) {
   const int64_t T = options.rows * options.sequence;
   ids = token_row(token_buffer, T, 0);
@@ -70,14 +63,20 @@ Executor::Executor(Stream& stream, const Stage& stage, ParameterStore& store,
       store_(store),
       options_(options),
       memory_(measure(stream, stage, options)),
-      scratch_buffer_(stream.device(), memory_.scratch, "activations (scratch)"),
-      scratch_(scratch_buffer_.arena("scratch")) {
-  Memory each = memory_;
-  each.saved_input /= options.in_flight;
-  each.saved_weight /= options.in_flight;
-  for (int i = 0; i < options.in_flight; ++i)
-    slots_.push_back(std::make_unique<Slot>(stream.device(), stage, options, each));
+      buffer_(stream.device(), memory_.total, "activations"),
+      scratch_(part(0, memory_.total - (options.in_flight - 1) * memory_.saved, "scratch")) {
+  const int64_t first = scratch_.capacity_bytes();
+  for (int i = 0; i < options.in_flight; ++i) {
+    Arena arena = i == 0 ? part(0, first, "activations")
+                         : part(first + (i - 1) * memory_.saved, memory_.saved, "activations");
+    slots_.push_back(std::make_unique<Slot>(stream.device(), stage, options, std::move(arena)));
+  }
+  slots_.front()->arena.share(scratch_);
   in_flight_.resize(slots_.size());
+}
+
+Arena Executor::part(int64_t offset, int64_t bytes, const char* name) const {
+  return buffer_.data() == nullptr ? Arena(name) : Arena(name, buffer_.data() + offset, bytes);
 }
 
 Microbatch Executor::load(Slot& slot, const HostMicrobatch& host, float loss_scale, bool training) {
@@ -122,7 +121,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
     const auto m = static_cast<size_t>(action.microbatch);
     Slot& s = slot(action.microbatch);
     Microbatch& mb = in_flight_[m % slots_.size()];
-    Context ctx{stream_, s.saved_input, s.saved_weight, scratch_, accumulate, observer_};
+    Context ctx{stream_, s.arena, s.arena, scratch_, accumulate, observer_};
     switch (action.kind) {
       case Action::Kind::gather:
         store_.gather(stream_, action.stage);
@@ -135,8 +134,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
       case Action::Kind::backward: {
         const Arena::Scope scope(scratch_);
         stage_.backward(ctx, mb, {}, s.saved);
-        s.saved_input.release(0);
-        s.saved_weight.release(0);
+        s.arena.release(0);
         accumulate = true;
         break;
       }
@@ -154,10 +152,9 @@ void Executor::evaluate(const HostMicrobatch& host, float loss_scale, TensorView
                         Observer* observer) {
   Slot& s = *slots_.front();
   const Microbatch mb = load(s, host, loss_scale, false);
-  Context ctx{stream_, s.saved_input, s.saved_weight, scratch_, false, observer};
+  Context ctx{stream_, s.arena, s.arena, scratch_, false, observer};
   stage_.forward(ctx, mb, {}, loss, s.saved);
-  s.saved_input.release(0);
-  s.saved_weight.release(0);
+  s.arena.release(0);
 }
 
 }  // namespace nereus

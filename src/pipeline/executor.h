@@ -32,9 +32,10 @@ class Executor {
 
   // What activations take on this rank, for the memory table and the error that refuses a run.
   struct Memory {
-    int64_t saved_input = 0, saved_weight = 0, scratch = 0;  // bytes, all microbatches in flight
-    std::vector<Arena::Entry> largest;  // by name at the three high-water marks
-    int64_t total() const { return saved_input + saved_weight + scratch; }
+    int64_t saved = 0;                  // bytes kept for the backward pass at most, a microbatch
+    int64_t scratch = 0;                // bytes of scratch at most
+    int64_t total = 0;                  // of all microbatches in flight and the scratch
+    std::vector<Arena::Entry> largest;  // by name, when they are the most together
   };
   static Memory measure(Stream& target, const Stage&, const Options&);
 
@@ -53,15 +54,16 @@ class Executor {
 
  private:
   struct Slot {
-    Slot(Device, const Stage&, const Options&, const Memory& each);
-    Buffer input_buffer, weight_buffer, token_buffer;
+    Slot(Device, const Stage&, const Options&, Arena saved);
+    Buffer token_buffer;
     Buffer staging;  // pinned: ids and labels on their way to a GPU
     Event staged;    // the staging memory has been read
-    Arena saved_input, saved_weight;
+    Arena arena;     // a backward pass is dgrad and wgrad at once: one arena serves both
     Stage::Saved saved;
     TensorView ids, labels, positions, first_key;  // i32 [T]
   };
 
+  Arena part(int64_t offset, int64_t bytes, const char* name) const;  // of buffer_
   Microbatch load(Slot&, const HostMicrobatch&, float loss_scale, bool training);
   Slot& slot(int microbatch) { return *slots_[static_cast<size_t>(microbatch) % slots_.size()]; }
 
@@ -70,7 +72,7 @@ class Executor {
   ParameterStore& store_;
   Options options_;
   Memory memory_;
-  Buffer scratch_buffer_;
+  Buffer buffer_;  // scratch and the first microbatch in one block, then the other microbatches
   Arena scratch_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<Microbatch> in_flight_;  // by slot

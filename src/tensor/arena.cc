@@ -40,21 +40,44 @@ Arena::Arena(std::string name, std::byte* base, int64_t bytes)
 
 TensorView Arena::take(DType dtype, const Shape& shape, const char* what) {
   const int64_t bytes = (shape.count() * size_of(dtype) + kAlignment - 1) / kAlignment * kAlignment;
-  if (!measuring() && used_ + bytes > capacity_) {
+  const int64_t taken = used_ + (other_ != nullptr ? other_->used_ : 0);
+  if (!measuring() && taken + bytes > capacity_) {
     std::string holders;
-    for (const Entry& e : sum_by_name(entries_))
+    for (const Entry& e : sum_by_name(all_entries()))
       holders += fmt::format("\n    {:>12} bytes  {}", e.bytes, e.what);
     NEREUS_FAIL(kContract, "arena {}: {} {} {} needs {} bytes, but {} of {} are taken by{}", name_,
-                what, dtype, shape, bytes, used_, capacity_, holders);
+                what, dtype, shape, bytes, taken, capacity_, holders);
   }
-  const TensorView view(measuring() ? nullptr : base_ + used_, dtype, shape);
+  std::byte* data = nullptr;
+  if (!measuring()) data = from_end_ ? base_ + capacity_ - used_ - bytes : base_ + used_;
   used_ += bytes;
   entries_.push_back({what, bytes});
-  if (used_ > peak_) {
-    peak_ = used_;
-    if (measuring()) peak_entries_ = entries_;
+  peak_ = std::max(peak_, used_);
+  if (taken + bytes > shared_peak_) {
+    shared_peak_ = taken + bytes;
+    if (other_ != nullptr) other_->shared_peak_ = shared_peak_;
+    if (measuring()) peak_entries_ = all_entries();
+    if (measuring() && other_ != nullptr) other_->peak_entries_ = peak_entries_;
   }
-  return view;
+  return TensorView(data, dtype, shape);
+}
+
+void Arena::share(Arena& other) {
+  NEREUS_CHECK(kContract,
+               base_ == other.base_ && capacity_ == other.capacity_ && used_ == 0 &&
+                   other.used_ == 0 && other_ == nullptr && other.other_ == nullptr,
+               "arenas {} and {} cannot share a block", name_, other.name_);
+  // Ends stay aligned: what is taken from the end is a multiple of the alignment.
+  if (!measuring()) capacity_ = other.capacity_ = capacity_ / kAlignment * kAlignment;
+  other_ = &other;
+  other.other_ = this;
+  other.from_end_ = true;
+}
+
+std::vector<Arena::Entry> Arena::all_entries() const {
+  std::vector<Entry> all = entries_;
+  if (other_ != nullptr) all.insert(all.end(), other_->entries_.begin(), other_->entries_.end());
+  return all;
 }
 
 void Arena::release(Mark mark) {

@@ -32,6 +32,13 @@ class Arena {
   // measured before the first step, so that exhaustion is a bug, not a setting.
   TensorView take(DType, const Shape&, const char* what);
 
+  // Two arenas over one block: `this` grows from its start, `other` from its end, and it is their
+  // sum that must fit. Both are over the same block, or both measuring; neither may move
+  // afterwards.
+  void share(Arena& other);
+  // The highest sum of what the two arenas held; of this one alone when it shares nothing.
+  int64_t shared_peak_bytes() const { return shared_peak_; }
+
   // A place to return to: everything taken after mark() is given back by release().
   using Mark = size_t;
   Mark mark() const { return entries_.size(); }
@@ -55,15 +62,21 @@ class Arena {
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
   int64_t capacity_bytes() const { return capacity_; }
-  // Who held what at the high-water mark, summed by name, largest first. Measuring arenas only.
+  // Who held what at the high-water mark, summed by name, largest first; of both when two share a
+  // block. Measuring arenas only.
   std::vector<Entry> peak_entries() const;
 
  private:
+  std::vector<Entry> all_entries() const;
+
   std::string name_;
   std::byte* base_ = nullptr;
   int64_t capacity_ = 0;
   int64_t used_ = 0;
   int64_t peak_ = 0;
+  int64_t shared_peak_ = 0;
+  Arena* other_ = nullptr;  // that shares the block
+  bool from_end_ = false;
   std::vector<Entry> entries_;       // live, in order
   std::vector<Entry> peak_entries_;  // the copy made at the high-water mark, measuring only
 };

@@ -87,9 +87,7 @@ std::string dry_run(const JobConfig& config, int64_t world) {
     row("parameters gathered", 2 * *std::max_element(buckets.begin(), buckets.end()),
         "two of the largest block");
   }
-  row("activations saved for dgrad", static_cast<double>(a.saved_input));
-  row("activations saved for wgrad", static_cast<double>(a.saved_weight));
-  row("activations (scratch)", static_cast<double>(a.scratch));
+  row("activations", static_cast<double>(a.total));
   row("tables, expert load and bias", static_cast<double>(engine.table_bytes()));
   const std::string& dataset = config.training.dataset;
   const bool text = dataset != "tokens" && dataset != "random";
@@ -99,7 +97,7 @@ std::string dry_run(const JobConfig& config, int64_t world) {
   row("program, BLAS, threads (fixed)", kProgramBytes + threads * kThreadBytes, "measured");
   if (text) row("tokenizer and reader (fixed)", kTokenizerBytes, "measured");
   out += fmt::format("  {:<34} {}\n", "total", bytes(total));
-  out += "Largest activations, by name\n";
+  out += "Activations when they are the most, by name\n";
   for (size_t i = 0; i < std::min<size_t>(8, a.largest.size()); ++i)
     out += fmt::format("  {:<34} {}\n", a.largest[i].what,
                        bytes(static_cast<double>(a.largest[i].bytes)));

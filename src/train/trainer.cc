@@ -84,7 +84,14 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
     if (ac.mode == "full") {
       out[i] = Recompute::full();
     } else if (ac.selective_ac_option == "op") {
-      out[i] = Recompute::selective();
+      const auto named = [&](const char* what) {
+        return std::find(ac.recompute.begin(), ac.recompute.end(), what) != ac.recompute.end();
+      };
+      out[i] = {.norms = named("norms"),
+                .mla_up = named("mla_up"),
+                .assembly = named("assembly"),
+                .swiglu = named("swiglu"),
+                .dispatch = named("dispatch")};
     } else {
       // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
       const size_t every = std::stoul(ac.selective_ac_option);
