@@ -1,7 +1,7 @@
 # Finds what the distribution provides. Everything missing is collected and named at once, with the
 # package to install; at the end a table says what was found.
 #
-# Defines: nereus_blas, nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, and for tests
+# Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, and for tests
 # nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
 
 set(dependency_table "")
@@ -25,8 +25,7 @@ endfunction()
 
 # A library by one header and one name, for those that bring no CMake configuration of their own.
 function(find_plain_library target header library definition)
-  find_path(${target}_INCLUDE_DIR ${header}
-            PATH_SUFFIXES ${library}-pthread ${CMAKE_LIBRARY_ARCHITECTURE}/${library}-pthread ${library})
+  find_path(${target}_INCLUDE_DIR ${header})
   find_library(${target}_LIBRARY ${library})
   mark_as_advanced(${target}_INCLUDE_DIR ${target}_LIBRARY)
   add_library(${target} INTERFACE)
@@ -52,11 +51,6 @@ endif()
 dependency_row(compiler TRUE "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}" "")
 
 find_package(Threads REQUIRED)
-
-# Not through OpenBLAS's own CMake configuration: some distributions' names a library that is not
-# there. The folder that holds openblas_config.h also holds OpenBLAS's own cblas.h.
-find_plain_library(nereus_blas openblas_config.h openblas "")
-dependency_row(OpenBLAS ${nereus_blas_FOUND} "${nereus_blas_LIBRARY}" libopenblas-dev)
 
 find_plain_library(nereus_zlib zlib.h z "")
 dependency_row(zlib ${nereus_zlib_FOUND} "${nereus_zlib_LIBRARY}" zlib1g-dev)

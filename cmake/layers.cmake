@@ -45,7 +45,7 @@ function(nereus_layer name)
     # An op's arguments are named one by one, and optional ones are left out.
     target_compile_options(${name}_test PRIVATE -Wno-missing-field-initializers)
     add_test(NAME ${name} COMMAND ${name}_test)
-    set_tests_properties(${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
-      "NEREUS_SOURCE_DIR=${CMAKE_SOURCE_DIR};TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/scripts/tsan.supp")
+    set_tests_properties(${name} PROPERTIES TIMEOUT 900
+      ENVIRONMENT "NEREUS_SOURCE_DIR=${CMAKE_SOURCE_DIR}")
   endif()
 endfunction()

@@ -14,7 +14,6 @@ build_packages=(
   "make command:make"
   "cmake command:cmake"
   "ninja-build command:ninja"
-  "libopenblas-dev header:openblas_config.h"
   "zlib1g-dev header:zlib.h"
   "libisal-dev header:isa-l/igzip_lib.h"
   "libpcre2-dev header:pcre2.h"
@@ -35,8 +34,7 @@ is_there() {
   case $kind in
     command) command -v "$name" >/dev/null ;;
     header)
-      for folder in /usr/include /usr/include/*-linux-gnu /usr/include/*-linux-gnu/openblas-* \
-        /usr/local/include; do
+      for folder in /usr/include /usr/include/*-linux-gnu /usr/local/include; do
         [[ -e $folder/$name ]] && return 0
       done
       return 1

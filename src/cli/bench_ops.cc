@@ -28,7 +28,8 @@ struct Options {
   bool quick = false;
 };
 
-// OpenBLAS for comparison, where the machine has it: the program itself does not need it.
+// OpenBLAS for comparison, where the machine has it (package libopenblas0-pthread): the program
+// itself does not need it.
 class OpenBlas {
  public:
   OpenBlas() {

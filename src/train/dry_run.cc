@@ -14,10 +14,10 @@ namespace {
 
 constexpr double kMiB = 1 << 20, kGiB = 1 << 30;
 
-// Measured on Debian 12 with OpenBLAS 0.3.21 (docs/performance.md): code, heaps, BLAS's packing
-// buffers of the compute threads, and the reader's and tokenizer's tables.
+// Measured on Debian 12 (docs/performance.md): code and heaps, the compute threads, and the
+// reader's and tokenizer's tables.
 constexpr double kProgramBytes = 14 * kMiB;
-constexpr double kThreadBytes = 6 * kMiB;  // a compute thread: BLAS's packing, the task's scratch
+constexpr double kThreadBytes = 6 * kMiB;      // a compute thread: its tasks' scratch
 constexpr double kTokenizerBytes = 22 * kMiB;  // tables, remembered pieces, text on its way
 
 std::string bytes(double b) {
@@ -94,7 +94,7 @@ std::string dry_run(const JobConfig& config, int64_t world) {
   const auto threads = static_cast<double>(
       config.cpu.threads > 0 ? config.cpu.threads
                              : std::max<int64_t>(1, std::thread::hardware_concurrency()));
-  row("program, BLAS, threads (fixed)", kProgramBytes + threads * kThreadBytes, "measured");
+  row("program, threads (fixed)", kProgramBytes + threads * kThreadBytes, "measured");
   if (text) row("tokenizer and reader (fixed)", kTokenizerBytes, "measured");
   out += fmt::format("  {:<34} {}\n", "total", bytes(total));
   out += "Activations when they are the most, by name\n";
