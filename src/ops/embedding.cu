@@ -28,26 +28,37 @@ __global__ void __launch_bounds__(kThreads) none_kernel(int* first, int64_t V, i
   if (v < V) first[v] = T;
 }
 
-// next[t]: the next token with t's id, or -1. Blocks go over the ids together, a tile at a time.
-__global__ void __launch_bounds__(kThreads) next_kernel(int* next, const int* ids, int64_t T) {
+// next[t]: the next token with t's id, or -1. The threads of a block go over the ids together, a
+// tile at a time; few to a block, so that all multiprocessors have some.
+constexpr int kSearchers = 128;
+__global__ void __launch_bounds__(kSearchers) next_kernel(int* next, const int* ids, int64_t T) {
   constexpr int kTile = 2048;
-  __shared__ int tile[kTile];
-  const int64_t t = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  __shared__ alignas(16) int tile[kTile];
+  const int64_t t = int64_t{blockIdx.x} * kSearchers + threadIdx.x;
   const int id = t < T ? ids[t] : -1;
   int found = -1;
-  for (int64_t begin = int64_t{blockIdx.x} * kThreads; begin < T; begin += kTile) {
+  for (int64_t begin = int64_t{blockIdx.x} * kSearchers; begin < T; begin += kTile) {
     __syncthreads();
-    for (int i = threadIdx.x; i < kTile; i += kThreads)
+    for (int i = threadIdx.x; i < kTile; i += kSearchers)
       tile[i] = begin + i < T ? ids[begin + i] : -2;
     __syncthreads();
     if (found < 0 && id >= 0) {
-      const int from = begin > t ? 0 : static_cast<int>(t + 1 - begin);
-      for (int i = from; i < kTile; ++i) {
-        if (tile[i] == id) {
-          found = static_cast<int>(begin + i);
-          break;
-        }
+      int i = begin > t ? 0 : static_cast<int>(t + 1 - begin);
+      for (; i % 16 != 0 && i < kTile && tile[i] != id; ++i) {
       }
+      // Sixteen at a time until one of them is it.
+      while (i % 16 == 0 && i < kTile) {
+        const int4* four = reinterpret_cast<const int4*>(tile + i);
+        bool here = false;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          here |= four[j].x == id || four[j].y == id || four[j].z == id || four[j].w == id;
+        if (here) break;
+        i += 16;
+      }
+      for (; i < kTile && tile[i] != id; ++i) {
+      }
+      if (i < kTile) found = static_cast<int>(begin + i);
     }
     if (__syncthreads_and(found >= 0 || id < 0)) break;
   }
@@ -105,7 +116,8 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
     const int* ids = a.ids.as<int>();
     none_kernel<<<grid(V), kThreads, 0, native(stream)>>>(first, V, static_cast<int>(T));
     first_kernel<<<grid(T), kThreads, 0, native(stream)>>>(first, ids, T);
-    next_kernel<<<grid(T), kThreads, 0, native(stream)>>>(next, ids, T);
+    next_kernel<<<static_cast<unsigned>(ceil_div(T, kSearchers)), kSearchers, 0, native(stream)>>>(
+        next, ids, T);
     visit_width(aligned(a.dy) && D % 8 == 0, a.dy.dtype, [&]<class E, int N>() {
       const dim3 blocks(static_cast<unsigned>(T), grid(ceil_div(D, N)));
       backward_kernel<E, N><<<blocks, kThreads, 0, native(stream)>>>(

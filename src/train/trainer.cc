@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -258,6 +259,23 @@ double Trainer::validate(int64_t step) {
   return loss;
 }
 
+// Of the last step: recording slows a step a little. Not of the first ones, which warm up.
+bool Trainer::account_for(int64_t step) {
+  constexpr int64_t kWarm = 5;
+  return stream_.on_gpu() && step == config_.training.steps && step > kWarm &&
+         recorder_.start(stream_);
+}
+
+void Trainer::say_account(double seconds) {
+  const KernelTimes times = recorder_.stop(stream_);
+  const double tokens = static_cast<double>(accumulation_ * config_.training.local_batch_size *
+                                            config_.training.seq_len);
+  const double flops =
+      tokens * static_cast<double>(flops_per_token(args_, config_.training.seq_len).causal);
+  log::info("{}", speed_of_light(times, seconds, flops, peak_flops(stream_)));
+  std::ofstream(config_.job.dump_folder + "/kernels.csv") << kernel_table(times);
+}
+
 int Trainer::run() {
   const auto& t = config_.training;
   const auto& v = config_.validation;
@@ -268,7 +286,10 @@ int Trainer::run() {
   int64_t step = 0;
   while (step < t.steps && StopSignal::received() == 0) {
     ++step;
+    const bool account = account_for(step);
+    const auto begin = Clock::now();
     const Optimizer::Result result = train_step(step, interval);
+    if (account) say_account(seconds_since(begin));
     if (step == 1 || step % config_.metrics.log_freq == 0) log_step(step, result, interval);
     if (v.enable && (step % v.freq == 0 || step == t.steps)) last_validation_ = validate(step);
   }

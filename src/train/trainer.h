@@ -8,6 +8,7 @@
 
 #include "config/job_config.h"
 #include "data/loader.h"
+#include "observe/kernel_times.h"
 #include "observe/metrics.h"
 #include "train/engine.h"
 #include "train/lr_schedule.h"
@@ -35,6 +36,8 @@ class Trainer {
   void fail_nonfinite(int64_t step, const Optimizer::Result&);
   void log_step(int64_t step, const Optimizer::Result&, Interval&);
   double validate(int64_t step);
+  bool account_for(int64_t step);  // records the kernels of this step, the last one
+  void say_account(double seconds);
   void save_last(int64_t step);
   void say_goodbye(int64_t step, int signal) const;
 
@@ -50,6 +53,7 @@ class Trainer {
   std::vector<Action> schedule_;
   std::vector<HostMicrobatch> microbatches_;  // of the current step
   double flops_per_token_ = 0;
+  KernelRecorder recorder_;
   int64_t tokens_seen_ = 0;
   double first_validation_ = 0, last_validation_ = 0;
 };
