@@ -26,7 +26,8 @@ Stream::Stream(Device device, ThreadPool* pool) : device_(device), pool_(pool) {
                "`make PRESET=cuda` (docs/operations.md), or train on the CPU with "
                "--device.kind=cpu.");
   NEREUS_GPU(native_ = cuda::make_stream(device.index);
-             processors_ = cuda::properties(device.index).processors;)
+             processors_ = cuda::properties(device.index).processors;
+             free_at_start_ = cuda::memory_info(device.index).free;)
 }
 Stream::~Stream() {
   states_.clear();

@@ -72,6 +72,9 @@ class Stream {
   int processors() const { return processors_; }    // GPU only: multiprocessors
   Stream* plans_for() const { return plans_for_; }  // meta only: whose plans are made, or null
 
+  // GPU only: bytes of the device's memory that were free when the stream was made.
+  int64_t free_at_start() const { return free_at_start_; }
+
   // The stream's one T, made as T(stream) when first asked for: at start-up, when a library's plans
   // are made, so that a step finds everything there.
   template <class T>
@@ -98,6 +101,7 @@ class Stream {
   ThreadPool* pool_;
   void* native_ = nullptr;
   int processors_ = 0;
+  int64_t free_at_start_ = 0;
   Stream* plans_for_ = nullptr;
   std::vector<std::pair<const void*, std::unique_ptr<StreamState>>> states_;
 };

@@ -7,8 +7,19 @@
 #include <thread>
 #include <vector>
 
+#include "test/test_tensor.h"
+
 namespace nereus {
 namespace {
+
+// Tests of ops and training run on every device that there is; this says whether a GPU was among
+// them.
+TEST(Device, AGpuIsAmongTheTestedDevices) {
+  if (!kHasCuda) GTEST_SKIP() << "this build has no GPU code (make PRESET=cuda)";
+  if (test::devices().size() < 2) GTEST_SKIP() << "there is no GPU here, or no driver for it";
+  Stream stream(test::devices()[1]);
+  EXPECT_GT(stream.processors(), 0);
+}
 
 TEST(ThreadPool, RunsEveryTaskOnceWhateverTheNumberOfThreadsAndCallers) {
   for (const int threads : {1, 2, 5}) {

@@ -62,12 +62,12 @@ Device choose_device(const std::string& kind, int local_rank) {
 }
 
 // A GPU's memory is taken before the first step and kept: what is in use is the peak. The driver's
-// own part is in it.
+// own part, which was taken before, is not in it.
 MemoryUse memory_use([[maybe_unused]] const Stream& stream) {
 #ifdef NEREUS_CUDA
   if (stream.on_gpu()) {
     const cuda::MemoryInfo memory = cuda::memory_info(stream.device().index);
-    const auto used = static_cast<double>(memory.total - memory.free);
+    const auto used = static_cast<double>(stream.free_at_start() - memory.free);
     return {.peak_gib = used / (1 << 30),
             .peak_percent = 100 * used / static_cast<double>(memory.total)};
   }

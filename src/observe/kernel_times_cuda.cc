@@ -100,7 +100,7 @@ std::string readable(const std::string& mangled) {
 double& kind_of(KernelTimes& t, const std::string& name) {
   const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
   if (name == "copy" || name == "fill") return t.copies;
-  if (has("sdpa") || has("fmha") || has("flash")) return t.attention;
+  if (has("sdpa") || has("cudnn") || has("flash")) return t.attention;
   if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return t.products;
   return t.memory_bound;
 }

@@ -27,7 +27,7 @@ void visit_plan(bool wide, DType dtype, int64_t D, F&& f) {
     } else if (packs <= 512) {
       f.template operator()<E, RowPlan<256, 2, N>>();
     } else {
-      f.template operator()<E, RowPlan<256, 4, N>>();
+      f.template operator()<E, RowPlan<512, 2, N>>();
     }
   });
 }
