@@ -18,6 +18,7 @@
 #include "ops/grouped_matmul.h"
 #include "ops/init.h"
 #include "ops/matmul.h"
+#include "ops/matmul_general.h"
 #include "ops/mla.h"
 #include "ops/optimizer.h"
 #include "ops/permute.h"
@@ -90,6 +91,15 @@ class Bench {
     return out;
   }
 
+  // Seconds of one of `count` calls in a row.
+  double time(int count, const std::function<void()>& op) {
+    cuda::record_event(begin_, stream_.native());
+    for (int i = 0; i < count; ++i) op();
+    cuda::record_event(end_, stream_.native());
+    cuda::synchronize_event(end_);
+    return static_cast<double>(cuda::milliseconds_between(begin_, end_)) / 1e3 / count;
+  }
+
   // The median of `repeats` runs, each timed by itself.
   void run(const std::string& name, double flops, double bytes, const std::function<void()>& op) {
     for (int i = 0; i < 3; ++i) op();
@@ -140,6 +150,58 @@ void dense(Bench& bench, const char* what, int64_t M, int64_t N, int64_t inner) 
   bench.run(name + " wgrad, accumulating", flops, 0, [&] {
     ops::matmul(s, {.out = dw, .a = dy, .b = again, .trans_a = true, .accumulate = true});
   });
+  bench.clear();
+}
+
+// The slice's dense products: what, rows, outputs, inputs.
+template <class Visit>
+void for_dense_shapes(Visit&& f) {
+  f("latents", T, kLatent, D);
+  f("q up", T, H * kHead, kQ);
+  f("kv up", T, H * (kNope + kValue), kKv);
+  f("attention out", T, D, H * kValue);
+  f("dense gate_up", T, 2 * kInter, D);
+  f("dense down", T, D, kInter);
+  f("shared gate_up", T, 2 * F, D);
+  f("shared down", T, D, F);
+  f("router", T, E, D);
+  f("head", 4096, V, D);
+}
+
+// Times the algorithms that cuBLASLt proposes, by turns, so that all have the device equally warm.
+void tune(Bench& bench, int64_t M, int64_t N, int64_t inner) {
+  Stream& s = bench.stream();
+  const TensorView x = bench.random(DType::bf16, {M, inner}), y = bench.random(DType::bf16, {M, N}),
+                   w = bench.random(DType::bf16, {N, inner}, 0.02f),
+                   dw = bench.tensor(DType::f32, {N, inner}),
+                   out = bench.tensor(DType::bf16, {M, std::max(N, inner)});
+  const ops::Matmul passes[] = {
+      {.out = TensorView(out.data, DType::bf16, {M, N}), .a = x, .b = w, .trans_b = true},
+      {.out = TensorView(out.data, DType::bf16, {M, inner}), .a = y, .b = w},
+      {.out = dw, .a = y, .b = x, .trans_a = true},
+      {.out = dw, .a = y, .b = x, .trans_a = true, .accumulate = true}};
+  for (const ops::Matmul& pass : passes) {
+    const size_t count = ops::cuda::matmul_algorithms(s, pass);
+    std::vector<std::vector<double>> seconds(count);
+    constexpr int kRounds = 7;
+    for (int round = 0; round < kRounds; ++round) {
+      for (size_t i = 0; i < count; ++i) {
+        ops::cuda::choose_algorithm(s, pass, i);
+        seconds[i].push_back(bench.time(3, [&] { ops::matmul(s, pass); }));
+      }
+    }
+    size_t best = 0;
+    for (auto& times : seconds)
+      std::nth_element(times.begin(), times.begin() + kRounds / 2, times.end());
+    for (size_t i = 1; i < count; ++i)
+      if (seconds[i][kRounds / 2] < seconds[best][kRounds / 2]) best = i;
+    const double gain = seconds[0][kRounds / 2] / seconds[best][kRounds / 2];
+    if (gain < 1.01) continue;
+    fmt::print("{{{}, {}, {}, {}, {}, {}, {}, {}}},  // {:.1f} % faster\n", pass.out.dim(0),
+               pass.out.dim(1), pass.a.dim(pass.trans_a ? 0 : 1), pass.trans_a, pass.trans_b,
+               pass.out.dtype == DType::f32, pass.accumulate, best, 100 * (gain - 1));
+    std::fflush(stdout);
+  }
   bench.clear();
 }
 
@@ -445,13 +507,19 @@ void memory(Bench& bench) {
 int run_bench_gpu(int argc, char** argv) {
   std::string filter;
   int repeats = 20;
+  bool tuning = false;
   CLI::App app("Times the GPU's ops at the sizes of configs/slice1.toml", "nereus bench gpu");
   app.add_option("--filter", filter, "only cases whose name contains this");
   app.add_option("--repeats", repeats, "runs of each; the median is printed")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
+  app.add_flag("--tune", tuning, "print the table of faster algorithms, src/ops/matmul_tuned.inc");
   if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
   Bench bench(filter, repeats);
+  if (tuning) {
+    for_dense_shapes([&](const char*, int64_t M, int64_t N, int64_t K) { tune(bench, M, N, K); });
+    return 0;
+  }
   fmt::print("{}; share of {:.0f} TFLOP/s or {:.1f} TB/s; median of {}\n", cuda::properties(0).name,
              kFlopsLimit / 1e12, kBytesLimit / 1e12, repeats);
   memory(bench);
@@ -460,16 +528,8 @@ int run_bench_gpu(int argc, char** argv) {
   experts(bench);
   head_and_embedding(bench);
   attention(bench);
-  dense(bench, "latents", T, kLatent, D);
-  dense(bench, "q up", T, H * kHead, kQ);
-  dense(bench, "kv up", T, H * (kNope + kValue), kKv);
-  dense(bench, "attention out", T, D, H * kValue);
-  dense(bench, "dense gate_up", T, 2 * kInter, D);
-  dense(bench, "dense down", T, D, kInter);
-  dense(bench, "shared gate_up", T, 2 * F, D);
-  dense(bench, "shared down", T, D, F);
-  dense(bench, "router", T, E, D);
-  dense(bench, "head", 4096, V, D);
+  for_dense_shapes(
+      [&](const char* what, int64_t M, int64_t N, int64_t K) { dense(bench, what, M, N, K); });
   for (const char* kind : {"even", "uneven", "half in one"}) {
     for (const int64_t rows : {E * 8192, E * 2048}) {
       grouped(bench, rows, kind, 2 * F, D);

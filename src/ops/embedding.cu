@@ -17,77 +17,78 @@ __global__ void __launch_bounds__(kThreads)
     Pack<E, N>::load(row + d).store(out + t * out_stride + d);
 }
 
-// first[v]: the first token whose id is v (T: none). Integers: the order of the atomics is free.
-__global__ void __launch_bounds__(kThreads) first_kernel(int* first, const int* ids, int64_t T) {
+// Links the tokens of each id: last[v] is one of them (-1: none), next[t] another or -1. In any
+// order: the sums below sort them.
+__global__ void __launch_bounds__(kThreads)
+    link_kernel(int* last, int* next, const int* ids, int64_t T) {
   const int64_t t = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (t < T) atomicMin(first + ids[t], static_cast<int>(t));
+  if (t < T) next[t] = atomicExch(last + ids[t], static_cast<int>(t));
 }
 
-__global__ void __launch_bounds__(kThreads) none_kernel(int* first, int64_t V, int T) {
-  const int64_t v = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (v < V) first[v] = T;
-}
+constexpr int kMostListed = 1024;  // tokens of one id that are sorted in shared memory
 
-// next[t]: the next token with t's id, or -1. The threads of a block go over the ids together, a
-// tile at a time; few to a block, so that all multiprocessors have some.
-constexpr int kSearchers = 128;
-__global__ void __launch_bounds__(kSearchers) next_kernel(int* next, const int* ids, int64_t T) {
-  constexpr int kTile = 2048;
-  __shared__ alignas(16) int tile[kTile];
-  const int64_t t = int64_t{blockIdx.x} * kSearchers + threadIdx.x;
-  const int id = t < T ? ids[t] : -1;
-  int found = -1;
-  for (int64_t begin = int64_t{blockIdx.x} * kSearchers; begin < T; begin += kTile) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kTile; i += kSearchers)
-      tile[i] = begin + i < T ? ids[begin + i] : -2;
-    __syncthreads();
-    if (found < 0 && id >= 0) {
-      int i = begin > t ? 0 : static_cast<int>(t + 1 - begin);
-      for (; i % 16 != 0 && i < kTile && tile[i] != id; ++i) {
-      }
-      // Sixteen at a time until one of them is it.
-      while (i % 16 == 0 && i < kTile) {
-        const int4* four = reinterpret_cast<const int4*>(tile + i);
-        bool here = false;
+// sum[] += the rows of `count` tokens in the order of `token(i)`, four loads at a time.
+template <class E, int N, class Token>
+__device__ void add_rows(float (&sum)[N], const E* dy, int64_t stride, int64_t d, int count,
+                         Token token) {
+  int i = 0;
+  for (; i + 4 <= count; i += 4) {
+    Pack<E, N> row[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          here |= four[j].x == id || four[j].y == id || four[j].z == id || four[j].w == id;
-        if (here) break;
-        i += 16;
-      }
-      for (; i < kTile && tile[i] != id; ++i) {
-      }
-      if (i < kTile) found = static_cast<int>(begin + i);
-    }
-    if (__syncthreads_and(found >= 0 || id < 0)) break;
+    for (int j = 0; j < 4; ++j) row[j] = Pack<E, N>::load(dy + token(i + j) * stride + d);
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+#pragma unroll
+      for (int k = 0; k < N; ++k) sum[k] += static_cast<float>(row[j][k]);
   }
-  if (t < T) next[t] = found;
+  for (; i < count; ++i) {
+    const auto row = Pack<E, N>::load(dy + token(i) * stride + d);
+#pragma unroll
+    for (int k = 0; k < N; ++k) sum[k] += static_cast<float>(row[k]);
+  }
 }
 
-// The first token of an id adds up the rows of all of them, in order; the others do nothing.
+// The block of the token that last[] names adds up the rows of all tokens of its id, in order of
+// the tokens; the others do nothing.
 template <class E, int N>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(float* dtable, const E* dy, int64_t stride, const int* ids, const int* first,
-                    const int* next, int64_t D, bool accumulate) {
+    backward_kernel(float* dtable, const E* dy, int64_t stride, const int* ids, const int* last,
+                    const int* next, int64_t T, int64_t D, bool accumulate) {
+  __shared__ int listed[kMostListed], sorted[kMostListed];
+  __shared__ int count;
   const int t = static_cast<int>(blockIdx.x);
   const int id = ids[t];
-  if (first[id] != t) return;
-  const int64_t d = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * N;
-  if (d >= D) return;
-  float* out = dtable + id * D + d;
-  float sum[N];
-#pragma unroll
-  for (int j = 0; j < N; ++j) sum[j] = accumulate ? out[j] : 0.0f;
-  for (int u = t; u >= 0;) {
-    const int following = next[u];
-    const auto row = Pack<E, N>::load(dy + u * stride + d);
-#pragma unroll
-    for (int j = 0; j < N; ++j) sum[j] += static_cast<float>(row[j]);
-    u = following;
+  if (last[id] != t) return;
+  if (threadIdx.x == 0) {
+    int n = 0;
+    for (int u = t; u >= 0; u = next[u], ++n)
+      if (n < kMostListed) listed[n] = u;
+    count = n;
   }
+  __syncthreads();
+  const int n = count;
+  if (n <= kMostListed) {
+    for (int i = threadIdx.x; i < n; i += kThreads) {
+      int rank = 0;
+      for (int j = 0; j < n; ++j) rank += listed[j] < listed[i];
+      sorted[rank] = listed[i];
+    }
+  }
+  __syncthreads();
+  for (int64_t d = threadIdx.x * N; d < D; d += kThreads * N) {
+    float* out = dtable + id * D + d;
+    float sum[N];
 #pragma unroll
-  for (int j = 0; j < N; ++j) out[j] = sum[j];
+    for (int k = 0; k < N; ++k) sum[k] = accumulate ? out[k] : 0.0f;
+    if (n <= kMostListed) {
+      add_rows<E, N>(sum, dy, stride, d, n, [&](int i) { return int64_t{sorted[i]}; });
+    } else {
+      for (int64_t u = 0; u < T; ++u)
+        if (ids[u] == id) add_rows<E, N>(sum, dy, stride, d, 1, [&](int) { return u; });
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) out[k] = sum[k];
+  }
 }
 
 unsigned grid(int64_t n) { return static_cast<unsigned>(ceil_div(n, kThreads)); }
@@ -111,17 +112,15 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
   if (!a.accumulate)
     cudaMemsetAsync(a.dtable.data, 0, static_cast<size_t>(a.dtable.bytes()), native(stream));
   if (T > 0) {
-    int* const first = stream.state<Workspace>().take<int>(V + T);
-    int* const next = first + V;
+    int* const last = stream.state<Workspace>().take<int>(V + T);
+    int* const next = last + V;
     const int* ids = a.ids.as<int>();
-    none_kernel<<<grid(V), kThreads, 0, native(stream)>>>(first, V, static_cast<int>(T));
-    first_kernel<<<grid(T), kThreads, 0, native(stream)>>>(first, ids, T);
-    next_kernel<<<static_cast<unsigned>(ceil_div(T, kSearchers)), kSearchers, 0, native(stream)>>>(
-        next, ids, T);
+    cudaMemsetAsync(last, 0xff, static_cast<size_t>(V) * sizeof(int), native(stream));  // -1
+    link_kernel<<<grid(T), kThreads, 0, native(stream)>>>(last, next, ids, T);
     visit_width(aligned(a.dy) && D % 8 == 0, a.dy.dtype, [&]<class E, int N>() {
-      const dim3 blocks(static_cast<unsigned>(T), grid(ceil_div(D, N)));
-      backward_kernel<E, N><<<blocks, kThreads, 0, native(stream)>>>(
-          a.dtable.as<float>(), a.dy.as<E>(), a.dy.row_stride(), ids, first, next, D, a.accumulate);
+      backward_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
+          a.dtable.as<float>(), a.dy.as<E>(), a.dy.row_stride(), ids, last, next, T, D,
+          a.accumulate);
     });
   }
   check_launch("embedding_backward");

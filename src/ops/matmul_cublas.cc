@@ -1,9 +1,11 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <bit>
 #include <map>
 #include <tuple>
+#include <vector>
 
 #include "base/check.h"
 #include "ops/matmul.h"
@@ -82,9 +84,33 @@ struct Plan {
 
   cublasLtMatmulDesc_t operation = nullptr;
   Layout out, left, right;
-  cublasLtMatmulAlgo_t algorithm{};
-  bool found = false;
+  std::vector<cublasLtMatmulAlgo_t> algorithms;  // the library's, its favourite first
+  size_t chosen = 0;
+  bool found() const { return !algorithms.empty(); }
 };
+
+// The algorithms that were faster than the library's favourite, by shape: `nereus bench gpu --tune`
+// on an H100 wrote this. Places in the list of one version of the library.
+struct Choice {
+  int64_t M, N, K;
+  bool trans_a, trans_b, f32_out, accumulate;
+  size_t place;
+};
+constexpr size_t kTunedVersion = 130100;
+constexpr Choice kTuned[] = {
+#include "ops/matmul_tuned.inc"
+};
+
+size_t tuned_place(const Matmul& a) {
+  if (cublasLtGetVersion() / 100 != kTunedVersion / 100) return 0;
+  const int64_t K = a.a.dim(a.trans_a ? 0 : 1);
+  for (const Choice& c : kTuned)
+    if (c.M == a.out.dim(0) && c.N == a.out.dim(1) && c.K == K && c.trans_a == a.trans_a &&
+        c.trans_b == a.trans_b && c.f32_out == (a.out.dtype == DType::f32) &&
+        c.accumulate == a.accumulate && a.a.dtype == DType::bf16)
+      return c.place;
+  return 0;
+}
 
 // The handle, the workspace (of the size NVIDIA recommends for Hopper) and a plan for each shape.
 class MatmulState : public StreamState {
@@ -98,7 +124,7 @@ class MatmulState : public StreamState {
   ~MatmulState() override { cublasLtDestroy(handle_); }
   int64_t bytes() const override { return kWorkspaceBytes; }
 
-  const Plan& plan(const Matmul& a) {
+  Plan& plan(const Matmul& a) {
     auto [it, made] = plans_.try_emplace(key_of(a), a);
     if (made) choose(it->second, a);
     return it->second;
@@ -108,12 +134,12 @@ class MatmulState : public StreamState {
     const float alpha = 1, beta = a.accumulate ? 1 : 0;
     NEREUS_LT(cublasLtMatmul(handle_, plan.operation, &alpha, a.b.data, plan.left.handle, a.a.data,
                              plan.right.handle, &beta, a.out.data, plan.out.handle, a.out.data,
-                             plan.out.handle, &plan.algorithm, workspace_.data(), kWorkspaceBytes,
-                             stream));
+                             plan.out.handle, &plan.algorithms[plan.chosen], workspace_.data(),
+                             kWorkspaceBytes, stream));
   }
 
  private:
-  // The first of the library's heuristics: the same on every run of one version, unlike a timing.
+  // From the library's heuristics and the table above: the same on every run, unlike a timing.
   void choose(Plan& plan, const Matmul& a) {
     cublasLtMatmulPreference_t preference = nullptr;
     NEREUS_LT(cublasLtMatmulPreferenceCreate(&preference));
@@ -125,14 +151,16 @@ class MatmulState : public StreamState {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a.a.data));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(a.out.data));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(a.out.data));
-    cublasLtMatmulHeuristicResult_t result{};
+    constexpr int kMost = 8;
+    cublasLtMatmulHeuristicResult_t results[kMost] = {};
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         handle_, plan.operation, plan.left.handle, plan.right.handle, plan.out.handle,
-        plan.out.handle, preference, 1, &result, &count);
+        plan.out.handle, preference, kMost, results, &count);
     cublasLtMatmulPreferenceDestroy(preference);
-    plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
-    plan.algorithm = result.algo;
+    if (status != CUBLAS_STATUS_SUCCESS) return;
+    for (int i = 0; i < count; ++i) plan.algorithms.push_back(results[i].algo);
+    plan.chosen = std::min(tuned_place(a), plan.algorithms.size() - 1);
   }
 
   Buffer workspace_;
@@ -152,9 +180,17 @@ void matmul(Stream& stream, const Matmul& a) {
   if (a.a.dtype == a.b.dtype && a.a.count() > 0) {
     auto& state = stream.state<MatmulState>();
     const Plan& plan = state.plan(a);
-    if (plan.found) return state.run(plan, a, static_cast<cudaStream_t>(stream.native()));
+    if (plan.found()) return state.run(plan, a, static_cast<cudaStream_t>(stream.native()));
   }
   matmul_general(stream, a);
+}
+
+size_t matmul_algorithms(Stream& stream, const Matmul& a) {
+  return stream.state<MatmulState>().plan(a).algorithms.size();
+}
+
+void choose_algorithm(Stream& stream, const Matmul& a, size_t place) {
+  stream.state<MatmulState>().plan(a).chosen = place;
 }
 
 }  // namespace nereus::ops::cuda

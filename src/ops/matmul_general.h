@@ -1,5 +1,5 @@
-// The slow path of the GPU's dense product, for what cuBLASLt does not take: operands of two types,
-// odd alignments of bf16, K = 0. Sums over K in order, one fused multiply-add after another.
+// Beside the GPU's dense product: its slow path, for what cuBLASLt does not take: operands of two
+// types, odd alignments of bf16, K = 0. Sums over K in order, one fused multiply-add after another.
 #pragma once
 
 #include "ops/matmul.h"
@@ -7,5 +7,10 @@
 namespace nereus::ops::cuda {
 
 void matmul_general(Stream&, const Matmul&);
+
+// For tuning: how many algorithms cuBLASLt proposes for this product, and which one it is to use
+// from here on in this stream.
+size_t matmul_algorithms(Stream&, const Matmul&);
+void choose_algorithm(Stream&, const Matmul&, size_t place);
 
 }  // namespace nereus::ops::cuda

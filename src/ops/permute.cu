@@ -137,8 +137,10 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+constexpr int kCombiners = 128;  // few threads, so that many blocks, and loads, are under way
+
 template <class E, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kCombiners)
     combine_kernel(E* out, int64_t out_stride, const E* rows, int64_t rows_stride,
                    const int* row_of_slot, int64_t slot_stride, const float* weights,
                    int64_t weights_stride, const E* addend, int64_t addend_stride, int K,
@@ -146,7 +148,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t t = blockIdx.x;
   const int* const row = row_of_slot + t * slot_stride;
   const float* const w = weights != nullptr ? weights + t * weights_stride : nullptr;
-  for (int64_t d = threadIdx.x * N; d < D; d += kThreads * N) {
+  for (int64_t d = threadIdx.x * N; d < D; d += kCombiners * N) {
     float sum[N] = {};
     constexpr int kAtOnce = 8;  // loads in flight
     for (int first = 0; first < K; first += kAtOnce) {
@@ -255,7 +257,7 @@ void combine(Stream& stream, const Combine& a) {
   if (T == 0 || D == 0) return;
   const bool packs = aligned(a.out) && aligned(a.rows) && aligned(a.addend);
   visit_width(packs, a.out.dtype, [&]<class E, int N>() {
-    combine_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
+    combine_kernel<E, N><<<static_cast<unsigned>(T), kCombiners, 0, native(stream)>>>(
         a.out.as<E>(), a.out.row_stride(), a.rows.as<E>(), a.rows.row_stride(),
         a.row_of_slot.as<int>(), a.row_of_slot.row_stride(), a.weights.as<float>(),
         stride_of(a.weights), a.addend.as<E>(), stride_of(a.addend),
