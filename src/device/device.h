@@ -95,7 +95,9 @@ class Stream {
 
  private:
   explicit Stream(Stream* target)
-      : device_(Device::meta()), pool_(nullptr), plans_for_(target->on_gpu() ? target : nullptr) {}
+      : device_(Device::meta()),
+        pool_(nullptr),
+        plans_for_(target->on_gpu() ? target : target->plans_for_) {}
 
   Device device_;
   ThreadPool* pool_;

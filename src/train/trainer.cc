@@ -13,6 +13,7 @@
 #include "config/model_flops.h"
 #include "observe/device_info.h"
 #include "ops/elementwise.h"
+#include "train/memory_table.h"
 #include "train/nonfinite.h"
 #include "train/run_data.h"
 #include "train/run_folder.h"
@@ -123,6 +124,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream)
     if (args_.eos_id < 0) args_.eos_id = *data.eos_id;
   }
 
+  if (stream.on_gpu()) check_fits(config, stream, static_cast<double>(stream.free_at_start()));
   engine_ = std::make_unique<Engine>(
       args_, stream,
       Engine::Options{.compute = t.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,

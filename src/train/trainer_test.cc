@@ -16,6 +16,7 @@
 #include "tensor/safetensors.h"
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
+#include "train/memory_table.h"
 
 namespace nereus {
 namespace {
@@ -343,6 +344,22 @@ TEST(DryRun, DescribesTheLargeModelWithoutAllocatingIt) {
   EXPECT_THAT(text, HasSubstr("241,245,235,200"));
   EXPECT_THAT(text, HasSubstr("281,158,232,064"));
   EXPECT_THAT(text, HasSubstr("of 512, parameters sharded over all of them"));
+}
+
+TEST(Memory, ARunThatDoesNotFitIsRefusedWithTheTableAndWhatWouldFit) {
+  const test::TemporaryFolder folder;
+  const LoadedConfig loaded = load(small(folder.path(), {"--activation_checkpoint.mode=none"}));
+  Stream meta(Device::meta());
+  const double need = memory_table(loaded.config, 1, meta).total();
+  check_fits(loaded.config, meta, need);
+  EXPECT_THAT(
+      [&] { check_fits(loaded.config, meta, need - 1); },
+      ThrowsMessage<Error>(AllOf(
+          HasSubstr("the device has"), HasSubstr("optimizer (two f32 moments)"),
+          HasSubstr("Settings that fit:\n  --activation_checkpoint.mode=selective"),
+          HasSubstr("--training.local_batch_size=1 --activation_checkpoint.mode=full needs"))));
+  EXPECT_THAT([&] { check_fits(loaded.config, meta, 1000); },
+              ThrowsMessage<Error>(HasSubstr("None of these does")));
 }
 
 }  // namespace
