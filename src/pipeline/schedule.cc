@@ -1,6 +1,7 @@
 #include "pipeline/schedule.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "base/check.h"
@@ -15,7 +16,6 @@ struct EdgeKey {
   int stage;  // its user
   int microbatch;
   Edge edge;
-  bool operator==(const EdgeKey&) const = default;
 };
 
 // What an action makes for other stages, by user.
@@ -46,11 +46,13 @@ Action of_edge(Kind kind, const EdgeKey& e, int stage, int peer) {
 // Writes one rank's list with its communication.
 class Completion {
  public:
-  // order[q]: the edges that rank q sends to this rank, in its order.
-  Completion(const Schedule& schedule, int rank, const std::vector<std::vector<EdgeKey>>& order)
+  // order[q]: the edges that rank q sends to this rank, in its order; place_of(e): where e is
+  // there.
+  Completion(const Schedule& schedule, const std::vector<std::vector<EdgeKey>>& order,
+             const std::function<size_t(const EdgeKey&)>& place_of)
       : schedule_(schedule),
-        rank_(rank),
         order_(order),
+        place_of_(place_of),
         received_(order.size()),
         gathered_(static_cast<size_t>(schedule.stages())) {}
 
@@ -89,8 +91,8 @@ class Completion {
       // Messages of a pair of ranks keep their order: what was sent before is received before.
       const auto peer = static_cast<size_t>(rank_of(maker_of(e)));
       const std::vector<EdgeKey>& sent = order_[peer];
-      const auto at = static_cast<size_t>(std::find(sent.begin(), sent.end(), e) - sent.begin());
-      for (; received_[peer] <= at && received_[peer] < sent.size(); ++received_[peer]) {
+      for (const size_t end = std::min(place_of_(e) + 1, sent.size()); received_[peer] < end;
+           ++received_[peer]) {
         const EdgeKey& next = sent[received_[peer]];
         out_.push_back(of_edge(Kind::recv, next, next.stage, static_cast<int>(peer)));
       }
@@ -98,8 +100,8 @@ class Completion {
   }
 
   const Schedule& schedule_;
-  int rank_;
   const std::vector<std::vector<EdgeKey>>& order_;
+  const std::function<size_t(const EdgeKey&)>& place_of_;
   std::vector<size_t> received_;  // by peer
   std::vector<bool> gathered_;    // by stage
   std::vector<Action> out_;
@@ -159,21 +161,29 @@ std::vector<Action> sequential_schedule(int microbatches) {
 
 void add_communication(Schedule& schedule) {
   const auto n = static_cast<size_t>(schedule.ranks());
-  // sent[from][to]
+  const auto S = static_cast<size_t>(schedule.stages());
+  const auto M = static_cast<size_t>(schedule.microbatches);
+  // sent[to][from], and the place of each edge in its list.
   std::vector<std::vector<std::vector<EdgeKey>>> sent(n, std::vector<std::vector<EdgeKey>>(n));
+  std::vector<size_t> places(2 * S * M);
+  const auto index = [&](const EdgeKey& e) {
+    return (static_cast<size_t>(e.stage) * M + static_cast<size_t>(e.microbatch)) * 2 +
+           static_cast<size_t>(e.edge);
+  };
   for (size_t rank = 0; rank < n; ++rank)
     for (const Action& a : schedule.actions[rank])
       for (const EdgeKey& e : made_by(a, schedule.stages())) {
         const auto to = static_cast<size_t>(schedule.rank_of_stage[static_cast<size_t>(e.stage)]);
-        if (to != rank) sent[rank][to].push_back(e);
+        if (to == rank) continue;
+        places[index(e)] = sent[to][rank].size();
+        sent[to][rank].push_back(e);
       }
+  const std::function<size_t(const EdgeKey&)> place_of = [&](const EdgeKey& e) {
+    return places[index(e)];
+  };
   std::vector<std::vector<Action>> complete;
-  for (size_t rank = 0; rank < n; ++rank) {
-    std::vector<std::vector<EdgeKey>> order;
-    for (size_t from = 0; from < n; ++from) order.push_back(sent[from][rank]);
-    complete.push_back(
-        Completion(schedule, static_cast<int>(rank), order).run(schedule.actions[rank]));
-  }
+  for (size_t rank = 0; rank < n; ++rank)
+    complete.push_back(Completion(schedule, sent[rank], place_of).run(schedule.actions[rank]));
   schedule.actions = std::move(complete);
 }
 
