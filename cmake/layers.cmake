@@ -1,7 +1,7 @@
 # A folder under src/ is a library and a layer. Its sources are its .cc files; `x_test.cc` go into
 # the layer's test program, `x_fuzz.cc` into its fuzz targets (replayed as tests without libFuzzer).
 # With NEREUS_CUDA, its .cu files too, and the .cc files that see CUDA headers: those whose names
-# end in _cuda, _cublas, _cudnn or _nccl.
+# end in _cuda, _cublas, _cudnn or _nccl. Of x_mpi.cc and x_no_mpi.cc one is built.
 #
 #   nereus_layer(tensor DEPENDS base LIBRARIES third_party::something)
 function(nereus_layer name)
@@ -18,6 +18,11 @@ function(nereus_layer name)
     list(APPEND sources ${kernels})
   else()
     list(FILTER sources EXCLUDE REGEX "_(cuda|cublas|cudnn|nccl)\\.cc$")
+  endif()
+  if(nereus_mpi_FOUND)
+    list(FILTER sources EXCLUDE REGEX "_no_mpi\\.cc$")
+  else()
+    list(FILTER sources EXCLUDE REGEX "ranks_mpi\\.cc$")
   endif()
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cc$")
 

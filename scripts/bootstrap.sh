@@ -20,6 +20,8 @@ build_packages=(
   "libgtest-dev header:gtest/gtest.h"
   "libgmock-dev header:gmock/gmock.h"
   "librapidcheck-dev header:rapidcheck.h"
+  "libopenmpi-dev command:mpicc"
+  "openmpi-bin command:mpirun"
   "ccache command:ccache"
 )
 check_packages=(

@@ -45,7 +45,7 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
   if (q_rank_ > 0) s.q_latent = normalise(s.latent.columns(0, q_rank_), w.q_norm, s.q_rstd);
   s.kv_latent = normalise(c_kv, w.kv_norm, s.kv_rstd);
   s.k_pe = tp_.enter(ctx, latents, k_pe);
-  const ConstTensorView x_full = tp_.enter(ctx, latents, s.x);
+  if (q_rank_ == 0) s.x_full = tp_.enter(ctx, latents, s.x);  // else latents alone are gathered
 
   const int64_t T = s.kv_latent.dim(0);
   s.q = heads.take(s.latent.dtype, {T, heads_, Dqk}, "q");
@@ -55,7 +55,7 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
   if (q_rank_ > 0) {
     linear_forward(ctx, q, s.q_latent, w.q_up);
   } else {
-    linear_forward(ctx, q, x_full, w.q);
+    linear_forward(ctx, q, s.x_full, w.q);
   }
   linear_forward(ctx, s.kv.reshape({T, heads_ * (nope_ + value_)}), s.kv_latent, w.kv_up);
   assemble(ctx, mb, s.q, s);
@@ -180,8 +180,12 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                   q_rank_ + kv_rank_);
   if (q_rank_ > 0)
     latent_backward(pending.dq, w.q_up, w.q_norm, s.q_rstd, grads.q_norm, 0, q_rank_);
-  linear_dgrad(ctx, dx, pending.dlatent, w.latent);
-  if (q_rank_ == 0) linear_dgrad(ctx, dx, pending.dq.reshape({T, heads_ * Dqk}), w.q, true);
+  if (q_rank_ == 0) {
+    const TensorView partial = tp_.partial(ctx, dx);
+    linear_dgrad(ctx, partial, pending.dq.reshape({T, heads_ * Dqk}), w.q);
+    tp_.enter_backward(ctx, dx, partial);
+  }
+  linear_dgrad(ctx, dx, pending.dlatent, w.latent, /*accumulate=*/q_rank_ == 0);
 }
 
 void Mla::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
@@ -193,7 +197,7 @@ void Mla::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
   if (q_rank_ > 0) {
     linear_wgrad(ctx, grads.q_up, flat(pending.dq), s.q_latent);
   } else {
-    linear_wgrad(ctx, grads.q, flat(pending.dq), s.x);
+    linear_wgrad(ctx, grads.q, flat(pending.dq), s.x_full);
   }
   linear_wgrad(ctx, grads.latent, pending.dlatent, s.x);
 }

@@ -27,7 +27,8 @@ class Mla {
   using Weights = MlaTensors<ConstTensorView>;
   using Grads = MlaTensors<TensorView>;
   struct Saved {
-    ConstTensorView x;                    // [T, D]
+    ConstTensorView x;                    // [T/tp, D]
+    ConstTensorView x_full;               // [T, D], without q_lora
     TensorView latent;                    // [T, Rq + Rkv + Drope]
     TensorView q_rstd, kv_rstd;           // f32 [T]
     ConstTensorView q_latent, kv_latent;  // [T, Rq], [T, Rkv], normalised

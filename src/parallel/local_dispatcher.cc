@@ -8,7 +8,10 @@ TokenDispatcher::Plan LocalDispatcher::plan(Context& ctx, Arena& arena, ConstTen
   Plan plan{.row_of_slot = arena.take(DType::i32, {T, K}, "row_of_slot"),
             .slot_of_row = arena.take(DType::i32, {T * K}, "slot_of_row"),
             .offsets = arena.take(DType::i32, {experts_ + 1}, "expert offsets"),
-            .rows = T * K};
+            .rows = T * K,
+            .row_of_arrival = {},
+            .arrival_of_row = {},
+            .counts = {}};
   ops::permute_plan(ctx.stream, {.row_of_slot = plan.row_of_slot,
                                  .slot_of_row = plan.slot_of_row,
                                  .offsets = plan.offsets,

@@ -144,6 +144,8 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
       case Action::Kind::update:
         update();
         break;
+      default:
+        NEREUS_FAIL(kContract, "the executor of one stage cannot run {}", action.to_string());
     }
   }
 }

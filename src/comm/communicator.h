@@ -1,0 +1,104 @@
+// A group of ranks and what they do together. Every rank of the group calls the same collectives in
+// the same order with the same types and shapes; ranks that do not are told so by name, and a rank
+// that does not come within the time-out ends the others with a message that names it.
+//
+//   all_reduce      data[i] = sum over ranks of data[i], or their maximum; in place
+//   all_gather      out = the ranks' `in`, one after the other by rank
+//   reduce_scatter  out = the sum (maximum) over ranks of block rank() of `in`, which has size()
+//                   blocks of out's size
+//   all_to_all      rows: the next send_rows[r] rows of `in` go to rank r, and the rows of out are
+//                   what rank 0 sent, then rank 1, and so on
+//   broadcast       data of rank `root` to all
+//   send, recv      between two ranks, in order for each pair and direction; send does not wait for
+//                   the other side: what is sent may be overwritten by what is enqueued next
+//
+// Order of sums: ((x0 + x1) + x2) + ..., by rank, in f32 for f32 and bf16 (rounded once, at the
+// end), in f64 for f64; integers wrap. So all ranks get the same bits, and so does every run. A
+// maximum with NaN is NaN. This holds for the makers on host memory (threads, MPI); NCCL's says
+// its own.
+//
+// Tensors are contiguous, on the stream's device. Reductions take f32, bf16, f64, i32 and i64;
+// everything else any type. `in` of all_gather may be its own block of out, and out of
+// reduce_scatter its own block of `in`; otherwise arguments do not overlap. On the meta device
+// nothing is exchanged.
+//
+// Errors: Error{kContract} for arguments that are wrong by themselves; Error{kComm} for ranks that
+// disagree (everybody's call is listed), for a rank that did not arrive (with what it did last) and
+// for one that failed (with its message). After an Error{kComm} no group of the world can be used.
+//
+// A communicator belongs to one thread at a time.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+
+namespace nereus {
+
+enum class ReduceOp : uint8_t { sum, max };
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return static_cast<int>(members_.size()); }
+  const std::string& name() const { return name_; }
+  // The ranks' ranks in the world, by rank in this group.
+  const std::vector<int>& members() const { return members_; }
+
+  // A collective: groups of those with the same color, ranked by key and then by rank here. Null
+  // for color -1. `name` is for messages.
+  std::unique_ptr<Communicator> split(const std::string& name, int color, int key);
+
+  void all_reduce(Stream&, TensorView data, ReduceOp op = ReduceOp::sum);
+  void all_gather(Stream&, TensorView out, ConstTensorView in);
+  void reduce_scatter(Stream&, TensorView out, ConstTensorView in, ReduceOp op = ReduceOp::sum);
+  // Rows are along dim 0. The counts are host memory, size() of each; out and in have at least
+  // their sums.
+  void all_to_all(Stream&, TensorView out, ConstTensorView in, std::span<const int64_t> send_rows,
+                  std::span<const int64_t> recv_rows);
+  void broadcast(Stream&, TensorView data, int root);
+  void send(Stream&, ConstTensorView data, int to);
+  void recv(Stream&, TensorView data, int from);
+  void barrier(Stream&);
+
+  // For all groups of this world, from the next call on. Where ranks are threads of one process,
+  // the last who sets it does so for all.
+  virtual void set_timeout(std::chrono::milliseconds) = 0;
+  // This rank cannot go on: the others end with an Error{kComm} that names this rank and `reason`.
+  virtual void give_up(const std::string& reason) = 0;
+
+ protected:
+  Communicator(std::string name, std::vector<int> members, int rank)
+      : name_(std::move(name)), members_(std::move(members)), rank_(rank) {}
+
+  // Arguments are checked; the stream is not on the meta device.
+  virtual std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key) = 0;
+  virtual void do_all_reduce(Stream&, TensorView data, ReduceOp) = 0;
+  virtual void do_all_gather(Stream&, TensorView out, ConstTensorView in) = 0;
+  virtual void do_reduce_scatter(Stream&, TensorView out, ConstTensorView in, ReduceOp) = 0;
+  virtual void do_all_to_all(Stream&, TensorView out, ConstTensorView in,
+                             std::span<const int64_t> send_rows,
+                             std::span<const int64_t> recv_rows) = 0;
+  virtual void do_broadcast(Stream&, TensorView data, int root) = 0;
+  virtual void do_send(Stream&, ConstTensorView data, int to) = 0;
+  virtual void do_recv(Stream&, TensorView data, int from) = 0;
+  virtual void do_barrier(Stream&) = 0;
+
+ private:
+  void check(const Stream&, const char* what, ConstTensorView) const;
+
+  std::string name_;
+  std::vector<int> members_;
+  int rank_;
+};
+
+}  // namespace nereus

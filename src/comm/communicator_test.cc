@@ -1,0 +1,519 @@
+#include "comm/communicator_test.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "comm/mpi_ranks.h"
+#include "comm/thread_ranks.h"
+#include "test/test_tensor.h"
+
+namespace nereus::test {
+namespace {
+
+class ThreadRanks final : public Ranks {
+ public:
+  const char* name() const override { return "threads"; }
+  int most() const override { return 1024; }
+  void run(int ranks, std::chrono::milliseconds timeout,
+           FunctionRef<void(Communicator&)> work) override {
+    run_thread_ranks(ranks, {.timeout = timeout}, work);
+  }
+};
+
+class MpiRanks final : public Ranks {
+ public:
+  const char* name() const override { return "mpi"; }
+  int most() const override { return std::atoi(std::getenv("OMPI_COMM_WORLD_SIZE")); }
+  void run(int ranks, std::chrono::milliseconds timeout,
+           FunctionRef<void(Communicator&)> work) override {
+    if (!session_) session_ = std::make_unique<MpiSession>();
+    Stream stream(Device::cpu(), &pool());
+    const auto world = session_->world(timeout);
+    const auto part = world->split("world", world->rank() < ranks ? 0 : -1, 0);
+    if (part) work(*part);
+    world->barrier(stream);
+  }
+  void finish() {
+    if (!session_) return;
+    Stream stream(Device::cpu(), &pool());
+    session_->world(std::chrono::seconds(20))->barrier(stream);
+    session_.reset();
+  }
+
+ private:
+  std::unique_ptr<MpiSession> session_;
+};
+
+class FinishMpi final : public testing::Environment {
+ public:
+  void TearDown() override {
+    if (under_mpi()) static_cast<MpiRanks&>(mpi_ranks()).finish();
+  }
+};
+[[maybe_unused]] const auto* const finish_mpi =
+    testing::AddGlobalTestEnvironment(new FinishMpi);  // GoogleTest owns it
+
+}  // namespace
+
+Ranks& thread_ranks() {
+  static ThreadRanks ranks;
+  return ranks;
+}
+Ranks& mpi_ranks() {
+  static MpiRanks ranks;
+  return ranks;
+}
+bool under_mpi() { return has_mpi() && started_by_mpi(); }
+
+}  // namespace nereus::test
+
+namespace nereus {
+namespace {
+
+using std::chrono::milliseconds;
+using test::Tensor;
+using testing::HasSubstr;
+
+constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f64, DType::i32, DType::i64};
+
+// Element i of rank r: floats of mixed size, so that the order of a sum shows in its bits.
+double element(DType t, int r, int64_t i) {
+  const uint32_t bits = philox(static_cast<uint64_t>(r) + 5, static_cast<uint64_t>(i)).v[0];
+  const double x = (static_cast<double>(bits) / 4294967296.0 - 0.5) * std::ldexp(1, r % 13);
+  if (t == DType::f32) return static_cast<float>(x);
+  if (t == DType::bf16) return static_cast<float>(bf16(static_cast<float>(x)));
+  return t == DType::f64 ? x : std::floor(x * 1000);
+}
+
+Tensor values(DType t, int rank, const Shape& shape) {
+  Tensor x(Device::cpu(), t, shape);
+  for (int64_t i = 0; i < shape.count(); ++i) x.set_element(i, element(t, rank, i));
+  return x;
+}
+
+// The formula, in the contract's order: by rank, in f32 for f32 and bf16.
+double reduced(DType t, ReduceOp op, int ranks, int64_t i) {
+  double y = element(t, 0, i);
+  for (int r = 1; r < ranks; ++r) {
+    const double x = element(t, r, i);
+    y = op == ReduceOp::max ? std::max(x, y) : x + y;
+    if (t == DType::f32 || t == DType::bf16) y = static_cast<float>(y);
+  }
+  return t == DType::bf16 ? static_cast<float>(bf16(static_cast<float>(y))) : y;
+}
+
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
+ protected:
+  void run(int ranks, FunctionRef<void(Communicator&, Stream&)> work) {
+    if (ranks > GetParam()->most()) return;
+    GetParam()->run(ranks, std::chrono::seconds(60), [&](Communicator& c) {
+      Stream stream(Device::cpu(), &test::pool());
+      work(c, stream);
+    });
+  }
+  // A world that fails: each rank's error is judged by itself, and what ends the world is returned.
+  std::string fail(int ranks, milliseconds timeout,
+                   FunctionRef<void(Communicator&, Stream&)> work) {
+    return message_of([&] {
+      GetParam()->run(ranks, timeout, [&](Communicator& c) {
+        Stream stream(Device::cpu(), &test::pool());
+        work(c, stream);
+      });
+    });
+  }
+};
+
+std::vector<test::Ranks*> makers() {
+  return {test::under_mpi() ? &test::mpi_ranks() : &test::thread_ranks()};
+}
+INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(makers()),
+                         [](const auto& maker) { return std::string(maker.param->name()); });
+
+TEST_P(CommunicatorTest, AllReduceSumsInTheOrderOfRanksToTheSameBitsOnAll) {
+  for (const int ranks : {1, 2, 3, 4, 7}) {
+    run(ranks, [&](Communicator& c, Stream& s) {
+      for (const DType t : kTypes) {
+        for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max}) {
+          for (const int64_t n : {0, 1, 5, 1500}) {
+            Tensor x = values(t, c.rank(), {n});
+            c.all_reduce(s, x, op);
+            for (int64_t i = 0; i < n; ++i)
+              ASSERT_EQ(x[i], reduced(t, op, ranks, i)) << name_of(t) << " " << ranks << " " << i;
+          }
+        }
+      }
+    });
+  }
+}
+
+TEST_P(CommunicatorTest, IntegerSumsWrapAndAMaximumKeepsNaN) {
+  run(4, [&](Communicator& c, Stream& s) {
+    Tensor big(Device::cpu(), DType::i32, {2});
+    big.set({2147483647.0, -1});
+    c.all_reduce(s, big);
+    EXPECT_EQ(big.values(), (std::vector<double>{-4, -4}));
+    for (int at = 0; at < 4; ++at) {
+      Tensor x =
+          Tensor(Device::cpu(), DType::f32, {1}).fill(c.rank() == at ? std::nan("") : c.rank());
+      c.all_reduce(s, x, ReduceOp::max);
+      EXPECT_TRUE(std::isnan(x[0])) << at;
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, AllGatherPutsRanksOneAfterTheOther) {
+  for (const int ranks : {1, 2, 3, 4}) {
+    run(ranks, [&](Communicator& c, Stream& s) {
+      for (const DType t : {DType::f32, DType::bf16, DType::i32, DType::i64}) {
+        for (const Shape& shape : {Shape{0, 4}, Shape{1, 1}, Shape{3, 5}, Shape{37, 11}}) {
+          const auto value = [&](int r, int64_t i) {
+            return static_cast<double>((r * 7 + i) % 120);
+          };
+          Tensor x(Device::cpu(), t, shape);
+          for (int64_t i = 0; i < x.count(); ++i) x.set_element(i, value(c.rank(), i));
+          Tensor out(Device::cpu(), t, {ranks * shape[0], shape[1]});
+          out.fill(121);
+          c.all_gather(s, out, x);
+          Tensor in_place(Device::cpu(), t, {ranks * shape[0], shape[1]});
+          in_place.fill(121);
+          const TensorView mine =
+              in_place.view().rows(c.rank() * shape[0], (c.rank() + 1) * shape[0]);
+          if (x.count() > 0)
+            std::memcpy(mine.data, x.view().data, static_cast<size_t>(mine.bytes()));
+          c.all_gather(s, in_place, mine);
+          for (int r = 0; r < ranks; ++r) {
+            for (int64_t i = 0; i < x.count(); ++i) {
+              ASSERT_EQ(out[r * x.count() + i], value(r, i));
+              ASSERT_EQ(in_place[r * x.count() + i], value(r, i));
+            }
+          }
+        }
+      }
+    });
+  }
+}
+
+TEST_P(CommunicatorTest, ReduceScatterIsARanksBlockOfTheSum) {
+  for (const int ranks : {1, 2, 3, 4}) {
+    run(ranks, [&](Communicator& c, Stream& s) {
+      for (const DType t : kTypes) {
+        for (const int64_t n : {0, 1, 7, 300}) {
+          Tensor x = values(t, c.rank(), {ranks * n});
+          Tensor out = Tensor(Device::cpu(), t, {n}).poison();
+          c.reduce_scatter(s, out, x);
+          for (int64_t i = 0; i < n; ++i)
+            ASSERT_EQ(out[i], reduced(t, ReduceOp::sum, ranks, c.rank() * n + i));
+          for (int64_t i = 0; i < ranks * n; ++i)
+            ASSERT_EQ(x[i], element(t, c.rank(), i)) << "`in` was written";
+          const TensorView block = x.view().rows(c.rank() * n, (c.rank() + 1) * n);
+          c.reduce_scatter(s, block, x, ReduceOp::max);
+          for (int64_t i = 0; i < n; ++i)
+            ASSERT_EQ(x[c.rank() * n + i], reduced(t, ReduceOp::max, ranks, c.rank() * n + i));
+        }
+      }
+    });
+  }
+}
+
+TEST_P(CommunicatorTest, AllToAllSendsAnyNumberOfRows) {
+  // Rows that rank r sends to rank s, by pattern: uneven, nothing at all, everything to rank 0.
+  const std::vector<std::function<int64_t(int, int)>> patterns = {
+      [](int r, int s) { return (r * 3 + s * 5) % 4; },
+      [](int, int) { return 0; },
+      [](int r, int s) { return s == 0 ? 10 + r : 0; },
+  };
+  for (const int ranks : {1, 2, 3, 4}) {
+    run(ranks, [&](Communicator& c, Stream& s) {
+      for (const auto& rows : patterns) {
+        for (const int64_t width : {0, 1, 9}) {
+          std::vector<int64_t> send, recv;
+          int64_t sent = 0, received = 0;
+          for (int r = 0; r < ranks; ++r) {
+            send.push_back(rows(c.rank(), r));
+            recv.push_back(rows(r, c.rank()));
+            sent += send.back();
+            received += recv.back();
+          }
+          // A row says who sends it to whom, as which row. One row more than needed on both sides.
+          const auto code = [](int from, int to, int64_t i) {
+            return static_cast<double>(from * 10000 + to * 100 + i);
+          };
+          const auto shape = [&](int64_t n) { return width == 0 ? Shape{n} : Shape{n, width}; };
+          const int64_t step = std::max<int64_t>(width, 1);
+          Tensor in = Tensor(Device::cpu(), DType::f32, shape(sent + 1)).poison();
+          Tensor out = Tensor(Device::cpu(), DType::f32, shape(received + 1)).poison();
+          int64_t at = 0;
+          for (int r = 0; r < ranks; ++r)
+            for (int64_t i = 0; i < send[static_cast<size_t>(r)]; ++i, ++at)
+              for (int64_t d = 0; d < step; ++d)
+                in.set_element(at * step + d, code(c.rank(), r, i));
+          c.all_to_all(s, out, in, send, recv);
+          at = 0;
+          for (int r = 0; r < ranks; ++r)
+            for (int64_t i = 0; i < recv[static_cast<size_t>(r)]; ++i, ++at)
+              for (int64_t d = 0; d < step; ++d)
+                ASSERT_EQ(out[at * step + d], code(r, c.rank(), i));
+          for (int64_t d = 0; d < step; ++d) ASSERT_TRUE(out.poisoned(at * step + d));
+        }
+      }
+    });
+  }
+}
+
+TEST_P(CommunicatorTest, BroadcastBringsTheRootsDataFromEveryRoot) {
+  run(4, [&](Communicator& c, Stream& s) {
+    for (int root = 0; root < 4; ++root) {
+      for (const int64_t n : {0, 1, 777}) {
+        Tensor x = values(DType::f64, c.rank(), {n});
+        c.broadcast(s, x, root);
+        for (int64_t i = 0; i < n; ++i) ASSERT_EQ(x[i], element(DType::f64, root, i));
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, SendDoesNotWaitAndMessagesKeepTheirOrder) {
+  run(3, [&](Communicator& c, Stream& s) {
+    const int next = (c.rank() + 1) % 3, before = (c.rank() + 2) % 3;
+    // 1 MiB: more than any transport buffers by itself. All send before anyone receives, and what
+    // was sent is overwritten.
+    Tensor out(Device::cpu(), DType::f32, {1 << 18}), in(Device::cpu(), DType::f32, {1 << 18});
+    for (int message = 0; message < 3; ++message) {
+      out.fill(c.rank() * 10 + message);
+      c.send(s, out, next);
+      c.send(s, out, before);
+    }
+    out.fill(-1);
+    for (int message = 0; message < 3; ++message) {
+      for (const int from : {next, before}) {
+        in.poison();
+        c.recv(s, in, from);
+        ASSERT_EQ(in[0], from * 10 + message);
+        ASSERT_EQ(in[(1 << 18) - 1], from * 10 + message);
+      }
+    }
+    Tensor nothing(Device::cpu(), DType::f32, {0});
+    c.send(s, nothing, next);
+    c.recv(s, nothing, before);
+  });
+}
+
+TEST_P(CommunicatorTest, SplitGroupsByColorAndOrdersByKey) {
+  run(4, [&](Communicator& c, Stream& s) {
+    const auto pair = c.split("pair", c.rank() / 2, -c.rank());  // the higher rank first
+    ASSERT_TRUE(pair);
+    EXPECT_EQ(pair->name(), "pair");
+    EXPECT_EQ(pair->size(), 2);
+    EXPECT_EQ(pair->rank(), 1 - c.rank() % 2);
+    const int base = c.rank() / 2 * 2;
+    EXPECT_EQ(pair->members(), (std::vector<int>{base + 1, base}));
+    Tensor x = Tensor(Device::cpu(), DType::i32, {1}).fill(c.rank());
+    pair->all_reduce(s, x);
+    EXPECT_EQ(x[0], 2 * base + 1);
+
+    const auto first = c.split("first", c.rank() == 0 ? 3 : -1, 0);
+    EXPECT_EQ(first != nullptr, c.rank() == 0);
+    const auto same_key = c.split("all", 0, 0);
+    EXPECT_EQ(same_key->rank(), c.rank());
+    const auto of_pair = pair->split("of pair", pair->rank(), 0);
+    EXPECT_EQ(of_pair->members(), std::vector<int>{c.rank()});
+    x.fill(7);
+    of_pair->all_reduce(s, x);
+    EXPECT_EQ(x[0], 7);
+  });
+}
+
+TEST_P(CommunicatorTest, GroupsWorkAtTheSameTimeInTheirOwnOrder) {
+  run(4, [&](Communicator& c, Stream& s) {
+    const auto row = c.split("row", c.rank() / 2, 0), column = c.split("column", c.rank() % 2, 0);
+    for (int round = 0; round < 50; ++round) {
+      Tensor x = Tensor(Device::cpu(), DType::i64, {3}).fill(c.rank() + round);
+      // Rank 0 sends to its column's other rank while rows reduce.
+      if (column->rank() == 0) column->send(s, x, 1);
+      row->all_reduce(s, x);
+      ASSERT_EQ(x[0], c.rank() / 2 * 4 + 1 + 2 * round);
+      if (column->rank() == 1) {
+        column->recv(s, x, 0);
+        ASSERT_EQ(x[2], column->members()[0] + round);
+      }
+      c.barrier(s);
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, NothingIsExchangedOnTheMetaDevice) {
+  run(2, [&](Communicator& c, Stream&) {
+    if (c.rank() == 1) return;
+    Stream meta(Device::meta());
+    const TensorView x(nullptr, DType::f32, {4}), y(nullptr, DType::f32, {8});
+    const std::vector<int64_t> rows = {2, 2};
+    c.all_reduce(meta, x);
+    c.all_gather(meta, y, x);
+    c.reduce_scatter(meta, x, y);
+    c.all_to_all(meta, x, x, rows, rows);
+    c.broadcast(meta, x, 1);
+    c.send(meta, x, 1);
+    c.recv(meta, x, 1);
+    c.barrier(meta);
+    EXPECT_THROW(c.all_gather(meta, x, x), Error);
+  });
+}
+
+TEST_P(CommunicatorTest, WrongArgumentsAreRefusedBeforeAnybodyIsAsked) {
+  run(2, [&](Communicator& c, Stream& s) {
+    Tensor x(Device::cpu(), DType::f32, {4, 3}), bytes(Device::cpu(), DType::u8, {4});
+    const std::vector<int64_t> two = {2, 2}, three = {1, 1, 1}, many = {3, 2}, negative = {-1, 2};
+    const auto says = [&](const std::function<void()>& f, const char* text) {
+      EXPECT_THAT(message_of(f), HasSubstr(text));
+    };
+    says([&] { c.all_reduce(s, TensorView()); }, "all_reduce of group world: there is no tensor");
+    says([&] { c.all_reduce(s, x.view().columns(0, 2)); }, "is not contiguous");
+    says([&] { c.all_reduce(s, bytes); }, "u8 [4] cannot be reduced");
+    says([&] { c.all_gather(s, x, x); }, "out must hold 2 times in");
+    says([&] { c.reduce_scatter(s, x, x); }, "in must hold 2 times out");
+    says([&] { c.all_to_all(s, x, x, three, two); }, "3 and 2 row counts, 2 ranks");
+    says([&] { c.all_to_all(s, x, x, many, two); }, "5 rows to send of f32 [4, 3]");
+    says([&] { c.all_to_all(s, x, x, negative, two); }, "a row count is negative");
+    says([&] { c.all_to_all(s, x, bytes, two, two); }, "their rows must be alike");
+    says([&] { c.broadcast(s, x, 2); }, "root 2 of 2 ranks");
+    says([&] { c.send(s, x, c.rank()); }, "send of group world");
+    says([&] { c.recv(s, x, -1); }, "from rank -1 of 2");
+    says([&] { (void)c.split("x", -2, 0); }, "color -2");
+    c.barrier(s);
+  });
+}
+
+TEST_P(CommunicatorTest, RanksThatCallDifferentCollectivesAreAllTold) {
+  fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
+    Tensor x(Device::cpu(), DType::f32, {8}), y(Device::cpu(), DType::f32, {2});
+    c.barrier(s);
+    const std::string message = message_of([&] {
+      if (c.rank() == 2) {
+        c.all_gather(s, x, y);
+      } else {
+        c.all_reduce(s, x);
+      }
+    });
+    EXPECT_EQ(message,
+              "the 4 ranks of group world do not call the same:\n"
+              "  rank 0 and 2 more: all_reduce number 2 (sum) of f32 [8]\n"
+              "  rank 2: all_gather number 2 of f32 [2]");
+    // Nothing of this world can be used from here on.
+    EXPECT_EQ(message_of([&] { c.barrier(s); }), message);
+  });
+}
+
+TEST_P(CommunicatorTest, RanksWithDifferentShapesTypesRootsOrOpsAreAllTold) {
+  const auto told = [&](const char* a, const char* b,
+                        const std::function<void(Communicator&, Stream&)>& call) {
+    fail(2, milliseconds(20000), [&](Communicator& c, Stream& s) {
+      const std::string message = message_of([&] { call(c, s); });
+      EXPECT_THAT(message, HasSubstr(std::string("rank 0: ") + a));
+      EXPECT_THAT(message, HasSubstr(std::string("rank 1: ") + b));
+    });
+  };
+  const auto tensor = [](int64_t n) { return Tensor(Device::cpu(), DType::f32, {n}); };
+  told("all_reduce number 1 (sum) of f32 [4]", "all_reduce number 1 (sum) of f32 [5]",
+       [&](Communicator& c, Stream& s) { c.all_reduce(s, tensor(4 + c.rank())); });
+  told("all_reduce number 1 (sum)", "all_reduce number 1 (max)",
+       [&](Communicator& c, Stream& s) { c.all_reduce(s, tensor(4), ReduceOp(c.rank())); });
+  told("broadcast number 1 of f32 [4] from rank 0", "broadcast number 1 of f32 [4] from rank 1",
+       [&](Communicator& c, Stream& s) { c.broadcast(s, tensor(4), c.rank()); });
+  told("barrier number 1", "all_reduce number 1 (sum) of i32 [1]", [&](Communicator& c, Stream& s) {
+    if (c.rank() == 0) return c.barrier(s);
+    c.all_reduce(s, Tensor(Device::cpu(), DType::i32, {1}));
+  });
+}
+
+TEST_P(CommunicatorTest, RowCountsThatDoNotFitAreNamed) {
+  fail(3, milliseconds(20000), [&](Communicator& c, Stream& s) {
+    const std::vector<int64_t> right = {1, 1, 1}, wrong = {1, 0, 1};
+    Tensor in(Device::cpu(), DType::f32, {3, 2}), out(Device::cpu(), DType::f32, {3, 2});
+    EXPECT_EQ(
+        message_of([&] { c.all_to_all(s, out, in, right, c.rank() == 2 ? wrong : right); }),
+        "all_to_all number 1 of f32 [rows, 2] of group world: rank 1 sends 1 rows to rank 2, which "
+        "expects 0");
+  });
+}
+
+TEST_P(CommunicatorTest, AMessageOfAnotherShapeIsNamed) {
+  fail(2, milliseconds(20000), [&](Communicator& c, Stream& s) {
+    Tensor x(Device::cpu(), DType::f32, {4}), y(Device::cpu(), DType::bf16, {4});
+    if (c.rank() == 0) return c.send(s, x, 1);
+    EXPECT_EQ(message_of([&] { c.recv(s, y, 0); }),
+              "rank 0 and rank 1 of group world do not agree:\n"
+              "  the one calls send number 1 of f32 [4] to rank 1\n"
+              "  the other recv number 1 of bf16 [4] from rank 0");
+  });
+}
+
+TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
+  const auto begin = std::chrono::steady_clock::now();
+  fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
+    const auto pair = c.split("pair", c.rank() / 2, 0);
+    pair->barrier(s);
+    c.set_timeout(milliseconds(300));
+    Tensor x(Device::cpu(), DType::f32, {8});
+    const std::string message = message_of([&] {
+      if (c.rank() == 2) return pair->recv(s, x, 1);  // nobody sends
+      if (c.rank() == 3) return pair->all_reduce(s, x);
+      c.all_reduce(s, x);
+    });
+    // Whose time is over first says it to all.
+    EXPECT_THAT(message, HasSubstr("did not come within 0.3 s"));
+    EXPECT_THAT(message, testing::AnyOf(HasSubstr("2 of its 4 ranks did not come"),
+                                        HasSubstr("pair: 1 of its 2 ranks did not come")));
+    EXPECT_THAT(message,
+                testing::AnyOf(HasSubstr("all_reduce number"), HasSubstr("recv number 1")));
+    EXPECT_THAT(message,
+                testing::AnyOf(HasSubstr("\n  rank 2:"), HasSubstr("(rank 2 of the world)"),
+                               HasSubstr("(rank 3 of the world)")));
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+}
+
+TEST_P(CommunicatorTest, ARankThatFailsEndsTheOthersWithItsMessage) {
+  std::atomic<int> ended{0};
+  const std::string outcome = fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
+    const auto pair = c.split("pair", c.rank() % 2, 0);
+    Tensor x(Device::cpu(), DType::f32, {8});
+    try {
+      if (c.rank() == 3) throw Error(Fault::kNumeric, "the loss is NaN");
+      if (c.rank() == 1) return pair->recv(s, x, 1);
+      c.all_reduce(s, x);
+    } catch (const Error& e) {
+      if (c.rank() != 3) {
+        EXPECT_EQ(e.fault(), Fault::kComm);
+        EXPECT_STREQ(e.what(),
+                     "rank 3 of the world failed, which ends the others: the loss is NaN");
+      } else {
+        c.give_up(e.what());
+      }
+      ++ended;
+      throw;
+    }
+  });
+  EXPECT_EQ(ended, test::under_mpi() ? 1 : 4);
+  EXPECT_THAT(outcome, HasSubstr("the loss is NaN"));
+}
+
+}  // namespace
+}  // namespace nereus

@@ -1,0 +1,26 @@
+// Runs a test's ranks: as threads of the test program, or, when mpirun started it, as its
+// processes. What every maker of communicators must do is tested through this.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "comm/communicator.h"
+
+namespace nereus::test {
+
+struct Ranks {
+  virtual ~Ranks() = default;
+  virtual const char* name() const = 0;
+  virtual int most() const = 0;  // ranks that can be had
+  // Calls work on the first `ranks` ranks of a new world (of a group of them where the world is
+  // larger). Throws what the world ended with.
+  virtual void run(int ranks, std::chrono::milliseconds timeout,
+                   FunctionRef<void(Communicator&)> work) = 0;
+};
+
+Ranks& thread_ranks();
+bool under_mpi();
+Ranks& mpi_ranks();  // under mpirun only
+
+}  // namespace nereus::test

@@ -1,0 +1,16 @@
+#include <cstdlib>
+#include <string>
+
+#include "comm/mpi_ranks.h"
+
+namespace nereus {
+
+bool started_by_mpi() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr && std::atoi(value) > 1) return true;
+  }
+  return false;
+}
+
+}  // namespace nereus

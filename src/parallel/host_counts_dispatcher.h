@@ -1,0 +1,45 @@
+// Expert parallelism over any Communicator on host memory: the reference of the others.
+//
+// Rank r of the group holds experts [r E/ep, (r + 1) E/ep). A rank sorts its slots by expert, tells
+// the others how many rows each of their experts gets (the host reads the counts, once a layer and
+// microbatch), sends the rows, and sorts what it received by expert, then by sender, then by slot:
+// the order that one rank with all tokens would have, so that an expert's sums are the same.
+//
+// A plan keeps its counts: combine, the backward pass and a replay exchange the same rows again.
+#pragma once
+
+#include "comm/communicator.h"
+#include "parallel/token_dispatcher.h"
+
+namespace nereus {
+
+class HostCountsDispatcher final : public TokenDispatcher {
+ public:
+  // `group` must outlive the dispatcher; `experts` of all ranks, which its size divides.
+  // `bound`: rows this rank can receive for each slot (token and choice) of its own; 0: what all
+  // ranks together can send at most, which never overflows. A plan that needs more is an
+  // Error{kConfig} with the numbers.
+  HostCountsDispatcher(Communicator& group, int64_t experts, double bound = 0);
+
+  int64_t local_experts() const override { return experts_ / group_.size(); }
+  const char* name() const override { return "host_counts"; }
+  Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
+  void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
+                const Rows& rows) override;
+  void combine(Context&, const Plan&, ConstTensorView rows, ConstTensorView addend,
+               TensorView out) override;
+  void combine_backward(Context&, const Plan&, ConstTensorView dout, TensorView drows) override;
+  void dispatch_backward(Context&, const Plan&, const DispatchBackward&) override;
+
+ private:
+  // This rank's rows, sorted by expert, to the experts' rows, and back.
+  void to_experts(Context&, const Plan&, TensorView rows, ConstTensorView sorted);
+  void from_experts(Context&, const Plan&, TensorView sorted, ConstTensorView rows);
+
+  Communicator& group_;
+  int64_t experts_;
+  double bound_;
+  std::vector<int64_t> none_, each_;  // by rank: no rows; as many counts as a rank has experts
+};
+
+}  // namespace nereus

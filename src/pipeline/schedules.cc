@@ -1,0 +1,274 @@
+// The schedules: who computes what in which order. Each function writes one rank's F, B, I, W and
+// FB; add_communication() does the rest. p ranks, r this one, v stages a rank, m microbatches.
+#include <algorithm>
+#include <cctype>
+#include <deque>
+
+#include "base/check.h"
+#include "base/suggest.h"
+#include "pipeline/schedule.h"
+
+namespace nereus {
+namespace {
+
+using Kind = Action::Kind;
+
+// A rank's list. Microbatches of a stage are counted up by kind, unless one is named.
+class List {
+ public:
+  explicit List(int stages) : next_(static_cast<size_t>(stages)) {}
+
+  void forward(int stage) { add(Kind::forward, stage, next(stage).forward++); }
+  void backward(int stage) { backward(stage, next(stage).dgrad++); }
+  void backward(int stage, int microbatch) { add(Kind::backward, stage, microbatch); }
+  void dgrad(int stage) {
+    const int m = next(stage).dgrad++;
+    add(Kind::backward_input, stage, m);
+    pending_.push_back({stage, m});
+  }
+  // wgrad of the oldest dgrad that has none yet, of any stage.
+  void wgrad() {
+    if (pending_.empty()) return;
+    add(Kind::backward_weight, pending_.front().first, pending_.front().second);
+    pending_.pop_front();
+  }
+  // wgrad of the oldest dgrad of `stage`.
+  void wgrad(int stage) {
+    const auto it = std::find_if(pending_.begin(), pending_.end(),
+                                 [&](const auto& p) { return p.first == stage; });
+    if (it == pending_.end()) return;
+    add(Kind::backward_weight, stage, it->second);
+    pending_.erase(it);
+  }
+  void overlapped(int forward_stage, int backward_stage) {
+    actions_.push_back({.kind = Kind::forward_backward,
+                        .stage = forward_stage,
+                        .microbatch = next(forward_stage).forward++,
+                        .backward_stage = backward_stage,
+                        .backward_microbatch = next(backward_stage).dgrad++});
+  }
+
+  bool any_pending() const { return !pending_.empty(); }
+  int forwards(int stage) { return next(stage).forward; }
+  // Without what a schedule of more microbatches does with those from `microbatches` on.
+  std::vector<Action> take(int microbatches) {
+    std::erase_if(actions_, [&](const Action& a) { return a.microbatch >= microbatches; });
+    return std::move(actions_);
+  }
+
+ private:
+  struct Next {
+    int forward = 0, dgrad = 0;
+  };
+  Next& next(int stage) { return next_[static_cast<size_t>(stage)]; }
+  void add(Kind kind, int stage, int microbatch) {
+    actions_.push_back({.kind = kind, .stage = stage, .microbatch = microbatch});
+  }
+
+  std::vector<Next> next_;
+  std::deque<std::pair<int, int>> pending_;  // stage, microbatch: I without W
+  std::vector<Action> actions_;
+};
+
+// All forwards, then all backwards.
+void gpipe(List& l, int, int r, int, int m) {
+  for (int i = 0; i < m; ++i) l.forward(r);
+  for (int i = 0; i < m; ++i) l.backward(r);
+}
+
+// As many forwards as there are stages behind, then one forward and one backward in turn.
+void one_f_one_b(List& l, int p, int r, int, int m) {
+  const int warm_up = std::min(m, p - 1 - r);
+  for (int i = 0; i < warm_up; ++i) l.forward(r);
+  for (int i = warm_up; i < m; ++i) {
+    l.forward(r);
+    l.backward(r);
+  }
+  for (int i = 0; i < warm_up; ++i) l.backward(r);
+}
+
+// Breadth first: all microbatches through a stage before the next.
+void looped_bfs(List& l, int p, int r, int v, int m) {
+  for (int chunk = 0; chunk < v; ++chunk)
+    for (int i = 0; i < m; ++i) l.forward(chunk * p + r);
+  for (int chunk = v; chunk-- > 0;)
+    for (int i = m; i-- > 0;) l.backward(chunk * p + r, i);
+}
+
+// Rounds of as many microbatches as ranks go through all of a rank's stages, one forward and one
+// backward in turn. With `split`, dgrad and wgrad are apart: the warm-up is half as long, and wgrad
+// runs r dgrads behind, where the pipeline would be idle.
+void interleaved(List& l, int p, int r, int v, int m, bool split) {
+  const int round = m / std::max(1, m / p);  // microbatches of a round
+  const int total = m * v;
+  const int warm_up = std::min(total, (v - 1) * round + (split ? 1 : 2) * (p - 1 - r));
+  const auto chunk = [&](int i) { return i / round % v; };
+  const auto backward = [&](int i) {
+    const int stage = (v - 1 - chunk(i)) * p + r;
+    if (!split) return l.backward(stage);
+    l.dgrad(stage);
+    if (i >= r) l.wgrad();
+  };
+  for (int i = 0; i < total + warm_up; ++i) {
+    if (i < total) l.forward(chunk(i) * p + r);
+    if (i >= warm_up) backward(i - warm_up);
+  }
+  while (l.any_pending()) l.wgrad();
+}
+
+// Zero bubble, V-shaped (Qi et al. 2023, section 6): with F = I = W no rank waits in the middle,
+// and no rank holds more activations than 1F1B's first. Made for at least 2p - 1 microbatches; with
+// fewer, the others' actions are left out.
+void zbv(List& l, int p, int r, int, int m) {
+  const int down = r, up = 2 * p - 1 - r, n = std::max(m, 2 * p - 1);
+  for (int i = 0; i < 2 * (p - r) - 1; ++i) l.forward(down);
+  for (int i = 0; i < r; ++i) {
+    l.forward(up);
+    l.forward(down);
+  }
+  const auto both_of_backward = [&](int stage) {
+    l.dgrad(stage);
+    l.wgrad(stage);
+  };
+  for (int i = 0; i < p - r; ++i) {
+    l.forward(up);
+    both_of_backward(up);
+  }
+  while (l.forwards(up) < n) {
+    if (l.forwards(down) < n) l.forward(down);
+    both_of_backward(down);
+    l.forward(up);
+    both_of_backward(up);
+  }
+  for (int i = 0; i < r; ++i) {
+    l.dgrad(down);
+    l.dgrad(up);
+  }
+  for (int i = 0; i < p - r; ++i) both_of_backward(down);
+  for (const int stage : {up, down})
+    for (int i = 0; i < p; ++i) l.wgrad(stage);
+}
+
+// DualPipe cut in half (DeepSeek, github.com/deepseek-ai/DualPipe): in the middle every forward is
+// overlapped with another microbatch's backward, so that the exchange of the one hides behind the
+// other's arithmetic.
+void dualpipe_v(List& l, int p, int r, int, int m) {
+  const int down = r, up = 2 * p - 1 - r, behind = p - 1 - r;
+  for (int i = 0; i < 2 * behind; ++i) l.forward(down);
+  for (int i = 0; i < r + 1; ++i) {
+    l.forward(down);
+    l.forward(up);
+  }
+  for (int i = 0; i < behind; ++i) {
+    l.dgrad(up);
+    l.wgrad();
+    l.forward(up);
+  }
+  for (int i = 0; i < m - 2 * p + r + 1; ++i) {
+    if (i == 0 && behind == 0) {  // the turn of the V: apart they leave a smaller bubble
+      l.forward(down);
+      l.backward(up);
+    } else {
+      l.overlapped(down, up);
+    }
+    l.overlapped(up, down);
+  }
+  for (int i = 0; i < behind; ++i) {
+    l.backward(up);
+    l.overlapped(up, down);
+  }
+  // From the middle on wgrads are kept for the end.
+  bool split = false;
+  const auto backward = [&](int stage) { split ? l.dgrad(stage) : l.backward(stage); };
+  for (int i = 0; i < r + 1; ++i) {
+    const bool middle = i == (r + 1) / 2;
+    split = split || (middle && r % 2 == 1);
+    backward(up);
+    split = split || (middle && r % 2 == 0);
+    backward(down);
+  }
+  for (int i = 0; i < behind; ++i) {
+    l.wgrad();
+    backward(down);
+  }
+  while (l.any_pending()) l.wgrad();
+}
+
+const std::vector<std::string>& names() {
+  static const std::vector<std::string> all = {
+      "1F1B",          "Interleaved1F1B", "GPipe", "LoopedBFS", "InterleavedZeroBubble",
+      "ZBVZeroBubble", "DualPipeV"};
+  return all;
+}
+
+std::string lower(std::string s) {
+  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return s;
+}
+
+}  // namespace
+
+std::string canonical_schedule_name(const std::string& name) {
+  for (const std::string& known : names())
+    if (lower(known) == lower(name)) return known;
+  const std::string near = nearest(name, names());
+  NEREUS_FAIL(kConfig, "Unknown schedule name '{}'. The valid options are {}{}", name,
+              fmt::join(names(), ", "), near.empty() ? "" : "; did you mean " + near + "?");
+}
+
+bool is_single_stage(const std::string& name) { return name == "1F1B" || name == "GPipe"; }
+
+Schedule make_schedule(const std::string& asked, int p, int v, int m) {
+  const std::string name = canonical_schedule_name(asked);
+  NEREUS_CHECK(
+      kConfig, p >= 1 && v >= 1 && m >= 1,
+      "A pipeline of {} ranks, {} stages a rank and {} microbatches: each must be at least "
+      "1.",
+      p, v, m);
+  const bool v_shaped = name == "ZBVZeroBubble" || name == "DualPipeV";
+  NEREUS_CHECK(kConfig, !is_single_stage(name) || v == 1,
+               "Single stage schedule requires exactly 1 stage per rank, but got {} stages per "
+               "rank.\n  {} with {} ranks: use Interleaved1F1B for {} stages, or make one stage a "
+               "rank.",
+               v, name, p, p * v);
+  NEREUS_CHECK(kConfig, is_single_stage(name) || v >= 2,
+               "Multi-stage schedule requires at least 2 stages per rank, but got {} stages per "
+               "rank.\n  {} with {} ranks: make {} stages or more, or use 1F1B.",
+               v, name, p, 2 * p);
+  NEREUS_CHECK(kConfig, !v_shaped || v == 2,
+               "v schedules assume 2 stages per rank, got {}\n  {} with {} ranks needs {} stages: "
+               "rank r holds stages r and {} - r.",
+               v, name, p, 2 * p, 2 * p - 1);
+  NEREUS_CHECK(
+      kConfig, name != "DualPipeV" || m >= 2 * p,
+      "DualPipeV requires at least as many microbatches as stages, but got {} microbatches "
+      "and {} stages.\n  Use {} microbatches or more, fewer ranks, or ZBVZeroBubble.",
+      m, 2 * p, 2 * p);
+  const int rounds = std::max(1, m / p);
+  NEREUS_CHECK(
+      kConfig, !name.starts_with("Interleaved") || m % rounds == 0,
+      "{} requires the number of microbatches to be a multiple of the number of rounds "
+      "({}), but got {}.\n  A round is at least as many microbatches as ranks ({}): use {} "
+      "or {} microbatches.",
+      name == "Interleaved1F1B" ? "Interleaved 1F1B" : "Zero bubble", rounds, m, p, m / p * p,
+      (m / p + 1) * p);
+
+  Schedule out{.name = name, .microbatches = m, .rank_of_stage = {}, .actions = {}};
+  for (int s = 0; s < p * v; ++s)
+    out.rank_of_stage.push_back(v_shaped && s >= p ? 2 * p - 1 - s : s % p);
+  for (int r = 0; r < p; ++r) {
+    List list(p * v);
+    if (name == "GPipe") gpipe(list, p, r, v, m);
+    if (name == "1F1B") one_f_one_b(list, p, r, v, m);
+    if (name == "LoopedBFS") looped_bfs(list, p, r, v, m);
+    if (name == "Interleaved1F1B") interleaved(list, p, r, v, m, false);
+    if (name == "InterleavedZeroBubble") interleaved(list, p, r, v, m, true);
+    if (name == "ZBVZeroBubble") zbv(list, p, r, v, m);
+    if (name == "DualPipeV") dualpipe_v(list, p, r, v, m);
+    out.actions.push_back(list.take(m));
+  }
+  add_communication(out);
+  return out;
+}
+
+}  // namespace nereus
