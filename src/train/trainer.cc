@@ -146,6 +146,11 @@ Trainer::Trainer(const JobConfig& config, Stream& stream)
             with_thousands(static_cast<double>(size.active), 0));
   log_device(stream);
 
+  if (stream.on_gpu() && (args_.block_causal() || t.mixed_precision_param != "bfloat16"))
+    log::warning(
+        "Attention goes through a plain kernel, which is slow on long sequences: cuDNN's takes "
+        "causal masks and bfloat16, and this run has {} and {}.",
+        args_.block_causal() ? "document masks" : "causal masks", t.mixed_precision_param);
   const uint64_t seed = static_cast<uint64_t>(t.seed.value_or(0));
   engine_->store().initialize(stream, seed);
   load_weights();
@@ -261,6 +266,20 @@ double Trainer::validate(int64_t step) {
   return loss;
 }
 
+// A device's error ends the run: it says at which step, and what is left of the run.
+Optimizer::Result Trainer::guarded_step(int64_t step, Interval& interval) {
+  try {
+    return train_step(step, interval);
+  } catch (const Error& e) {
+    if (e.fault() != Fault::kDevice) throw;
+    NEREUS_FAIL(kDevice,
+                "step {}: {}\n  The device's memory is lost: weights since the last save are gone; "
+                "{}/metrics.jsonl has every logged step. Look at nvidia-smi and the kernel's log "
+                "(dmesg, Xid) before starting again.",
+                step, e.what(), config_.job.dump_folder);
+  }
+}
+
 // Of the last step: recording slows a step a little. Not of the first ones, which warm up.
 bool Trainer::account_for(int64_t step) {
   constexpr int64_t kWarm = 5;
@@ -290,7 +309,7 @@ int Trainer::run() {
     ++step;
     const bool account = account_for(step);
     const auto begin = Clock::now();
-    const Optimizer::Result result = train_step(step, interval);
+    const Optimizer::Result result = guarded_step(step, interval);
     if (account) say_account(seconds_since(begin));
     if (step == 1 || step % config_.metrics.log_freq == 0) log_step(step, result, interval);
     if (v.enable && (step % v.freq == 0 || step == t.steps)) last_validation_ = validate(step);

@@ -33,6 +33,7 @@ class Trainer {
 
   void load_weights();
   Optimizer::Result train_step(int64_t step, Interval&);
+  Optimizer::Result guarded_step(int64_t step, Interval&);
   void fail_nonfinite(int64_t step, const Optimizer::Result&);
   void log_step(int64_t step, const Optimizer::Result&, Interval&);
   double validate(int64_t step);
