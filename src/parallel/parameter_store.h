@@ -2,8 +2,10 @@
 // when kernels compute in bf16, bf16 copies. Each state is one flat buffer in the same layout,
 // tensor after tensor, so that norm, clipping and the optimizer are one op over all of it.
 //
-// This is the store of one rank that holds everything. gather, release and reduce are where sharded
-// stores communicate; here the whole is always there and they do nothing.
+// With a shard group these flat states hold this rank's shards alone (ShardLayout). Kernels read
+// whole weights, which gather() brings together from the shards, and write whole gradients, which
+// reduce() sums into the shards: over the shard group in the order of its ranks, then over
+// replicas. With one rank whole and shard are the same memory, and both do nothing.
 #pragma once
 
 #include <span>
@@ -11,7 +13,9 @@
 #include <vector>
 
 #include "device/device.h"
+#include "parallel/data_groups.h"
 #include "parallel/parameter.h"
+#include "parallel/shard_layout.h"
 
 namespace nereus {
 
@@ -19,6 +23,7 @@ namespace nereus {
 struct NamedView {
   std::string name;
   TensorView view;
+  int64_t first_row = 0;  // of the parameter's dim 0: where this rank's rows begin
 };
 
 class ParameterStore {
@@ -27,24 +32,30 @@ class ParameterStore {
     DType compute = DType::f32;  // f32, or bf16: copies are kept beside the masters
     bool gradients = true;
     bool moments = true;
+    DataGroups groups = {};
   };
 
   ParameterStore(Device, std::vector<StoredTensor>, Options);
 
-  // What kernels read: compute type, or f32 for a full_precision tensor. "No tensor" for handle -1.
+  // What kernels read, whole: compute type, or f32 for a full_precision tensor. "No tensor" for
+  // handle -1. As of the last gather(), where there are shards.
   ConstTensorView weight(TensorHandle) const;
-  // f32, the stored tensor's shape. "No tensor" for handle -1.
+  // What kernels write, whole: f32, the stored tensor's shape. "No tensor" for handle -1.
   TensorView gradient(TensorHandle) const;
+  // This rank's rows of the master.
   TensorView master(TensorHandle) const;
 
-  // Flat views over all tensors, padding (always zero) included.
+  // Flat views over this rank's shards of all tensors, padding (always zero) included.
   TensorView masters() const { return flat(masters_, DType::f32); }
-  TensorView gradients() const { return flat(gradients_, DType::f32); }
+  TensorView gradients() const {  // reduced
+    return flat(sharded() ? shard_gradients_ : gradients_, DType::f32);
+  }
   TensorView first_moments() const { return flat(m_, DType::f32); }
   TensorView second_moments() const { return flat(v_, DType::f32); }
   TensorView copies() const;  // bf16; "no tensor" when kernels compute in f32
 
-  // The logical parameters as strided views into the masters, or into the gradients.
+  // This rank's rows of the logical parameters, as strided views into the masters, or into the
+  // reduced gradients. A parameter of which it has none is left out.
   std::vector<NamedView> master_views() const;
   std::vector<NamedView> gradient_views() const;
 
@@ -57,27 +68,43 @@ class ParameterStore {
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   int64_t elements() const { return elements_; }  // of a flat buffer, padding included
 
-  // The seams of sharded stores, by bucket.
-  void gather(Stream&, int /*bucket*/) {}
-  void release(int /*bucket*/) {}
-  void reduce(Stream&, int /*bucket*/) {}
+  // Collectives of the groups, of one bucket's tensors or of all.
+  void gather(Stream&, int bucket);
+  void gather(Stream&);
+  void reduce(Stream&, int bucket);
+  void reduce(Stream&);
+  const DataGroups& groups() const { return options_.groups; }
 
   // Bytes by owner, for the memory table.
   struct Bytes {
-    int64_t masters = 0, gradients = 0, moments = 0, copies = 0;
+    int64_t masters = 0, gradients = 0, moments = 0, copies = 0;  // gradients: whole and reduced
+    int64_t gathered = 0;                                         // whole weights, with shards
   };
   Bytes bytes() const;
 
  private:
+  bool sharded() const { return options_.groups.shards() > 1; }
+  bool copied(size_t tensor) const {  // do kernels read a bf16 copy of it?
+    return options_.compute != DType::f32 && !tensors_[tensor].full_precision;
+  }
   TensorView flat(const Buffer& buffer, DType dtype) const;
-  TensorView at(const Buffer& buffer, DType dtype, TensorHandle handle) const;
+  // Tensor i of a buffer of shards, all its rows with padding.
+  TensorView shard_of(const Buffer& buffer, DType dtype, size_t i) const;
+  // Tensor i as kernels see it, with padding rows.
+  TensorView whole_weight(size_t i) const;
+  TensorView whole_gradient(size_t i) const;
   std::vector<NamedView> views(const Buffer& buffer) const;
 
   std::vector<StoredTensor> tensors_;
-  std::vector<int64_t> offsets_;  // in elements
+  std::vector<ShardLayout> layouts_;
+  std::vector<int> buckets_;                          // in order of their first tensor
+  std::vector<int64_t> offsets_;                      // in elements, of a buffer of shards
+  std::vector<int64_t> whole_offsets_, whole_bytes_;  // of whole gradients (elements), weights
   int64_t elements_ = 0;
   Options options_;
-  Buffer masters_, gradients_, m_, v_, copies_;
+  Buffer masters_, m_, v_, copies_;   // shards
+  Buffer gradients_;                  // whole
+  Buffer shard_gradients_, weights_;  // with shards: reduced gradients, whole weights
 };
 
 }  // namespace nereus

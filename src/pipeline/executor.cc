@@ -124,7 +124,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
     Context ctx{stream_, s.arena, s.arena, scratch_, accumulate, observer_};
     switch (action.kind) {
       case Action::Kind::gather:
-        store_.gather(stream_, action.stage);
+        store_.gather(stream_);  // the one stage has all buckets
         break;
       case Action::Kind::forward: {
         mb = load(s, microbatches[m], loss_scale, true);
@@ -139,7 +139,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
         break;
       }
       case Action::Kind::reduce:
-        store_.reduce(stream_, action.stage);
+        store_.reduce(stream_);
         break;
       case Action::Kind::update:
         update();
@@ -153,6 +153,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
 void Executor::evaluate(const HostMicrobatch& host, float loss_scale, TensorView loss,
                         Observer* observer) {
   Slot& s = *slots_.front();
+  store_.gather(stream_);
   const Microbatch mb = load(s, host, loss_scale, false);
   Context ctx{stream_, s.arena, s.arena, scratch_, false, observer};
   stage_.forward(ctx, mb, {}, loss, s.saved);

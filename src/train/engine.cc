@@ -43,7 +43,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
       stream.device(), layout.tensors,
       ParameterStore::Options{.compute = options.compute,
                               .gradients = options.gradients,
-                              .moments = options.gradients && options.moments});
+                              .moments = options.gradients && options.moments,
+                              .groups = options.groups});
   const RopeTables rope = rope_tables(stream, args, options.sequence, tables_);
 
   const int64_t E = args.moe.num_experts, layers = args.n_layers - args.n_dense_layers;
@@ -93,6 +94,7 @@ void Engine::reset_expert_load() {
 }
 
 void Engine::update_expert_bias() {
+  for (const LayerLoad& l : loads_) store_->groups().sum(stream_, l.load);
   if (args_.moe.load_balance_coeff == 0) return;
   for (const LayerLoad& l : loads_)
     if (l.bias)

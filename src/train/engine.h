@@ -22,6 +22,7 @@ class Engine {
     bool gradients = true;             // false: evaluation only
     bool moments = true;               // false: no optimizer will run
     bool unordered_attention = false;  // see ops/attention.h
+    DataGroups groups = {};            // who works on other data, and divides the state
   };
 
   // On the meta device nothing is allocated and nothing can be run: for measuring.
@@ -41,7 +42,8 @@ class Engine {
   };
   const std::vector<LayerLoad>& expert_load() const { return loads_; }
   void reset_expert_load();
-  void update_expert_bias();  // from the load since the last reset, by load_balance_coeff
+  // From the load of all ranks since the last reset, by load_balance_coeff.
+  void update_expert_bias();
 
   // Bytes by owner beside the store's and the executor's.
   int64_t table_bytes() const { return tables_.bytes() + balance_.bytes(); }

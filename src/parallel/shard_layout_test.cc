@@ -1,0 +1,144 @@
+#include "parallel/shard_layout.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <mutex>
+
+#include "base/philox.h"
+#include "comm/thread_ranks.h"
+#include "parallel/parameter_store.h"
+#include "test/test_tensor.h"
+
+namespace nereus {
+namespace {
+
+TEST(ShardLayout, EveryRowIsOnOneRankAndSharesAreEqual) {
+  for (const int64_t rows : {1, 2, 7, 127, 128, 256, 300, 1024, 1500, 129280}) {
+    for (const int shards : {1, 2, 3, 8, 64}) {
+      const ShardLayout layout(rows, shards);
+      int64_t next = 0;
+      for (int s = 0; s < shards; ++s) {
+        const RowRange r = layout.rows(s);
+        ASSERT_EQ(r.begin, next);
+        ASSERT_LE(r.count(), layout.rows_per_shard());
+        ASSERT_TRUE(r.count() == 0 || r.begin == s * layout.rows_per_shard());
+        next = r.end;
+      }
+      ASSERT_EQ(next, rows);
+      ASSERT_EQ(layout.padded_rows(), layout.rows_per_shard() * shards);
+      if (rows < 128 * shards) {
+        ASSERT_LT(layout.padded_rows() - rows, shards);
+      } else {
+        ASSERT_TRUE(shards == 1 || layout.rows_per_shard() % 128 == 0);
+      }
+    }
+  }
+}
+
+TEST(ShardLayout, SlicesOfAFusedTensorAreEachParametersOwnRows) {
+  // gate_up: w1 is rows [0, 5), w3 rows [5, 10); three shards of four rows.
+  const ShardLayout layout(10, 3);
+  const ParameterPart w1{.parameter = {.name = "w1", .shape = {5, 4}}, .dim = 0, .begin = 0},
+      w3{.parameter = {.name = "w3", .shape = {5, 4}}, .dim = 0, .begin = 5};
+  EXPECT_EQ(layout.slice(w1, 0).parameter, (RowRange{0, 4}));
+  EXPECT_EQ(layout.slice(w3, 0).parameter.count(), 0);
+  EXPECT_EQ(layout.slice(w1, 1).parameter, (RowRange{4, 5}));
+  EXPECT_EQ(layout.slice(w1, 1).row, 0);
+  EXPECT_EQ(layout.slice(w3, 1).parameter, (RowRange{0, 3}));
+  EXPECT_EQ(layout.slice(w3, 1).row, 1);
+  EXPECT_EQ(layout.slice(w3, 2).parameter, (RowRange{3, 5}));
+  // Experts: the parts are along dim 1, and both have the shard's experts.
+  const ParameterPart e1{.parameter = {.name = "e1", .shape = {10, 6, 4}}, .dim = 1, .begin = 6};
+  EXPECT_EQ(layout.slice(e1, 1).parameter, (RowRange{4, 8}));
+}
+
+std::vector<StoredTensor> tensors() {
+  const Initial normal{.mean = 0, .std = 0.02, .low = -2, .high = 2};
+  return {
+      {.name = "embedding",
+       .shape = {300, 8},
+       .bucket = 0,
+       .parts = {{.parameter = {.name = "embedding", .shape = {300, 8}, .initial = normal}}}},
+      {.name = "norm",
+       .shape = {7},
+       .bucket = 1,
+       .full_precision = true,
+       .parts = {{.parameter = {.name = "norm", .shape = {7}, .initial = {.mean = 1}}}}},
+      {.name = "gate_up",
+       .shape = {10, 4},
+       .bucket = 1,
+       .parts = {{.parameter = {.name = "w1", .shape = {5, 4}, .initial = normal}},
+                 {.parameter = {.name = "w3", .shape = {5, 4}, .initial = normal}, .begin = 5}}},
+      {.name = "experts",
+       .shape = {3, 4, 6},
+       .bucket = 2,
+       .parts = {{.parameter = {.name = "e1", .shape = {3, 2, 6}, .initial = normal}, .dim = 1},
+                 {.parameter = {.name = "e3", .shape = {3, 2, 6}, .initial = normal},
+                  .dim = 1,
+                  .begin = 2}}},
+  };
+}
+
+std::vector<std::byte> bytes(const ConstTensorView& v) { return {v.data, v.data + v.bytes()}; }
+
+TEST(ParameterStore, ShardsStartFromTheBitsOfOneRankAndAreGatheredToThem) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    Stream stream(Device::cpu(), &test::pool());
+    ParameterStore one(Device::cpu(), tensors(), {.compute = compute});
+    one.initialize(stream, 5);
+    for (const int shards : {2, 3, 4, 8}) {
+      run_thread_ranks(shards, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
+        Stream mine(Device::cpu(), &test::pool());
+        ParameterStore store(Device::cpu(), tensors(),
+                             {.compute = compute, .groups = {.shard = &group}});
+        store.initialize(mine, 5);
+        store.gather(mine);
+        for (int i = 0; i < 4; ++i)
+          ASSERT_EQ(bytes(store.weight(i)), bytes(one.weight(i))) << i << " of " << shards;
+        // Every row of every parameter is on one rank.
+        int64_t rows = 0;
+        for (const NamedView& v : store.master_views()) rows += v.view.dim(0);
+        test::Tensor count = test::Tensor(Device::cpu(), DType::i64, {1}).fill(double(rows));
+        group.all_reduce(mine, count);
+        ASSERT_EQ(count[0], 300 + 7 + 10 + 2 * 3);
+      });
+    }
+  }
+}
+
+TEST(ParameterStore, GradientsAreSummedOverShardsAndReplicas) {
+  // Small integers: sums are exact in any order.
+  const auto value = [](int rank, int tensor, int64_t i) {
+    return static_cast<float>((rank * 7 + tensor * 3 + i) % 11);
+  };
+  run_thread_ranks(6, {.timeout = std::chrono::seconds(60)}, [&](Communicator& world) {
+    const auto shard = world.split("shard", world.rank() / 3, 0);
+    const auto replicate = world.split("replicate", world.rank() % 3, 0);
+    Stream stream(Device::cpu(), &test::pool());
+    ParameterStore store(Device::cpu(), tensors(),
+                         {.groups = {.shard = shard.get(), .replicate = replicate.get()}});
+    for (int t = 0; t < 4; ++t)
+      for (int64_t i = 0; i < store.gradient(t).count(); ++i)
+        store.gradient(t).as<float>()[i] = value(world.rank(), t, i);
+    store.reduce(stream);
+    for (int t = 0; t < 4; ++t) {
+      // The reduced shard, through the flat view: by tensor, in the order of the store.
+      const StoredTensor& tensor = store.tensors()[static_cast<size_t>(t)];
+      const ShardLayout layout(tensor.shape[0], 3);
+      const RowRange rows = layout.rows(shard->rank());
+      const int64_t inner = tensor.shape.count() / tensor.shape[0];
+      const auto offset = store.master(t).as<float>() - store.masters().as<float>();
+      for (int64_t i = 0; i < rows.count() * inner; ++i) {
+        float want = 0;
+        for (int r = 0; r < 6; ++r) want += value(r, t, rows.begin * inner + i);
+        ASSERT_EQ(store.gradients().as<float>()[offset + i], want) << tensor.name << " " << i;
+      }
+      for (int64_t i = rows.count() * inner; i < layout.rows_per_shard() * inner; ++i)
+        ASSERT_EQ(store.gradients().as<float>()[offset + i], 0) << "padding";
+    }
+  });
+}
+
+}  // namespace
+}  // namespace nereus
