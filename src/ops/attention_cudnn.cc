@@ -70,7 +70,7 @@ class Graphs : public StreamState {
 
   // The graph of `key`, built by build(graph) if it is new; null when cuDNN does not support it.
   template <class Build>
-  fe::graph::Graph* graph(Stream& stream, const Key& key, Build&& build) {
+  fe::graph::Graph* graph(Stream&, const Key& key, Build&& build) {
     const auto [it, made] = graphs_.try_emplace(key);
     auto& slot = it->second;
     if (!made) return slot.get();
