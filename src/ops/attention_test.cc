@@ -211,6 +211,33 @@ TEST(DocumentBounds, AnEndOfDocumentTokenBelongsToTheDocumentItEnds) {
   }
 }
 
+// Documents longer and shorter than what a GPU's thread block takes at once.
+TEST(DocumentBounds, FindsTheStartOfLongDocuments) {
+  constexpr int64_t B = 3, S = 5000;
+  for (const Device device : test::devices()) {
+    std::vector<double> ids(B * S, 5), first(B * S), position(B * S);
+    for (const size_t end : {0, 1, 31, 32, 1023, 1024, 4998, 5000, 8333, 9999, 14999}) ids[end] = 1;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      position[t] = static_cast<double>(t % S);
+      first[t] = t % S == 0 || ids[t - 1] == 1 ? static_cast<double>(t) : first[t - 1];
+    }
+    auto id_tensor = test::Tensor(device, DType::i32, {B * S});
+    id_tensor.set(ids);
+    const auto first_key = test::Tensor(device, DType::i32, {B * S}).poison(),
+               positions = test::Tensor(device, DType::i32, {B * S}).poison();
+    Stream s = test::stream(device);
+    document_bounds(s, {.first_key = first_key,
+                        .positions = positions,
+                        .ids = id_tensor,
+                        .sequence = S,
+                        .eos_id = 1,
+                        .mask = AttentionMask::document});
+    s.synchronize();
+    EXPECT_EQ(first_key.values(), first);
+    EXPECT_EQ(positions.values(), position);
+  }
+}
+
 // A long sequence in 4 MiB of scratch a thread: no S x S matrix can be there.
 TEST(Attention, ALongSequenceNeedsNoSquareMatrix) {
   constexpr int64_t kS = 4096, kD = 16;

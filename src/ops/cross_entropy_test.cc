@@ -20,8 +20,15 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const Device device : test::devices())
     for (const DType dtype : {DType::f32, DType::bf16})
-      for (const auto& [T, V] :
-           {std::pair<int64_t, int64_t>{0, 5}, {1, 1}, {3, 13}, {17, 2048}, {2, 129280}})
+      for (const auto& [T, V] : {std::pair<int64_t, int64_t>{0, 5},
+                                 {1, 1},
+                                 {3, 13},
+                                 {17, 2048},
+                                 {5, 16160},
+                                 {3, 20001},
+                                 {3, 40000},
+                                 {2, 129280},
+                                 {2, 140000}})
         out.push_back({device, dtype, T, V});
   return out;
 }
@@ -70,35 +77,54 @@ TEST_P(CrossEntropyTest, LossAndGradientAgreeWithTheFormula) {
 }
 INSTANTIATE_TEST_SUITE_P(EveryDeviceTypeAndSize, CrossEntropyTest, testing::ValuesIn(cases()));
 
-test::Tensor label(double value) {
-  auto t = test::Tensor(Device::cpu(), DType::i32, {1});
+test::Tensor label(double value, Device device = Device::cpu()) {
+  auto t = test::Tensor(device, DType::i32, {1});
   t.set({value});
   return t;
 }
 
-// Sizes around those of vectors and chunks, in a column of a wider tensor.
+// Sizes around those of vectors and chunks, in a column of a wider tensor that starts at 16 bytes
+// or not.
 TEST(CrossEntropy, WritesItsRowsOnly) {
-  for (const int64_t V : {1, 7, 8, 31, 32, 33, 2047, 2048, 2049, 4100}) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      auto wide = test::Tensor(Device::cpu(), dtype, {2, V + 9});
-      wide.poison();
-      visit_float(dtype, [&]<class E>() { std::fill_n(wide.view().as<E>() + 4, V, E(1.0f)); });
-      const auto nll = test::Tensor(Device::cpu(), DType::f32, {1});
-      Stream s = test::stream(Device::cpu());
-      cross_entropy(s, {.logits = wide.view().rows(0, 1).columns(4, 4 + V),
-                        .nll = nll,
-                        .labels = label(static_cast<double>(V - 1))});
-      const auto got = wide.values();
-      EXPECT_NEAR(nll[0], std::log(static_cast<double>(V)),
-                  1e-6 * (1 + std::log(static_cast<double>(V))));
-      for (int64_t i = 0; i < 2 * (V + 9); ++i) {
-        if (i < 4 || i >= 4 + V) {
-          ASSERT_TRUE(std::isnan(got[static_cast<size_t>(i)])) << V << ": wrote beside its row";
-          continue;
+  for (const Device device : test::devices()) {
+    for (const auto& [offset, V] : {std::pair<int64_t, int64_t>{4, 1},
+                                    {4, 7},
+                                    {4, 8},
+                                    {4, 31},
+                                    {4, 32},
+                                    {4, 33},
+                                    {4, 2047},
+                                    {4, 2048},
+                                    {4, 2049},
+                                    {4, 4100},
+                                    {8, 8},
+                                    {8, 2048},
+                                    {8, 2056},
+                                    {8, 24008}}) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        const int64_t width = V + 2 * offset;
+        auto wide = test::Tensor(device, dtype, {2, width}).poison();
+        std::vector<double> start = wide.values();
+        std::fill_n(start.begin() + offset, V, 1.0);
+        wide.set(start);
+        const auto nll = test::Tensor(device, DType::f32, {1});
+        Stream s = test::stream(device);
+        cross_entropy(s, {.logits = wide.view().rows(0, 1).columns(offset, offset + V),
+                          .nll = nll,
+                          .labels = label(static_cast<double>(V - 1), device)});
+        s.synchronize();
+        const auto got = wide.values();
+        EXPECT_NEAR(nll[0], std::log(static_cast<double>(V)),
+                    1e-6 * (1 + std::log(static_cast<double>(V))));
+        for (int64_t i = 0; i < 2 * width; ++i) {
+          if (i < offset || i >= offset + V) {
+            ASSERT_TRUE(std::isnan(got[static_cast<size_t>(i)])) << V << ": wrote beside its row";
+            continue;
+          }
+          const double p = 1 / static_cast<double>(V), want = i == offset + V - 1 ? p - 1 : p;
+          ASSERT_NEAR(got[static_cast<size_t>(i)], want,
+                      2 * test::unit_roundoff(dtype) * std::abs(want) + 1e-7 * p);
         }
-        const double p = 1 / static_cast<double>(V), want = i == 3 + V ? p - 1 : p;
-        ASSERT_NEAR(got[static_cast<size_t>(i)], want,
-                    2 * test::unit_roundoff(dtype) * std::abs(want) + 1e-7 * p);
       }
     }
   }
@@ -107,40 +133,51 @@ TEST(CrossEntropy, WritesItsRowsOnly) {
 // One far larger logit, at the start, inside, and last: no overflow, and what was summed before the
 // largest came shrinks to nothing.
 TEST(CrossEntropy, AHugeLogitTakesAll) {
-  constexpr int64_t V = 5000;
-  for (const int64_t largest : {0, 2500, 4999}) {
-    auto logits = test::Tensor(Device::cpu(), DType::f32, {1, V});
-    logits.fill_normal(1);
-    logits.set_element(largest, 3e4);
-    const auto nll = test::Tensor(Device::cpu(), DType::f32, {1});
-    Stream s = test::stream(Device::cpu());
-    cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(17)});
-    const auto got = logits.values();
-    EXPECT_NEAR(nll[0], 3e4, 10);
-    for (int64_t v = 0; v < V; ++v)
-      ASSERT_EQ(got[static_cast<size_t>(v)], (v == largest ? 1 : 0) - (v == 17 ? 1 : 0));
+  for (const Device device : test::devices()) {
+    for (const int64_t V : {5000, 40000, 5001}) {  // one, and several thread blocks; not in packs
+      for (const int64_t largest : {int64_t{0}, V / 2, V - 1}) {
+        auto logits = test::Tensor(device, DType::f32, {1, V}).fill_normal(1);
+        logits.set_element(largest, 3e4);
+        const auto nll = test::Tensor(device, DType::f32, {1});
+        Stream s = test::stream(device);
+        cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(17, device)});
+        s.synchronize();
+        const auto got = logits.values();
+        EXPECT_NEAR(nll[0], 3e4, 10);
+        for (int64_t v = 0; v < V; ++v)
+          ASSERT_EQ(got[static_cast<size_t>(v)], (v == largest ? 1 : 0) - (v == 17 ? 1 : 0));
+      }
+    }
   }
 }
 
 TEST(CrossEntropy, MinusInfinityHasNoProbabilityAndNanIsNotHidden) {
-  constexpr int64_t V = 3000;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  auto logits = test::Tensor(Device::cpu(), DType::f32, {1, V});
-  std::vector<double> values(V, -kInfinity);  // the first chunk has nothing else
-  values[2500] = 1;
-  values[2700] = 1;
-  logits.set(values);
-  const auto nll = test::Tensor(Device::cpu(), DType::f32, {1});
-  Stream s = test::stream(Device::cpu());
-  cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(2700)});
-  EXPECT_NEAR(nll[0], std::log(2.0), 1e-7);
-  EXPECT_EQ(logits[0], 0);
-  EXPECT_EQ(logits[2500], 0.5);
-  EXPECT_EQ(logits[2700], -0.5);
-  values[100] = std::numeric_limits<double>::quiet_NaN();
-  logits.set(values);
-  cross_entropy(s, {.logits = logits, .nll = nll, .labels = label(2700)});
-  EXPECT_TRUE(std::isnan(nll[0]));
+  for (const Device device : test::devices()) {
+    for (const int64_t V : {3000, 30000, 3001}) {
+      auto logits = test::Tensor(device, DType::f32, {1, V});
+      std::vector<double> values(static_cast<size_t>(V),
+                                 -kInfinity);  // many chunks of nothing else
+      values[2500] = 1;
+      values[2700] = 1;
+      logits.set(values);
+      const auto nll = test::Tensor(device, DType::f32, {1});
+      const auto labels = label(2700, device);
+      Stream s = test::stream(device);
+      cross_entropy(s, {.logits = logits, .nll = nll, .labels = labels});
+      s.synchronize();
+      EXPECT_NEAR(nll[0], std::log(2.0), 1e-7);
+      EXPECT_EQ(logits[0], 0);
+      EXPECT_EQ(logits[V - 1], 0);
+      EXPECT_EQ(logits[2500], 0.5);
+      EXPECT_EQ(logits[2700], -0.5);
+      values[100] = std::numeric_limits<double>::quiet_NaN();
+      logits.set(values);
+      cross_entropy(s, {.logits = logits, .nll = nll, .labels = labels});
+      s.synchronize();
+      EXPECT_TRUE(std::isnan(nll[0]));
+    }
+  }
 }
 
 TEST(CrossEntropy, GivesTheSameBitsOnAnyNumberOfThreads) {

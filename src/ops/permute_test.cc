@@ -116,6 +116,113 @@ TEST_P(PermuteTest, RowsGoToTheirExpertsAndComeBack) {
 }
 INSTANTIATE_TEST_SUITE_P(EveryDeviceTypeAndSize, PermuteTest, testing::ValuesIn(cases()));
 
+// More slots than one pass over them on a GPU holds, and an expert with half of them.
+TEST(PermutePlan, SortsManySlotsStably) {
+  constexpr int64_t T = 20000, K = 8, E = 300;
+  for (const Device device : test::devices()) {
+    auto ids = test::Tensor(device, DType::i32, {T, K}).fill_uniform_int(1, -E, E);
+    std::vector<double> values = ids.values();
+    for (double& id : values) id = id < 0 ? 7 : id;
+    ids.set(values);
+    const auto row_of_slot = test::Tensor(device, DType::i32, {T, K}).poison(),
+               slot_of_row = test::Tensor(device, DType::i32, {T * K}).poison(),
+               offsets = test::Tensor(device, DType::i32, {E + 1}).poison();
+    Stream s = test::stream(device);
+    permute_plan(
+        s,
+        {.row_of_slot = row_of_slot, .slot_of_row = slot_of_row, .offsets = offsets, .ids = ids});
+    s.synchronize();
+    std::vector<std::vector<double>> slots(E);
+    for (size_t i = 0; i < values.size(); ++i)
+      slots[static_cast<size_t>(values[i])].push_back(static_cast<double>(i));
+    std::vector<double> want_offsets{0}, want_slots, want_rows(values.size());
+    for (const auto& of_expert : slots) {
+      want_slots.insert(want_slots.end(), of_expert.begin(), of_expert.end());
+      want_offsets.push_back(static_cast<double>(want_slots.size()));
+    }
+    for (size_t r = 0; r < want_slots.size(); ++r)
+      want_rows[static_cast<size_t>(want_slots[r])] = static_cast<double>(r);
+    EXPECT_EQ(offsets.values(), want_offsets);
+    EXPECT_EQ(slot_of_row.values(), want_slots);
+    EXPECT_EQ(row_of_slot.values(), want_rows);
+  }
+}
+
+// Columns of wider tensors, which start at 16 bytes or not, and every remainder of K by eight.
+TEST(Permute, TakesColumnsOfWiderTensors) {
+  constexpr int64_t T = 6, D = 1048;
+  for (const Device device : test::devices())
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const int64_t offset : {8, 4})
+        for (const int64_t K : {1, 2, 3, 5, 6, 7, 8, 9, 15}) {
+          const int64_t R = T * K, W = D + 2 * offset;
+          const double u = test::unit_roundoff(dtype);
+          const auto wide = [&](int64_t rows) { return test::Tensor(device, dtype, {rows, W}); };
+          const auto inner = [&](const test::Tensor& t) {
+            return t.view().columns(offset, offset + D);
+          };
+          std::vector<double> places(static_cast<size_t>(R));  // a permutation
+          for (int64_t i = 0; i < R; ++i)
+            places[static_cast<size_t>(i)] =
+                static_cast<double>(R % 7 == 0 ? R - 1 - i : i * 7 % R);
+          auto row_of_slot = test::Tensor(device, DType::i32, {T, K});
+          row_of_slot.set(places);
+          const auto x = wide(T).fill_normal(1), y = wide(R).fill_normal(2),
+                     addend = wide(T).fill_normal(3), rows = wide(R).poison(),
+                     out = wide(T).poison();
+          const auto w = test::Tensor(device, DType::f32, {T, K + 1}).fill_normal(4),
+                     dots = test::Tensor(device, DType::f32, {T, K + 1}).poison();
+          const TensorView weights = w.view().columns(1, K + 1);
+          Stream s = test::stream(device);
+          permute(
+              s,
+              {.rows = inner(rows), .x = inner(x), .row_of_slot = row_of_slot, .weights = weights});
+          combine(s, {.out = inner(out),
+                      .rows = inner(y),
+                      .row_of_slot = row_of_slot,
+                      .weights = weights,
+                      .addend = inner(addend)});
+          row_dot(s, {.out = dots.view().columns(1, K + 1),
+                      .rows = inner(y),
+                      .x = inner(x),
+                      .row_of_slot = row_of_slot});
+          s.synchronize();
+          const auto xv = x.values(), yv = y.values(), av = addend.values(), rv = rows.values(),
+                     ov = out.values(), wv = w.values(), dv = dots.values();
+          for (int64_t t = 0; t < T; ++t) {
+            std::vector<double> dot(static_cast<size_t>(K));
+            for (int64_t i = 0; i < W; ++i) {
+              const auto at = static_cast<size_t>(t * W + i);
+              const bool beside = i < offset || i >= offset + D;
+              double sum = av[at], magnitude = std::abs(sum);
+              for (int64_t k = 0; k < K; ++k) {
+                const auto slot = static_cast<size_t>(t * K + k);
+                const auto from = static_cast<size_t>(places[slot]) * static_cast<size_t>(W) +
+                                  static_cast<size_t>(i);
+                const double weight = wv[static_cast<size_t>(t * (K + 1) + 1 + k)];
+                if (beside) {
+                  ASSERT_TRUE(std::isnan(rv[from]));
+                  continue;
+                }
+                ASSERT_NEAR(rv[from], xv[at] * weight, u * std::abs(xv[at] * weight));
+                sum += yv[from] * weight;
+                magnitude += std::abs(yv[from] * weight);
+                dot[static_cast<size_t>(k)] += yv[from] * xv[at];
+              }
+              if (beside) {
+                ASSERT_TRUE(std::isnan(ov[at]));
+              } else {
+                ASSERT_NEAR(ov[at], sum, u * std::abs(sum) + 1e-6 * magnitude);
+              }
+            }
+            ASSERT_TRUE(std::isnan(dv[static_cast<size_t>(t * (K + 1))]));
+            for (int64_t k = 0; k < K; ++k)
+              ASSERT_NEAR(dv[static_cast<size_t>(t * (K + 1) + 1 + k)], dot[static_cast<size_t>(k)],
+                          1e-4);
+          }
+        }
+}
+
 TEST(Embedding, ForwardTakesRowsAndBackwardSumsThem) {
   // T, D, and how many ids there are: few tokens of many ids, many of some, very many of few.
   constexpr int64_t kCases[][3] = {{50, 13, 20000}, {5000, 16, 3000}, {4000, 8, 3}};

@@ -104,11 +104,13 @@ __global__ void __launch_bounds__(kWarps * 32)
     int chosen = static_cast<int>((t * a.K + k) % a.E);
     if (!a.rule.forced) {
       Best best{-INFINITY, a.E};
-      for (int e = lane; e < a.E; e += 32)
-        if (choice[e] > best.value || best.index == a.E) best = {choice[e], e};
+      for (int e = lane; e < a.E; e += 32) {
+        const float c = choice[e];  // NaN: taken
+        if (c > best.value || (c == best.value && e < best.index)) best = {c, e};
+      }
       chosen = warp_best(best).index;
       __syncwarp();
-      if (lane == 0) choice[chosen] = -INFINITY;
+      if (lane == 0) choice[chosen] = NAN;
       __syncwarp();
     }
     sum += score[chosen];  // in order of k, in every lane

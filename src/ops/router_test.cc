@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "test/test_tensor.h"
@@ -145,7 +146,17 @@ INSTANTIATE_TEST_SUITE_P(
               .groups = 4,
               .limited_groups = 2},
              true},
+        Case{"deepseek_v3_whole",
+             256,
+             8,
+             {.score = Score::sigmoid,
+              .normalize = true,
+              .scale = 2.5f,
+              .groups = 8,
+              .limited_groups = 4},
+             true},
         Case{"softmax", 8, 3, {.score = Score::softmax}, false},
+        Case{"many_chosen", 150, 40, {.score = Score::softmax, .normalize = true}, false},
         Case{"softmax_normalised",
              8,
              3,
@@ -159,14 +170,91 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Router, TiesGoToTheSmallerExpert) {
   for (const Device device : test::devices()) {
-    const auto logits = test::Tensor(device, DType::f32, {1, 6}).fill(0.5);
-    const auto w = test::Tensor(device, DType::f32, {1, 3}).poison(),
-               sc = test::Tensor(device, DType::f32, {1, 6}).poison();
-    const auto ids = test::Tensor(device, DType::i32, {1, 3}).poison();
+    for (const int64_t E : {6, 100}) {  // equal ones far apart, too
+      const auto logits = test::Tensor(device, DType::f32, {1, E}).fill(0.5);
+      const auto w = test::Tensor(device, DType::f32, {1, 3}).poison(),
+                 sc = test::Tensor(device, DType::f32, {1, E}).poison();
+      const auto ids = test::Tensor(device, DType::i32, {1, 3}).poison();
+      Stream s = test::stream(device);
+      router_forward(s, {.weights = w, .ids = ids, .scores = sc, .logits = logits});
+      s.synchronize();
+      EXPECT_EQ(ids.values(), (std::vector<double>{0, 1, 2}));
+    }
+  }
+}
+
+// Expert 1 can only be chosen when no other is left, and no expert twice.
+TEST(Router, ChoosesEachExpertOnceEvenWithoutScores) {
+  for (const Device device : test::devices()) {
+    const auto logits = test::Tensor(device, DType::f32, {1, 4}).fill(0.5);
+    auto bias = test::Tensor(device, DType::f32, {4}).fill(0);
+    bias.set_element(0, -std::numeric_limits<double>::infinity());
+    bias.set_element(1, -std::numeric_limits<double>::infinity());
+    const auto w = test::Tensor(device, DType::f32, {1, 4}).poison(),
+               sc = test::Tensor(device, DType::f32, {1, 4}).poison();
+    const auto ids = test::Tensor(device, DType::i32, {1, 4}).poison();
     Stream s = test::stream(device);
-    router_forward(s, {.weights = w, .ids = ids, .scores = sc, .logits = logits});
+    router_forward(s, {.weights = w, .ids = ids, .scores = sc, .logits = logits, .bias = bias});
     s.synchronize();
-    EXPECT_EQ(ids.values(), (std::vector<double>{0, 1, 2}));
+    EXPECT_EQ(ids.values(), (std::vector<double>{2, 3, 0, 1}));
+  }
+}
+
+// A view's rows, in a wider tensor, give what their copy gives; bf16 logits what they are in f32.
+TEST(Router, RowsMayBeStridedAndLogitsBf16) {
+  constexpr int64_t T = 9, E = 40, K = 5;
+  const RoutingRule rule{.normalize = true, .scale = 2};
+  for (const Device device : test::devices()) {
+    const auto wide = test::Tensor(device, DType::bf16, {T, E + 3}).fill_normal(1);
+    const auto wide_values = wide.values();
+    std::vector<double> narrow;
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t e = 0; e < E; ++e)
+        narrow.push_back(wide_values[static_cast<size_t>(t * (E + 3) + 2 + e)]);
+    auto logits = test::Tensor(device, DType::f32, {T, E});
+    logits.set(narrow);
+    const auto w = test::Tensor(device, DType::f32, {T, K}),
+               sc = test::Tensor(device, DType::f32, {T, E});
+    const auto ids = test::Tensor(device, DType::i32, {T, K});
+    const auto w2 = test::Tensor(device, DType::f32, {T, K + 2}).poison(),
+               sc2 = test::Tensor(device, DType::f32, {T, E + 1}).poison();
+    const auto ids2 = test::Tensor(device, DType::i32, {T, K + 1}).poison();
+    const auto load = test::Tensor(device, DType::i64, {E}).fill(0),
+               load2 = test::Tensor(device, DType::i64, {E}).fill(0);
+    Stream s = test::stream(device);
+    router_forward(
+        s, {.weights = w, .ids = ids, .scores = sc, .load = load, .logits = logits, .rule = rule});
+    router_forward(s, {.weights = w2.view().columns(1, K + 1),
+                       .ids = ids2.view().columns(1, K + 1),
+                       .scores = sc2.view().columns(0, E),
+                       .load = load2,
+                       .logits = wide.view().columns(2, E + 2),
+                       .rule = rule});
+    const auto dlogits = test::Tensor(device, DType::f32, {T, E}).poison();
+    const auto dlogits2 = test::Tensor(device, DType::bf16, {T, E + 3}).poison();
+    router_backward(s, {.dlogits = dlogits, .dweights = w, .ids = ids, .scores = sc, .rule = rule});
+    router_backward(s, {.dlogits = dlogits2.view().columns(2, E + 2),
+                        .dweights = w2.view().columns(1, K + 1),
+                        .ids = ids2.view().columns(1, K + 1),
+                        .scores = sc2.view().columns(0, E),
+                        .rule = rule});
+    s.synchronize();
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t k = 0; k < K; ++k) {
+        ASSERT_EQ(ids2[t * (K + 1) + 1 + k], ids[t * K + k]);
+        ASSERT_EQ(w2[t * (K + 2) + 1 + k], w[t * K + k]);
+      }
+      for (int64_t e = 0; e < E; ++e) {
+        ASSERT_EQ(sc2[t * (E + 1) + e], sc[t * E + e]);
+        const double want = dlogits[t * E + e];
+        ASSERT_NEAR(dlogits2[t * (E + 3) + 2 + e], want,
+                    test::unit_roundoff(DType::bf16) * std::abs(want));
+      }
+      ASSERT_TRUE(ids2.poisoned(t * (K + 1)) && w2.poisoned(t * (K + 2)) &&
+                  w2.poisoned(t * (K + 2) + K + 1) && sc2.poisoned(t * (E + 1) + E) &&
+                  dlogits2.poisoned(t * (E + 3) + 1) && dlogits2.poisoned(t * (E + 3) + E + 2));
+    }
+    EXPECT_EQ(load2.values(), load.values());
   }
 }
 
