@@ -1,8 +1,11 @@
 #include "model/parameters.h"
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include "base/check.h"
+#include "tensor/format.h"
 
 namespace nereus {
 namespace {
@@ -17,68 +20,108 @@ Initial truncated(double std, double bound) {
   return {.mean = 0, .std = std, .low = -bound, .high = bound};
 }
 
-// Adds the stored tensors of a model, in order.
+// One dim of a parameter, divided into equal parts.
+struct Cut {
+  int dim, parts, index;
+};
+
+ParameterPart part_of(Parameter parameter, std::initializer_list<Cut> cuts, int dim = 0,
+                      int64_t begin = 0) {
+  const Shape whole = parameter.shape;
+  ParameterPart part{.parameter = std::move(parameter), .dim = dim, .begin = begin};
+  for (const Cut& c : cuts) {
+    if (c.parts == 1) continue;
+    NEREUS_CHECK(kContract, whole[c.dim] % c.parts == 0, "{} {}: dim {} in {} parts",
+                 part.parameter.name, whole, c.dim, c.parts);
+    if (part.box.rank() == 0) {
+      part.box = part.origin = whole;
+      for (int d = 0; d < whole.rank(); ++d) part.origin[d] = 0;
+    }
+    part.box[c.dim] = whole[c.dim] / c.parts;
+    part.origin[c.dim] = part.box[c.dim] * c.index;
+  }
+  return part;
+}
+
+// Adds the stored tensors of a rank, in the order of the model.
 class Builder {
  public:
-  explicit Builder(const ModelArgs& args) : args_(args) {}
+  Builder(const ModelArgs& args, const LayerCut& cut) : args_(args), cut_(cut) {}
 
-  ModelLayout build() {
-    layout_.embedding = add("tok_embeddings.weight", {args_.vocab_size, args_.dim},
-                            ParameterKind::embedding, {.mean = 0, .std = 1, .low = 0, .high = 0});
+  ModelLayout build(std::span<const StagePart> stages) {
+    const auto any = [&](auto has) { return std::any_of(stages.begin(), stages.end(), has); };
+    if (any([](const StagePart& s) { return s.embedding; }))
+      layout_.embedding =
+          add({"tok_embeddings.weight",
+               {args_.vocab_size, args_.dim},
+               ParameterKind::embedding,
+               {.mean = 0, .std = 1, .low = 0, .high = 0}},
+              {tp(0)});
     for (int64_t layer = 0; layer < args_.n_layers; ++layer) {
       ++bucket_;
-      layout_.blocks.push_back(block(layer));
+      layout_.blocks.push_back(
+          any([layer](const StagePart& s) { return s.first_block <= layer && layer < s.end_block; })
+              ? block(layer)
+              : no_block());
     }
     ++bucket_;
-    layout_.head.norm = norm("norm.weight", args_.dim);
-    const double std = 1 / std::sqrt(static_cast<double>(args_.dim));
-    layout_.head.output = add("output.weight", {args_.vocab_size, args_.dim}, ParameterKind::dense,
-                              truncated(std, 3 * std));
+    if (any([](const StagePart& s) { return s.head; })) head();
     return std::move(layout_);
   }
 
  private:
+  Cut tp(int dim) const { return {dim, cut_.tp, cut_.tp_rank}; }
+  Cut ep(int dim) const { return {dim, cut_.ep, cut_.ep_rank}; }
+  Cut etp(int dim) const { return {dim, cut_.etp, cut_.etp_rank}; }
+
   TensorHandle store(StoredTensor tensor) {
     tensor.bucket = bucket_;
     layout_.tensors.push_back(std::move(tensor));
     return static_cast<TensorHandle>(layout_.tensors.size()) - 1;
   }
 
-  TensorHandle add(const std::string& name, const Shape& shape, ParameterKind kind,
-                   const Initial& initial) {
-    return store({.name = name,
-                  .shape = shape,
-                  .parts = {{.parameter = {name, shape, kind, initial}, .dim = 0, .begin = 0}}});
+  TensorHandle add(Parameter parameter, std::initializer_list<Cut> cuts) {
+    ParameterPart part = part_of(std::move(parameter), cuts);
+    return store({.name = part.parameter.name,
+                  .shape = part.extent(),
+                  .experts = part.parameter.kind == ParameterKind::routed_expert,
+                  .parts = {std::move(part)}});
   }
 
+  // What every rank of a tp group has whole.
+  TensorHandle same(StoredTensor tensor) {
+    tensor.same_on_tp = cut_.tp > 1;
+    return store(std::move(tensor));
+  }
   TensorHandle norm(const std::string& name, int64_t width) {
     const Shape shape{width};
-    return store({.name = name,
-                  .shape = shape,
-                  .full_precision = true,
-                  .parts = {{.parameter = {name, shape, ParameterKind::dense, constant(1)}}}});
+    return same({.name = name,
+                 .shape = shape,
+                 .full_precision = true,
+                 .parts = {{.parameter = {name, shape, ParameterKind::dense, constant(1)}}}});
   }
 
-  // w1 [F, D] and w3 [F, D] as rows of one [2F, D], experts first when there are any.
-  TensorHandle gate_up(const std::string& prefix, const std::string& suffix, int64_t experts,
-                       int64_t width, ParameterKind kind, double depth_std) {
-    const int64_t D = args_.dim;
-    const int dim = experts > 0 ? 1 : 0;
-    const Shape half = experts > 0 ? Shape{experts, width, D} : Shape{width, D};
-    const Shape whole = experts > 0 ? Shape{experts, 2 * width, D} : Shape{2 * width, D};
-    const Parameter w1{prefix + "w1" + suffix, half, kind, truncated(kStd, kBound)};
-    const Parameter w3{prefix + "w3" + suffix, half, kind, truncated(depth_std, kBound)};
-    return store({.name = prefix + "gate_up",
-                  .shape = whole,
-                  .parts = {{.parameter = w1, .dim = dim, .begin = 0},
-                            {.parameter = w3, .dim = dim, .begin = width}}});
+  void head() {
+    layout_.head.norm = norm("norm.weight", args_.dim);
+    const double std = 1 / std::sqrt(static_cast<double>(args_.dim));
+    layout_.head.output = add({"output.weight",
+                               {args_.vocab_size, args_.dim},
+                               ParameterKind::dense,
+                               truncated(std, 3 * std)},
+                              {tp(0)});
   }
 
+  // w1 [F, D] and w3 [F, D] as rows of one [2F, D].
   MlpTensors<TensorHandle> mlp(const std::string& prefix, int64_t width, ParameterKind kind,
                                double depth_std) {
-    return {
-        .gate_up = gate_up(prefix, ".weight", 0, width, kind, depth_std),
-        .down = add(prefix + "w2.weight", {args_.dim, width}, kind, truncated(depth_std, kBound))};
+    const int64_t D = args_.dim, mine = width / cut_.tp;
+    const Parameter w1{prefix + "w1.weight", {width, D}, kind, truncated(kStd, kBound)};
+    const Parameter w3{prefix + "w3.weight", {width, D}, kind, truncated(depth_std, kBound)};
+    return {.gate_up = store({.name = prefix + "gate_up",
+                              .shape = {2 * mine, D},
+                              .parts = {part_of(w1, {tp(0)}), part_of(w3, {tp(0)}, 0, mine)}}),
+            .down = add({prefix + "w2.weight", {D, width}, kind, truncated(depth_std, kBound)},
+                        {tp(1)})};
   }
 
   MlaTensors<TensorHandle> attention(const std::string& prefix, double depth_std) {
@@ -88,43 +131,51 @@ class Builder {
       return Parameter{
           prefix + name, {rows, columns}, ParameterKind::dense, truncated(kStd, kBound)};
     };
-    MlaTensors<TensorHandle> t{kNone, kNone, kNone, kNone, kNone, kNone, kNone};
+    MlaTensors<TensorHandle> t = no_attention();
     StoredTensor latent{.name = prefix + "latent", .shape = {Rq + latent_kv, D}, .parts = {}};
     if (Rq == 0) {
-      const Parameter wq = matrix("wq.weight", H * args_.qk_head_dim(), D);
-      t.q = add(wq.name, wq.shape, wq.kind, wq.initial);
+      t.q = add(matrix("wq.weight", H * args_.qk_head_dim(), D), {tp(0)});
     } else {
-      latent.parts.push_back({.parameter = matrix("wq_a.weight", Rq, D), .dim = 0, .begin = 0});
-      const Parameter wq_b = matrix("wq_b.weight", H * args_.qk_head_dim(), Rq);
+      latent.parts.push_back(part_of(matrix("wq_a.weight", Rq, D), {}));
       t.q_norm = norm(prefix + "q_norm.weight", Rq);
-      t.q_up = add(wq_b.name, wq_b.shape, wq_b.kind, wq_b.initial);
+      t.q_up = add(matrix("wq_b.weight", H * args_.qk_head_dim(), Rq), {tp(0)});
     }
-    latent.parts.push_back(
-        {.parameter = matrix("wkv_a.weight", latent_kv, D), .dim = 0, .begin = Rq});
-    t.latent = store(std::move(latent));
+    latent.parts.push_back(part_of(matrix("wkv_a.weight", latent_kv, D), {}, 0, Rq));
+    t.latent = same(std::move(latent));
     t.kv_norm = norm(prefix + "kv_norm.weight", Rkv);
-    const Parameter wkv_b =
-        matrix("wkv_b.weight", H * (args_.qk_nope_head_dim + args_.v_head_dim), Rkv);
-    t.kv_up = add(wkv_b.name, wkv_b.shape, wkv_b.kind, wkv_b.initial);
-    t.out = add(prefix + "wo.weight", {D, H * args_.v_head_dim}, ParameterKind::dense,
-                truncated(depth_std, kBound));
+    t.kv_up = add(matrix("wkv_b.weight", H * (args_.qk_nope_head_dim + args_.v_head_dim), Rkv),
+                  {tp(0)});
+    t.out = add({prefix + "wo.weight",
+                 {D, H * args_.v_head_dim},
+                 ParameterKind::dense,
+                 truncated(depth_std, kBound)},
+                {tp(1)});
     return t;
   }
 
   MoeTensors<TensorHandle> moe(const std::string& prefix, double depth_std) {
     const int64_t E = args_.moe.num_experts, F = args_.moe_inter_dim, D = args_.dim;
-    MoeTensors<TensorHandle> t{kNone, kNone, kNone, {kNone, kNone}};
+    const int64_t local = E / cut_.ep, mine = F / cut_.etp;
+    constexpr auto kExpert = ParameterKind::routed_expert;
+    MoeTensors<TensorHandle> t = no_experts();
     const std::string gate = prefix + "router.gate.weight";
     // Hugging Face multiplies by the router's f32 weights whatever the model computes in.
-    t.gate = store(
-        {.name = gate,
-         .shape = {E, D},
-         .full_precision = args_.family == NumericsFamily::huggingface,
-         .parts = {
-             {.parameter = {gate, {E, D}, ParameterKind::router, truncated(depth_std, kBound)}}}});
-    t.gate_up = gate_up(prefix + "experts.", "", E, F, ParameterKind::routed_expert, depth_std);
-    t.down = add(prefix + "experts.w2", {E, D, F}, ParameterKind::routed_expert,
-                 truncated(depth_std, kBound));
+    t.gate = same({.name = gate,
+                   .shape = {E, D},
+                   .full_precision = args_.family == NumericsFamily::huggingface,
+                   .parts = {{.parameter = {gate,
+                                            {E, D},
+                                            ParameterKind::router,
+                                            truncated(depth_std, kBound)}}}});
+    const Parameter w1{prefix + "experts.w1", {E, F, D}, kExpert, truncated(kStd, kBound)};
+    const Parameter w3{prefix + "experts.w3", {E, F, D}, kExpert, truncated(depth_std, kBound)};
+    t.gate_up = store({.name = prefix + "experts.gate_up",
+                       .shape = {local, 2 * mine, D},
+                       .experts = true,
+                       .parts = {part_of(w1, {ep(0), etp(1)}, 1, 0),
+                                 part_of(w3, {ep(0), etp(1)}, 1, mine)}});
+    t.down = add({prefix + "experts.w2", {E, D, F}, kExpert, truncated(depth_std, kBound)},
+                 {ep(0), etp(2)});
     if (args_.moe.num_shared_experts > 0)
       t.shared = mlp(prefix + "shared_experts.", F * args_.moe.num_shared_experts,
                      ParameterKind::shared_expert, depth_std);
@@ -134,9 +185,7 @@ class Builder {
   BlockTensors<TensorHandle> block(int64_t layer) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
     const double depth_std = kStd / std::sqrt(2.0 * static_cast<double>(layer + 1));
-    BlockTensors<TensorHandle> t{};
-    t.mlp = {kNone, kNone};
-    t.moe = {kNone, kNone, kNone, {kNone, kNone}};
+    BlockTensors<TensorHandle> t = no_block();
     t.attention_norm = norm(prefix + "attention_norm.weight", args_.dim);
     t.attention = attention(prefix + "attention.", depth_std);
     t.ffn_norm = norm(prefix + "ffn_norm.weight", args_.dim);
@@ -148,14 +197,28 @@ class Builder {
     return t;
   }
 
+  static MlaTensors<TensorHandle> no_attention() {
+    return {kNone, kNone, kNone, kNone, kNone, kNone, kNone};
+  }
+  static MoeTensors<TensorHandle> no_experts() { return {kNone, kNone, kNone, {kNone, kNone}}; }
+  static BlockTensors<TensorHandle> no_block() {
+    return {kNone, kNone, no_attention(), {kNone, kNone}, no_experts()};
+  }
+
   const ModelArgs& args_;
+  const LayerCut cut_;
   ModelLayout layout_;
   int bucket_ = 0;
 };
 
 }  // namespace
 
-ModelLayout model_layout(const ModelArgs& args) { return Builder(args).build(); }
+ModelLayout model_layout(const ModelArgs& args, const LayerCut& cut,
+                         std::span<const StagePart> stages) {
+  const StagePart all{.first_block = 0, .end_block = args.n_layers};
+  if (stages.empty()) stages = std::span(&all, 1);
+  return Builder(args, cut).build(stages);
+}
 
 std::vector<Parameter> parameters(const ModelArgs& args) {
   std::vector<Parameter> out;

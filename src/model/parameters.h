@@ -5,6 +5,7 @@
 // (ConstTensorView) or gradients (TensorView); map() goes from one to the other.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -75,8 +76,23 @@ struct HeadTensors {
   }
 };
 
-// All stored tensors of a model and where each part finds its own. Buckets: 0 the embedding,
-// 1 + i block i, 1 + n_layers the head.
+// A run of blocks, with the embedding in front of the first or the head behind the last.
+struct StagePart {
+  int64_t first_block = 0, end_block = 0;
+  bool embedding = true, head = true;
+};
+
+// How tensor and expert parallelism cut the layers, and which part a rank has. Cut over tp: heads,
+// feed-forward widths, the vocabulary. What is not cut (norms, latents, the router) is whole on
+// each rank of a tp group.
+struct LayerCut {
+  int tp = 1, tp_rank = 0;
+  int ep = 1, ep_rank = 0;    // experts are dealt in order: E / ep each
+  int etp = 1, etp_rank = 0;  // an expert's width: tp, or 1 when ep borrows tp
+};
+
+// All stored tensors of a rank and where each part finds its own. Buckets: 0 the embedding,
+// 1 + i block i, 1 + n_layers the head. Handles of blocks of other ranks are -1.
 struct ModelLayout {
   std::vector<StoredTensor> tensors;
   TensorHandle embedding = -1;  // [V, D]
@@ -84,7 +100,9 @@ struct ModelLayout {
   HeadTensors<TensorHandle> head{-1, -1};
 };
 
-ModelLayout model_layout(const ModelArgs&);
+// Of the stages of one rank; `stages` empty: all of the model.
+ModelLayout model_layout(const ModelArgs&, const LayerCut& = {},
+                         std::span<const StagePart> stages = {});
 
 // The logical parameters in the order of the model.
 std::vector<Parameter> parameters(const ModelArgs&);

@@ -16,10 +16,7 @@ namespace nereus {
 
 class Stage {
  public:
-  struct Part {
-    int64_t first_block = 0, end_block = 0;
-    bool embedding = true, head = true;
-  };
+  using Part = StagePart;
 
   // What a microbatch leaves between its passes; made once and reused.
   struct Saved {

@@ -34,18 +34,27 @@ struct Parameter {
   Initial initial;
 };
 
-// The parameter is indices [begin, begin + shape[dim]) of dim `dim` of its stored tensor.
+// A parameter, or a box of it (this rank's part under tensor or expert parallelism), is indices
+// [begin, begin + extent()[dim]) of dim `dim` of its stored tensor.
 struct ParameterPart {
-  Parameter parameter;
+  Parameter parameter;  // whole
   int dim = 0;
   int64_t begin = 0;
+  Shape origin = {}, box = {};  // where the box begins in the parameter, and its size; all of it
+                                // when they have no dims
+
+  const Shape& extent() const { return box.rank() > 0 ? box : parameter.shape; }
+  int64_t first(int d) const { return origin.rank() > 0 ? origin[d] : 0; }
 };
 
 struct StoredTensor {
   std::string name;
-  Shape shape;
+  Shape shape;                  // on this rank, before it is divided into shards
   int bucket = 0;               // what is gathered and reduced together: a block, say
   bool full_precision = false;  // kernels read the f32 master, not a bf16 copy: norms
+  bool experts = false;         // of routed experts: divided among the ranks of expert_shard
+  bool same_on_tp = false;      // not cut by tensor parallelism: a rank's gradient is a part of the
+                                // sum over its tp group
   std::vector<ParameterPart> parts;
 };
 

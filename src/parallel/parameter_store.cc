@@ -14,6 +14,10 @@ namespace {
 
 constexpr int64_t kAlignment = Arena::kAlignment / 2;  // elements: a bf16 tensor starts aligned too
 
+int64_t row_elements(const StoredTensor& t) {
+  return t.shape.count() / std::max<int64_t>(t.shape[0], 1);
+}
+
 int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignment * kAlignment; }
 
 Shape with_rows(Shape shape, int64_t rows) {
@@ -25,22 +29,33 @@ TensorView at(const Buffer& buffer, int64_t byte, DType dtype, const Shape& shap
   return TensorView(buffer.data() == nullptr ? nullptr : buffer.data() + byte, dtype, shape);
 }
 
-// The contiguous pieces of a parameter inside its stored tensor, with the index of their first
-// element in the parameter: one piece, or one an expert when w1 and w3 alternate.
-struct Piece {
-  TensorView view;
-  int64_t first;
+// A run of elements that follow each other in a view and in its parameter.
+struct Run {
+  TensorView view;  // flat
+  int64_t first;    // index of its first element in the parameter
 };
 
-std::vector<Piece> pieces(const TensorView& part, int64_t first_row) {
-  const int64_t step = part.count() / part.dim(0), first = first_row * step;
-  if (part.contiguous()) return {{part.reshape({part.count()}), first}};
-  std::vector<Piece> out;
-  for (int64_t i = 0; i < part.dim(0); ++i) {
-    const TensorView row = part[i];
-    NEREUS_CHECK(kContract, row.contiguous(), "parameter part {} is cut on its last dims", part);
-    out.push_back({row.reshape({step}), first + i * step});
+// The runs of a view from dim `dim` on; `first`: index in the parameter of the view's first
+// element.
+void add_runs(const NamedView& v, const TensorView& view, int dim, int64_t first,
+              std::vector<Run>& out) {
+  int64_t step = 1;  // elements of the parameter between two indices of this dim
+  bool whole = view.contiguous();
+  for (int d = dim + 1; d < v.whole.rank(); ++d) {
+    step *= v.whole[d];
+    whole = whole && v.origin[d] == 0 && view.dim(d - dim) == v.whole[d];
   }
+  first += v.origin[dim] * step;
+  if (whole) {
+    out.push_back({view.reshape({view.count()}), first});
+    return;
+  }
+  for (int64_t i = 0; i < view.dim(0); ++i) add_runs(v, view[i], dim + 1, first + i * step, out);
+}
+
+std::vector<Run> runs(const NamedView& v) {
+  std::vector<Run> out;
+  add_runs(v, v.view, 0, 0, out);
   return out;
 }
 
@@ -49,32 +64,48 @@ std::vector<Piece> pieces(const TensorView& part, int64_t first_row) {
 ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors, Options options)
     : tensors_(std::move(tensors)), options_(options) {
   int64_t whole = 0, bytes = 0;
-  for (const StoredTensor& t : tensors_)
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const StoredTensor& t = tensors_[i];
     if (std::find(buckets_.begin(), buckets_.end(), t.bucket) == buckets_.end())
       buckets_.push_back(t.bucket);
-  for (size_t i = 0; i < tensors_.size(); ++i) {
-    const Shape& shape = tensors_[i].shape;
-    layouts_.emplace_back(shape[0], options.groups.shards());
-    const ShardLayout& layout = layouts_.back();
-    const int64_t row = shape.count() / std::max<int64_t>(shape[0], 1);
-    offsets_.push_back(elements_);
-    elements_ += aligned(layout.rows_per_shard() * row);
+    const ShardLayout& layout =
+        layouts_.emplace_back(t.shape[0], options.groups.shards(t.experts));
     whole_offsets_.push_back(whole);
     whole_bytes_.push_back(bytes);
-    whole += aligned(layout.padded_rows() * row);
-    bytes += aligned(layout.padded_rows() * row) * (copied(i) ? 2 : 4);
+    if (group_of(i) == nullptr) continue;
+    whole += aligned(layout.padded_rows() * row_elements(t));
+    bytes += aligned(layout.padded_rows() * row_elements(t)) * (copied(i) ? 2 : 4);
   }
+  place_tensors();
   masters_ = Buffer(device, 4 * elements_, "parameters (f32 masters)");
-  if (options.gradients) gradients_ = Buffer(device, 4 * whole, "gradients (f32)");
+  if (options.gradients) gradients_ = Buffer(device, 4 * elements_, "gradients (f32)");
   if (options.moments) {
     m_ = Buffer(device, 4 * elements_, "optimizer (first moments)");
     v_ = Buffer(device, 4 * elements_, "optimizer (second moments)");
   }
   if (options.compute != DType::f32) copies_ = Buffer(device, 2 * elements_, "parameters (bf16)");
-  if (!sharded()) return;
-  weights_ = Buffer(device, bytes, "gathered parameters");
+  whole_weights_ = Buffer(device, bytes, "gathered parameters");
   if (options.gradients)
-    shard_gradients_ = Buffer(device, 4 * elements_, "gradients (f32, reduced)");
+    whole_gradients_ = Buffer(device, 4 * whole, "gradients (f32, before they are reduced)");
+}
+
+// Tensors that tensor parallelism leaves whole come last, so that what a rank counts in a norm is
+// one run.
+void ParameterStore::place_tensors() {
+  offsets_.resize(tensors_.size());
+  for (const bool same_on_tp : {false, true}) {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (tensors_[i].same_on_tp != same_on_tp) continue;
+      offsets_[i] = elements_;
+      elements_ += aligned(layouts_[i].rows_per_shard() * row_elements(tensors_[i]));
+    }
+    if (!same_on_tp) cut_elements_ = elements_;
+  }
+}
+
+TensorView ParameterStore::counted_gradients() const {
+  const int64_t n = options_.groups.first_of_tp() ? elements_ : cut_elements_;
+  return gradients().rows(0, n);
 }
 
 TensorView ParameterStore::flat(const Buffer& buffer, DType dtype) const {
@@ -91,13 +122,14 @@ TensorView ParameterStore::shard_of(const Buffer& buffer, DType dtype, size_t i)
 
 TensorView ParameterStore::whole_weight(size_t i) const {
   const DType dtype = copied(i) ? DType::bf16 : DType::f32;
-  if (!sharded()) return shard_of(copied(i) ? copies_ : masters_, dtype, i);
-  return at(weights_, whole_bytes_[i], dtype,
+  if (group_of(i) == nullptr) return shard_of(copied(i) ? copies_ : masters_, dtype, i);
+  return at(whole_weights_, whole_bytes_[i], dtype,
             with_rows(tensors_[i].shape, layouts_[i].padded_rows()));
 }
 
 TensorView ParameterStore::whole_gradient(size_t i) const {
-  return at(gradients_, 4 * whole_offsets_[i], DType::f32,
+  if (group_of(i) == nullptr) return shard_of(gradients_, DType::f32, i);
+  return at(whole_gradients_, 4 * whole_offsets_[i], DType::f32,
             with_rows(tensors_[i].shape, layouts_[i].padded_rows()));
 }
 
@@ -116,7 +148,7 @@ TensorView ParameterStore::gradient(TensorHandle handle) const {
 TensorView ParameterStore::master(TensorHandle handle) const {
   if (handle < 0) return {};
   const auto i = static_cast<size_t>(handle);
-  const RowRange mine = layouts_[i].rows(options_.groups.shard_index());
+  const RowRange mine = layouts_[i].rows(shard_index(i));
   return shard_of(masters_, DType::f32, i).rows(0, mine.count());
 }
 
@@ -125,12 +157,15 @@ std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorView shard = shard_of(buffer, DType::f32, i);
     for (const ParameterPart& part : tensors_[i].parts) {
-      const ShardLayout::Slice s = layouts_[i].slice(part, options_.groups.shard_index());
+      const ShardLayout::Slice s = layouts_[i].slice(part, shard_index(i));
       if (s.parameter.count() == 0) continue;
       TensorView view = shard.rows(s.row, s.row + s.parameter.count());
       if (part.dim > 0)
-        view = view.slice(part.dim, part.begin, part.begin + part.parameter.shape[part.dim]);
-      out.push_back({part.parameter.name, view, s.parameter.begin});
+        view = view.slice(part.dim, part.begin, part.begin + part.extent()[part.dim]);
+      NamedView named{part.parameter.name, view, part.parameter.shape, part.parameter.shape};
+      for (int d = 0; d < named.origin.rank(); ++d) named.origin[d] = part.first(d);
+      named.origin[0] += s.parameter.begin;
+      out.push_back(std::move(named));
     }
   }
   return out;
@@ -138,27 +173,24 @@ std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
 
 std::vector<NamedView> ParameterStore::master_views() const { return views(masters_); }
 std::vector<NamedView> ParameterStore::gradient_views() const {
-  return views(sharded() ? shard_gradients_ : gradients_);
+  return views(gradients_);
 }
 
 void ParameterStore::gather(Stream& stream, int bucket) {
-  if (!sharded()) return;
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    if (tensors_[i].bucket != bucket) continue;
+    if (tensors_[i].bucket != bucket || group_of(i) == nullptr) continue;
     const TensorView whole = whole_weight(i);
-    options_.groups.shard->all_gather(stream, whole,
-                                      shard_of(copied(i) ? copies_ : masters_, whole.dtype, i));
+    group_of(i)->all_gather(stream, whole,
+                            shard_of(copied(i) ? copies_ : masters_, whole.dtype, i));
   }
 }
 
 void ParameterStore::reduce(Stream& stream, int bucket) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     if (tensors_[i].bucket != bucket) continue;
-    TensorView mine = whole_gradient(i);
-    if (sharded()) {
-      mine = shard_of(shard_gradients_, DType::f32, i);
-      options_.groups.shard->reduce_scatter(stream, mine, whole_gradient(i));
-    }
+    const TensorView mine = shard_of(gradients_, DType::f32, i);
+    if (group_of(i) != nullptr) group_of(i)->reduce_scatter(stream, mine, whole_gradient(i));
+    if (tensors_[i].same_on_tp) options_.groups.tp->all_reduce(stream, mine);
     if (options_.groups.replicate != nullptr) options_.groups.replicate->all_reduce(stream, mine);
   }
 }
@@ -177,16 +209,15 @@ void ParameterStore::initialize(Stream& stream, uint64_t seed) {
     for (const ParameterPart& part : t.parts) {
       // Views are in the order of parts, without those of which this rank has no row.
       if (next == mine.size() || mine[next].name != part.parameter.name) continue;
-      const NamedView& view = mine[next++];
       const Initial& initial = part.parameter.initial;
-      for (const Piece& piece : pieces(view.view, view.first_row)) {
+      for (const Run& run : runs(mine[next++])) {
         if (initial.std == 0) {
-          ops::fill(stream, {.out = piece.view, .value = initial.mean});
+          ops::fill(stream, {.out = run.view, .value = initial.mean});
         } else {
-          ops::init_normal(stream, {.out = piece.view,
+          ops::init_normal(stream, {.out = run.view,
                                     .seed = seed,
                                     .stream = hash_name(part.parameter.name),
-                                    .first = piece.first,
+                                    .first = run.first,
                                     .mean = static_cast<float>(initial.mean),
                                     .std = static_cast<float>(initial.std),
                                     .low = static_cast<float>(initial.low),
@@ -205,10 +236,10 @@ void ParameterStore::refresh_copies(Stream& stream) {
 
 ParameterStore::Bytes ParameterStore::bytes() const {
   return {.masters = masters_.bytes(),
-          .gradients = gradients_.bytes() + shard_gradients_.bytes(),
+          .gradients = gradients_.bytes() + whole_gradients_.bytes(),
           .moments = m_.bytes() + v_.bytes(),
           .copies = copies_.bytes(),
-          .gathered = weights_.bytes()};
+          .gathered = whole_weights_.bytes()};
 }
 
 }  // namespace nereus

@@ -4,8 +4,9 @@
 //
 // With a shard group these flat states hold this rank's shards alone (ShardLayout). Kernels read
 // whole weights, which gather() brings together from the shards, and write whole gradients, which
-// reduce() sums into the shards: over the shard group in the order of its ranks, then over
-// replicas. With one rank whole and shard are the same memory, and both do nothing.
+// reduce() sums into the shards: over the shard group in the order of its ranks, then over the tp
+// group (StoredTensor::same_on_tp), then over replicas. With one rank whole and shard are the same
+// memory, and both do nothing. Routed experts have a shard group of their own.
 #pragma once
 
 #include <span>
@@ -13,8 +14,8 @@
 #include <vector>
 
 #include "device/device.h"
-#include "parallel/data_groups.h"
 #include "parallel/parameter.h"
+#include "parallel/rank_groups.h"
 #include "parallel/shard_layout.h"
 
 namespace nereus {
@@ -23,7 +24,8 @@ namespace nereus {
 struct NamedView {
   std::string name;
   TensorView view;
-  int64_t first_row = 0;  // of the parameter's dim 0: where this rank's rows begin
+  Shape origin = {}, whole = {};  // where the view begins in the parameter, and the parameter's
+                                  // shape; no dims: the view is all of it
 };
 
 class ParameterStore {
@@ -32,7 +34,7 @@ class ParameterStore {
     DType compute = DType::f32;  // f32, or bf16: copies are kept beside the masters
     bool gradients = true;
     bool moments = true;
-    DataGroups groups = {};
+    RankGroups groups = {};
   };
 
   ParameterStore(Device, std::vector<StoredTensor>, Options);
@@ -47,9 +49,10 @@ class ParameterStore {
 
   // Flat views over this rank's shards of all tensors, padding (always zero) included.
   TensorView masters() const { return flat(masters_, DType::f32); }
-  TensorView gradients() const {  // reduced
-    return flat(sharded() ? shard_gradients_ : gradients_, DType::f32);
-  }
+  TensorView gradients() const { return flat(gradients_, DType::f32); }  // reduced
+  // The part of them that this rank counts in a norm: all ranks of a model together count each
+  // element once.
+  TensorView counted_gradients() const;
   TensorView first_moments() const { return flat(m_, DType::f32); }
   TensorView second_moments() const { return flat(v_, DType::f32); }
   TensorView copies() const;  // bf16; "no tensor" when kernels compute in f32
@@ -73,7 +76,7 @@ class ParameterStore {
   void gather(Stream&);
   void reduce(Stream&, int bucket);
   void reduce(Stream&);
-  const DataGroups& groups() const { return options_.groups; }
+  const RankGroups& groups() const { return options_.groups; }
 
   // Bytes by owner, for the memory table.
   struct Bytes {
@@ -83,28 +86,36 @@ class ParameterStore {
   Bytes bytes() const;
 
  private:
-  bool sharded() const { return options_.groups.shards() > 1; }
+  // The group that divides a tensor; null: it is whole here.
+  Communicator* group_of(size_t tensor) const {
+    return options_.groups.shard_of(tensors_[tensor].experts);
+  }
+  int shard_index(size_t tensor) const {
+    return options_.groups.shard_index(tensors_[tensor].experts);
+  }
   bool copied(size_t tensor) const {  // do kernels read a bf16 copy of it?
     return options_.compute != DType::f32 && !tensors_[tensor].full_precision;
   }
   TensorView flat(const Buffer& buffer, DType dtype) const;
   // Tensor i of a buffer of shards, all its rows with padding.
   TensorView shard_of(const Buffer& buffer, DType dtype, size_t i) const;
-  // Tensor i as kernels see it, with padding rows.
+  // Tensor i as kernels see it, with padding rows: its shard's own memory where it is not divided.
   TensorView whole_weight(size_t i) const;
   TensorView whole_gradient(size_t i) const;
   std::vector<NamedView> views(const Buffer& buffer) const;
+  void place_tensors();
 
   std::vector<StoredTensor> tensors_;
   std::vector<ShardLayout> layouts_;
   std::vector<int> buckets_;                          // in order of their first tensor
   std::vector<int64_t> offsets_;                      // in elements, of a buffer of shards
-  std::vector<int64_t> whole_offsets_, whole_bytes_;  // of whole gradients (elements), weights
-  int64_t elements_ = 0;
+  std::vector<int64_t> whole_offsets_, whole_bytes_;  // of divided tensors' whole
+                                                      // gradients (elements), weights
+  int64_t elements_ = 0, cut_elements_ = 0;  // of all tensors; of those that are not same_on_tp,
+                                             // which come first
   Options options_;
-  Buffer masters_, m_, v_, copies_;   // shards
-  Buffer gradients_;                  // whole
-  Buffer shard_gradients_, weights_;  // with shards: reduced gradients, whole weights
+  Buffer masters_, gradients_, m_, v_, copies_;  // shards
+  Buffer whole_gradients_, whole_weights_;       // of tensors that are divided
 };
 
 }  // namespace nereus

@@ -19,7 +19,7 @@ ShardLayout::Slice ShardLayout::slice(const ParameterPart& part, int shard) cons
   // A part along another dim has all rows of the tensor.
   const int64_t first = part.dim == 0 ? part.begin : 0;
   const int64_t begin = std::max(mine.begin, first);
-  const int64_t end = std::max(begin, std::min(mine.end, first + part.parameter.shape[0]));
+  const int64_t end = std::max(begin, std::min(mine.end, first + part.extent()[0]));
   if (begin == end) return {};
   return {.parameter = {begin - first, end - first}, .row = begin - mine.begin};
 }

@@ -24,8 +24,8 @@ class ShardLayout {
   int64_t padded_rows() const { return each_ * shards_; }  // of all shards
   RowRange rows(int shard) const;                          // of the tensor, without padding
 
-  // A parameter's share: rows [parameter.begin, parameter.end) of its own dim 0 are rows `row` and
-  // on of the shard (along the tensor's dim 0). Empty: begin == end.
+  // A part's share: rows [parameter.begin, parameter.end) of the part's dim 0 are rows `row` and on
+  // of the shard (along the tensor's dim 0). Empty: begin == end.
   struct Slice {
     RowRange parameter;
     int64_t row = 0;

@@ -73,6 +73,7 @@ std::vector<StoredTensor> tensors() {
       {.name = "experts",
        .shape = {3, 4, 6},
        .bucket = 2,
+       .experts = true,
        .parts = {{.parameter = {.name = "e1", .shape = {3, 2, 6}, .initial = normal}, .dim = 1},
                  {.parameter = {.name = "e3", .shape = {3, 2, 6}, .initial = normal},
                   .dim = 1,
@@ -91,7 +92,7 @@ TEST(ParameterStore, ShardsStartFromTheBitsOfOneRankAndAreGatheredToThem) {
       run_thread_ranks(shards, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
         Stream mine(Device::cpu(), &test::pool());
         ParameterStore store(Device::cpu(), tensors(),
-                             {.compute = compute, .groups = {.shard = &group}});
+                             {.compute = compute, .groups = {.shard = &group, .expert_shard = &group}});
         store.initialize(mine, 5);
         store.gather(mine);
         for (int i = 0; i < 4; ++i)
@@ -117,7 +118,9 @@ TEST(ParameterStore, GradientsAreSummedOverShardsAndReplicas) {
     const auto replicate = world.split("replicate", world.rank() % 3, 0);
     Stream stream(Device::cpu(), &test::pool());
     ParameterStore store(Device::cpu(), tensors(),
-                         {.groups = {.shard = shard.get(), .replicate = replicate.get()}});
+                         {.groups = {.shard = shard.get(),
+                                     .expert_shard = shard.get(),
+                                     .replicate = replicate.get()}});
     for (int t = 0; t < 4; ++t)
       for (int64_t i = 0; i < store.gradient(t).count(); ++i)
         store.gradient(t).as<float>()[i] = value(world.rank(), t, i);

@@ -59,7 +59,7 @@ void append(const TensorView& view, std::vector<double>& out) {
 }
 
 // What one rank does; collects into `run` under `mutex`.
-void train(const DataGroups& groups, int rank, int ranks, int microbatches, DType compute,
+void train(const RankGroups& groups, int rank, int ranks, int microbatches, DType compute,
            Outcome& run, std::mutex& mutex) {
   Stream stream(Device::cpu(), &test::pool());
   const int64_t rows = kRows / ranks / microbatches;
@@ -102,7 +102,7 @@ void train(const DataGroups& groups, int rank, int ranks, int microbatches, DTyp
     for (int64_t i = 0; i < w.view.dim(0); ++i) {
       std::vector<double> row;
       append(w.view[i], row);
-      const auto [at, fresh] = run.weights[w.name].insert({w.first_row + i, row});
+      const auto [at, fresh] = run.weights[w.name].insert({w.origin[0] + i, row});
       if (!fresh) {
         EXPECT_EQ(at->second, row) << w.name << ": replicas differ";
       }
@@ -123,7 +123,7 @@ Outcome train(const MeshDegrees& degrees, int ranks, int microbatches = 1,
       return world.split(name_of(g), mesh.index(g, world.rank()), world.rank());
     };
     const auto shard = group(MeshGroup::dp_shard_cp), replicate = group(MeshGroup::dp_replicate);
-    train({.shard = shard.get(), .replicate = replicate.get()}, world.rank(), ranks, microbatches,
+    train({.shard = shard.get(), .expert_shard = shard.get(), .replicate = replicate.get()}, world.rank(), ranks, microbatches,
           compute, run, mutex);
   });
   return run;

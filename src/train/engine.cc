@@ -94,7 +94,7 @@ void Engine::reset_expert_load() {
 }
 
 void Engine::update_expert_bias() {
-  for (const LayerLoad& l : loads_) store_->groups().sum(stream_, l.load);
+  for (const LayerLoad& l : loads_) store_->groups().sum_over_tokens(stream_, l.load);
   if (args_.moe.load_balance_coeff == 0) return;
   for (const LayerLoad& l : loads_)
     if (l.bias)

@@ -22,7 +22,7 @@ class Engine {
     bool gradients = true;             // false: evaluation only
     bool moments = true;               // false: no optimizer will run
     bool unordered_attention = false;  // see ops/attention.h
-    DataGroups groups = {};            // who works on other data, and divides the state
+    RankGroups groups = {};            // who works on other data, and divides the state
   };
 
   // On the meta device nothing is allocated and nothing can be run: for measuring.

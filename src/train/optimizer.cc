@@ -31,9 +31,9 @@ Optimizer::Optimizer(Stream& stream, Engine& engine, const Options& options)
 
 void Optimizer::update(int64_t step, double lr) {
   ParameterStore& store = engine_.store();
-  ops::sum_squares(stream_, {.out = sum_squares_, .x = store.gradients()});
-  store.groups().sum_over_shards(stream_, sum_squares_);  // replicas have the same
-  store.groups().sum(stream_, loss_);
+  ops::sum_squares(stream_, {.out = sum_squares_, .x = store.counted_gradients()});
+  store.groups().sum_over_model(stream_, sum_squares_);
+  store.groups().sum_losses(stream_, loss_);
   ops::clip_coefficient(stream_, {.norm = norm_,
                                   .coefficient = coefficient_,
                                   .step_ok = step_ok_,

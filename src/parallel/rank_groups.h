@@ -1,0 +1,32 @@
+// The groups of ranks that this rank works with. A group of one rank is null.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace nereus {
+
+class Communicator;
+class Stream;
+
+struct RankGroups {
+  Communicator* shard = nullptr;         // dp_shard x cp: divide masters, moments and gradients
+  Communicator* expert_shard = nullptr;  // the same of routed experts
+  Communicator* replicate = nullptr;     // hold the same shards as this rank
+  Communicator* tp = nullptr;            // cut layers
+  Communicator* pp = nullptr;            // hold other layers
+
+  Communicator* shard_of(bool experts) const { return experts ? expert_shard : shard; }
+  int shards(bool experts) const;
+  int shard_index(bool experts) const;
+
+  // Is this the rank of its tp group that counts what all of them have?
+  bool first_of_tp() const;
+
+  // data = its sum over all ranks, of what differs: what each rank adds from its own tokens.
+  void sum_over_tokens(Stream&, TensorView data) const;  // routing, which tp divides too
+  void sum_losses(Stream&, TensorView data) const;       // not over tp, whose ranks have the same
+  // Over all that hold different parameters: not over replicas.
+  void sum_over_model(Stream&, TensorView data) const;
+};
+
+}  // namespace nereus
