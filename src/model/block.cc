@@ -12,9 +12,10 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       round_normalized_(args.family == NumericsFamily::huggingface),
       recompute_(recompute),
       attention_(args, rope, parallel.tp, recompute, parallel.unordered_attention),
-      mlp_(parallel.tp, recompute.swiglu) {
+      mlp_(parallel.tp, recompute.swiglu, recompute.norms) {
   if (args.is_moe_layer(layer))
-    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, recompute, layer);
+    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, parallel.expert_tp, recompute,
+                                 layer);
 }
 
 void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorView x,
@@ -92,8 +93,11 @@ void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved&
   } else if (recompute_.norms) {
     s.n2 = ctx.saved_weight.take(s.h.dtype, s.h.shape, "ffn norm");
     normalise(ctx, s.n2, s.rstd2, s.h, w.ffn_norm);
-    (moe_ ? s.moe.x : s.mlp.x) = s.n2;
-    s.moe.shared.x = s.n2;
+    if (moe_) {
+      moe_->restore_input(ctx, s.n2, s.moe);
+    } else {
+      mlp_.restore_input(ctx, s.n2, s.mlp);
+    }
   }
 }
 

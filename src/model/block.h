@@ -14,7 +14,7 @@ namespace nereus {
 
 // What a layer is composed with, chosen once: strategies of parallel/, and which kernels.
 struct LayerParallel {
-  TpRegion& tp;
+  TpRegion &tp, &expert_tp;  // expert_tp: of one rank where experts are not cut
   TokenDispatcher& dispatcher;
   bool unordered_attention = false;  // see ops/attention.h
 };

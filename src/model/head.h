@@ -5,12 +5,16 @@
 // The logits of a long batch never exist whole: forward goes over chunks of tokens and makes, a
 // chunk at a time, the loss, the gradient of n and the output weight's gradient; the scale of the
 // loss is known beforehand. What is left for the backward pass is the norm.
+//
+// Under tensor parallelism each rank has V/tp rows of Wout and so as many columns of the logits; of
+// each row the ranks exchange three numbers (loss parallel), and all have the loss.
 #pragma once
 
 #include "config/model_args.h"
 #include "device/device.h"
 #include "model/microbatch.h"
 #include "model/parameters.h"
+#include "parallel/tp_region.h"
 
 namespace nereus {
 
@@ -19,14 +23,14 @@ class Head {
   using Weights = HeadTensors<ConstTensorView>;
   using Grads = HeadTensors<TensorView>;
   struct Saved {
-    ConstTensorView x;    // [T, D]
-    TensorView rstd, dn;  // f32 [T], [T, D]
+    ConstTensorView x;    // [T/tp, D]
+    TensorView rstd, dn;  // f32 [T/tp], [T/tp, D]
   };
 
   // Logits of a chunk are at most about this many bytes.
   static constexpr int64_t kChunkBytes = int64_t{128} << 20;
 
-  explicit Head(const ModelArgs&);
+  Head(const ModelArgs&, TpRegion&);
 
   // loss f32 [1] is added to. Without mb.training no gradients are made.
   void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView loss,
@@ -35,8 +39,11 @@ class Head {
 
  private:
   int64_t chunk_rows(int64_t tokens, DType) const;
+  void cross_entropy(Context&, const Microbatch&, int64_t begin, TensorView logits,
+                     TensorView nll) const;
 
-  int64_t vocabulary_;
+  TpRegion& tp_;
+  int64_t vocabulary_;  // of this rank
   float eps_;
   bool round_normalized_;
 };

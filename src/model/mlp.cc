@@ -27,7 +27,7 @@ void Mlp::gated_unit_backward(Context& ctx, TensorView dgate_up, ConstTensorView
 void Mlp::forward(Context& ctx, const Weights& w, ConstTensorView x, TensorView y,
                   Saved& saved) const {
   const Arena::Scope scope(ctx.scratch);
-  saved.x = tp_.enter(ctx, ctx.saved_weight, x);
+  saved.x = tp_.enter(ctx, recompute_input_ ? ctx.scratch : ctx.saved_weight, x);
   saved.gate_up = ctx.saved_input.take(x.dtype, {saved.x.dim(0), 2 * w.down.dim(1)}, "gate_up");
   linear_forward(ctx, saved.gate_up, saved.x, w.gate_up);
   if (!y && recompute_swiglu_) return;

@@ -21,10 +21,15 @@ class Mlp {
     ConstTensorView dy;   // [T, D]
   };
 
-  Mlp(TpRegion& tp, bool recompute_swiglu) : tp_(tp), recompute_swiglu_(recompute_swiglu) {}
+  Mlp(TpRegion& tp, bool recompute_swiglu, bool recompute_input = false)
+      : tp_(tp), recompute_swiglu_(recompute_swiglu), recompute_input_(recompute_input) {}
 
   // x must live until backward_weight. Without y (a replay) only what is saved is computed.
   void forward(Context&, const Weights&, ConstTensorView x, TensorView y, Saved&) const;
+  // With recompute_input, before a backward pass: the input that was not kept.
+  void restore_input(Context& ctx, ConstTensorView x, Saved& saved) const {
+    saved.x = tp_.enter(ctx, ctx.saved_weight, x);
+  }
   // dy must live until backward_weight.
   void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
                       Pending&) const;
@@ -39,7 +44,7 @@ class Mlp {
                            const Saved&) const;
 
   TpRegion& tp_;
-  bool recompute_swiglu_;
+  bool recompute_swiglu_, recompute_input_;
 };
 
 }  // namespace nereus

@@ -22,11 +22,11 @@ ops::RoutingRule routing_rule(const ModelArgs& args) {
 
 }  // namespace
 
-Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp,
+Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpRegion& expert_tp,
          const Recompute& recompute, int64_t layer)
     : dispatcher_(dispatcher),
-      tp_(tp),
-      shared_(whole_, recompute.swiglu),
+      tp_(expert_tp),
+      shared_(expert_tp.size() > 1 ? whole_ : tp, recompute.swiglu, recompute.norms),
       rule_(routing_rule(args)),
       experts_(args.moe.num_experts),
       top_k_(args.moe.top_k),
@@ -34,6 +34,7 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp,
       has_shared_(args.moe.num_shared_experts > 0),
       weigh_input_(args.moe.score_before_experts),
       f32_router_(args.family == NumericsFamily::huggingface),
+      recompute_norms_(recompute.norms),
       recompute_swiglu_(recompute.swiglu),
       recompute_dispatch_(recompute.dispatch) {}
 
@@ -54,7 +55,9 @@ void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const
                                    .logits = logits,
                                    .bias = balance.bias,
                                    .rule = rule_});
-  routing.plan = dispatcher_.plan(ctx, ctx.saved_weight, routing.ids);
+  routing.all_ids = tp_.enter(ctx, ctx.saved_weight, routing.ids);
+  routing.all_weights = tp_.enter(ctx, ctx.saved_weight, routing.weights);
+  routing.plan = dispatcher_.plan(ctx, ctx.saved_weight, routing.all_ids);
   ctx.show("router.logits", layer_, logits);
   ctx.show("router.topk_ids", layer_, routing.ids);
   ctx.show("router.topk_weights", layer_, routing.weights);
@@ -67,7 +70,7 @@ ConstTensorView Moe::used_rows(const Saved& s) const {
 
 void Moe::dispatch(Context& ctx, Arena& arena, Saved& s) const {
   s.rows.x = arena.take(s.x.dtype, {s.routing.plan.rows, s.x.dim(1)}, "expert rows");
-  dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.weights, weigh_input_, s.rows);
+  dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.all_weights, weigh_input_, s.rows);
 }
 
 void Moe::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
@@ -78,15 +81,22 @@ void Moe::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
                                    .rows = used_rows(s)});
 }
 
+void Moe::restore_input(Context& ctx, ConstTensorView x_shard, Saved& s) const {
+  s.x_shard = x_shard;
+  s.x = tp_.enter(ctx, ctx.saved_weight, x_shard);
+  shared_.restore_input(ctx, s.x, s.shared);
+}
+
 void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, TensorView y,
                   Saved& s) const {
+  const Arena::Scope scope(ctx.scratch);
   const int64_t R = s.routing.plan.rows, D = w.down.dim(1), F = w.down.dim(2);
   const ConstTensorView offsets = s.routing.plan.offsets;
-  s.x = tp_.enter(ctx, ctx.saved_weight, x_shard);
+  s.x_shard = x_shard;
+  s.x = tp_.enter(ctx, recompute_norms_ ? ctx.scratch : ctx.saved_weight, x_shard);
   s.rows.weights = ctx.saved_input.take(DType::f32, {R}, "row weights");
   s.gate_up = ctx.saved_input.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
 
-  const Arena::Scope scope(ctx.scratch);
   const TensorView partial = y ? tp_.partial(ctx, y) : TensorView();
   if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
   {
@@ -126,19 +136,23 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
   const Arena::Scope scope(ctx.scratch);
   const TensorView dweights =
       ctx.scratch.take(DType::f32, s.routing.weights.shape, "drouting weights");
+  const TensorView dx_partial = tp_.partial(ctx, dx);
+  const TensorView dweights_partial = tp_.partial(ctx, dweights);
   const TensorView drows =
       ctx.scratch.take(dx.dtype, {s.routing.plan.rows, w.down.dim(1)}, "dexpert rows");
   ops::grouped_matmul(
       ctx.stream, {.out = drows, .a = dgate_up, .b = w.gate_up, .offsets = s.routing.plan.offsets});
   dispatcher_.dispatch_backward(ctx, s.routing.plan,
-                                {.dx = dx,
-                                 .dweights = dweights,
+                                {.dx = dx_partial,
+                                 .dweights = dweights_partial,
                                  .drows = drows,
                                  .drow_weights = drow_weights,
                                  .x = s.x,
-                                 .weights = s.routing.weights,
+                                 .weights = s.routing.all_weights,
                                  .addend = dshared,
                                  .weigh = weigh_input_});
+  tp_.enter_backward(ctx, dx, dx_partial);
+  tp_.enter_backward(ctx, dweights, dweights_partial);
   ops::router_backward(ctx.stream, {.dlogits = dlogits,
                                     .dweights = dweights,
                                     .ids = s.routing.ids,
@@ -156,11 +170,10 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
   if (recompute_swiglu_) gated_unit(ctx, ctx.saved_weight, s);
   pending.dout = ctx.saved_weight.take(dtype, {R, D}, "dexpert out");
   pending.dgate_up = ctx.saved_weight.take(dtype, s.gate_up.shape, "dexpert gate_up");
-  pending.dlogits =
-      ctx.saved_weight.take(f32_router_ ? DType::f32 : dtype, {T, experts_}, "drouter logits");
+  pending.dlogits = ctx.saved_weight.take(f32_router_ ? DType::f32 : dtype,
+                                          {s.x_shard.dim(0), experts_}, "drouter logits");
 
   const Arena::Scope scope(ctx.scratch);
-  const TensorView partial = tp_.partial(ctx, dx);
   const TensorView dshared =
       has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
   if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
@@ -168,8 +181,7 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
       weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
   dispatcher_.combine_backward(ctx, s.routing.plan, dy, pending.dout);
   gated_unit_backward(ctx, pending.dgate_up, drow_weights, pending.dout, w, s);
-  dispatch_backward(ctx, pending.dgate_up, drow_weights, dshared, w, s, partial, pending.dlogits);
-  tp_.enter_backward(ctx, dx, partial);
+  dispatch_backward(ctx, pending.dgate_up, drow_weights, dshared, w, s, dx, pending.dlogits);
 }
 
 void Moe::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
@@ -185,7 +197,7 @@ void Moe::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
                                   .x = s.rows.x,
                                   .offsets = offsets,
                                   .accumulate = ctx.accumulate});
-  linear_wgrad(ctx, grads.gate, pending.dlogits, s.x);
+  linear_wgrad(ctx, grads.gate, pending.dlogits, s.x_shard);
   if (has_shared_) shared_.backward_weight(ctx, s.shared, pending.shared, grads.shared);
 }
 
@@ -196,11 +208,10 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
   const ConstTensorView offsets = s.routing.plan.offsets;
   const Arena::Scope scope(ctx.scratch);
   const ConstTensorView dy = tp_.leave_backward(ctx, ctx.scratch, dy_shard);
-  const TensorView partial = tp_.partial(ctx, dx);
   const TensorView dshared =
       has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
-  const TensorView dlogits =
-      ctx.scratch.take(f32_router_ ? DType::f32 : dtype, {T, experts_}, "drouter logits");
+  const TensorView dlogits = ctx.scratch.take(f32_router_ ? DType::f32 : dtype,
+                                              {s.x_shard.dim(0), experts_}, "drouter logits");
   const TensorView drow_weights =
       weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
   if (has_shared_) shared_.backward(ctx, w.shared, dy, dshared, s.shared, grads.shared);
@@ -227,9 +238,8 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
                                     .offsets = offsets,
                                     .accumulate = ctx.accumulate});
   }
-  dispatch_backward(ctx, dgate_up, drow_weights, dshared, w, s, partial, dlogits);
-  linear_wgrad(ctx, grads.gate, dlogits, s.x);
-  tp_.enter_backward(ctx, dx, partial);
+  dispatch_backward(ctx, dgate_up, drow_weights, dshared, w, s, dx, dlogits);
+  linear_wgrad(ctx, grads.gate, dlogits, s.x_shard);
 }
 
 }  // namespace nereus

@@ -6,7 +6,13 @@
 //
 // The weight is folded into the gated unit: W2 (weight * act) = weight * W2 act. With
 // score_before_experts it multiplies the expert's input instead.
-// T tokens, D model width, F an expert's width, R rows of this rank's experts.
+// Under tensor parallelism the router works on this rank's tokens. Where experts are cut too
+// (expert_tp = tp), tokens and their routing are gathered for them; where they are whole
+// (expert_tp of one rank), each rank dispatches its own tokens, and the shared experts alone are a
+// region of tp.
+//
+// T tokens, D model width, F an expert's width (on this rank), R rows of this rank's experts; tp
+// the size of expert_tp.
 #pragma once
 
 #include "config/model_args.h"
@@ -33,11 +39,12 @@ class Moe {
 
   // The decision, made once a microbatch and never again.
   struct Routing {
-    TensorView weights, scores, ids;  // f32 [T, K], f32 [T, E], i32 [T, K]
+    TensorView weights, scores, ids;  // f32 [T/tp, K], f32 [T/tp, E], i32 [T/tp, K]
+    ConstTensorView all_weights, all_ids;  // of the region's tokens: [T, K]
     TokenDispatcher::Plan plan;
   };
   struct Saved {
-    ConstTensorView x;  // [T, D]
+    ConstTensorView x_shard, x;  // [T/tp, D], [T, D]
     Routing routing;
     TokenDispatcher::Rows rows;  // [R, D], f32 [R]
     TensorView gate_up, act;     // [R, 2F], [R, F]
@@ -46,11 +53,12 @@ class Moe {
   struct Pending {
     TensorView dout;      // [R, D], gradient of the experts' outputs
     TensorView dgate_up;  // [R, 2F]
-    TensorView dlogits;   // [T, E]
+    TensorView dlogits;   // [T/tp, E]
     Mlp::Pending shared;
   };
 
-  Moe(const ModelArgs&, TokenDispatcher&, TpRegion&, const Recompute&, int64_t layer);
+  Moe(const ModelArgs&, TokenDispatcher&, TpRegion& tp, TpRegion& expert_tp, const Recompute&,
+      int64_t layer);
   Moe(const Moe&) = delete;  // its parts refer to each other
   Moe& operator=(const Moe&) = delete;
 
@@ -58,6 +66,8 @@ class Moe {
              Routing&) const;
   // After route(). Without y (a replay) only what is saved is computed.
   void forward(Context&, const Weights&, ConstTensorView x, TensorView y, Saved&) const;
+  // With Recompute::norms, before a backward pass: the input that was not kept.
+  void restore_input(Context&, ConstTensorView x, Saved&) const;
   void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,
                       Pending&) const;
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
@@ -79,12 +89,12 @@ class Moe {
   ConstTensorView used_rows(const Saved&) const;  // i32 [1]: how many rows there are
 
   TokenDispatcher& dispatcher_;
-  IdentityRegion whole_;  // the shared experts' input is gathered and their output summed here
-  TpRegion& tp_;
+  IdentityRegion whole_;
+  TpRegion& tp_;  // of the routed experts
   Mlp shared_;
   ops::RoutingRule rule_;
   int64_t experts_, top_k_, layer_;
-  bool has_shared_, weigh_input_, f32_router_, recompute_swiglu_, recompute_dispatch_;
+  bool has_shared_, weigh_input_, f32_router_, recompute_norms_, recompute_swiglu_, recompute_dispatch_;
 };
 
 }  // namespace nereus

@@ -20,12 +20,16 @@ Stage::Stage(const ModelArgs& args, const ModelLayout& layout, Part part, const 
       embedding_(layout.embedding),
       head_handles_(layout.head),
       load_(std::move(load)),
-      head_(args) {
+      tp_(parallel.tp),
+      head_(args, parallel.tp) {
   for (int64_t layer = part.first_block; layer < part.end_block; ++layer) {
     const auto i = static_cast<size_t>(layer);
     handles_.push_back(layout.blocks[i]);
     blocks_.push_back(std::make_unique<Block>(args, layer, rope, parallel, recompute[i]));
+    buckets_.push_back(static_cast<int>(layer) + 1);
   }
+  if (part.embedding) buckets_.insert(buckets_.begin(), 0);
+  if (part.head) buckets_.push_back(static_cast<int>(args.n_layers) + 1);
   NEREUS_CHECK(kContract, load_.size() == blocks_.size(), "{} expert loads for {} blocks",
                load_.size(), blocks_.size());
 }
@@ -36,8 +40,15 @@ ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorVi
   const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
   if (part_.embedding) {
     const ConstTensorView table = store_.weight(embedding_);
-    const TensorView out = ctx.saved_input.take(table.dtype, {mb.tokens(), args_.dim}, "embedding");
-    ops::embedding_forward(ctx.stream, {.out = out, .table = table, .ids = mb.ids});
+    const TensorView out =
+        ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), args_.dim}, "embedding");
+    const Arena::Scope scope(ctx.scratch);
+    const TensorView partial = tp_.partial(ctx, out);
+    ops::embedding_forward(ctx.stream, {.out = partial,
+                                        .table = table,
+                                        .ids = mb.ids,
+                                        .first = tp_.rank() * table.dim(0)});
+    tp_.leave(ctx, out, partial);
     ctx.show("hidden.embed", -1, out);
     x = out;
   }
@@ -82,11 +93,45 @@ ConstTensorView Stage::backward(Context& ctx, const Microbatch& mb, ConstTensorV
     dy = dx;
   }
   if (!part_.embedding) return dy;
-  ops::embedding_backward(ctx.stream, {.dtable = store_.gradient(embedding_),
+  embedding_backward(ctx, mb, tp_.leave_backward(ctx, ctx.scratch, dy));
+  return {};
+}
+
+ConstTensorView Stage::backward_input(Context& ctx, const Microbatch& mb, ConstTensorView dy,
+                                      Saved& s) const {
+  const auto weight = [this](TensorHandle h) { return store_.weight(h); };
+  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
+  if (part_.head) {
+    const TensorView dx = ctx.saved_weight.take(s.y.dtype, s.y.shape, "dy");
+    head_.backward_input(ctx, head_handles_.map(weight), dx, s.head, head_handles_.map(gradient));
+    dy = dx;
+  }
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    const TensorView dx = ctx.saved_weight.take(s.y.dtype, s.y.shape, "dx");
+    const Arena::Scope scope(ctx.scratch);
+    blocks_[i]->backward_input(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
+                               handles_[i].map(gradient));
+    dy = dx;
+  }
+  if (!part_.embedding) return dy;
+  s.dembedding = tp_.leave_backward(ctx, ctx.saved_weight, dy);
+  return {};
+}
+
+void Stage::backward_weight(Context& ctx, const Microbatch& mb, Saved& s) const {
+  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
+  for (size_t i = blocks_.size(); i-- > 0;)
+    blocks_[i]->backward_weight(ctx, s.blocks[i], s.pending[i], handles_[i].map(gradient));
+  if (part_.embedding) embedding_backward(ctx, mb, s.dembedding);
+}
+
+void Stage::embedding_backward(Context& ctx, const Microbatch& mb, ConstTensorView dy) const {
+  const TensorView dtable = store_.gradient(embedding_);
+  ops::embedding_backward(ctx.stream, {.dtable = dtable,
                                        .dy = dy,
                                        .ids = mb.ids,
+                                       .first = tp_.rank() * dtable.dim(0),
                                        .accumulate = ctx.accumulate});
-  return {};
 }
 
 }  // namespace nereus

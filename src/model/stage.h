@@ -26,6 +26,7 @@ class Stage {
     Head::Saved head;
     std::vector<Arena::Mark> input_marks, weight_marks;  // at each block's start, for B
     ConstTensorView y;                                   // the last block's output
+    ConstTensorView dembedding;                          // [T, D], of the embedding's output: for W
   };
 
   Stage(const ModelArgs&, const ModelLayout&, Part, const RopeTables&, LayerParallel,
@@ -41,9 +42,18 @@ class Stage {
   // in ctx.scratch ("no tensor" in the first stage).
   ConstTensorView backward(Context&, const Microbatch&, ConstTensorView dy, Saved&) const;
 
+  // I and W: the same in two calls. dgrad's memory (ctx.saved_input) can be given back after the
+  // first, wgrad's after the second; the first's dx is in ctx.saved_weight.
+  ConstTensorView backward_input(Context&, const Microbatch&, ConstTensorView dy, Saved&) const;
+  void backward_weight(Context&, const Microbatch&, Saved&) const;
+
   int64_t blocks() const { return static_cast<int64_t>(blocks_.size()); }
+  const Part& part() const { return part_; }
+  const std::vector<int>& buckets() const { return buckets_; }  // of the store, in order of use
 
  private:
+  void embedding_backward(Context&, const Microbatch&, ConstTensorView dy) const;
+
   ModelArgs args_;
   Part part_;
   ParameterStore& store_;
@@ -52,6 +62,8 @@ class Stage {
   HeadTensors<TensorHandle> head_handles_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<ExpertLoad> load_;  // by block of this stage
+  std::vector<int> buckets_;
+  TpRegion& tp_;
   Head head_;
 };
 

@@ -36,13 +36,19 @@ constexpr int64_t kIds = 8192;   // of the vocabulary, a task of the backward pa
 }  // namespace
 
 void embedding_forward(Stream& stream, const EmbeddingForward& a) {
-  const int64_t T = a.ids.dim(0), D = a.table.dim(1);
+  const int64_t T = a.ids.dim(0), V = a.table.dim(0), D = a.table.dim(1);
   const int32_t* ids = a.ids.as<int32_t>();
   visit_float(a.table.dtype, [&]<class E>() {
     stream.parallel_for((T + kTokens - 1) / kTokens, [&](int64_t task, Scratch) {
-      for (int64_t t = task * kTokens; t < std::min(T, (task + 1) * kTokens); ++t)
-        std::copy_n(a.table.as<E>() + ids[t] * a.table.row_stride(), D,
-                    a.out.as<E>() + t * a.out.row_stride());
+      for (int64_t t = task * kTokens; t < std::min(T, (task + 1) * kTokens); ++t) {
+        const int64_t v = ids[t] - a.first;
+        E* out = a.out.as<E>() + t * a.out.row_stride();
+        if (v >= 0 && v < V) {
+          std::copy_n(a.table.as<E>() + v * a.table.row_stride(), D, out);
+        } else {
+          std::fill_n(out, D, E(0.0f));
+        }
+      }
     });
   });
 }
@@ -57,8 +63,9 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
       const int64_t begin = task * kIds, end = std::min(V, begin + kIds);
       if (!a.accumulate) std::fill(dtable + begin * D, dtable + end * D, 0.0f);
       for (int64_t t = 0; t < T; ++t) {
-        if (ids[t] < begin || ids[t] >= end) continue;
-        float* out = dtable + ids[t] * D;
+        const int64_t v = ids[t] - a.first;
+        if (v < begin || v >= end) continue;
+        float* out = dtable + v * D;
         const E* dy = a.dy.as<E>() + t * a.dy.row_stride();
         simd::for_each(D, [&](auto get, auto put) { put(out, get(out, 0) + get(dy, 0)); });
       }

@@ -10,19 +10,22 @@ constexpr int kThreads = 256;
 template <class E, int N>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(E* out, int64_t out_stride, const E* table, int64_t stride, const int* ids,
-                   int64_t D) {
-  const int64_t t = blockIdx.x;
-  const E* row = table + ids[t] * stride;
+                   int64_t first, int64_t V, int64_t D) {
+  const int64_t t = blockIdx.x, v = ids[t] - first;
+  const bool here = v >= 0 && v < V;
+  const E* row = table + v * stride;
   for (int64_t d = threadIdx.x * N; d < D; d += kThreads * N)
-    Pack<E, N>::load(row + d).store(out + t * out_stride + d);
+    (here ? Pack<E, N>::load(row + d) : Pack<E, N>{}).store(out + t * out_stride + d);
 }
 
 // Links the tokens of each id: last[v] is one of them (-1: none), next[t] another or -1. In any
 // order: the sums below sort them.
 __global__ void __launch_bounds__(kThreads)
-    link_kernel(int* last, int* next, const int* ids, int64_t T) {
+    link_kernel(int* last, int* next, const int* ids, int64_t T, int64_t first, int64_t V) {
   const int64_t t = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (t < T) next[t] = atomicExch(last + ids[t], static_cast<int>(t));
+  if (t >= T) return;
+  const int64_t v = ids[t] - first;
+  if (v >= 0 && v < V) next[t] = atomicExch(last + v, static_cast<int>(t));
 }
 
 constexpr int kMostListed = 1024;  // tokens of one id that are sorted in shared memory
@@ -53,12 +56,14 @@ __device__ void add_rows(float (&sum)[N], const E* dy, int64_t stride, int64_t d
 template <class E, int N>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(float* dtable, const E* dy, int64_t stride, const int* ids, const int* last,
-                    const int* next, int64_t T, int64_t D, bool accumulate) {
+                    const int* next, int64_t T, int64_t first, int64_t V, int64_t D,
+                    bool accumulate) {
   __shared__ int listed[kMostListed], sorted[kMostListed];
   __shared__ int count;
   const int t = static_cast<int>(blockIdx.x);
   const int id = ids[t];
-  if (last[id] != t) return;
+  const int64_t v = id - first;
+  if (v < 0 || v >= V || last[v] != t) return;
   if (threadIdx.x == 0) {
     int n = 0;
     for (int u = t; u >= 0; u = next[u], ++n)
@@ -76,7 +81,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   for (int64_t d = threadIdx.x * N; d < D; d += kThreads * N) {
-    float* out = dtable + id * D + d;
+    float* out = dtable + v * D + d;
     float sum[N];
 #pragma unroll
     for (int k = 0; k < N; ++k) sum[k] = accumulate ? out[k] : 0.0f;
@@ -101,7 +106,7 @@ void embedding_forward(Stream& stream, const EmbeddingForward& a) {
   visit_width(aligned(a.out) && aligned(a.table), a.table.dtype, [&]<class E, int N>() {
     forward_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
         a.out.as<E>(), a.out.row_stride(), a.table.as<E>(), a.table.row_stride(), a.ids.as<int>(),
-        D);
+        a.first, a.table.dim(0), D);
   });
   check_launch("embedding_forward");
 }
@@ -116,11 +121,11 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
     int* const next = last + V;
     const int* ids = a.ids.as<int>();
     cudaMemsetAsync(last, 0xff, static_cast<size_t>(V) * sizeof(int), native(stream));  // -1
-    link_kernel<<<grid(T), kThreads, 0, native(stream)>>>(last, next, ids, T);
+    link_kernel<<<grid(T), kThreads, 0, native(stream)>>>(last, next, ids, T, a.first, V);
     visit_width(aligned(a.dy) && D % 8 == 0, a.dy.dtype, [&]<class E, int N>() {
       backward_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
-          a.dtable.as<float>(), a.dy.as<E>(), a.dy.row_stride(), ids, last, next, T, D,
-          a.accumulate);
+          a.dtable.as<float>(), a.dy.as<E>(), a.dy.row_stride(), ids, last, next, T,
+          a.first, V, D, a.accumulate);
     });
   }
   check_launch("embedding_backward");

@@ -4,7 +4,11 @@
 //   embedding_backward:  dtable[v] = sum over t with ids[t] = v of dy[t]    (+ dtable when
 //   accumulate)
 //
-// The sum is f32, in order of t. ids must lie in [0, V): checked where data enters, not here.
+// The table may be a part of a longer one, from id `first` on: v stands for id first + v, and tokens
+// of other ids give rows of zeros and have no part in the sum. Of a whole table every id is one of
+// its own: checked where data enters, not here.
+//
+// The sum is f32, in order of t.
 #pragma once
 
 #include "ops/op.h"
@@ -15,12 +19,14 @@ struct EmbeddingForward {
   TensorView out;         // [T, D]
   ConstTensorView table;  // [V, D], of out's type
   ConstTensorView ids;    // i32 [T]
+  int64_t first = 0;
 };
 
 struct EmbeddingBackward {
   TensorView dtable;    // f32 [V, D]
   ConstTensorView dy;   // [T, D]
   ConstTensorView ids;  // i32 [T]
+  int64_t first = 0;
   bool accumulate = false;
 };
 

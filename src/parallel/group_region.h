@@ -15,6 +15,7 @@ class GroupRegion final : public TpRegion {
   explicit GroupRegion(Communicator& group) : group_(group) {}
 
   int size() const override { return group_.size(); }
+  int rank() const override { return group_.rank(); }
   ConstTensorView enter(Context&, Arena& arena, ConstTensorView x) override;
   ConstTensorView leave_backward(Context&, Arena& arena, ConstTensorView dy) override;
   TensorView partial(Context&, TensorView result) override;

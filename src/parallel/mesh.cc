@@ -56,6 +56,8 @@ const char* name_of(MeshGroup group) {
       return "cp";
     case MeshGroup::tp:
       return "tp";
+    case MeshGroup::cp_tp:
+      return "cp_tp";
     case MeshGroup::dp:
       return "dp";
     case MeshGroup::dp_shard_cp:
@@ -173,6 +175,8 @@ unsigned Mesh::axes(MeshGroup group) const {
       return cp;
     case MeshGroup::tp:
       return tp;
+    case MeshGroup::cp_tp:
+      return cp | tp;
     case MeshGroup::dp:
       return replicate | mod | in;
     case MeshGroup::dp_shard_cp:

@@ -32,6 +32,7 @@ enum class MeshGroup : uint8_t {
   dp_shard,      // shards of the data
   cp,            // parts of a sequence
   tp,            // parts of a layer
+  cp_tp,         // who together have the tokens of a sequence: cp x tp
   dp,            // who reads different data: dp_replicate x dp_shard
   dp_shard_cp,   // the shards of a parameter: dp_shard x cp
   dp_cp,         // over which loss and gradients are means: dp_replicate x dp_shard x cp

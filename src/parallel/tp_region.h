@@ -16,6 +16,7 @@ class TpRegion {
  public:
   virtual ~TpRegion() = default;
   virtual int size() const = 0;
+  virtual int rank() const = 0;
 
   // `arena`: where the gathered rows are taken, if they are not the argument.
   virtual ConstTensorView enter(Context&, Arena& arena, ConstTensorView x) = 0;
@@ -32,6 +33,7 @@ class TpRegion {
 class IdentityRegion final : public TpRegion {
  public:
   int size() const override { return 1; }
+  int rank() const override { return 0; }
   ConstTensorView enter(Context&, Arena&, ConstTensorView x) override { return x; }
   ConstTensorView leave_backward(Context&, Arena&, ConstTensorView dy) override { return dy; }
   TensorView partial(Context&, TensorView result) override { return result; }

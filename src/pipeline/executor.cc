@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "comm/communicator.h"
 #include "ops/elementwise.h"
 
 namespace nereus {
@@ -16,70 +17,150 @@ TensorView token_row(const Buffer& buffer, int64_t tokens, int64_t row) {
 
 }  // namespace
 
-Executor::Memory Executor::measure(Stream& target, const Stage& stage, const Options& options) {
-  Stream stream = Stream::meta_for(target);
-  Arena kept("activations"), scratch("scratch");
-  kept.share(scratch);
-  Stage::Saved saved(stage);
-  const TensorView tokens(nullptr, DType::i32, {options.rows * options.sequence});
-  const TensorView loss(nullptr, DType::f32, {1});
-  const Microbatch mb{.ids = tokens,
-                      .labels = tokens,
-                      .positions = tokens,
-                      .first_key = tokens,
-                      .sequence = options.sequence,
-                      .mask = options.mask,
-                      .loss_scale = 1,
-                      .training = options.backward};
-  Context ctx{stream, kept, kept, scratch};
-  stage.forward(ctx, mb, {}, loss, saved);
-  if (options.backward) stage.backward(ctx, mb, {}, saved);
-
-  return {.saved = kept.peak_bytes(),
-          .scratch = scratch.peak_bytes(),
-          .total = kept.shared_peak_bytes() + (options.in_flight - 1) * kept.peak_bytes(),
-          .largest = kept.peak_entries()};
-}
-
-Executor::Slot::Slot(Device device, const Stage& stage, const Options& options, Arena memory)
-    : token_buffer(device, 4 * 4 * options.rows * options.sequence, "token ids"),
-      staging(device,
-              device.kind == Device::Kind::cuda ? 2 * 4 * options.rows * options.sequence : 0,
+Executor::Slot::Slot(Stream& stream, const Stage& stage, const Options& options)
+    : token_buffer(stream.device(), 4 * 4 * options.rows * options.sequence, "token ids"),
+      staging(stream.device(), stream.on_gpu() ? 2 * 4 * options.rows * options.sequence : 0,
               "token ids on their way to the GPU", Buffer::Kind::pinned),
-      staged(device),
-      arena(std::move(memory)),
+      staged(stream.device()),
       saved(stage) {
   const int64_t T = options.rows * options.sequence;
   ids = token_row(token_buffer, T, 0);
   labels = token_row(token_buffer, T, 1);
   positions = token_row(token_buffer, T, 2);
   first_key = token_row(token_buffer, T, 3);
+  const Shape edge{options.edge_rows, options.width};
+  const int64_t bytes = edge.count() * size_of(options.compute);
+  const int64_t xs = stage.part().embedding ? 0 : 1;
+  const int64_t dys = stage.part().head || !options.backward ? 0 : 1;
+  edges = Buffer(stream.device(), (xs + dys) * bytes, "edges between stages");
+  if (xs > 0) x = TensorView(edges.data(), options.compute, edge);
+  if (dys > 0)
+    dy = TensorView(edges.data() == nullptr ? nullptr : edges.data() + xs * bytes, options.compute,
+                    edge);
 }
 
-Executor::Executor(Stream& stream, const Stage& stage, ParameterStore& store,
-                   const Options& options)
-    : stream_(stream),
-      stage_(stage),
-      store_(store),
-      options_(options),
-      memory_(measure(stream, stage, options)),
-      buffer_(stream.device(), memory_.total, "activations"),
-      scratch_(part(0, memory_.total - (options.in_flight - 1) * memory_.saved, "scratch")) {
-  const int64_t first = scratch_.capacity_bytes();
-  for (int i = 0; i < options.in_flight; ++i) {
-    Arena arena = i == 0 ? part(0, first, "activations")
-                         : part(first + (i - 1) * memory_.saved, memory_.saved, "activations");
-    slots_.push_back(std::make_unique<Slot>(stream.device(), stage, options, std::move(arena)));
+Executor::Executor(Stream& stream, std::vector<const Stage*> stages, ParameterStore& store,
+                   Options options)
+    : stream_(stream), store_(store), options_(std::move(options)), scratch_("scratch") {
+  NEREUS_CHECK(kContract, stages.size() == options_.rank_of_stage.size(),
+               "{} stages, and {} have a rank", stages.size(), options_.rank_of_stage.size());
+  for (const Stage* stage : stages) stages_.emplace_back().stage = stage;
+  for (const Action& a : options_.actions)
+    if (a.kind == Action::Kind::backward_input) local(a.stage).split = true;
+  measure();
+  make_slots();
+}
+
+// What one microbatch needs on each stage, by running it on the meta device.
+void Executor::measure() {
+  Stream meta = Stream::meta_for(stream_);
+  const Shape edge{options_.edge_rows, options_.width};
+  const std::vector<int> slots = slots_needed(options_.actions, options_.rank_of_stage);
+  const int stages = static_cast<int>(std::count_if(
+      stages_.begin(), stages_.end(), [](const Local& l) { return l.stage != nullptr; }));
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    Local& l = stages_[i];
+    if (l.stage == nullptr) continue;
+    Arena scratch("scratch"), kept("activations"), kept_for_wgrad("activations");
+    kept.share(scratch);
+    Arena& weight = l.split ? kept_for_wgrad : kept;
+    Stage::Saved saved(*l.stage);
+    const TensorView tokens(nullptr, DType::i32, {options_.rows * options_.sequence});
+    const TensorView loss(nullptr, DType::f32, {1});
+    const Microbatch mb{.ids = tokens,
+                        .labels = tokens,
+                        .positions = tokens,
+                        .first_key = tokens,
+                        .sequence = options_.sequence,
+                        .mask = options_.mask,
+                        .loss_scale = 1,
+                        .training = options_.backward};
+    const bool first = l.stage->part().embedding, last = l.stage->part().head;
+    const ConstTensorView x =
+        first ? ConstTensorView() : ConstTensorView(nullptr, options_.compute, edge);
+    const ConstTensorView dy =
+        last ? ConstTensorView() : ConstTensorView(nullptr, options_.compute, edge);
+    Context ctx{meta, kept, weight, scratch};
+    l.stage->forward(ctx, mb, x, loss, saved);
+    if (options_.backward && l.split) {
+      l.stage->backward_input(ctx, mb, dy, saved);
+      l.stage->backward_weight(ctx, mb, saved);
+    } else if (options_.backward) {
+      l.stage->backward(ctx, mb, dy, saved);
+    }
+    l.for_dgrad = kept.peak_bytes();
+    l.for_wgrad = l.split ? kept_for_wgrad.peak_bytes() : 0;
+    memory_.saved += l.for_dgrad + l.for_wgrad;
+    memory_.scratch = std::max(memory_.scratch, scratch.peak_bytes());
+    const int64_t n = options_.backward ? slots[i] : 1;
+    // Where one stage is all, its first microbatch and the scratch grow towards each other.
+    if (stages == 1 && !l.split) shared_ = kept.shared_peak_bytes();
+    memory_.total += n * (l.for_dgrad + l.for_wgrad);
+    memory_.edges += n * edge.count() * size_of(options_.compute) * ((first ? 0 : 1) + (last ? 0 : 1));
+    if (memory_.largest.empty() || kept.shared_peak_bytes() > memory_.largest.front().bytes)
+      memory_.largest = kept.peak_entries();
   }
-  slots_.front()->arena.share(scratch_);
-  in_flight_.resize(slots_.size());
+  memory_.total += shared_ > 0 ? shared_ - memory_.saved : memory_.scratch;
+}
+
+void Executor::make_slots() {
+  buffer_ = Buffer(stream_.device(), memory_.total, "activations");
+  memory_.total += memory_.edges;
+  int64_t offset = shared_ > 0 ? shared_ : memory_.scratch;
+  scratch_ = part(0, offset, "scratch");
+  const std::vector<int> slots = slots_needed(options_.actions, options_.rank_of_stage);
+  bool edges = false;
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    Local& l = stages_[i];
+    if (l.stage == nullptr) continue;
+    edges = edges || !l.stage->part().embedding;
+    for (int n = 0; n < (options_.backward ? slots[i] : 1); ++n) {
+      l.memory.push_back(std::make_unique<Slot>(stream_, *l.stage, options_));
+      std::vector<Arena>& arenas = l.memory.back()->arenas;
+      if (shared_ > 0 && n == 0) {
+        arenas.push_back(part(0, shared_, "activations"));
+        continue;
+      }
+      arenas.push_back(part(offset, l.for_dgrad, "activations"));
+      offset += l.for_dgrad;
+      if (!l.split) continue;
+      arenas.push_back(part(offset, l.for_wgrad, "activations for wgrad"));
+      offset += l.for_wgrad;
+    }
+  }
+  if (shared_ > 0)
+    for (const Local& l : stages_)
+      if (l.stage != nullptr) l.memory.front()->arenas.front().share(scratch_);
+  if (!edges || !options_.backward) return;
+  const Shape edge{options_.edge_rows, options_.width};
+  outgoing_buffer_ = Buffer(stream_.device(), edge.count() * size_of(options_.compute),
+                            "edges between stages");
+  outgoing_ = TensorView(outgoing_buffer_.data(), options_.compute, edge);
 }
 
 Arena Executor::part(int64_t offset, int64_t bytes, const char* name) const {
   return buffer_.data() == nullptr ? Arena(name) : Arena(name, buffer_.data() + offset, bytes);
 }
 
-Microbatch Executor::load(Slot& slot, const HostMicrobatch& host, float loss_scale, bool training) {
+Executor::Slot& Executor::take_slot(int stage, int microbatch) {
+  Local& l = local(stage);
+  const auto n = static_cast<size_t>(l.slots.take(microbatch));
+  NEREUS_CHECK(kContract, n < l.memory.size(),
+               "microbatch {} of stage {} is one more than the {} that memory was made for",
+               microbatch, stage, l.memory.size());
+  return *l.memory[n];
+}
+
+Executor::Slot& Executor::slot_of(int stage, int microbatch) {
+  Local& l = local(stage);
+  return *l.memory[static_cast<size_t>(l.slots.of(microbatch))];
+}
+
+Context Executor::context(Slot& slot, bool accumulate) {
+  return {stream_, slot.kept_for_dgrad(), slot.kept_for_wgrad(), scratch_, accumulate, observer_};
+}
+
+void Executor::load(Slot& slot, const HostMicrobatch& host, float loss_scale, bool training) {
   NEREUS_CHECK(kContract,
                static_cast<int64_t>(host.ids.size()) == slot.ids.count() &&
                    host.labels.size() == host.ids.size(),
@@ -103,61 +184,152 @@ Microbatch Executor::load(Slot& slot, const HostMicrobatch& host, float loss_sca
                                  .sequence = options_.sequence,
                                  .eos_id = options_.eos_id,
                                  .mask = options_.mask});
-  return {.ids = slot.ids,
-          .labels = slot.labels,
-          .positions = slot.positions,
-          .first_key = slot.first_key,
-          .sequence = options_.sequence,
-          .mask = options_.mask,
-          .loss_scale = loss_scale,
-          .training = training};
+  slot.microbatch = {.ids = slot.ids,
+                     .labels = slot.labels,
+                     .positions = slot.positions,
+                     .first_key = slot.first_key,
+                     .sequence = options_.sequence,
+                     .mask = options_.mask,
+                     .loss_scale = loss_scale,
+                     .training = training};
+}
+
+void Executor::forward(int stage, int microbatch, const HostMicrobatch& host, float loss_scale,
+                       TensorView loss, bool training, Observer* observer) {
+  Local& l = local(stage);
+  Slot& s = take_slot(stage, microbatch);
+  load(s, host, loss_scale, training);
+  Context ctx = context(s, l.head_written);
+  ctx.observer = observer;
+  const Arena::Scope scope(scratch_);
+  const ConstTensorView y = l.stage->forward(ctx, s.microbatch, s.x, loss, s.saved);
+  l.head_written = true;
+  if (is_local(stage + 1)) ops::cast(stream_, {.out = take_slot(stage + 1, microbatch).x, .x = y});
+}
+
+// The gradient of a stage's input to the stage before, here or on another rank.
+void Executor::hand_back(int stage, int microbatch, ConstTensorView dx) {
+  if (local(stage).stage->part().embedding) return;
+  const TensorView to = is_local(stage - 1) ? slot_of(stage - 1, microbatch).dy : outgoing_;
+  ops::cast(stream_, {.out = to, .x = dx});
+}
+
+void Executor::release(int stage, int microbatch) {
+  Slot& s = slot_of(stage, microbatch);
+  for (Arena& arena : s.arenas) arena.release(0);
+  local(stage).slots.release(microbatch);
+}
+
+void Executor::backward(int stage, int microbatch) {
+  Local& l = local(stage);
+  if (l.split) {
+    backward_input(stage, microbatch);
+    backward_weight(stage, microbatch);
+    return;
+  }
+  Slot& s = slot_of(stage, microbatch);
+  Context ctx = context(s, l.wgrad_written);
+  const Arena::Scope scope(scratch_);
+  hand_back(stage, microbatch, l.stage->backward(ctx, s.microbatch, s.dy, s.saved));
+  l.dgrad_written = l.wgrad_written = true;
+  release(stage, microbatch);
+}
+
+void Executor::backward_input(int stage, int microbatch) {
+  Local& l = local(stage);
+  Slot& s = slot_of(stage, microbatch);
+  Context ctx = context(s, l.dgrad_written);
+  const Arena::Scope scope(scratch_);
+  hand_back(stage, microbatch, l.stage->backward_input(ctx, s.microbatch, s.dy, s.saved));
+  s.kept_for_dgrad().release(0);
+  l.dgrad_written = true;
+}
+
+void Executor::backward_weight(int stage, int microbatch) {
+  Local& l = local(stage);
+  Slot& s = slot_of(stage, microbatch);
+  Context ctx = context(s, l.wgrad_written);
+  const Arena::Scope scope(scratch_);
+  l.stage->backward_weight(ctx, s.microbatch, s.saved);
+  l.wgrad_written = true;
+  release(stage, microbatch);
+}
+
+// A rank receives what a peer sent in the order in which it was sent, whatever is used first.
+void Executor::receive(const Action& wait) {
+  for (const Action& edge : posted_.arriving(wait)) {
+    Slot& s = edge.edge == Action::Edge::activation ? take_slot(edge.stage, edge.microbatch)
+                                                    : slot_of(edge.stage, edge.microbatch);
+    options_.pp->recv(stream_, edge.edge == Action::Edge::activation ? s.x : s.dy, edge.peer);
+  }
+}
+
+void Executor::send(const Action& a) {
+  options_.pp->send(stream_,
+                    a.edge == Action::Edge::activation
+                        ? slot_of(a.stage, a.microbatch).saved.y
+                        : ConstTensorView(outgoing_),
+                    a.peer);
 }
 
 void Executor::run(std::span<const Action> actions, std::span<const HostMicrobatch> microbatches,
                    float loss_scale, TensorView loss, const std::function<void()>& update) {
   ops::fill(stream_, {.out = loss, .value = 0});
-  bool accumulate = false;
-  for (const Action& action : actions) {
-    const auto m = static_cast<size_t>(action.microbatch);
-    Slot& s = slot(action.microbatch);
-    Microbatch& mb = in_flight_[m % slots_.size()];
-    Context ctx{stream_, s.arena, s.arena, scratch_, accumulate, observer_};
-    switch (action.kind) {
+  for (Local& l : stages_) l.head_written = l.dgrad_written = l.wgrad_written = false;
+  for (const Action& a : actions) {
+    switch (a.kind) {
       case Action::Kind::gather:
-        store_.gather(stream_);  // the one stage has all buckets
+        for (const int bucket : local(a.stage).stage->buckets()) store_.gather(stream_, bucket);
         break;
-      case Action::Kind::forward: {
-        mb = load(s, microbatches[m], loss_scale, true);
-        stage_.forward(ctx, mb, {}, loss, s.saved);
+      case Action::Kind::forward:
+      case Action::Kind::forward_backward:
+        forward(a.stage, a.microbatch, microbatches[static_cast<size_t>(a.microbatch)], loss_scale,
+                loss, true, observer_);
+        if (a.has_dgrad()) backward(a.dgrad_stage(), a.dgrad_microbatch());
         break;
-      }
-      case Action::Kind::backward: {
-        const Arena::Scope scope(scratch_);
-        stage_.backward(ctx, mb, {}, s.saved);
-        s.arena.release(0);
-        accumulate = true;
+      case Action::Kind::backward:
+        backward(a.stage, a.microbatch);
         break;
-      }
+      case Action::Kind::backward_input:
+        backward_input(a.stage, a.microbatch);
+        break;
+      case Action::Kind::backward_weight:
+        backward_weight(a.stage, a.microbatch);
+        break;
+      case Action::Kind::send:
+        send(a);
+        break;
+      case Action::Kind::recv:
+        posted_.posted(a);
+        break;
+      case Action::Kind::wait:
+        receive(a);
+        break;
       case Action::Kind::reduce:
-        store_.reduce(stream_);
+        for (const int bucket : local(a.stage).stage->buckets()) store_.reduce(stream_, bucket);
         break;
       case Action::Kind::update:
         update();
         break;
-      default:
-        NEREUS_FAIL(kContract, "the executor of one stage cannot run {}", action.to_string());
     }
   }
 }
 
+// Stage by stage in the model's order, which no rank waits in for ever: a send does not wait.
 void Executor::evaluate(const HostMicrobatch& host, float loss_scale, TensorView loss,
                         Observer* observer) {
-  Slot& s = *slots_.front();
-  store_.gather(stream_);
-  const Microbatch mb = load(s, host, loss_scale, false);
-  Context ctx{stream_, s.arena, s.arena, scratch_, false, observer};
-  stage_.forward(ctx, mb, {}, loss, s.saved);
-  s.arena.release(0);
+  const std::vector<int>& rank_of = options_.rank_of_stage;
+  for (int stage = 0; stage < static_cast<int>(stages_.size()); ++stage) {
+    if (!is_local(stage)) continue;
+    for (const int bucket : local(stage).stage->buckets()) store_.gather(stream_, bucket);
+    Slot& s = take_slot(stage, 0);
+    if (stage > 0 && !is_local(stage - 1))
+      options_.pp->recv(stream_, s.x, rank_of[static_cast<size_t>(stage - 1)]);
+    forward(stage, 0, host, loss_scale, loss, false, observer);
+    if (stage + 1 < static_cast<int>(stages_.size()) && !is_local(stage + 1))
+      options_.pp->send(stream_, s.saved.y, rank_of[static_cast<size_t>(stage + 1)]);
+    release(stage, 0);
+  }
 }
 
 }  // namespace nereus

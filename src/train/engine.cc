@@ -4,6 +4,8 @@
 
 #include "base/check.h"
 #include "ops/elementwise.h"
+#include "parallel/group_region.h"
+#include "parallel/host_counts_dispatcher.h"
 
 namespace nereus {
 namespace {
@@ -34,52 +36,109 @@ RopeTables rope_tables(Stream& stream, const ModelArgs& args, int64_t positions,
   return {.cos = cos, .sin = sin};
 }
 
+LayerCut layer_cut(const RankWorld* world) {
+  if (world == nullptr) return {};
+  return {.tp = world->size(MeshGroup::tp),
+          .tp_rank = world->position(MeshGroup::tp),
+          .ep = world->size(MeshGroup::ep),
+          .ep_rank = world->position(MeshGroup::ep),
+          .etp = world->size(MeshGroup::expert_tp),
+          .etp_rank = world->position(MeshGroup::expert_tp)};
+}
+
+std::unique_ptr<TpRegion> region(Communicator* group) {
+  if (group == nullptr) return std::make_unique<IdentityRegion>();
+  return std::make_unique<GroupRegion>(*group);
+}
+
+std::unique_ptr<TokenDispatcher> dispatcher(Communicator* group, int64_t experts) {
+  if (group == nullptr) return std::make_unique<LocalDispatcher>(experts);
+  return std::make_unique<HostCountsDispatcher>(*group, experts);
+}
+
 }  // namespace
+
+// Load and bias of the layers of experts among `parts`; by layer of the model, empty elsewhere.
+std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {
+  std::vector<int64_t> layers;
+  for (const StagePart& p : parts)
+    for (int64_t layer = p.first_block; layer < p.end_block; ++layer)
+      if (args_.is_moe_layer(layer)) layers.push_back(layer);
+  const int64_t E = args_.moe.num_experts, n = static_cast<int64_t>(layers.size());
+  const bool biased = args_.moe.load_balance_coeff != 0 || args_.family == NumericsFamily::huggingface;
+  balance_ = Buffer(stream_.device(), n * E * (8 + 4), "expert load and bias");
+  std::vector<ExpertLoad> load(static_cast<size_t>(args_.n_layers));
+  for (int64_t i = 0; i < n; ++i) {
+    std::byte* base = balance_.data();
+    const TensorView counts(base == nullptr ? base : base + i * E * 8, DType::i64, {E});
+    TensorView bias;
+    if (biased)
+      bias = TensorView(base == nullptr ? base : base + n * E * 8 + i * E * 4, DType::f32, {E});
+    const int64_t layer = layers[static_cast<size_t>(i)];
+    loads_.push_back({.layer = layer, .load = counts, .bias = bias});
+    load[static_cast<size_t>(layer)] = {.bias = bias, .load = counts};
+  }
+  return load;
+}
 
 Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     : args_(args), stream_(stream) {
-  const ModelLayout layout = model_layout(args);
+  const RankWorld* const world = options.world;
+  const auto group = [world](MeshGroup g) { return world == nullptr ? nullptr : world->group(g); };
+  const Pipeline one{.parts = {{.first_block = 0, .end_block = args.n_layers}},
+                     .schedule = {.name = "",
+                                  .microbatches = 1,
+                                  .rank_of_stage = {0},
+                                  .actions = {sequential_schedule(1)}}};
+  const Pipeline& pipeline = options.pipeline == nullptr ? one : *options.pipeline;
+  const Schedule& schedule = pipeline.schedule;
+  const int pp_rank = world == nullptr ? 0 : world->position(MeshGroup::pp);
+  const int tp = world == nullptr ? 1 : world->size(MeshGroup::tp);
+  std::vector<StagePart> mine;
+  for (const int s : schedule.stages_of(pp_rank))
+    mine.push_back(pipeline.parts[static_cast<size_t>(s)]);
+
+  const ModelLayout layout = model_layout(args, layer_cut(world), mine);
   store_ = std::make_unique<ParameterStore>(
       stream.device(), layout.tensors,
       ParameterStore::Options{.compute = options.compute,
                               .gradients = options.gradients,
                               .moments = options.gradients && options.moments,
-                              .groups = options.groups});
+                              .groups = world == nullptr ? RankGroups{} : world->groups()});
   const RopeTables rope = rope_tables(stream, args, options.sequence, tables_);
+  const std::vector<ExpertLoad> load = make_balance(mine);
+  tp_ = region(group(MeshGroup::tp));
+  expert_tp_ = region(group(MeshGroup::expert_tp));
+  dispatcher_ = dispatcher(group(MeshGroup::ep), args.moe.num_experts);
 
-  const int64_t E = args.moe.num_experts, layers = args.n_layers - args.n_dense_layers;
-  balance_ = Buffer(stream.device(), layers * E * (8 + 4), "expert load and bias");
-  std::vector<ExpertLoad> load(static_cast<size_t>(args.n_layers));
-  for (int64_t i = 0; i < layers; ++i) {
-    std::byte* base = balance_.data();
-    const TensorView counts(base == nullptr ? base : base + i * E * 8, DType::i64, {E});
-    TensorView bias;
-    if (args.moe.load_balance_coeff != 0 || args.family == NumericsFamily::huggingface)
-      bias =
-          TensorView(base == nullptr ? base : base + layers * E * 8 + i * E * 4, DType::f32, {E});
-    const int64_t layer = args.n_dense_layers + i;
-    loads_.push_back({.layer = layer, .load = counts, .bias = bias});
-    load[static_cast<size_t>(layer)] = {.bias = bias, .load = counts};
-  }
-
-  dispatcher_ = std::make_unique<LocalDispatcher>(E);
   std::vector<Recompute> recompute = options.recompute;
   recompute.resize(static_cast<size_t>(args.n_layers));
-  stage_ = std::make_unique<Stage>(
-      args, layout, Stage::Part{.first_block = 0, .end_block = args.n_layers}, rope,
-      LayerParallel{.tp = tp_,
-                    .dispatcher = *dispatcher_,
-                    .unordered_attention = options.unordered_attention},
-      recompute, *store_, std::move(load));
+  const LayerParallel parallel{.tp = *tp_,
+                               .expert_tp = *expert_tp_,
+                               .dispatcher = *dispatcher_,
+                               .unordered_attention = options.unordered_attention};
+  std::vector<const Stage*> stages(pipeline.parts.size());
+  for (const int s : schedule.stages_of(pp_rank)) {
+    const StagePart& part = pipeline.parts[static_cast<size_t>(s)];
+    stages_.push_back(std::make_unique<Stage>(
+        args, layout, part, rope, parallel, recompute, *store_,
+        std::vector<ExpertLoad>(load.begin() + part.first_block, load.begin() + part.end_block)));
+    stages[static_cast<size_t>(s)] = stages_.back().get();
+  }
   executor_ = std::make_unique<Executor>(
-      stream, *stage_, *store_,
+      stream, stages, *store_,
       Executor::Options{
           .rows = options.rows,
           .sequence = options.sequence,
+          .edge_rows = options.rows * options.sequence / tp,
+          .width = args.dim,
+          .compute = options.compute,
           .mask = args.block_causal() ? ops::AttentionMask::document : ops::AttentionMask::causal,
           .eos_id = options.eos_id,
-          .in_flight = 1,
-          .backward = options.gradients});
+          .backward = options.gradients,
+          .actions = schedule.actions[static_cast<size_t>(pp_rank)],
+          .rank_of_stage = schedule.rank_of_stage,
+          .pp = group(MeshGroup::pp)});
 }
 
 std::vector<NamedView> Engine::weights() const {

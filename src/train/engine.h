@@ -1,5 +1,6 @@
-// One rank's model, ready to compute: parameters, tables, balancing state, stage and executor, made
-// from the model's arguments. What `train`, `probe` and `--dry-run` share.
+// One rank's model, ready to compute: parameters, tables, balancing state, stages and executor,
+// made from the model's arguments and the rank's place among others. What `train`, `probe` and
+// `--dry-run` share.
 #pragma once
 
 #include <memory>
@@ -7,10 +8,17 @@
 
 #include "config/model_args.h"
 #include "parallel/parameter_store.h"
+#include "parallel/rank_world.h"
 #include "parallel/token_dispatcher.h"
 #include "pipeline/executor.h"
 
 namespace nereus {
+
+// The stages of a model and the schedule that runs them.
+struct Pipeline {
+  std::vector<StagePart> parts;  // by stage
+  Schedule schedule;
+};
 
 class Engine {
  public:
@@ -22,7 +30,8 @@ class Engine {
     bool gradients = true;             // false: evaluation only
     bool moments = true;               // false: no optimizer will run
     bool unordered_attention = false;  // see ops/attention.h
-    RankGroups groups = {};            // who works on other data, and divides the state
+    const RankWorld* world = nullptr;  // null: one rank
+    const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
 
   // On the meta device nothing is allocated and nothing can be run: for measuring.
@@ -35,7 +44,7 @@ class Engine {
   // Parameters and expert biases under their logical names, f32: what checkpoints hold.
   std::vector<NamedView> weights() const;
 
-  // i64 [E] of each layer of experts, in order of layer: tokens routed since the last reset.
+  // i64 [E] of each of this rank's layers of experts, in order of layer: tokens routed since the last reset.
   struct LayerLoad {
     int64_t layer;
     TensorView load, bias;  // i64 [E], f32 [E] or "no tensor"
@@ -49,14 +58,16 @@ class Engine {
   int64_t table_bytes() const { return tables_.bytes() + balance_.bytes(); }
 
  private:
+  std::vector<ExpertLoad> make_balance(std::span<const StagePart> parts);
+
   ModelArgs args_;
   Stream& stream_;
   Buffer tables_, balance_;
   std::vector<LayerLoad> loads_;
-  IdentityRegion tp_;
+  std::unique_ptr<TpRegion> tp_, expert_tp_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::unique_ptr<ParameterStore> store_;
-  std::unique_ptr<Stage> stage_;
+  std::vector<std::unique_ptr<Stage>> stages_;  // of this rank
   std::unique_ptr<Executor> executor_;
 };
 
