@@ -1,0 +1,316 @@
+// Training on many ranks against one rank, for every way to divide the work: the same losses,
+// norms and weights, from the same bits.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <mutex>
+
+#include "base/check.h"
+#include "base/philox.h"
+#include "comm/thread_ranks.h"
+#include "ops/elementwise.h"
+#include "parallel/rank_world.h"
+#include "pipeline/stage_split.h"
+#include "test/test_tensor.h"
+#include "train/optimizer.h"
+
+namespace nereus {
+namespace {
+
+constexpr int64_t kRows = 8, kSequence = 8, kSteps = 10;  // rows of the global batch
+constexpr int kVocabulary = 40;
+constexpr uint64_t kSeed = 7;
+
+// Eight blocks, eight experts, everything the family has; balancing on.
+ModelArgs model() {
+  ModelArgs a;
+  a.max_seq_len = kSequence;
+  a.vocab_size = kVocabulary;
+  a.dim = 24;
+  a.inter_dim = 40;
+  a.moe_inter_dim = 16;
+  a.n_layers = 8;
+  a.n_dense_layers = 4;
+  a.n_heads = 4;
+  a.q_lora_rank = 12;
+  a.kv_lora_rank = 8;
+  a.qk_nope_head_dim = 8;
+  a.qk_rope_head_dim = 4;
+  a.v_head_dim = 8;
+  a.moe = {.num_experts = 8,
+           .num_shared_experts = 1,
+           .top_k = 2,
+           .score_func = ScoreFunction::sigmoid,
+           .route_norm = true,
+           .route_scale = 2.5,
+           .score_before_experts = false};
+  return a;
+}
+
+struct Layout {
+  MeshDegrees degrees;
+  int ranks = 1;
+  std::string schedule = "1F1B";  // with pp
+  int stages_per_rank = 1;
+  int rows = 1;  // of a microbatch
+  Recompute recompute = {};
+  DType compute = DType::f32;
+};
+std::string name_of(const Layout& l) {
+  std::string text = Mesh(l.degrees, l.ranks).to_string();
+  if (l.degrees.pp > 1) text += fmt::format(", {} x {}", l.schedule, l.stages_per_rank);
+  return fmt::format("{}, microbatches of {}", text, l.rows);
+}
+
+struct Outcome {
+  std::vector<double> losses, norms;
+  // By parameter and element; of all ranks, expert biases included.
+  std::map<std::string, std::map<int64_t, double>> weights;
+  std::vector<std::vector<std::byte>> masters;  // of each rank, as they are
+  double margin = 1;  // of the closest decision of a router, one rank only
+};
+
+// The elements of a part of a parameter, by their index in the parameter.
+void collect(const TensorView& view, const NamedView& of, int dim, int64_t first,
+             std::map<int64_t, double>& out) {
+  const Shape& whole = of.whole.rank() > 0 ? of.whole : of.view.shape;
+  int64_t step = 1;
+  for (int d = dim + 1; d < whole.rank(); ++d) step *= whole[d];
+  if (of.origin.rank() > 0) first += of.origin[dim] * step;
+  for (int64_t i = 0; i < view.dim(0); ++i) {
+    if (dim + 1 < whole.rank()) {
+      collect(view[i], of, dim + 1, first + i * step, out);
+      continue;
+    }
+    const auto value = static_cast<double>(view.as<float>()[i]);
+    const auto [at, fresh] = out.insert({first + i, value});
+    if (!fresh) {
+      EXPECT_EQ(at->second, value) << of.name << ": replicas differ";
+    }
+  }
+}
+
+// How close the last chosen expert came to the first that was not.
+class Margin final : public Observer {
+ public:
+  explicit Margin(const Engine& engine) : engine_(engine) {}
+  void see(Stream&, const char* what, int64_t layer, ConstTensorView view) override {
+    if (std::string(what) != "router.logits") return;
+    for (const Engine::LayerLoad& l : engine_.expert_load()) {
+      if (l.layer != layer) continue;
+      for (int64_t t = 0; t < view.dim(0); ++t) {
+        std::vector<double> scores;
+        for (int64_t e = 0; e < view.dim(1); ++e)
+          scores.push_back(1 / (1 + std::exp(-double{view[t].as<float>()[e]})) +
+                           double{l.bias.as<float>()[e]});
+        std::sort(scores.rbegin(), scores.rend());
+        least = std::min(least, scores[1] - scores[2]);
+      }
+    }
+  }
+  double least = 1;
+
+ private:
+  const Engine& engine_;
+};
+
+Pipeline pipeline(const Layout& l, int microbatches) {
+  const auto p = static_cast<int>(l.degrees.pp);
+  if (p == 1)
+    return {.parts = {{.first_block = 0, .end_block = model().n_layers}},
+            .schedule = {.name = "",
+                         .microbatches = microbatches,
+                         .rank_of_stage = {0},
+                         .actions = {sequential_schedule(microbatches)}}};
+  return {.parts = split_layers(model().n_layers, p * l.stages_per_rank, 1, 1),
+          .schedule = make_schedule(l.schedule, p, l.stages_per_rank, microbatches)};
+}
+
+// What one rank does; collects into `run` under `mutex`.
+void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mutex) {
+  Stream stream(Device::cpu(), &test::pool());
+  const auto at = [world](MeshGroup g) { return world == nullptr ? 0 : world->position(g); };
+  const int64_t mine = kRows / (world == nullptr ? 1 : world->size(MeshGroup::dp));
+  const int microbatches = static_cast<int>(mine / l.rows);
+  const Pipeline pipe = pipeline(l, microbatches);
+  Engine engine(model(), stream,
+                {.compute = l.compute,
+                 .rows = l.rows,
+                 .sequence = kSequence,
+                 .recompute = std::vector<Recompute>(8, l.recompute),
+                 .world = world,
+                 .pipeline = &pipe});
+  engine.store().initialize(stream, kSeed);
+  // Routers that are sure of their choice: rounding must not change it.
+  for (const NamedView& v : engine.store().master_views())
+    if (v.name.find("router.gate") != std::string::npos)
+      for (int64_t r = 0; r < v.view.dim(0); ++r)
+        for (int64_t d = 0; d < v.view.dim(1); ++d) v.view[r].as<float>()[d] *= 60;
+  engine.store().refresh_copies(stream);
+  Optimizer optimizer(stream, engine, {});
+  Margin margin(engine);
+  if (world == nullptr) engine.executor().set_observer(&margin);
+  std::vector<double> losses, norms;
+  for (int64_t step = 1; step <= kSteps; ++step) {
+    const int64_t tokens = kRows * kSequence;
+    std::vector<int32_t> ids, labels;
+    for (int64_t i = 0; i < tokens; ++i) {
+      const auto n = static_cast<uint64_t>(step * tokens + i);
+      ids.push_back(static_cast<int32_t>(philox(11, n).v[0] % kVocabulary));
+      labels.push_back(static_cast<int32_t>(philox(12, n).v[0] % kVocabulary));
+    }
+    std::vector<HostMicrobatch> host;
+    const auto each = static_cast<size_t>(l.rows * kSequence);
+    for (int m = 0; m < microbatches; ++m) {
+      const size_t first = static_cast<size_t>(at(MeshGroup::dp) * microbatches + m) * each;
+      host.push_back({.ids = std::span(ids).subspan(first, each),
+                      .labels = std::span(labels).subspan(first, each)});
+    }
+    engine.reset_expert_load();
+    engine.executor().run(pipe.schedule.actions[static_cast<size_t>(at(MeshGroup::pp))], host,
+                          1 / static_cast<float>(tokens), optimizer.loss(),
+                          [&] { optimizer.update(step, 2.2e-4); });
+    const Optimizer::Result result = optimizer.read();
+    losses.push_back(static_cast<double>(result.loss));
+    norms.push_back(static_cast<double>(result.grad_norm));
+  }
+  const std::lock_guard lock(mutex);
+  if (run.losses.empty()) {
+    run.losses = losses;
+    run.norms = norms;
+  }
+  EXPECT_EQ(run.losses, losses) << "every rank has the loss";
+  EXPECT_EQ(run.norms, norms);
+  for (const NamedView& w : engine.weights()) collect(w.view, w, 0, 0, run.weights[w.name]);
+  const TensorView masters = engine.store().masters();
+  run.masters[static_cast<size_t>(world == nullptr ? 0 : world->rank())].assign(
+      masters.data, masters.data + masters.bytes());
+  run.margin = margin.least;
+}
+
+Outcome train(const Layout& l) {
+  Outcome run;
+  run.masters.resize(static_cast<size_t>(l.ranks));
+  std::mutex mutex;
+  if (l.ranks == 1) {
+    train(l, nullptr, run, mutex);
+    return run;
+  }
+  const Mesh mesh(l.degrees, l.ranks);
+  check_fits(mesh, model(), kSequence);
+  run_thread_ranks(l.ranks, {.timeout = std::chrono::seconds(120)}, [&](Communicator& world) {
+    const RankWorld mine(mesh, world);
+    train(l, &mine, run, mutex);
+  });
+  return run;
+}
+
+const Outcome& one_rank() {
+  static const Outcome run = train({});
+  return run;
+}
+
+void expect_equal(const Outcome& a, const Outcome& one, double relative, double absolute) {
+  for (size_t s = 0; s < one.losses.size(); ++s) {
+    EXPECT_NEAR(a.losses[s], one.losses[s], relative * one.losses[s]) << "step " << s + 1;
+    EXPECT_NEAR(a.norms[s], one.norms[s], relative * one.norms[s]) << "step " << s + 1;
+  }
+  ASSERT_EQ(a.weights.size(), one.weights.size());
+  for (const auto& [name, elements] : one.weights) {
+    const auto& mine = a.weights.at(name);
+    ASSERT_EQ(mine.size(), elements.size()) << name;
+    double worst = 0;
+    for (const auto& [i, value] : elements) worst = std::max(worst, std::abs(mine.at(i) - value));
+    EXPECT_LT(worst, absolute) << name;
+  }
+}
+
+class ParallelTraining : public testing::TestWithParam<Layout> {};
+void PrintTo(const Layout& l, std::ostream* s) { *s << name_of(l); }
+
+TEST_P(ParallelTraining, TenStepsAreThoseOfOneRank) {
+  const Layout& l = GetParam();
+  expect_equal(train(l), one_rank(), 1e-5, 2e-5);
+}
+
+Layout pp(int ranks, const char* schedule, int stages_per_rank) {
+  return {.degrees = {.pp = ranks},
+          .ranks = ranks,
+          .schedule = schedule,
+          .stages_per_rank = stages_per_rank};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Data, ParallelTraining,
+    testing::Values(Layout{{.dp_shard = 2}, 2}, Layout{{.dp_shard = 2}, 2, "", 1, 4},
+                    Layout{{.dp_shard = 4}, 4}, Layout{{.dp_shard = 8}, 8},
+                    Layout{{.dp_replicate = 2, .dp_shard = 2}, 4},
+                    Layout{{.dp_replicate = 4, .dp_shard = 1}, 4}));
+INSTANTIATE_TEST_SUITE_P(
+    Tensor, ParallelTraining,
+    testing::Values(Layout{{.tp = 2}, 2, "", 1, 4}, Layout{{.tp = 4}, 4, "", 1, 8},
+                    Layout{{.tp = 2}, 2, "", 1, 4, Recompute::selective()},
+                    Layout{{.tp = 2}, 2, "", 1, 4, Recompute::full()}));
+INSTANTIATE_TEST_SUITE_P(
+    Experts, ParallelTraining,
+    testing::Values(Layout{{.dp_shard = 4, .ep = 2}, 4}, Layout{{.dp_shard = 4, .ep = 4}, 4},
+                    Layout{{.dp_shard = 8, .ep = 2}, 8}, Layout{{.dp_shard = 8, .ep = 4}, 8},
+                    Layout{{.dp_shard = 4, .ep = 4}, 4, "", 1, 2, Recompute::full()},
+                    Layout{{.dp_shard = 2, .tp = 2, .ep = 2, .etp = 2}, 4},
+                    Layout{{.dp_shard = 2, .tp = 2, .ep = 2, .etp = 1}, 4},
+                    Layout{{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4}));
+INSTANTIATE_TEST_SUITE_P(
+    Pipelines, ParallelTraining,
+    testing::Values(pp(2, "GPipe", 1), pp(2, "1F1B", 1), pp(2, "Interleaved1F1B", 2),
+                    pp(2, "LoopedBFS", 2), pp(2, "InterleavedZeroBubble", 2),
+                    pp(2, "ZBVZeroBubble", 2), pp(2, "DualPipeV", 2), pp(4, "GPipe", 1),
+                    pp(4, "1F1B", 1), pp(4, "Interleaved1F1B", 2), pp(4, "LoopedBFS", 2),
+                    pp(4, "InterleavedZeroBubble", 2), pp(4, "ZBVZeroBubble", 2),
+                    pp(4, "DualPipeV", 2)));
+INSTANTIATE_TEST_SUITE_P(
+    Mixtures, ParallelTraining,
+    testing::Values(
+        Layout{{.dp_shard = 4, .pp = 2, .ep = 4}, 8},
+        Layout{{.dp_shard = 4, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 16, "Interleaved1F1B", 2},
+        Layout{{.dp_replicate = 2, .dp_shard = 2, .tp = 2, .pp = 2, .ep = 4, .etp = 1}, 16},
+        Layout{{.dp_shard = 2, .tp = 2, .pp = 2, .ep = 2, .etp = 2}, 8, "ZBVZeroBubble", 2},
+        Layout{{.dp_replicate = 2, .dp_shard = 2, .ep = 2}, 4},
+        Layout{{.dp_shard = 2, .tp = 4, .ep = 8, .etp = 1}, 8},
+        Layout{{.dp_shard = 2, .tp = 4, .ep = 2, .etp = 4}, 8},
+        Layout{{.dp_shard = 1, .tp = 4, .pp = 4}, 16, "InterleavedZeroBubble", 2},
+        Layout{{.dp_shard = 4, .pp = 4, .ep = 2}, 16, "1F1B", 1, 1, Recompute::full()},
+        Layout{{.dp_shard = 2, .pp = 2, .ep = 2}, 4, "DualPipeV", 2, 1, Recompute::selective()},
+        Layout{{.dp_replicate = 2, .dp_shard = 4, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 32}));
+
+TEST(ParallelTraining, RoutersAreSureOfTheirChoice) {
+  EXPECT_GT(one_rank().margin, 1e-4);
+  EXPECT_LT(one_rank().losses.back(), one_rank().losses.front());
+}
+
+TEST(ParallelTraining, ALayoutRepeatsItselfBitForBitAndReplicasAreTheSame) {
+  for (const Layout& l :
+       {Layout{{.dp_replicate = 2, .dp_shard = 2}, 4},
+        Layout{{.dp_replicate = 2, .tp = 2, .pp = 2}, 8, "ZBVZeroBubble", 2}}) {
+    const Outcome a = train(l), b = train(l);
+    EXPECT_EQ(a.losses, b.losses);
+    EXPECT_EQ(a.norms, b.norms);
+    EXPECT_EQ(a.masters, b.masters);
+    const Mesh mesh(l.degrees, l.ranks);
+    for (int r = 0; r < l.ranks; ++r)
+      EXPECT_EQ(a.masters[static_cast<size_t>(r)],
+                a.masters[static_cast<size_t>(mesh.members(MeshGroup::dp_replicate, r)[0])]);
+  }
+}
+
+TEST(ParallelTraining, BFloat16CopiesAreGatheredFromShards) {
+  // bf16 sums of other rows in another order: the first loss is the same function of the same bits.
+  Layout alone, two{{.dp_shard = 2}, 2};
+  alone.compute = two.compute = DType::bf16;
+  const Outcome one = train(alone), run = train(two);
+  EXPECT_NEAR(run.losses[0], one.losses[0], 1e-6);
+  expect_equal(run, one, 2e-2, 5e-3);
+}
+
+}  // namespace
+}  // namespace nereus
