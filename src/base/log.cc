@@ -14,7 +14,6 @@ namespace {
 struct State {
   std::mutex mutex;
   Level lowest = Level::info;
-  bool silent = false;
   std::optional<std::string> captured;
 };
 
@@ -22,6 +21,13 @@ State& state() {
   static State instance;
   return instance;
 }
+
+// Ranks may be threads of one process.
+struct Voice {
+  int rank = -1;
+  bool speaks = true;
+};
+thread_local Voice voice;
 
 std::string_view name(Level level) {
   constexpr std::array<std::string_view, 4> kNames = {"DEBUG", "INFO", "WARNING", "ERROR"};
@@ -45,14 +51,16 @@ std::string timestamp() {
 
 void write(Level level, std::string_view message) {
   State& s = state();
+  if (!voice.speaks && level < Level::error) return;
+  const std::string label = voice.rank < 0 ? "" : fmt::format("[rank{}]:", voice.rank);
   const std::string line =
-      fmt::format("[titan] {} - root - {} - {}\n", timestamp(), name(level), message);
+      fmt::format("{}[titan] {} - root - {} - {}\n", label, timestamp(), name(level), message);
   const std::lock_guard lock(s.mutex);
   if (s.captured) {
     *s.captured += line;
     return;
   }
-  if (level < s.lowest || (s.silent && level < Level::error)) return;
+  if (level < s.lowest) return;
   for (size_t done = 0; done < line.size();) {
     const ssize_t n = ::write(STDOUT_FILENO, line.data() + done, line.size() - done);
     if (n <= 0) return;  // a closed standard output must not end a training run
@@ -65,10 +73,7 @@ void set_level(Level lowest) {
   state().lowest = lowest;
 }
 
-void set_silent(bool silent) {
-  const std::lock_guard lock(state().mutex);
-  state().silent = silent;
-}
+void set_rank(int rank, bool speaks) { voice = {rank, speaks}; }
 
 Capture::Capture() {
   const std::lock_guard lock(state().mutex);

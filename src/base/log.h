@@ -16,7 +16,10 @@ enum class Level { debug, info, warning, error };
 
 void write(Level level, std::string_view message);  // thread-safe; one write(2) a line
 void set_level(Level lowest);                       // default info
-void set_silent(bool silent);                       // ranks that do not speak
+
+// This thread is one of several ranks: its lines begin with "[rank3]:", as under torchrun, and one
+// that does not speak writes errors alone. Rank -1: the only one, no label.
+void set_rank(int rank, bool speaks);
 
 template <class... Args>
 void info(fmt::format_string<Args...> format, Args&&... args) {

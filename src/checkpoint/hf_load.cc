@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <unordered_set>
 
 #include "base/check.h"
@@ -12,10 +13,13 @@
 namespace nereus {
 namespace {
 
-// One tensor of the files and where it goes: rows of a parameter, or of one of its experts.
+// A part of one tensor of the files and where it goes: rows of a parameter, or of one of its
+// experts.
 struct Target {
   std::string name;
   TensorView view;
+  std::vector<int64_t> shape;               // in the files
+  int64_t first_row = 0, first_column = 0;  // of the part
 };
 
 std::vector<Target> targets(std::span<const NamedView> tensors) {
@@ -23,16 +27,19 @@ std::vector<Target> targets(std::span<const NamedView> tensors) {
   for (const NamedView& t : tensors) {
     NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && t.view.data != nullptr,
                  "'{}': weights are loaded into f32, not into {}", t.name, t.view);
-    const std::vector<std::string> names = hf_names_of(t.name, t.view);
-    for (size_t i = 0; i < names.size(); ++i)
-      out.push_back({names[i], has_experts(t.name) ? t.view[static_cast<int64_t>(i)] : t.view});
+    const bool experts = has_experts(t.name);
+    const Shape& whole = t.whole.rank() > 0 ? t.whole : t.view.shape;
+    const auto first = [&](int d) { return t.origin.rank() > d ? t.origin[d] : 0; };
+    std::vector<int64_t> shape;
+    for (int d = experts ? 1 : 0; d < whole.rank(); ++d) shape.push_back(whole[d]);
+    const int row = experts ? 1 : 0;
+    for (int64_t i = 0; i < (experts ? t.view.dim(0) : 1); ++i)
+      out.push_back({.name = hf_name(t.name, first(0) + i),
+                     .view = experts ? t.view[i] : t.view,
+                     .shape = shape,
+                     .first_row = first(row),
+                     .first_column = first(row + 1)});
   }
-  return out;
-}
-
-std::vector<int64_t> dims(const TensorView& view) {
-  std::vector<int64_t> out;
-  for (int d = 0; d < view.rank(); ++d) out.push_back(view.dim(d));
   return out;
 }
 
@@ -42,9 +49,9 @@ void check_targets(const HfWeights& weights, const std::vector<Target>& all) {
     const SafetensorsEntry* e = weights.find(t.name);
     if (e == nullptr) {
       missing.push_back(t.name);
-    } else if (e->shape != dims(t.view)) {
-      misshapen.push_back(
-          fmt::format("{} is {} where {} is expected", t.name, e->to_string(), t.view.shape));
+    } else if (e->shape != t.shape) {
+      misshapen.push_back(fmt::format("{} is {} where [{}] is expected", t.name, e->to_string(),
+                                      fmt::join(t.shape, ", ")));
     } else if (const auto dtype = dtype_of(e->dtype); !dtype || !is_float(*dtype)) {
       types.push_back(fmt::format("{} is {}", t.name, e->to_string()));
     }
@@ -73,9 +80,13 @@ std::string layer_prefix(const std::string& name) {
 }
 
 // What the files have and the model has not: known by name to be no loss, or surplus.
-void sort_surplus(const HfWeights& weights, const std::vector<Target>& all, LoadReport& report) {
+void sort_surplus(const HfWeights& weights, const std::vector<Target>& all,
+                  std::span<const Parameter> model, LoadReport& report) {
   std::unordered_set<std::string> wanted, prediction_layers;
   for (const Target& t : all) wanted.insert(t.name);
+  for (const Parameter& p : model)
+    for (int64_t e = 0; e < (has_experts(p.name) ? p.shape[0] : 1); ++e)
+      wanted.insert(hf_name(p.name, e));
   const std::vector<std::string> names = weights.names();
   for (const std::string& name : names)
     if (name.ends_with(".eh_proj.weight")) prediction_layers.insert(layer_prefix(name));
@@ -92,14 +103,27 @@ void read(const HfWeights& weights, const Target& t, Stream* device) {
   constexpr int64_t kPiece = 4 << 20;  // elements
   const int64_t rows = t.view.dim(0), stride = t.view.row_stride();
   const int64_t width = t.view.rank() > 1 ? t.view.dim(1) : 1;
-  const int64_t piece = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, width));
-  std::vector<float> staging(device == nullptr ? 0 : static_cast<size_t>(piece * width));
+  const int64_t whole = t.shape.size() > 1 ? t.shape[1] : 1;  // of a row in the file
+  const bool direct = device == nullptr && width == whole;
+  const int64_t piece = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, whole));
+  std::vector<float> staging(direct ? 0 : static_cast<size_t>(piece * whole));
   for (int64_t row = 0; row < rows; row += piece) {
     const int64_t end = std::min(rows, row + piece);
+    const int64_t first = t.first_row + row, last = t.first_row + end;
+    if (direct) {
+      weights.read_f32(t.name, first, last, t.view.as<float>() + row * stride, stride);
+      weights.release_pages(t.name);
+      continue;
+    }
+    weights.read_f32(t.name, first, last, staging.data(), whole);
+    if (width < whole)
+      for (int64_t r = 0; r < end - row; ++r)
+        std::memmove(staging.data() + r * width, staging.data() + r * whole + t.first_column,
+                     static_cast<size_t>(width) * sizeof(float));
     if (device == nullptr) {
-      weights.read_f32(t.name, row, end, t.view.as<float>() + row * stride, stride);
+      for (int64_t r = 0; r < end - row; ++r)
+        std::copy_n(staging.data() + r * width, width, t.view.as<float>() + (row + r) * stride);
     } else {
-      weights.read_f32(t.name, row, end, staging.data(), width);
       copy_to_device(*device, t.view.rows(row, end), staging.data());
       device->synchronize();
     }
@@ -110,12 +134,12 @@ void read(const HfWeights& weights, const Target& t, Stream* device) {
 }  // namespace
 
 LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
-                           Stream* device) {
+                           Stream* device, std::span<const Parameter> model) {
   const HfWeights weights = HfWeights::open(path);
   const std::vector<Target> all = targets(tensors);
   check_targets(weights, all);
   LoadReport report;
-  sort_surplus(weights, all, report);
+  sort_surplus(weights, all, model, report);
   if (!report.ignored.empty())
     log::info("{}: {} tensors of multi-token prediction layers or rotary tables are not used: {}",
               path, report.ignored.size(), first_of(report.ignored));

@@ -22,13 +22,15 @@ namespace fs = std::filesystem;
 struct Source {
   SafetensorsWriter::Tensor tensor;
   ConstTensorView view;  // f32, one or two dims
+  size_t of;             // index of its parameter
+  int64_t expert;
   int64_t bytes() const { return view.count() * size_of(tensor.dtype); }
 };
 
-std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype) {
+std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype, bool fetched) {
   std::vector<Source> out;
   for (const NamedView& t : tensors) {
-    NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && t.view.data != nullptr,
+    NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && (fetched || t.view.data != nullptr),
                  "'{}': weights are saved from f32, not from {}", t.name, t.view);
     // A step of the bias is 1e-3, below bf16's resolution; transformers keeps it in f32 too.
     const DType stored = t.name.ends_with(".expert_bias") ? DType::f32 : dtype;
@@ -38,7 +40,10 @@ std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype) {
       std::vector<int64_t> shape;
       for (int d = 0; d < view.rank(); ++d) shape.push_back(view.dim(d));
       NEREUS_CHECK(kContract, view.rank() <= 2, "'{}': {} has more than two dims", names[i], view);
-      out.push_back({{names[i], file_dtype(stored), shape}, view});
+      out.push_back({{names[i], file_dtype(stored), shape},
+                     view,
+                     static_cast<size_t>(&t - tensors.data()),
+                     static_cast<int64_t>(i)});
     }
   }
   return out;
@@ -170,10 +175,10 @@ class PartialFolder {
 
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
                         const std::string& config_json, DType dtype, int64_t shard_bytes,
-                        Stream* device) {
+                        Stream* device, const FetchTensor& fetch) {
   NEREUS_CHECK(kContract, dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16,
                "weights are saved as f32, bf16 or f16, not as {}", dtype);
-  const std::vector<Source> all = sources(tensors, dtype);
+  const std::vector<Source> all = sources(tensors, dtype, fetch != nullptr);
   const std::vector<std::span<const Source>> files = shards(all, shard_bytes);
   // A trailing slash would put ".partial" inside the folder.
   fs::path place = fs::path(folder).lexically_normal();
@@ -181,6 +186,8 @@ int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> te
   PartialFolder partial(place.string());
   nlohmann::json weight_map = nlohmann::json::object();
   int64_t total_bytes = 0;
+  ConstTensorView fetched;
+  size_t fetched_index = tensors.size();
   for (size_t i = 0; i < files.size(); ++i) {
     const std::string name =
         files.size() == 1 ? "model.safetensors"
@@ -192,8 +199,15 @@ int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> te
       total_bytes += s.bytes();
     }
     SafetensorsWriter writer(partial.path() + "/" + name, declared);
-    for (size_t t = 0; t < files[i].size(); ++t)
-      append(writer, t, files[i][t], *dtype_of(files[i][t].tensor.dtype), device);
+    for (size_t t = 0; t < files[i].size(); ++t) {
+      Source source = files[i][t];
+      if (fetch) {
+        if (fetched_index != source.of) fetched = fetch(source.of);
+        fetched_index = source.of;
+        source.view = has_experts(tensors[source.of].name) ? fetched[source.expert] : fetched;
+      }
+      append(writer, t, source, *dtype_of(source.tensor.dtype), fetch ? nullptr : device);
+    }
     writer.finish();
   }
   if (files.size() > 1) {

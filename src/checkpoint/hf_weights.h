@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -70,9 +71,10 @@ struct LoadReport {
 // have another shape or a type that is no float: it lists the first of each and counts them.
 //
 // The tensors are in memory of `device`'s device, without gaps between the rows of one; in host
-// memory when it is null.
+// memory when it is null. A tensor may be a part of its parameter (NamedView::origin); what of the
+// files belongs to `model` but to none of the tensors is another rank's, not surplus.
 LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
-                           Stream* device = nullptr);
+                           Stream* device = nullptr, std::span<const Parameter> model = {});
 
 inline constexpr int64_t kShardBytes = 5'000'000'000;
 
@@ -81,9 +83,13 @@ inline constexpr int64_t kShardBytes = 5'000'000'000;
 // complete or absent; weights that were there before are replaced, and a folder with other files is
 // kept as `folder`.old. `dtype` is f32, bf16 or f16; the routers' correction biases are always f32.
 // Returns the bytes of the tensors, which are in memory of `device`'s device (null: the host's).
+// With `fetch` the tensors have shapes alone, and fetch(i) gives the elements of tensor i, in host
+// memory until the next call; it is called once for each, in order.
 // Errors: kConfig when the folder cannot be made, kIo while writing.
+using FetchTensor = std::function<ConstTensorView(size_t)>;
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,
                         const std::string& config_json, DType dtype = DType::f32,
-                        int64_t shard_bytes = kShardBytes, Stream* device = nullptr);
+                        int64_t shard_bytes = kShardBytes, Stream* device = nullptr,
+                        const FetchTensor& fetch = {});
 
 }  // namespace nereus

@@ -1,13 +1,17 @@
 #include "cli/train.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "comm/mpi_ranks.h"
+#include "comm/thread_ranks.h"
 #include "config/load.h"
 #include "observe/device_info.h"
 #include "train/dry_run.h"
@@ -30,18 +34,36 @@ constexpr const char* kHelp =
     "  --world N            with --dry-run: for N ranks (default 1)\n"
     "  --print-config       print every key with where its value comes from, and stop\n"
     "  --config-reference   print docs/configuration.md, and stop\n"
-    "  --nproc N            ranks; only 1 is built\n"
+    "  --nproc N            N ranks, as threads of this process: CPU ranks share its cores, GPU "
+    "ranks have\n"
+    "                       one GPU each. Under mpirun each process is a rank.\n"
     "  -h, --help           this text\n\n"
     "Exit codes: 0 trained; 2 something asked for is wrong; 70-74 as docs/operations.md says; 128 "
     "+ the\n"
     "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end.\n";
+
+// One rank's run.
+int train(const JobConfig& config, ThreadPool& pool, Communicator* world, int local_rank) {
+  if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
+  Stream stream(choose_device(config.device.kind, local_rank), &pool);
+  Trainer trainer(config, stream, world);
+  return trainer.run();
+}
 
 }  // namespace
 
 int run_train(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   TrainFlags flags;
-  const LoadedConfig loaded = load_config(arguments, flags);
+  std::unique_ptr<MpiSession> mpi;
+  std::unique_ptr<Communicator> started;  // the processes that were started together
+  if (started_by_mpi()) {
+    mpi = std::make_unique<MpiSession>();
+    started = mpi->world(std::chrono::seconds(300));
+    log::set_rank(started->rank(), started->rank() == 0);
+  }
+  const LoadedConfig loaded =
+      load_config(arguments, flags, started == nullptr ? 0 : started->size());
   if (flags.help) {
     std::fputs(kHelp, stdout);
     return 0;
@@ -54,8 +76,6 @@ int run_train(int argc, char** argv) {
     std::fputs(print_config(loaded).c_str(), stdout);
     return 0;
   }
-  NEREUS_CHECK(kConfig, flags.nproc == 1,
-               "--nproc {}: several ranks are not built yet; leave it out", flags.nproc);
   for (const std::string& notice : loaded.notices) log::warning("{}", notice);
   if (flags.dry_run) {
     std::fputs(dry_run(loaded.config, flags.world).c_str(), stdout);
@@ -67,9 +87,18 @@ int run_train(int argc, char** argv) {
                           ? static_cast<int>(config.cpu.threads)
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   ThreadPool pool(threads);
-  Stream stream(choose_device(config.device.kind), &pool);
-  Trainer trainer(config, stream);
-  return trainer.run();
+  const std::chrono::seconds timeout(config.comm.init_timeout_seconds);
+  if (started) {
+    started->set_timeout(timeout);
+    return train(config, pool, started.get(), 0);
+  }
+  if (flags.nproc == 1) return train(config, pool, nullptr, 0);
+  int code = 0;  // the same on every rank
+  run_thread_ranks(static_cast<int>(flags.nproc), {.timeout = timeout}, [&](Communicator& world) {
+    const int mine = train(config, pool, &world, world.rank());
+    if (world.rank() == 0) code = mine;
+  });
+  return code;
 }
 
 }  // namespace nereus

@@ -82,20 +82,24 @@ void check_model(LoadedConfig& loaded, const Origins& at) {
 
 void check_batches(const JobConfig& c, const Origins& at, int64_t world) {
   const auto& p = c.parallelism;
+  const int64_t others =
+      p.tensor_parallel_degree * p.context_parallel_degree * p.pipeline_parallel_degree;
   const int64_t shard = p.data_parallel_shard_degree;
   NEREUS_CHECK(
-      kConfig, shard == -1 || shard == world,
+      kConfig, others * p.data_parallel_replicate_degree > 1 || shard == -1 || shard == world,
       "Invalid parallel dims: dp_replicate(1) * dp_shard({}) * cp(1) * tp(1) * pp(1) != "
       "WORLD_SIZE({})\n  {}: parallelism.data_parallel_shard_degree = {}: set it to {} or -1.",
       shard, world, at("parallelism.data_parallel_shard_degree"), shard, world);
-  const int64_t lbs = c.training.local_batch_size, gbs = c.global_batch(world);
+  // Degrees that do not multiply to the ranks are the mesh's to refuse.
+  const int64_t dp = world % others == 0 ? world / others : 1;
+  const int64_t lbs = c.training.local_batch_size, gbs = c.global_batch(dp);
   NEREUS_CHECK(
-      kConfig, gbs % (lbs * world) == 0,
+      kConfig, gbs % (lbs * dp) == 0,
       "global batch size must be multiple of local batch size times data-parallel degree ({} % "
       "({} * {}) != 0)\n  training.global_batch_size = {} ({}), training.local_batch_size = {} "
       "({}): set global_batch_size to {}.",
-      gbs, lbs, world, gbs, at("training.global_batch_size"), lbs, at("training.local_batch_size"),
-      (gbs / (lbs * world) + 1) * lbs * world);
+      gbs, lbs, dp, gbs, at("training.global_batch_size"), lbs, at("training.local_batch_size"),
+      (gbs / (lbs * dp) + 1) * lbs * dp);
   const int64_t tp = p.tensor_parallel_degree, cp = p.context_parallel_degree;
   NEREUS_CHECK(kConfig, c.training.seq_len % (tp * 2 * cp) == 0,
                "Sequence length {} must be divisible by the product of TP degree ({}) and 2 * CP "

@@ -218,12 +218,6 @@ TEST(CheckpointErrors, SayWhatIsNotBuiltYetAndWhatWorks) {
 TEST(NotBuiltYet, IsRefusedUnlessItIsSetToItsDefault) {
   const std::vector<std::pair<std::string, std::string>> refused = {
       {"model.converters", "quantize.linear.float8"},
-      {"parallelism.tensor_parallel_degree", "2"},
-      {"parallelism.pipeline_parallel_degree", "2"},
-      {"parallelism.context_parallel_degree", "2"},
-      {"parallelism.expert_parallel_degree", "2"},
-      {"parallelism.expert_tensor_parallel_degree", "2"},
-      {"parallelism.data_parallel_replicate_degree", "2"},
       {"training.dtype", "bfloat16"},
       {"training.enable_cpu_offload", "true"},
       {"optimizer.early_step_in_backward", "true"},
@@ -281,7 +275,8 @@ TEST(CommandLineErrors, AreOneMessageEach) {
       {{"--dry-run", "--world", "0"}, "--world 0: it must be an integer, at least 1"},
       {{"--world=8"},
        "--world 8: it plans for ranks that need not exist, so it goes with --dry-run"},
-      {{"--nproc=2"}, "--nproc 2: several ranks are not built yet; leave it out"},
+      {{"--nproc=2", "--dry-run"},
+       "--nproc 2 with --dry-run: say --world 2 to plan for so many ranks"},
       {{"a.toml", "b.toml"}, "two configuration files are named: a.toml and b.toml; name one"},
   };
   for (const auto& [arguments, expected] : cases) EXPECT_EQ(message(arguments), expected);

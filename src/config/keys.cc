@@ -304,8 +304,7 @@ void system_keys(Table& t, JobConfig& c) {
   auto& p = c.parallelism;
   t.section("parallelism");
   const auto degree = [&](const char* name, int64_t& target, const char* meaning) -> Key& {
-    Key& key = t.refused(name, target, meaning);
-    key.minimum = 1;
+    Key& key = t.count(name, target, meaning);
     key.sentence = "Parallelism degree should be >= 1, except for dp_shard";
     return key;
   };
@@ -322,15 +321,16 @@ void system_keys(Table& t, JobConfig& c) {
   t.none("disable_loss_parallel", p.disable_loss_parallel, "of tensor parallelism");
   t.none("enable_async_tensor_parallel", p.enable_async_tensor_parallel, "of tensor parallelism");
   degree("pipeline_parallel_degree", p.pipeline_parallel_degree, "pipeline stages");
-  t.none("module_fqns_per_model_part", p.module_fqns_per_model_part, "of pipelines");
-  t.none_from(0, "pipeline_parallel_first_stage_less_layers",
-              p.pipeline_parallel_first_stage_less_layers, "of pipelines");
-  t.none_from(0, "pipeline_parallel_last_stage_less_layers",
-              p.pipeline_parallel_last_stage_less_layers, "of pipelines");
-  t.none_from(1, "pipeline_parallel_layers_per_stage", p.pipeline_parallel_layers_per_stage,
-              "of pipelines");
-  Key& schedule =
-      t.none("pipeline_parallel_schedule", p.pipeline_parallel_schedule, "of pipelines");
+  t.works("module_fqns_per_model_part", p.module_fqns_per_model_part,
+          "modules of each stage, by name");
+  t.count("pipeline_parallel_first_stage_less_layers", p.pipeline_parallel_first_stage_less_layers,
+          "layers that the embedding counts as", 0);
+  t.count("pipeline_parallel_last_stage_less_layers", p.pipeline_parallel_last_stage_less_layers,
+          "layers that the head counts as", 0);
+  t.count("pipeline_parallel_layers_per_stage", p.pipeline_parallel_layers_per_stage,
+          "layers of a stage; by default as many stages as the schedule needs");
+  Key& schedule = t.works("pipeline_parallel_schedule", p.pipeline_parallel_schedule,
+                          "order of a pipeline's work; `nereus plan` draws it");
   schedule.allowed = {"1F1B",
                       "Interleaved1F1B",
                       "GPipe",
@@ -341,9 +341,10 @@ void system_keys(Table& t, JobConfig& c) {
                       "ZBVZeroBubble",
                       "DualPipeV"};
   schedule.sentence = "Unknown schedule name '{}'.";
-  t.none("pipeline_parallel_schedule_csv", p.pipeline_parallel_schedule_csv, "of pipelines");
-  t.none_from(1, "pipeline_parallel_microbatch_size", p.pipeline_parallel_microbatch_size,
-              "of pipelines");
+  t.works("pipeline_parallel_schedule_csv", p.pipeline_parallel_schedule_csv,
+          "a schedule as a table of actions, in place of one by name");
+  t.count("pipeline_parallel_microbatch_size", p.pipeline_parallel_microbatch_size,
+          "sequences of a pipeline's microbatch");
   degree("context_parallel_degree", p.context_parallel_degree, "context parallelism");
   t.none("context_parallel_rotate_method", p.context_parallel_rotate_method,
          "of context parallelism")
@@ -381,8 +382,8 @@ void system_keys(Table& t, JobConfig& c) {
   t.none("fqns", c.quantize.grouped_mm.mx.fqns, of_converters);
 
   t.section("comm");
-  t.none_from(1, "init_timeout_seconds", c.comm.init_timeout_seconds, "of collectives, first step");
-  t.none_from(1, "train_timeout_seconds", c.comm.train_timeout_seconds, "of collectives, later");
+  t.count("init_timeout_seconds", c.comm.init_timeout_seconds, "of collectives, first step");
+  t.count("train_timeout_seconds", c.comm.train_timeout_seconds, "of collectives, later");
   t.none_from(0, "trace_buf_size", c.comm.trace_buf_size, "of the flight recorder");
   t.none("save_traces_folder", c.comm.save_traces_folder, "of the flight recorder");
   t.none("save_traces_file_prefix", c.comm.save_traces_file_prefix, "of the flight recorder");

@@ -32,7 +32,8 @@ std::string read_text_file(const std::string& path) {
 
 }  // namespace
 
-LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags) {
+LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags,
+                         int64_t launched) {
   LoadedConfig loaded;
   const CommandLine line = parse_command_line(arguments);
   flags = line.flags;
@@ -40,8 +41,13 @@ LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& fla
   NEREUS_CHECK(kConfig, flags.world == 1 || flags.dry_run,
                "--world {}: it plans for ranks that need not exist, so it goes with --dry-run",
                flags.world);
-  NEREUS_CHECK(kConfig, flags.nproc == 1,
-               "--nproc {}: several ranks are not built yet; leave it out", flags.nproc);
+  NEREUS_CHECK(kConfig, flags.nproc == 1 || !flags.dry_run,
+               "--nproc {} with --dry-run: say --world {} to plan for so many ranks", flags.nproc,
+               flags.nproc);
+  NEREUS_CHECK(
+      kConfig, flags.nproc == 1 || launched == 0,
+      "--nproc {}: this process is one of {} ranks that were started together; leave it out",
+      flags.nproc, launched);
 
   if (line.config_file) {
     read_toml(read_text_file(*line.config_file), *line.config_file, loaded);
@@ -55,7 +61,7 @@ LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& fla
     set_from_text(*key, set.text, "command line", set.append);
     loaded.origin[set.key] = "command line";
   }
-  check_config(loaded, flags.world);
+  check_config(loaded, flags.dry_run ? flags.world : std::max(flags.nproc, launched));
   return loaded;
 }
 

@@ -28,9 +28,11 @@ struct TrainFlags {
 };
 
 // `arguments` after `nereus train`: an optional CONFIG.toml and --section.key overrides in all of
-// TorchTitan's forms. Contradictions are checked for `flags.world` ranks. With --help or
-// --config-reference only the flags are read.
-LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags);
+// TorchTitan's forms. Contradictions are checked for the run's ranks: --world's with --dry-run,
+// --nproc's, or `launched` when a launcher started this process as one of so many (0: none did).
+// With --help or --config-reference only the flags are read.
+LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags,
+                         int64_t launched = 0);
 
 // The keys of a TOML text, as load_config reads a file of that name; no checks across keys.
 void read_toml(const std::string& text, const std::string& file_name, LoadedConfig& into);

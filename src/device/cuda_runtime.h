@@ -47,6 +47,9 @@ void release_pinned(void* memory);
 void zero(void* memory, int64_t bytes);  // device memory; returns when done
 
 void copy_async(void* to, const void* from, int64_t bytes, void* stream);
+// `rows` rows of `width` bytes, to_step and from_step bytes apart.
+void copy_rows_async(void* to, int64_t to_step, const void* from, int64_t from_step, int64_t width,
+                     int64_t rows, void* stream);
 
 // Throws if a launch since the last call failed. `op` goes into the message.
 void check_launch(const char* op);

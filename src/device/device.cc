@@ -63,6 +63,21 @@ void copy_to_host(Stream& stream, void* to, ConstTensorView from) {
   NEREUS_GPU(if (stream.on_gpu()) cuda::copy_async(to, from.data, from.bytes(), stream.native());)
 }
 
+void copy_rows(Stream& stream, TensorView to, ConstTensorView from) {
+  NEREUS_CHECK(kContract, to.shape == from.shape && to.dtype == from.dtype && to.rank() <= 2,
+               "copy_rows: {} from {}", to.to_string(), from.to_string());
+  if (to.bytes() == 0) return;
+  const int64_t rows = to.rank() == 2 ? to.dim(0) : 1, element = size_of(to.dtype);
+  const int64_t width = to.dim(to.rank() - 1) * element;
+  const int64_t to_step = to.rank() == 2 ? to.row_stride() * element : width;
+  const int64_t from_step = to.rank() == 2 ? from.row_stride() * element : width;
+  if (stream.on_cpu())
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(to.data + r * to_step, from.data + r * from_step, static_cast<size_t>(width));
+  NEREUS_GPU(if (stream.on_gpu()) cuda::copy_rows_async(to.data, to_step, from.data, from_step,
+                                                        width, rows, stream.native());)
+}
+
 Buffer::Buffer(Device device, int64_t bytes, std::string what, Kind kind)
     : device_(device), kind_(kind), bytes_(bytes) {
   if (device.kind == Device::Kind::meta || bytes == 0) return;

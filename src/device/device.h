@@ -129,6 +129,9 @@ class Event {
 // on the stream; the host memory must stay until the stream has passed it. No-ops on meta.
 void copy_to_device(Stream&, TensorView to, const void* from);
 void copy_to_host(Stream&, void* to, ConstTensorView from);
+// Within the stream's device: rows of one or two dims, which may be strided on both sides; one type
+// and shape.
+void copy_rows(Stream&, TensorView to, ConstTensorView from);
 
 class Buffer {
  public:

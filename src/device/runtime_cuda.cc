@@ -130,6 +130,14 @@ void copy_async(void* to, const void* from, int64_t bytes, void* stream) {
                                    static_cast<cudaStream_t>(stream)));
 }
 
+void copy_rows_async(void* to, int64_t to_step, const void* from, int64_t from_step, int64_t width,
+                     int64_t rows, void* stream) {
+  NEREUS_CUDA_CALL(cudaMemcpy2DAsync(to, static_cast<size_t>(to_step), from,
+                                     static_cast<size_t>(from_step), static_cast<size_t>(width),
+                                     static_cast<size_t>(rows), cudaMemcpyDefault,
+                                     static_cast<cudaStream_t>(stream)));
+}
+
 void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
   NEREUS_CHECK(kDevice, error == cudaSuccess, "{}: the kernel could not be launched: {} ({})", op,

@@ -11,11 +11,11 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       eps_(static_cast<float>(args.norm_eps)),
       round_normalized_(args.family == NumericsFamily::huggingface),
       recompute_(recompute),
-      attention_(args, rope, parallel.tp, recompute, parallel.unordered_attention),
+      attention_(args, rope, parallel.tp, parallel.keys, recompute, parallel.unordered_attention),
       mlp_(parallel.tp, recompute.swiglu, recompute.norms) {
   if (args.is_moe_layer(layer))
-    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, parallel.expert_tp, recompute,
-                                 layer);
+    moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, parallel.expert_tp,
+                                 recompute, layer);
 }
 
 void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorView x,

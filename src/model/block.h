@@ -15,6 +15,7 @@ namespace nereus {
 // What a layer is composed with, chosen once: strategies of parallel/, and which kernels.
 struct LayerParallel {
   TpRegion &tp, &expert_tp;  // expert_tp: of one rank where experts are not cut
+  TpRegion& keys;            // of attention's keys and values; tp without context parallelism
   TokenDispatcher& dispatcher;
   bool unordered_attention = false;  // see ops/attention.h
 };

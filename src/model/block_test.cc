@@ -47,7 +47,7 @@ class OneBlock {
         scratch_("scratch", memory_.data() + 2 * kBytes, kBytes),
         handles_(layout_.blocks[static_cast<size_t>(layer)]),
         block_(args_, layer, {cos_, sin_},
-               {.tp = tp_, .expert_tp = tp_, .dispatcher = dispatcher_}, recompute) {
+               {.tp = tp_, .expert_tp = tp_, .keys = tp_, .dispatcher = dispatcher_}, recompute) {
     store_.initialize(stream_, 3);
   }
 

@@ -39,10 +39,9 @@ void Head::cross_entropy(Context& ctx, const Microbatch& mb, int64_t begin, Tens
   const Arena::Scope scope(ctx.scratch);
   const int64_t first = vocabulary_ * tp_.rank();
   const TensorView stats = ctx.scratch.take(DType::f32, {1, 3 * rows}, "softmax statistics");
-  ops::cross_entropy_stats(ctx.stream, {.stats = stats.reshape({3, rows}),
-                                        .logits = logits,
-                                        .labels = labels,
-                                        .first = first});
+  ops::cross_entropy_stats(
+      ctx.stream,
+      {.stats = stats.reshape({3, rows}), .logits = logits, .labels = labels, .first = first});
   ops::cross_entropy_join(ctx.stream, {.logits = logits,
                                        .nll = nll,
                                        .stats = tp_.enter(ctx, ctx.scratch, stats),

@@ -5,10 +5,24 @@
 #include "ops/rmsnorm.h"
 
 namespace nereus {
+namespace {
 
-Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, const Recompute& recompute,
-         bool unordered)
+// The tokens of a run, and its rows of a [rows, H, sequence] tensor.
+std::pair<int64_t, int64_t> tokens_of(int run, const Microbatch& mb) {
+  const int64_t each = mb.tokens() / mb.runs;
+  return {run * each, (run + 1) * each};
+}
+TensorView rows_of(int run, const Microbatch& mb, const TensorView& stats) {
+  const int64_t each = stats.dim(0) / mb.runs;
+  return stats.rows(run * each, (run + 1) * each);
+}
+
+}  // namespace
+
+Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& keys,
+         const Recompute& recompute, bool unordered)
     : tp_(tp),
+      keys_(keys),
       rope_(rope),
       heads_(args.n_heads / tp.size()),
       nope_(args.qk_nope_head_dim),
@@ -30,7 +44,8 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
   const int64_t rows = s.latent.dim(0), Dqk = nope_ + rotary_;
   const TensorView c_kv = s.latent.columns(q_rank_, q_rank_ + kv_rank_);
   const TensorView k_pe = s.latent.columns(q_rank_ + kv_rank_, q_rank_ + kv_rank_ + rotary_);
-  const auto normalise = [&](ConstTensorView x, ConstTensorView weight, TensorView rstd) {
+  const auto normalise = [&](ConstTensorView x, ConstTensorView weight, TensorView rstd,
+                             TpRegion& region) {
     const TensorView y = latents.take(x.dtype, {rows, x.dim(1)}, "latent norm");
     ops::rmsnorm_forward(ctx.stream, {.y = y,
                                       .rstd = rstd,
@@ -40,36 +55,42 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
                                       .weight = weight,
                                       .eps = eps_,
                                       .round_normalized = round_normalized_});
-    return tp_.enter(ctx, latents, y);
+    return region.enter(ctx, latents, y);
   };
-  if (q_rank_ > 0) s.q_latent = normalise(s.latent.columns(0, q_rank_), w.q_norm, s.q_rstd);
-  s.kv_latent = normalise(c_kv, w.kv_norm, s.kv_rstd);
-  s.k_pe = tp_.enter(ctx, latents, k_pe);
+  if (q_rank_ > 0) s.q_latent = normalise(s.latent.columns(0, q_rank_), w.q_norm, s.q_rstd, tp_);
+  s.kv_latent = normalise(c_kv, w.kv_norm, s.kv_rstd, keys_);
+  s.k_pe = keys_.enter(ctx, latents, k_pe);
   if (q_rank_ == 0) s.x_full = tp_.enter(ctx, latents, s.x);  // else latents alone are gathered
 
-  const int64_t T = s.kv_latent.dim(0);
+  const int64_t T = mb.tokens(), keys = s.kv_latent.dim(0);
   s.q = heads.take(s.latent.dtype, {T, heads_, Dqk}, "q");
-  s.k = (recompute_assembly_ ? ctx.scratch : heads).take(s.latent.dtype, {T, heads_, Dqk}, "k");
-  s.kv = heads.take(s.latent.dtype, {T, heads_, nope_ + value_}, "kv");
+  s.k = (recompute_assembly_ ? ctx.scratch : heads).take(s.latent.dtype, {keys, heads_, Dqk}, "k");
+  s.kv = heads.take(s.latent.dtype, {keys, heads_, nope_ + value_}, "kv");
   const TensorView q = s.q.reshape({T, heads_ * Dqk});
   if (q_rank_ > 0) {
     linear_forward(ctx, q, s.q_latent, w.q_up);
   } else {
     linear_forward(ctx, q, s.x_full, w.q);
   }
-  linear_forward(ctx, s.kv.reshape({T, heads_ * (nope_ + value_)}), s.kv_latent, w.kv_up);
+  linear_forward(ctx, s.kv.reshape({keys, heads_ * (nope_ + value_)}), s.kv_latent, w.kv_up);
   assemble(ctx, mb, s.q, s);
 }
 
 // k from its parts, and q's rotation unless it has been done ("no tensor").
 void Mla::assemble(Context& ctx, const Microbatch& mb, TensorView q, const Saved& s) const {
-  ops::mla_assemble(ctx.stream, {.q = q,
+  const bool own_keys = mb.key_sequence == 0;
+  if (!own_keys && q)
+    ops::rotate_heads(ctx.stream, {.x = q.columns(nope_, nope_ + rotary_),
+                                   .cos = rope_.cos,
+                                   .sin = rope_.sin,
+                                   .positions = mb.positions});
+  ops::mla_assemble(ctx.stream, {.q = own_keys ? q : TensorView(),
                                  .k = s.k,
                                  .k_nope = s.kv.columns(0, nope_),
                                  .k_pe = s.k_pe,
                                  .cos = rope_.cos,
                                  .sin = rope_.sin,
-                                 .positions = mb.positions});
+                                 .positions = own_keys ? mb.positions : mb.key_positions});
 }
 
 void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView x,
@@ -86,18 +107,56 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
   const Arena::Scope scope(ctx.scratch);
   up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_weight,
              recompute_up_ ? ctx.scratch : ctx.saved_input, s);
-  ops::attention_forward(ctx.stream, {.o = s.o,
-                                      .lse = s.lse,
-                                      .q = s.q,
-                                      .k = s.k,
-                                      .v = s.kv.columns(nope_, nope_ + value_),
-                                      .first_key = mb.first_key,
-                                      .sequence = mb.sequence,
-                                      .scale = scale_,
-                                      .mask = mb.mask});
+  for (int run = 0; run < mb.runs; ++run) {
+    const auto [begin, end] = tokens_of(run, mb);
+    ops::attention_forward(ctx.stream, {.o = s.o.rows(begin, end),
+                                        .lse = rows_of(run, mb, s.lse),
+                                        .q = s.q.rows(begin, end),
+                                        .k = s.k,
+                                        .v = s.kv.columns(nope_, nope_ + value_),
+                                        .first_key = mb.first_key.rows(begin, end),
+                                        .sequence = mb.sequence,
+                                        .scale = scale_,
+                                        .mask = mb.mask,
+                                        .key_sequence = mb.key_sequence,
+                                        .first_query = mb.first_query[static_cast<size_t>(run)]});
+  }
   const TensorView partial = tp_.partial(ctx, y);
   linear_forward(ctx, partial, s.o.reshape({T, heads_ * value_}), w.out);
   tp_.leave(ctx, y, partial);
+}
+
+// dq into pending.dq, dv into pending.dkv, dk; run by run, of which the first has seen most keys.
+void Mla::attention_backward(Context& ctx, const Microbatch& mb, ConstTensorView dout,
+                             TensorView dk, const Saved& s, const Pending& pending) const {
+  const TensorView delta = ctx.scratch.take(DType::f32, s.lse.shape, "attention delta");
+  for (int run = mb.runs - 1; run >= 0; --run) {
+    const Arena::Scope scope(ctx.scratch);
+    const auto [begin, end] = tokens_of(run, mb);
+    ops::AttentionBackward backward{.dq = pending.dq.rows(begin, end),
+                                    .dk = dk,
+                                    .dv = pending.dkv.columns(nope_, nope_ + value_),
+                                    .delta = rows_of(run, mb, delta),
+                                    .dout = dout.rows(begin, end),
+                                    .o = s.o.rows(begin, end),
+                                    .lse = rows_of(run, mb, s.lse),
+                                    .q = s.q.rows(begin, end),
+                                    .k = s.k,
+                                    .v = s.kv.columns(nope_, nope_ + value_),
+                                    .first_key = mb.first_key.rows(begin, end),
+                                    .sequence = mb.sequence,
+                                    .scale = scale_,
+                                    .mask = mb.mask,
+                                    .unordered = unordered_,
+                                    .key_sequence = mb.key_sequence,
+                                    .first_query = mb.first_query[static_cast<size_t>(run)],
+                                    .accumulate = run < mb.runs - 1,
+                                    .workspace = {}};
+    const int64_t workspace = ops::attention_backward_workspace(ctx.stream, backward);
+    if (workspace > 0)
+      backward.workspace = ctx.scratch.take(DType::u8, {workspace}, "attention workspace");
+    ops::attention_backward(ctx.stream, backward);
+  }
 }
 
 void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
@@ -105,68 +164,57 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                          const Grads& grads) const {
   const int64_t T = mb.tokens(), Dqk = nope_ + rotary_;
   const DType dtype = dy_shard.dtype;
+  const int64_t keys = mb.key_sequence == 0 ? T : T / mb.sequence / mb.runs * mb.key_sequence;
   const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
   if (recompute_up_) {
     up_project(ctx, w, mb, ctx.saved_weight, ctx.saved_input, s);
   } else if (recompute_assembly_) {
-    s.k = ctx.scratch.take(dtype, {T, heads_, Dqk}, "k");
+    s.k = ctx.scratch.take(dtype, {keys, heads_, Dqk}, "k");
     assemble(ctx, mb, {}, s);
   }
   pending.dy = dy;
   pending.dq = ctx.saved_weight.take(dtype, {T, heads_, Dqk}, "dq");
-  pending.dkv = ctx.saved_weight.take(dtype, {T, heads_, nope_ + value_}, "dkv");
+  pending.dkv = ctx.saved_weight.take(dtype, {keys, heads_, nope_ + value_}, "dkv");
   pending.dlatent = ctx.saved_weight.take(dtype, s.latent.shape, "dlatents");
 
   const Arena::Scope scope(ctx.scratch);
   const TensorView dk_pe =
       pending.dlatent.columns(q_rank_ + kv_rank_, q_rank_ + kv_rank_ + rotary_);
-  const TensorView dk_pe_partial = tp_.partial(ctx, dk_pe);
+  const TensorView dk_pe_partial = keys_.partial(ctx, dk_pe);
   {
     const Arena::Scope attention(ctx.scratch);
     const TensorView dout = ctx.scratch.take(dtype, {T, heads_, value_}, "dattention");
-    const TensorView dk = ctx.scratch.take(dtype, {T, heads_, Dqk}, "dk");
-    const TensorView delta = ctx.scratch.take(DType::f32, s.lse.shape, "attention delta");
+    const TensorView dk = ctx.scratch.take(dtype, {keys, heads_, Dqk}, "dk");
     linear_dgrad(ctx, dout.reshape({T, heads_ * value_}), dy, w.out);
-    ops::AttentionBackward backward{.dq = pending.dq,
-                                    .dk = dk,
-                                    .dv = pending.dkv.columns(nope_, nope_ + value_),
-                                    .delta = delta,
-                                    .dout = dout,
-                                    .o = s.o,
-                                    .lse = s.lse,
-                                    .q = s.q,
-                                    .k = s.k,
-                                    .v = s.kv.columns(nope_, nope_ + value_),
-                                    .first_key = mb.first_key,
-                                    .sequence = mb.sequence,
-                                    .scale = scale_,
-                                    .mask = mb.mask,
-                                    .unordered = unordered_,
-                                    .workspace = {}};
-    const int64_t workspace = ops::attention_backward_workspace(ctx.stream, backward);
-    if (workspace > 0)
-      backward.workspace = ctx.scratch.take(DType::u8, {workspace}, "attention workspace");
-    ops::attention_backward(ctx.stream, backward);
-    ops::mla_assemble_backward(ctx.stream, {.dq = pending.dq,
-                                            .dk_nope = pending.dkv.columns(0, nope_),
-                                            .dk_pe = dk_pe_partial,
-                                            .dk = dk,
-                                            .cos = rope_.cos,
-                                            .sin = rope_.sin,
-                                            .positions = mb.positions});
+    attention_backward(ctx, mb, dout, dk, s, pending);
+    const bool own_keys = mb.key_sequence == 0;
+    if (!own_keys)
+      ops::rotate_heads(ctx.stream, {.x = pending.dq.columns(nope_, nope_ + rotary_),
+                                     .cos = rope_.cos,
+                                     .sin = rope_.sin,
+                                     .positions = mb.positions,
+                                     .back = true});
+    ops::mla_assemble_backward(ctx.stream,
+                               {.dq = own_keys ? pending.dq : TensorView(),
+                                .dk_nope = pending.dkv.columns(0, nope_),
+                                .dk_pe = dk_pe_partial,
+                                .dk = dk,
+                                .cos = rope_.cos,
+                                .sin = rope_.sin,
+                                .positions = own_keys ? mb.positions : mb.key_positions});
   }
-  tp_.enter_backward(ctx, dk_pe, dk_pe_partial);
+  keys_.enter_backward(ctx, dk_pe, dk_pe_partial);
 
   // One latent: through its up-projection and its norm, into its columns of dlatent.
   const auto latent_backward = [&](TensorView dhead, ConstTensorView up, ConstTensorView norm,
                                    ConstTensorView rstd, TensorView dnorm, int64_t begin,
-                                   int64_t end) {
+                                   int64_t end, TpRegion& region) {
     const Arena::Scope inner(ctx.scratch);
     const TensorView dnormal =
         ctx.scratch.take(dtype, {s.latent.dim(0), end - begin}, "dlatent norm");
-    const TensorView partial = tp_.partial(ctx, dnormal);
-    linear_dgrad(ctx, partial, dhead.reshape({T, dhead.dim(1) * dhead.dim(2)}), up);
-    tp_.enter_backward(ctx, dnormal, partial);
+    const TensorView partial = region.partial(ctx, dnormal);
+    linear_dgrad(ctx, partial, dhead.reshape({dhead.dim(0), dhead.dim(1) * dhead.dim(2)}), up);
+    region.enter_backward(ctx, dnormal, partial);
     ops::rmsnorm_backward(ctx.stream, {.dx = pending.dlatent.columns(begin, end),
                                        .dweight = dnorm,
                                        .dy = dnormal,
@@ -177,9 +225,9 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                                        .accumulate = ctx.accumulate});
   };
   latent_backward(pending.dkv, w.kv_up, w.kv_norm, s.kv_rstd, grads.kv_norm, q_rank_,
-                  q_rank_ + kv_rank_);
+                  q_rank_ + kv_rank_, keys_);
   if (q_rank_ > 0)
-    latent_backward(pending.dq, w.q_up, w.q_norm, s.q_rstd, grads.q_norm, 0, q_rank_);
+    latent_backward(pending.dq, w.q_up, w.q_norm, s.q_rstd, grads.q_norm, 0, q_rank_, tp_);
   if (q_rank_ == 0) {
     const TensorView partial = tp_.partial(ctx, dx);
     linear_dgrad(ctx, partial, pending.dq.reshape({T, heads_ * Dqk}), w.q);
@@ -190,8 +238,7 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
 
 void Mla::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
                           const Grads& grads) const {
-  const int64_t T = s.kv_latent.dim(0);
-  const auto flat = [T](const TensorView& v) { return v.reshape({T, v.dim(1) * v.dim(2)}); };
+  const auto flat = [](const TensorView& v) { return v.reshape({v.dim(0), v.dim(1) * v.dim(2)}); };
   linear_wgrad(ctx, grads.out, pending.dy, flat(s.o));
   linear_wgrad(ctx, grads.kv_up, flat(pending.dkv), s.kv_latent);
   if (q_rank_ > 0) {

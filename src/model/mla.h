@@ -5,7 +5,8 @@
 //   y = attention(q, k, v) Wo^T
 //
 // T tokens, D model width, H this rank's heads, Rq and Rkv widths of the latents. The latents are
-// made for this rank's rows and gathered; heads are split.
+// made for this rank's rows and gathered; heads are split. Under context parallelism the latents of
+// keys and values are gathered for whole sequences (Tk tokens; elsewhere Tk = T) and expanded here.
 #pragma once
 
 #include "config/model_args.h"
@@ -31,10 +32,10 @@ class Mla {
     ConstTensorView x_full;               // [T, D], without q_lora
     TensorView latent;                    // [T, Rq + Rkv + Drope]
     TensorView q_rstd, kv_rstd;           // f32 [T]
-    ConstTensorView q_latent, kv_latent;  // [T, Rq], [T, Rkv], normalised
-    ConstTensorView k_pe;                 // [T, Drope], before its rotation
-    TensorView q, k;                      // [T, H, Dqk], rotated
-    TensorView kv;                        // [T, H, Dnope + Dv]
+    ConstTensorView q_latent, kv_latent;  // [T, Rq], [Tk, Rkv], normalised
+    ConstTensorView k_pe;                 // [Tk, Drope], before its rotation
+    TensorView q, k;                      // [T, H, Dqk], [Tk, H, Dqk], rotated
+    TensorView kv;                        // [Tk, H, Dnope + Dv]
     TensorView o, lse;                    // [T, H, Dv], f32 [B, H, S]
   };
   struct Pending {
@@ -42,7 +43,9 @@ class Mla {
     TensorView dq, dkv, dlatent;  // gradients of the outputs of q's, kv's and the latents' products
   };
 
-  Mla(const ModelArgs&, const RopeTables&, TpRegion&, const Recompute&, bool unordered);
+  // `keys`: the region of keys and values; tp itself without context parallelism.
+  Mla(const ModelArgs&, const RopeTables&, TpRegion& tp, TpRegion& keys, const Recompute&,
+      bool unordered);
 
   // x must live until backward_weight.
   void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
@@ -53,11 +56,13 @@ class Mla {
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
 
  private:
+  void attention_backward(Context&, const Microbatch&, ConstTensorView dout, TensorView dk,
+                          const Saved&, const Pending&) const;
   void assemble(Context&, const Microbatch&, TensorView q, const Saved&) const;
   void up_project(Context&, const Weights&, const Microbatch&, Arena& latents, Arena& heads,
                   Saved&) const;
 
-  TpRegion& tp_;
+  TpRegion &tp_, &keys_;
   RopeTables rope_;
   int64_t heads_, nope_, rotary_, value_, q_rank_, kv_rank_;
   float eps_, scale_;

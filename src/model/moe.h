@@ -39,7 +39,7 @@ class Moe {
 
   // The decision, made once a microbatch and never again.
   struct Routing {
-    TensorView weights, scores, ids;  // f32 [T/tp, K], f32 [T/tp, E], i32 [T/tp, K]
+    TensorView weights, scores, ids;       // f32 [T/tp, K], f32 [T/tp, E], i32 [T/tp, K]
     ConstTensorView all_weights, all_ids;  // of the region's tokens: [T, K]
     TokenDispatcher::Plan plan;
   };
@@ -94,7 +94,8 @@ class Moe {
   Mlp shared_;
   ops::RoutingRule rule_;
   int64_t experts_, top_k_, layer_;
-  bool has_shared_, weigh_input_, f32_router_, recompute_norms_, recompute_swiglu_, recompute_dispatch_;
+  bool has_shared_, weigh_input_, f32_router_, recompute_norms_, recompute_swiglu_,
+      recompute_dispatch_;
 };
 
 }  // namespace nereus

@@ -51,12 +51,11 @@ class Builder {
   ModelLayout build(std::span<const StagePart> stages) {
     const auto any = [&](auto has) { return std::any_of(stages.begin(), stages.end(), has); };
     if (any([](const StagePart& s) { return s.embedding; }))
-      layout_.embedding =
-          add({"tok_embeddings.weight",
-               {args_.vocab_size, args_.dim},
-               ParameterKind::embedding,
-               {.mean = 0, .std = 1, .low = 0, .high = 0}},
-              {tp(0)});
+      layout_.embedding = add({"tok_embeddings.weight",
+                               {args_.vocab_size, args_.dim},
+                               ParameterKind::embedding,
+                               {.mean = 0, .std = 1, .low = 0, .high = 0}},
+                              {tp(0)});
     for (int64_t layer = 0; layer < args_.n_layers; ++layer) {
       ++bucket_;
       layout_.blocks.push_back(
@@ -143,8 +142,8 @@ class Builder {
     latent.parts.push_back(part_of(matrix("wkv_a.weight", latent_kv, D), {}, 0, Rq));
     t.latent = same(std::move(latent));
     t.kv_norm = norm(prefix + "kv_norm.weight", Rkv);
-    t.kv_up = add(matrix("wkv_b.weight", H * (args_.qk_nope_head_dim + args_.v_head_dim), Rkv),
-                  {tp(0)});
+    t.kv_up =
+        add(matrix("wkv_b.weight", H * (args_.qk_nope_head_dim + args_.v_head_dim), Rkv), {tp(0)});
     t.out = add({prefix + "wo.weight",
                  {D, H * args_.v_head_dim},
                  ParameterKind::dense,
@@ -160,20 +159,19 @@ class Builder {
     MoeTensors<TensorHandle> t = no_experts();
     const std::string gate = prefix + "router.gate.weight";
     // Hugging Face multiplies by the router's f32 weights whatever the model computes in.
-    t.gate = same({.name = gate,
-                   .shape = {E, D},
-                   .full_precision = args_.family == NumericsFamily::huggingface,
-                   .parts = {{.parameter = {gate,
-                                            {E, D},
-                                            ParameterKind::router,
-                                            truncated(depth_std, kBound)}}}});
+    t.gate =
+        same({.name = gate,
+              .shape = {E, D},
+              .full_precision = args_.family == NumericsFamily::huggingface,
+              .parts = {{.parameter = {
+                             gate, {E, D}, ParameterKind::router, truncated(depth_std, kBound)}}}});
     const Parameter w1{prefix + "experts.w1", {E, F, D}, kExpert, truncated(kStd, kBound)};
     const Parameter w3{prefix + "experts.w3", {E, F, D}, kExpert, truncated(depth_std, kBound)};
-    t.gate_up = store({.name = prefix + "experts.gate_up",
-                       .shape = {local, 2 * mine, D},
-                       .experts = true,
-                       .parts = {part_of(w1, {ep(0), etp(1)}, 1, 0),
-                                 part_of(w3, {ep(0), etp(1)}, 1, mine)}});
+    t.gate_up = store(
+        {.name = prefix + "experts.gate_up",
+         .shape = {local, 2 * mine, D},
+         .experts = true,
+         .parts = {part_of(w1, {ep(0), etp(1)}, 1, 0), part_of(w3, {ep(0), etp(1)}, 1, mine)}});
     t.down = add({prefix + "experts.w2", {E, D, F}, kExpert, truncated(depth_std, kBound)},
                  {ep(0), etp(2)});
     if (args_.moe.num_shared_experts > 0)

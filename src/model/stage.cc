@@ -44,10 +44,9 @@ ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorVi
         ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), args_.dim}, "embedding");
     const Arena::Scope scope(ctx.scratch);
     const TensorView partial = tp_.partial(ctx, out);
-    ops::embedding_forward(ctx.stream, {.out = partial,
-                                        .table = table,
-                                        .ids = mb.ids,
-                                        .first = tp_.rank() * table.dim(0)});
+    ops::embedding_forward(
+        ctx.stream,
+        {.out = partial, .table = table, .ids = mb.ids, .first = tp_.rank() * table.dim(0)});
     tp_.leave(ctx, out, partial);
     ctx.show("hidden.embed", -1, out);
     x = out;

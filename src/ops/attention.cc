@@ -12,12 +12,16 @@ void check_inputs(const char* op, const A& a) {
   expect_rank(op, "v", a.v, 3);
   const int64_t T = a.q.dim(0), H = a.q.dim(1), Dv = a.v.dim(2);
   expect(op, "q", a.q, a.q.dtype, a.q.shape);
-  expect(op, "k", a.k, a.q.dtype, a.q.shape);
-  expect(op, "v", a.v, a.q.dtype, {T, H, Dv});
-  expect(op, "o", a.o, a.q.dtype, {T, H, Dv});
-  expect(op, "first_key", a.first_key, DType::i32, {T});
   NEREUS_CHECK(kContract, a.sequence >= 1 && T % a.sequence == 0,
                "{}: {} tokens are not whole sequences of {}", op, T, a.sequence);
+  const int64_t keys = T / a.sequence * keys_of_row(a);
+  NEREUS_CHECK(kContract, a.first_query >= 0 && a.first_query + a.sequence <= keys_of_row(a),
+               "{}: queries {} to {} of {} keys", op, a.first_query, a.first_query + a.sequence,
+               keys_of_row(a));
+  expect(op, "k", a.k, a.q.dtype, {keys, H, a.q.dim(2)});
+  expect(op, "v", a.v, a.q.dtype, {keys, H, Dv});
+  expect(op, "o", a.o, a.q.dtype, {T, H, Dv});
+  expect(op, "first_key", a.first_key, DType::i32, {T});
   expect(op, "lse", a.lse, DType::f32, {T / a.sequence, H, a.sequence});
   expect_contiguous(op, "lse", a.lse);
 }
@@ -30,9 +34,9 @@ void check(const AttentionBackward& a) {
   const char* op = "attention_backward";
   check_inputs(op, a);
   expect(op, "dq", a.dq, a.q.dtype, a.q.shape);
-  expect(op, "dk", a.dk, a.q.dtype, a.q.shape);
+  expect(op, "dk", a.dk, a.q.dtype, a.k.shape);
   expect(op, "dv", a.dv, a.q.dtype, a.v.shape);
-  expect(op, "dout", a.dout, a.q.dtype, a.v.shape);
+  expect(op, "dout", a.dout, a.q.dtype, a.o.shape);
   expect(op, "delta", a.delta, DType::f32, a.lse.shape);
   expect_contiguous(op, "delta", a.delta);
 }

@@ -65,16 +65,23 @@ __device__ int64_t stat(int64_t t, int64_t h, int64_t H, int64_t S) {
   return (t / S * H + h) * S + t % S;
 }
 
+// Rows of S queries and Sk keys: the key of a row's first query is its key `first_query`.
+struct Layout {
+  int64_t S, Sk, first_query;
+  __device__ int64_t key_of(int64_t t) const { return t / S * Sk + first_query + t % S; }
+};
+
 template <class E>
 __global__ void __launch_bounds__(kWarps * 32)
     forward_kernel(Rows<E> o, float* lse, Rows<const E> q, Rows<const E> k, Rows<const E> v,
-                   const int* first_key, int64_t T, int64_t H, int64_t S, float scale) {
+                   const int* first_key, int64_t T, int64_t H, Layout rows, float scale) {
   const auto [t, h, lane] = place(H);
   if (t >= T) return;
   float query[kLane], key[kLane], value[kLane], sum[kLane] = {};
   q.read(query, t, h, lane);
   float top = -INFINITY, norm = 0;
-  for (int64_t j = first_key[t]; j <= t; ++j) {
+  const int64_t last = rows.key_of(t);
+  for (int64_t j = first_key[t]; j <= last; ++j) {
     k.read(key, j, h, lane);
     v.read(value, j, h, lane);
     const float score = scale * dot(query, key);
@@ -87,7 +94,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
   for (int i = 0; i < kLane; ++i) sum[i] /= norm;
   o.write(sum, t, h, lane);
-  if (lane == 0) lse[stat(t, h, H, S)] = top + logf(norm);
+  if (lane == 0) lse[stat(t, h, H, rows.S)] = top + logf(norm);
 }
 
 template <class E>
@@ -109,7 +116,8 @@ struct BackwardInputs {
   const float* lse;
   const float* delta;
   const int* first_key;
-  int64_t T, H, S;
+  int64_t T, H;
+  Layout rows;
   float scale;
 };
 
@@ -121,8 +129,9 @@ __global__ void __launch_bounds__(kWarps * 32) dq_kernel(Rows<E> dq, BackwardInp
   float query[kLane], gradient[kLane], key[kLane], value[kLane], sum[kLane] = {};
   in.q.read(query, t, h, lane);
   in.dout.read(gradient, t, h, lane);
-  const float lse = in.lse[stat(t, h, in.H, in.S)], delta = in.delta[stat(t, h, in.H, in.S)];
-  for (int64_t j = in.first_key[t]; j <= t; ++j) {
+  const int64_t place_of_row = stat(t, h, in.H, in.rows.S), last = in.rows.key_of(t);
+  const float lse = in.lse[place_of_row], delta = in.delta[place_of_row];
+  for (int64_t j = in.first_key[t]; j <= last; ++j) {
     in.k.read(key, j, h, lane);
     in.v.read(value, j, h, lane);
     const float p = expf(in.scale * dot(query, key) - lse);
@@ -138,18 +147,20 @@ __global__ void __launch_bounds__(kWarps * 32) dq_kernel(Rows<E> dq, BackwardInp
 // A warp a key: dk and dv, over the queries of its sequence that see it.
 template <class E>
 __global__ void __launch_bounds__(kWarps * 32)
-    dkv_kernel(Rows<E> dk, Rows<E> dv, BackwardInputs<E> in) {
+    dkv_kernel(Rows<E> dk, Rows<E> dv, BackwardInputs<E> in, int64_t keys, bool accumulate) {
   const auto [j, h, lane] = place(in.H);
-  if (j >= in.T) return;
+  if (j >= keys) return;
   float query[kLane], gradient[kLane], key[kLane], value[kLane], dkey[kLane] = {},
                                                                  dvalue[kLane] = {};
   in.k.read(key, j, h, lane);
   in.v.read(value, j, h, lane);
-  const int64_t end = (j / in.S + 1) * in.S;
-  for (int64_t t = j; t < end && in.first_key[t] <= j; ++t) {
+  const int64_t row = j / in.rows.Sk, end = (row + 1) * in.rows.S;
+  const int64_t before = j % in.rows.Sk - in.rows.first_query;  // queries that do not see the key
+  for (int64_t t = row * in.rows.S + (before > 0 ? before : 0); t < end && in.first_key[t] <= j;
+       ++t) {
     in.q.read(query, t, h, lane);
     in.dout.read(gradient, t, h, lane);
-    const int64_t s = stat(t, h, in.H, in.S);
+    const int64_t s = stat(t, h, in.H, in.rows.S);
     const float p = expf(in.scale * dot(query, key) - in.lse[s]);
     const float ds = p * (dot(gradient, value) - in.delta[s]);
 #pragma unroll
@@ -160,6 +171,15 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 #pragma unroll
   for (int i = 0; i < kLane; ++i) dkey[i] *= in.scale;
+  if (accumulate) {
+    dk.read(key, j, h, lane);
+    dv.read(value, j, h, lane);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      dkey[i] += key[i];
+      dvalue[i] += value[i];
+    }
+  }
   dk.write(dkey, j, h, lane);
   dv.write(dvalue, j, h, lane);
 }
@@ -175,7 +195,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   visit_float(a.q.dtype, [&]<class E>() {
     forward_kernel<E><<<grid(T, H), kWarps * 32, 0, native(stream)>>>(
         rows_of<E>(a.o), a.lse.as<float>(), rows_of<E>(a.q), rows_of<E>(a.k), rows_of<E>(a.v),
-        a.first_key.as<int>(), T, H, a.sequence, a.scale);
+        a.first_key.as<int>(), T, H, Layout{a.sequence, keys_of_row(a), a.first_query}, a.scale);
   });
   check_launch("attention_forward");
 }
@@ -197,11 +217,11 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
                                a.first_key.as<int>(),
                                T,
                                H,
-                               a.sequence,
+                               {a.sequence, keys_of_row(a), a.first_query},
                                a.scale};
     dq_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(rows_of<E>(a.dq), in);
-    dkv_kernel<E>
-        <<<blocks, kWarps * 32, 0, native(stream)>>>(rows_of<E>(a.dk), rows_of<E>(a.dv), in);
+    dkv_kernel<E><<<grid(a.k.dim(0), H), kWarps * 32, 0, native(stream)>>>(
+        rows_of<E>(a.dk), rows_of<E>(a.dv), in, a.k.dim(0), a.accumulate);
   });
   check_launch("attention_backward");
 }

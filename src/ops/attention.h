@@ -11,6 +11,11 @@
 //   dS = P * (dP - delta)    dq[t] = scale sum_j dS[t,j] k[j]    dk[j] = scale sum_t dS[t,j] q[t]
 //   dv[j] = sum_t P[t,j] do[t]
 //
+// Keys may be more than queries (context parallelism: a rank has some queries of each sequence and
+// all keys): with key_sequence = Sk, k and v have B * Sk tokens, the query with index i in its row
+// is that of key first_query + i, and first_key counts keys. What is said of t above holds of that
+// key.
+//
 // H heads, Dqk and Dv widths. Activations f32 or bf16, all of one type, with token and head
 // strides; lse and delta are f32 without gaps; sums are f32. No S x S matrix of a head is ever
 // whole. Sums are in an order that depends on the shapes only, unless `unordered` asks for the
@@ -26,29 +31,38 @@ enum class AttentionMask { causal, document };
 struct AttentionForward {
   TensorView o;               // [T, H, Dv]
   TensorView lse;             // f32 [B, H, S]
-  ConstTensorView q, k;       // [T, H, Dqk]
-  ConstTensorView v;          // [T, H, Dv]
+  ConstTensorView q, k;       // [T, H, Dqk], [Tk, H, Dqk]
+  ConstTensorView v;          // [Tk, H, Dv]
   ConstTensorView first_key;  // i32 [T]
   int64_t sequence = 0;       // S
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;  // causal promises that first_key is t - t % S
+  int64_t key_sequence = 0, first_query = 0;   // key_sequence 0: S
 };
 
 struct AttentionBackward {
-  TensorView dq, dk;          // [T, H, Dqk]
-  TensorView dv;              // [T, H, Dv]
+  TensorView dq, dk;          // [T, H, Dqk], [Tk, H, Dqk]
+  TensorView dv;              // [Tk, H, Dv]
   TensorView delta;           // f32 [B, H, S], workspace
   ConstTensorView dout, o;    // [T, H, Dv]
   ConstTensorView lse;        // f32 [B, H, S]
-  ConstTensorView q, k;       // [T, H, Dqk]
-  ConstTensorView v;          // [T, H, Dv]
+  ConstTensorView q, k;       // [T, H, Dqk], [Tk, H, Dqk]
+  ConstTensorView v;          // [Tk, H, Dv]
   ConstTensorView first_key;  // i32 [T]
   int64_t sequence = 0;
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;
   bool unordered = false;
-  TensorView workspace;  // u8 [attention_backward_workspace()], or "no tensor" when that is 0
+  int64_t key_sequence = 0, first_query = 0;
+  bool accumulate = false;  // dk and dv are added to; only with key_sequence
+  TensorView workspace;     // u8 [attention_backward_workspace()], or "no tensor" when that is 0
 };
+
+// Keys of a row.
+template <class A>
+int64_t keys_of_row(const A& a) {
+  return a.key_sequence > 0 ? a.key_sequence : a.sequence;
+}
 
 // Bytes of workspace for these arguments on the stream's device, or on the GPU that a meta stream
 // makes plans for. 0 on a CPU.

@@ -57,23 +57,39 @@ Operand head(const ConstTensorView& x, int64_t t, int64_t h, bool transposed = f
   return {x.data + offset * size_of(x.dtype), x.dtype, x.stride[0], transposed};
 }
 
-void store_rows(const TensorView& x, int64_t t, int64_t h, int64_t n, const float* from,
-                int64_t ld) {
+void store_rows(const TensorView& x, int64_t t, int64_t h, int64_t n, const float* from, int64_t ld,
+                bool accumulate = false) {
   visit_float(x.dtype, [&]<class E>() {
     for (int64_t i = 0; i < n; ++i) {
       E* row = x.as<E>() + (t + i) * x.stride[0] + h * x.stride[1];
-      simd::for_each(x.dim(2), [&](auto get, auto put) { put(row, get(from + i * ld, 0)); });
+      if (accumulate) {
+        simd::for_each(x.dim(2),
+                       [&](auto get, auto put) { put(row, get(row, 0) + get(from + i * ld, 0)); });
+      } else {
+        simd::for_each(x.dim(2), [&](auto get, auto put) { put(row, get(from + i * ld, 0)); });
+      }
     }
   });
 }
 
+// From query tokens to key tokens: the key of query t of row t / S is t + shift(t / S).
+struct Rows {
+  int64_t sequence, keys, first_query;
+  template <class A>
+  explicit Rows(const A& a)
+      : sequence(a.sequence), keys(keys_of_row(a)), first_query(a.first_query) {}
+  int64_t shift(int64_t row) const { return row * (keys - sequence) + first_query; }
+};
+
 // A wrong first_key would read anywhere, and tiles are skipped by their first row's.
-void check_first_key(const char* op, const ConstTensorView& first_key, int64_t sequence) {
+void check_first_key(const char* op, const ConstTensorView& first_key, const Rows& rows) {
   const int32_t* first = first_key.as<int32_t>();
   for (int64_t t = 0; t < first_key.dim(0); ++t) {
-    const int64_t least = t % sequence == 0 ? t : first[t - 1];
-    NEREUS_CHECK(kContract, first[t] >= least && first[t] <= t,
-                 "{}: first_key[{}] is {}, expected {} to {}", op, t, first[t], least, t);
+    const int64_t row = t / rows.sequence;
+    const int64_t least = t % rows.sequence == 0 ? row * rows.keys : first[t - 1];
+    const int64_t most = t + rows.shift(row);
+    NEREUS_CHECK(kContract, first[t] >= least && first[t] <= most,
+                 "{}: first_key[{}] is {}, expected {} to {}", op, t, first[t], least, most);
   }
 }
 
@@ -83,16 +99,17 @@ struct Range {
 };
 
 // The part of a block of keys that a tile of query rows can see: whole strips from `begin` on.
-Range columns_of_tile(const int32_t* first_key, const Range& rows, const Range& keys) {
+Range columns_of_tile(const int32_t* first_key, const Range& rows, const Range& keys,
+                      int64_t shift) {
   const int64_t begin = std::max<int64_t>(0, first_key[rows.begin] - keys.begin);
-  return {begin / kTileColumns * kTileColumns, std::min(keys.end, rows.end) - keys.begin};
+  return {begin / kTileColumns * kTileColumns, std::min(keys.end, rows.end + shift) - keys.begin};
 }
 
 // Puts minus infinity where row t does not see, in whole strips; false when it sees nothing.
-bool mask_row(float* row, const int32_t* first_key, int64_t t, const Range& keys,
+bool mask_row(float* row, const int32_t* first_key, int64_t t, int64_t shift, const Range& keys,
               const Range& columns) {
   const int64_t begin = std::max(columns.begin, first_key[t] - keys.begin);
-  const int64_t end = std::min(columns.end, t + 1 - keys.begin);
+  const int64_t end = std::min(columns.end, t + shift + 1 - keys.begin);
   const int64_t last = whole(columns.end);
   if (begin >= end) {
     std::fill(row + columns.begin, row + last, -INFINITY);
@@ -146,10 +163,12 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   const int64_t Dqk = a.q.dim(2), Dv = a.v.dim(2), o_ld = whole(Dv);
   constexpr int64_t kLd = kForwardKeys + kGap;
   const int32_t* first_key = a.first_key.as<int32_t>();
-  check_first_key("attention_forward", a.first_key, S);
+  const Rows layout(a);
+  check_first_key("attention_forward", a.first_key, layout);
   const int64_t groups = (S + kGroup - 1) / kGroup;
   stream.parallel_for(T / S * groups * H, [&](int64_t task, Scratch scratch) {
-    const int64_t h = task % H, sequence = task / H / groups * S;
+    const int64_t h = task % H, index = task / H / groups, sequence = index * S;
+    const int64_t shift = layout.shift(index), first = index * layout.keys;
     // The longest first, so that no thread is left with one at the end.
     const int64_t group = groups - 1 - task / H % groups;
     const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
@@ -162,22 +181,22 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
     Softmax state[kGroup];
     std::fill_n(o, queries.size() * o_ld, 0.0f);
 
-    const int64_t skipped = (first_key[queries.begin] - sequence) / kForwardKeys * kForwardKeys;
-    for (int64_t key = sequence + skipped; key < queries.end; key += kForwardKeys) {
-      const Range keys{key, std::min(key + kForwardKeys, queries.end)};
+    const int64_t skipped = (first_key[queries.begin] - first) / kForwardKeys * kForwardKeys;
+    for (int64_t key = first + skipped; key < queries.end + shift; key += kForwardKeys) {
+      const Range keys{key, std::min(key + kForwardKeys, queries.end + shift)};
       const Right k = pack_right(k_strips, head(a.k, key, h, true), Dqk, keys.size());
       const Right v = pack_right(v_strips, head(a.v, key, h), keys.size(), Dv);
       for (int64_t t = queries.begin; t < queries.end; t += kTile) {
         const Range rows{t, std::min(t + kTile, queries.end)};
-        if (rows.end <= keys.begin || first_key[t] >= keys.end) continue;
-        const Range columns = columns_of_tile(first_key, rows, keys);
+        if (rows.end + shift <= keys.begin || first_key[t] >= keys.end) continue;
+        const Range columns = columns_of_tile(first_key, rows, keys, shift);
         const Left q = pack_left(q_strips, head(a.q, t, h), rows.size(), Dqk);
         multiply(scores + columns.begin, kLd, rows.size(), columns.size(), Dqk, q,
                  {k.data + columns.begin / kTileColumns * k.strip, k.inner, k.strip}, false, true);
         float* o_tile = o + (t - queries.begin) * o_ld;
         for (int64_t i = 0; i < rows.size(); ++i) {
           float* row = scores + i * kLd;
-          if (!mask_row(row, first_key, t + i, keys, columns)) {
+          if (!mask_row(row, first_key, t + i, shift, keys, columns)) {
             std::fill(row + columns.begin, row + columns.end, 0.0f);
             continue;
           }
@@ -230,7 +249,7 @@ void differentiate(float* p, float* ds, const Range& columns, float scale, float
 // One head of one sequence: dq of `queries` from all their keys, or dk and dv of `keys` from all
 // their queries, or both.
 struct Part {
-  int64_t h, sequence;
+  int64_t h, shift;
   Range queries, keys;
   bool dq, dkv;
 };
@@ -268,13 +287,14 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
     const Right k_natural = pack_right(k_columns, head(a.k, key, h), keys.size(), Dqk);
     std::fill_n(dk, keys.size() * q_ld, 0.0f);
     std::fill_n(dv, keys.size() * v_ld, 0.0f);
-    const int64_t above = std::max<int64_t>(0, keys.begin - part.queries.begin) / kTile * kTile;
+    const int64_t above =
+        std::max<int64_t>(0, keys.begin - part.shift - part.queries.begin) / kTile * kTile;
     for (int64_t t = part.queries.begin + above; t < part.queries.end; t += kTile) {
       const Range rows{t, std::min(t + kTile, part.queries.end)};
       if (first_key[t] >= keys.end) break;  // this and all later rows are of later documents
-      if (rows.end <= keys.begin) continue;
+      if (rows.end + part.shift <= keys.begin) continue;
       const int64_t n = rows.size();
-      const Range columns = columns_of_tile(first_key, rows, keys),
+      const Range columns = columns_of_tile(first_key, rows, keys, part.shift),
                   strips{columns.begin, whole(columns.end)};
       const auto from_column = [&](const Right& x) {
         return Right{x.data + columns.begin / kTileColumns * x.strip, x.inner, x.strip};
@@ -284,7 +304,7 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
       multiply(p + columns.begin, kLd, n, columns.size(), Dqk, q, from_column(k), false, true);
       multiply(ds + columns.begin, kLd, n, columns.size(), Dv, dout, from_column(v), false, true);
       for (int64_t i = 0; i < n; ++i) {
-        mask_row(p + i * kLd, first_key, t + i, keys, columns);
+        mask_row(p + i * kLd, first_key, t + i, part.shift, keys, columns);
         differentiate(p + i * kLd, ds + i * kLd, strips, a.scale,
                       a.lse.as<float>()[stat(a.lse, t + i, h)],
                       a.delta.as<float>()[stat(a.delta, t + i, h)]);
@@ -306,8 +326,8 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
       }
     }
     if (!part.dkv) continue;
-    store_rows(a.dk, key, h, keys.size(), dk, q_ld);
-    store_rows(a.dv, key, h, keys.size(), dv, v_ld);
+    store_rows(a.dk, key, h, keys.size(), dk, q_ld, a.accumulate);
+    store_rows(a.dv, key, h, keys.size(), dv, v_ld, a.accumulate);
   }
   if (part.dq) store_rows(a.dq, part.queries.begin, h, part.queries.size(), dq, q_ld);
 }
@@ -315,33 +335,42 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
 }  // namespace
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
-  check_first_key("attention_backward", a.first_key, a.sequence);
+  const Rows layout(a);
+  check_first_key("attention_backward", a.first_key, layout);
   row_dots(stream, a);
   constexpr int64_t kEnoughTasks = 4;
-  const int64_t H = a.q.dim(1), S = a.sequence, sequences = a.q.dim(0) / S;
+  const int64_t H = a.q.dim(1), S = a.sequence, Sk = layout.keys, sequences = a.q.dim(0) / S;
   const bool fits = backward_bytes(S, a.q.dim(2), a.v.dim(2)) <= int64_t{ThreadPool::kScratchBytes};
   if (fits && sequences * H >= kEnoughTasks) {
     stream.parallel_for(sequences * H, [&](int64_t task, Scratch scratch) {
-      const int64_t sequence = task / H * S;
-      const Range all{sequence, sequence + S};
-      backward(a, {task % H, sequence, all, all, true, true}, scratch);
+      const int64_t row = task / H;
+      backward(a,
+               {task % H,
+                layout.shift(row),
+                {row * S, (row + 1) * S},
+                {row * Sk, (row + 1) * Sk},
+                true,
+                true},
+               scratch);
     });
     return;
   }
   const int64_t groups = (S + kGroup - 1) / kGroup;
   stream.parallel_for(sequences * groups * H, [&](int64_t task, Scratch scratch) {
-    const int64_t sequence = task / H / groups * S, group = groups - 1 - task / H % groups;
-    const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
-    const int64_t first = a.first_key.as<int32_t>()[queries.begin] - sequence;
-    const Range keys{sequence + first / kBackwardKeys * kBackwardKeys, queries.end};
-    backward(a, {task % H, sequence, queries, keys, true, false}, scratch);
+    const int64_t row = task / H / groups, group = groups - 1 - task / H % groups;
+    const Range queries{row * S + group * kGroup, row * S + std::min(S, (group + 1) * kGroup)};
+    const int64_t first = a.first_key.as<int32_t>()[queries.begin] - row * Sk;
+    const Range keys{row * Sk + first / kBackwardKeys * kBackwardKeys,
+                     queries.end + layout.shift(row)};
+    backward(a, {task % H, layout.shift(row), queries, keys, true, false}, scratch);
   });
-  const int64_t blocks = (S + kBackwardKeys - 1) / kBackwardKeys;
+  const int64_t blocks = (Sk + kBackwardKeys - 1) / kBackwardKeys;
   stream.parallel_for(sequences * blocks * H, [&](int64_t task, Scratch scratch) {
-    const int64_t sequence = task / H / blocks * S, block = task / H % blocks;
-    const Range keys{sequence + block * kBackwardKeys,
-                     sequence + std::min(S, (block + 1) * kBackwardKeys)};
-    backward(a, {task % H, sequence, {sequence, sequence + S}, keys, false, true}, scratch);
+    const int64_t row = task / H / blocks, block = task / H % blocks;
+    const Range keys{row * Sk + block * kBackwardKeys,
+                     row * Sk + std::min(Sk, (block + 1) * kBackwardKeys)};
+    backward(a, {task % H, layout.shift(row), {row * S, (row + 1) * S}, keys, false, true},
+             scratch);
   });
 }
 

@@ -204,11 +204,12 @@ void* pointer(const ConstTensorView& v, int64_t first) {
 }  // namespace
 
 bool cudnn_takes(const AttentionForward& a) {
-  return a.mask == AttentionMask::causal && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.o);
+  return a.mask == AttentionMask::causal && a.key_sequence == 0 && fits(a.q) && fits(a.k) &&
+         fits(a.v) && fits(a.o);
 }
 bool cudnn_takes(const AttentionBackward& a) {
-  return a.mask == AttentionMask::causal && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.o) &&
-         fits(a.dout) && fits(a.dq) && fits(a.dk) && fits(a.dv);
+  return a.mask == AttentionMask::causal && a.key_sequence == 0 && fits(a.q) && fits(a.k) &&
+         fits(a.v) && fits(a.o) && fits(a.dout) && fits(a.dq) && fits(a.dk) && fits(a.dv);
 }
 
 void plan(Stream& stream, const AttentionForward& a) {

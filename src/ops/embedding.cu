@@ -124,8 +124,8 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
     link_kernel<<<grid(T), kThreads, 0, native(stream)>>>(last, next, ids, T, a.first, V);
     visit_width(aligned(a.dy) && D % 8 == 0, a.dy.dtype, [&]<class E, int N>() {
       backward_kernel<E, N><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
-          a.dtable.as<float>(), a.dy.as<E>(), a.dy.row_stride(), ids, last, next, T,
-          a.first, V, D, a.accumulate);
+          a.dtable.as<float>(), a.dy.as<E>(), a.dy.row_stride(), ids, last, next, T, a.first, V, D,
+          a.accumulate);
     });
   }
   check_launch("embedding_backward");

@@ -4,9 +4,9 @@
 //   embedding_backward:  dtable[v] = sum over t with ids[t] = v of dy[t]    (+ dtable when
 //   accumulate)
 //
-// The table may be a part of a longer one, from id `first` on: v stands for id first + v, and tokens
-// of other ids give rows of zeros and have no part in the sum. Of a whole table every id is one of
-// its own: checked where data enters, not here.
+// The table may be a part of a longer one, from id `first` on: v stands for id first + v, and
+// tokens of other ids give rows of zeros and have no part in the sum. Of a whole table every id is
+// one of its own: checked where data enters, not here.
 //
 // The sum is f32, in order of t.
 #pragma once

@@ -34,14 +34,22 @@ void check(const MlaAssemble& a) {
 
 void check(const MlaAssembleBackward& a) {
   const char* op = "mla_assemble_backward";
-  expect_float(op, "dq", a.dq);
-  expect_rank(op, "dq", a.dq, 3);
+  expect_float(op, "dk", a.dk);
+  expect_rank(op, "dk", a.dk, 3);
   expect_rank(op, "dk_pe", a.dk_pe, 2);
-  const int64_t T = a.dq.dim(0), H = a.dq.dim(1), R = a.dk_pe.dim(1), N = a.dq.dim(2) - R;
-  expect(op, "dk", a.dk, a.dq.dtype, a.dq.shape);
-  expect(op, "dk_nope", a.dk_nope, a.dq.dtype, {T, H, N});
-  expect(op, "dk_pe", a.dk_pe, a.dq.dtype, {T, R});
+  const int64_t T = a.dk.dim(0), H = a.dk.dim(1), R = a.dk_pe.dim(1), N = a.dk.dim(2) - R;
+  if (given(a.dq)) expect(op, "dq", a.dq, a.dk.dtype, a.dk.shape);
+  expect(op, "dk_nope", a.dk_nope, a.dk.dtype, {T, H, N});
+  expect(op, "dk_pe", a.dk_pe, a.dk.dtype, {T, R});
   check_tables(op, a, T, R);
+}
+
+void check(const RotateHeads& a) {
+  const char* op = "rotate_heads";
+  expect_float(op, "x", a.x);
+  expect_rank(op, "x", a.x, 3);
+  expect(op, "x", a.x, a.x.dtype, a.x.shape);
+  check_tables(op, a, a.x.dim(0), a.x.dim(2));
 }
 
 namespace cpu {
@@ -92,8 +100,8 @@ void mla_assemble(Stream& stream, const MlaAssemble& a) {
 }
 
 void mla_assemble_backward(Stream& stream, const MlaAssembleBackward& a) {
-  const int64_t T = a.dq.dim(0), H = a.dq.dim(1), R = a.dk_pe.dim(1), N = a.dq.dim(2) - R;
-  visit_float(a.dq.dtype, [&]<class E>() {
+  const int64_t T = a.dk.dim(0), H = a.dk.dim(1), R = a.dk_pe.dim(1), N = a.dk.dim(2) - R;
+  visit_float(a.dk.dtype, [&]<class E>() {
     stream.parallel_for((T + kTokens - 1) / kTokens, [&](int64_t task, Scratch scratch) {
       float* sum = reinterpret_cast<float*>(scratch.data());
       for (int64_t t = task * kTokens; t < std::min(T, (task + 1) * kTokens); ++t) {
@@ -102,13 +110,31 @@ void mla_assemble_backward(Stream& stream, const MlaAssembleBackward& a) {
         const float* sin = a.sin.as<float>() + p * R / 2;
         std::fill_n(sum, R, 0.0f);
         for (int64_t h = 0; h < H; ++h) {
-          E* dq = head<E>(a.dq, t, h) + N;
-          rotate(dq, dq, cos, sin, R / 2, -1);
+          if (given(a.dq)) {
+            E* dq = head<E>(a.dq, t, h) + N;
+            rotate(dq, dq, cos, sin, R / 2, -1);
+          }
           const E* dk = head<const E>(a.dk, t, h);
           std::copy_n(dk, N, head<E>(a.dk_nope, t, h));
           for (int64_t i = 0; i < R; ++i) sum[i] += static_cast<float>(dk[N + i]);
         }
         rotate(a.dk_pe.as<E>() + t * a.dk_pe.row_stride(), sum, cos, sin, R / 2, -1);
+      }
+    });
+  });
+}
+
+void rotate_heads(Stream& stream, const RotateHeads& a) {
+  const int64_t T = a.x.dim(0), H = a.x.dim(1), R = a.x.dim(2);
+  visit_float(a.x.dtype, [&]<class E>() {
+    stream.parallel_for((T + kTokens - 1) / kTokens, [&](int64_t task, Scratch) {
+      for (int64_t t = task * kTokens; t < std::min(T, (task + 1) * kTokens); ++t) {
+        const int64_t p = a.positions.as<int32_t>()[t];
+        for (int64_t h = 0; h < H; ++h) {
+          E* x = head<E>(a.x, t, h);
+          rotate(x, x, a.cos.as<float>() + p * R / 2, a.sin.as<float>() + p * R / 2, R / 2,
+                 a.back ? -1.0f : 1.0f);
+        }
       }
     });
   });

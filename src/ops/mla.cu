@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) assemble_backward_kernel(AssembleBac
     out[1] = E(x1);
   }
   const int steps = half / kPairs;
-  for (int i = threadIdx.x; i < a.H * steps; i += kThreads)
+  for (int i = threadIdx.x; i < a.H * steps && a.dq.data != nullptr; i += kThreads)
     turn_pairs<E, kPairs>(a.dq.at(t, i / steps) + a.N, cos, sin, i % steps * kPairs, -1);
   const int nope = a.N / W;
   for (int i = threadIdx.x; i < a.H * nope; i += kThreads) {
@@ -151,7 +151,28 @@ __global__ void __launch_bounds__(kThreads) assemble_backward_kernel(AssembleBac
   }
 }
 
+// A block has a token.
+template <class E>
+__global__ void __launch_bounds__(kThreads)
+    rotate_kernel(Heads<E> x, const float* cos, const float* sin, const int* positions, int H,
+                  int half, float sign) {
+  const int64_t t = blockIdx.x, table = int64_t{positions[t]} * half;
+  for (int i = threadIdx.x; i < H * half; i += kThreads)
+    turn_pairs<E, 1>(x.at(t, i / half), cos + table, sin + table, i % half, sign);
+}
+
 }  // namespace
+
+void rotate_heads(Stream& stream, const RotateHeads& a) {
+  const int64_t T = a.x.dim(0);
+  if (T == 0) return;
+  visit_float(a.x.dtype, [&]<class E>() {
+    rotate_kernel<E><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
+        heads_of<E>(a.x), a.cos.as<float>(), a.sin.as<float>(), a.positions.as<int>(),
+        static_cast<int>(a.x.dim(1)), static_cast<int>(a.x.dim(2) / 2), a.back ? -1.0f : 1.0f);
+  });
+  check_launch("rotate_heads");
+}
 
 void mla_assemble(Stream& stream, const MlaAssemble& a) {
   const int64_t T = a.k.dim(0), R = a.k_pe.dim(1);
@@ -168,15 +189,15 @@ void mla_assemble(Stream& stream, const MlaAssemble& a) {
 }
 
 void mla_assemble_backward(Stream& stream, const MlaAssembleBackward& a) {
-  const int64_t T = a.dq.dim(0), R = a.dk_pe.dim(1);
+  const int64_t T = a.dk.dim(0), R = a.dk_pe.dim(1);
   if (T == 0) return;
   const bool packs =
-      aligned(a.dq) && aligned(a.dk) && aligned(a.dk_nope) && R * size_of(a.dq.dtype) % 16 == 0;
-  visit_width(packs, a.dq.dtype, [&]<class E, int W>() {
+      aligned(a.dq) && aligned(a.dk) && aligned(a.dk_nope) && R * size_of(a.dk.dtype) % 16 == 0;
+  visit_width(packs, a.dk.dtype, [&]<class E, int W>() {
     assemble_backward_kernel<E, W><<<static_cast<unsigned>(T), kThreads, 0, native(stream)>>>(
         {heads_of<E>(a.dq), heads_of<E>(a.dk_nope), heads_of<E>(a.dk), a.dk_pe.as<E>(),
          a.dk_pe.row_stride(), a.cos.as<float>(), a.sin.as<float>(), a.positions.as<int>(),
-         static_cast<int>(a.dq.dim(1)), static_cast<int>(a.dq.dim(2) - R), static_cast<int>(R)});
+         static_cast<int>(a.dk.dim(1)), static_cast<int>(a.dk.dim(2) - R), static_cast<int>(R)});
   });
   check_launch("mla_assemble_backward");
 }

@@ -29,7 +29,7 @@ struct MlaAssemble {
 };
 
 struct MlaAssembleBackward {
-  TensorView dq;              // [T, H, N + R], in place
+  TensorView dq;              // [T, H, N + R], in place; optional
   TensorView dk_nope;         // [T, H, N], strided
   TensorView dk_pe;           // [T, R], strided
   ConstTensorView dk;         // [T, H, N + R]
@@ -37,6 +37,15 @@ struct MlaAssembleBackward {
   ConstTensorView positions;  // i32 [T]
 };
 
+// x = rope(x) in place, or the rotation back: queries whose tokens are not those of the keys.
+struct RotateHeads {
+  TensorView x;               // [T, H, R], strided
+  ConstTensorView cos, sin;   // f32 [P, R / 2]
+  ConstTensorView positions;  // i32 [T]
+  bool back = false;
+};
+
+NEREUS_OP(rotate_heads, RotateHeads)
 NEREUS_OP(mla_assemble, MlaAssemble)
 NEREUS_OP(mla_assemble_backward, MlaAssembleBackward)
 

@@ -1,21 +1,6 @@
 #include "parallel/group_region.h"
 
-#include <cstring>
-
-#include "base/check.h"
-
 namespace nereus {
-namespace {
-
-void copy_rows(const Stream& stream, TensorView to, ConstTensorView from) {
-  if (stream.on_meta()) return;
-  NEREUS_CHECK(kContract, stream.on_cpu(), "a region over host ranks, on another device");
-  const auto bytes = static_cast<size_t>(from.dim(1) * size_of(from.dtype));
-  for (int64_t r = 0; r < from.dim(0) && bytes > 0; ++r)
-    std::memcpy(to[r].data, from[r].data, bytes);
-}
-
-}  // namespace
 
 ConstTensorView GroupRegion::gather(Context& ctx, Arena& arena, ConstTensorView x) {
   const TensorView all = arena.take(x.dtype, {x.dim(0) * size(), x.dim(1)}, "gathered rows");

@@ -1,7 +1,6 @@
 // A tensor-parallel region over a group of ranks: sequence parallel outside, where each rank has
 // T/tp of the rows, and all rows inside. Partial sums are added in the order of ranks.
-//
-// Host memory; rows may be strided (ranges of columns), which are packed on their way.
+// Rows may be strided (ranges of columns): they are packed on their way.
 #pragma once
 
 #include "comm/communicator.h"

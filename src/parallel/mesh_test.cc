@@ -14,10 +14,10 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr MeshGroup kGroups[] = {
-    MeshGroup::pp, MeshGroup::dp_replicate, MeshGroup::dp_shard, MeshGroup::cp,
-    MeshGroup::tp, MeshGroup::dp,           MeshGroup::dp_cp,    MeshGroup::dp_shard_cp,
-    MeshGroup::ep, MeshGroup::expert_shard, MeshGroup::expert_tp};
+constexpr MeshGroup kGroups[] = {MeshGroup::pp, MeshGroup::dp_replicate, MeshGroup::dp_shard,
+                                 MeshGroup::cp, MeshGroup::tp,           MeshGroup::cp_tp,
+                                 MeshGroup::dp, MeshGroup::dp_cp,        MeshGroup::dp_shard_cp,
+                                 MeshGroup::ep, MeshGroup::expert_shard, MeshGroup::expert_tp};
 
 std::string message_of(const std::function<void()>& f) {
   try {
@@ -89,6 +89,8 @@ bool same_group(const MeshDegrees& d, MeshGroup group, int a, int b) {
       return same_tp && both([&](int64_t r) { return r / (d.cp * d.tp); });
     case MeshGroup::tp:
       return both([&](int64_t r) { return r / d.tp; });
+    case MeshGroup::cp_tp:
+      return both([&](int64_t r) { return r / (d.cp * d.tp); });
     case MeshGroup::dp:
       return same_stage && same_cp_tp;
     case MeshGroup::dp_shard_cp:

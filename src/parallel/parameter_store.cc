@@ -68,8 +68,7 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
     const StoredTensor& t = tensors_[i];
     if (std::find(buckets_.begin(), buckets_.end(), t.bucket) == buckets_.end())
       buckets_.push_back(t.bucket);
-    const ShardLayout& layout =
-        layouts_.emplace_back(t.shape[0], options.groups.shards(t.experts));
+    const ShardLayout& layout = layouts_.emplace_back(t.shape[0], options.groups.shards(t.experts));
     whole_offsets_.push_back(whole);
     whole_bytes_.push_back(bytes);
     if (group_of(i) == nullptr) continue;
@@ -172,9 +171,7 @@ std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
 }
 
 std::vector<NamedView> ParameterStore::master_views() const { return views(masters_); }
-std::vector<NamedView> ParameterStore::gradient_views() const {
-  return views(gradients_);
-}
+std::vector<NamedView> ParameterStore::gradient_views() const { return views(gradients_); }
 
 void ParameterStore::gather(Stream& stream, int bucket) {
   for (size_t i = 0; i < tensors_.size(); ++i) {

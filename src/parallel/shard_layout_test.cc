@@ -91,8 +91,9 @@ TEST(ParameterStore, ShardsStartFromTheBitsOfOneRankAndAreGatheredToThem) {
     for (const int shards : {2, 3, 4, 8}) {
       run_thread_ranks(shards, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
         Stream mine(Device::cpu(), &test::pool());
-        ParameterStore store(Device::cpu(), tensors(),
-                             {.compute = compute, .groups = {.shard = &group, .expert_shard = &group}});
+        ParameterStore store(
+            Device::cpu(), tensors(),
+            {.compute = compute, .groups = {.shard = &group, .expert_shard = &group}});
         store.initialize(mine, 5);
         store.gather(mine);
         for (int i = 0; i < 4; ++i)
@@ -117,10 +118,10 @@ TEST(ParameterStore, GradientsAreSummedOverShardsAndReplicas) {
     const auto shard = world.split("shard", world.rank() / 3, 0);
     const auto replicate = world.split("replicate", world.rank() % 3, 0);
     Stream stream(Device::cpu(), &test::pool());
-    ParameterStore store(Device::cpu(), tensors(),
-                         {.groups = {.shard = shard.get(),
-                                     .expert_shard = shard.get(),
-                                     .replicate = replicate.get()}});
+    ParameterStore store(
+        Device::cpu(), tensors(),
+        {.groups = {
+             .shard = shard.get(), .expert_shard = shard.get(), .replicate = replicate.get()}});
     for (int t = 0; t < 4; ++t)
       for (int64_t i = 0; i < store.gradient(t).count(); ++i)
         store.gradient(t).as<float>()[i] = value(world.rank(), t, i);

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "comm/communicator.h"
 #include "ops/elementwise.h"
+#include "parallel/context_region.h"
 
 namespace nereus {
 namespace {
@@ -18,16 +19,22 @@ TensorView token_row(const Buffer& buffer, int64_t tokens, int64_t row) {
 }  // namespace
 
 Executor::Slot::Slot(Stream& stream, const Stage& stage, const Options& options)
-    : token_buffer(stream.device(), 4 * 4 * options.rows * options.sequence, "token ids"),
+    : token_buffer(stream.device(), 4 * 4 * options.rows * options.sequence / options.cp,
+                   "token ids"),
+      row_buffer(stream.device(), options.cp > 1 ? 4 * 4 * options.rows * options.sequence : 0,
+                 "token ids of whole sequences"),
       staging(stream.device(), stream.on_gpu() ? 2 * 4 * options.rows * options.sequence : 0,
               "token ids on their way to the GPU", Buffer::Kind::pinned),
       staged(stream.device()),
       saved(stage) {
   const int64_t T = options.rows * options.sequence;
-  ids = token_row(token_buffer, T, 0);
-  labels = token_row(token_buffer, T, 1);
-  positions = token_row(token_buffer, T, 2);
-  first_key = token_row(token_buffer, T, 3);
+  ids = token_row(token_buffer, T / options.cp, 0);
+  labels = token_row(token_buffer, T / options.cp, 1);
+  positions = token_row(token_buffer, T / options.cp, 2);
+  first_key = token_row(token_buffer, T / options.cp, 3);
+  rows = {ids, labels, positions, first_key};
+  if (options.cp > 1)
+    for (int64_t i = 0; i < 4; ++i) rows[static_cast<size_t>(i)] = token_row(row_buffer, T, i);
   const Shape edge{options.edge_rows, options.width};
   const int64_t bytes = edge.count() * size_of(options.compute);
   const int64_t xs = stage.part().embedding ? 0 : 1;
@@ -65,16 +72,9 @@ void Executor::measure() {
     kept.share(scratch);
     Arena& weight = l.split ? kept_for_wgrad : kept;
     Stage::Saved saved(*l.stage);
-    const TensorView tokens(nullptr, DType::i32, {options_.rows * options_.sequence});
     const TensorView loss(nullptr, DType::f32, {1});
-    const Microbatch mb{.ids = tokens,
-                        .labels = tokens,
-                        .positions = tokens,
-                        .first_key = tokens,
-                        .sequence = options_.sequence,
-                        .mask = options_.mask,
-                        .loss_scale = 1,
-                        .training = options_.backward};
+    Stream nowhere(Device::meta());
+    const Microbatch mb = microbatch_of(Slot(nowhere, *l.stage, options_), 1, options_.backward);
     const bool first = l.stage->part().embedding, last = l.stage->part().head;
     const ConstTensorView x =
         first ? ConstTensorView() : ConstTensorView(nullptr, options_.compute, edge);
@@ -96,7 +96,8 @@ void Executor::measure() {
     // Where one stage is all, its first microbatch and the scratch grow towards each other.
     if (stages == 1 && !l.split) shared_ = kept.shared_peak_bytes();
     memory_.total += n * (l.for_dgrad + l.for_wgrad);
-    memory_.edges += n * edge.count() * size_of(options_.compute) * ((first ? 0 : 1) + (last ? 0 : 1));
+    memory_.edges +=
+        n * edge.count() * size_of(options_.compute) * ((first ? 0 : 1) + (last ? 0 : 1));
     if (memory_.largest.empty() || kept.shared_peak_bytes() > memory_.largest.front().bytes)
       memory_.largest = kept.peak_entries();
   }
@@ -133,8 +134,8 @@ void Executor::make_slots() {
       if (l.stage != nullptr) l.memory.front()->arenas.front().share(scratch_);
   if (!edges || !options_.backward) return;
   const Shape edge{options_.edge_rows, options_.width};
-  outgoing_buffer_ = Buffer(stream_.device(), edge.count() * size_of(options_.compute),
-                            "edges between stages");
+  outgoing_buffer_ =
+      Buffer(stream_.device(), edge.count() * size_of(options_.compute), "edges between stages");
   outgoing_ = TensorView(outgoing_buffer_.data(), options_.compute, edge);
 }
 
@@ -162,10 +163,10 @@ Context Executor::context(Slot& slot, bool accumulate) {
 
 void Executor::load(Slot& slot, const HostMicrobatch& host, float loss_scale, bool training) {
   NEREUS_CHECK(kContract,
-               static_cast<int64_t>(host.ids.size()) == slot.ids.count() &&
+               static_cast<int64_t>(host.ids.size()) == slot.rows[0].count() &&
                    host.labels.size() == host.ids.size(),
                "a microbatch of {} ids and {} labels where {} are expected", host.ids.size(),
-               host.labels.size(), slot.ids.count());
+               host.labels.size(), slot.rows[0].count());
   const void *ids = host.ids.data(), *labels = host.labels.data();
   if (slot.staging.bytes() > 0) {
     slot.staged.synchronize();  // with the copy of the slot's former microbatch
@@ -175,23 +176,52 @@ void Executor::load(Slot& slot, const HostMicrobatch& host, float loss_scale, bo
     ids = staging;
     labels = staging + host.ids.size_bytes();
   }
-  copy_to_device(stream_, slot.ids, ids);
-  copy_to_device(stream_, slot.labels, labels);
+  const auto& [row_ids, row_labels, row_positions, row_first_key] = slot.rows;
+  copy_to_device(stream_, row_ids, ids);
+  copy_to_device(stream_, row_labels, labels);
   slot.staged.record(stream_);
-  ops::document_bounds(stream_, {.first_key = slot.first_key,
-                                 .positions = slot.positions,
-                                 .ids = slot.ids,
+  ops::document_bounds(stream_, {.first_key = row_first_key,
+                                 .positions = row_positions,
+                                 .ids = row_ids,
                                  .sequence = options_.sequence,
                                  .eos_id = options_.eos_id,
                                  .mask = options_.mask});
-  slot.microbatch = {.ids = slot.ids,
-                     .labels = slot.labels,
-                     .positions = slot.positions,
-                     .first_key = slot.first_key,
-                     .sequence = options_.sequence,
-                     .mask = options_.mask,
-                     .loss_scale = loss_scale,
-                     .training = training};
+  if (options_.cp > 1) take_chunks(slot);
+  slot.microbatch = microbatch_of(slot, loss_scale, training);
+}
+
+// This rank's two chunks of every sequence: the first of all, then the second of all.
+void Executor::take_chunks(Slot& slot) {
+  const int64_t B = options_.rows, S = options_.sequence, chunk = S / (2 * options_.cp);
+  const std::array<int64_t, 2> mine = chunks_of(options_.cp_rank, options_.cp);
+  const std::array<TensorView, 4> out{slot.ids, slot.labels, slot.positions, slot.first_key};
+  for (size_t i = 0; i < out.size(); ++i)
+    for (int64_t run = 0; run < 2; ++run) {
+      const int64_t begin = mine[static_cast<size_t>(run)] * chunk;
+      copy_rows(stream_, out[i].reshape({2 * B, chunk}).rows(run * B, (run + 1) * B),
+                slot.rows[i].reshape({B, S}).columns(begin, begin + chunk));
+    }
+}
+
+Microbatch Executor::microbatch_of(const Slot& slot, float loss_scale, bool training) const {
+  Microbatch mb{.ids = slot.ids,
+                .labels = slot.labels,
+                .positions = slot.positions,
+                .first_key = slot.first_key,
+                .sequence = options_.sequence,
+                .key_positions = {},
+                .mask = options_.mask,
+                .loss_scale = loss_scale,
+                .training = training};
+  if (options_.cp == 1) return mb;
+  const int64_t chunk = options_.sequence / (2 * options_.cp);
+  const std::array<int64_t, 2> mine = chunks_of(options_.cp_rank, options_.cp);
+  mb.sequence = chunk;
+  mb.key_sequence = options_.sequence;
+  mb.key_positions = slot.rows[2];
+  mb.runs = 2;
+  mb.first_query = {mine[0] * chunk, mine[1] * chunk};
+  return mb;
 }
 
 void Executor::forward(int stage, int microbatch, const HostMicrobatch& host, float loss_scale,
@@ -266,9 +296,8 @@ void Executor::receive(const Action& wait) {
 
 void Executor::send(const Action& a) {
   options_.pp->send(stream_,
-                    a.edge == Action::Edge::activation
-                        ? slot_of(a.stage, a.microbatch).saved.y
-                        : ConstTensorView(outgoing_),
+                    a.edge == Action::Edge::activation ? slot_of(a.stage, a.microbatch).saved.y
+                                                       : ConstTensorView(outgoing_),
                     a.peer);
 }
 

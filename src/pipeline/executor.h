@@ -25,10 +25,11 @@ struct HostMicrobatch {
 class Executor {
  public:
   struct Options {
-    int64_t rows = 1;      // B, sequences a microbatch
-    int64_t sequence = 1;  // S, tokens a sequence
-    int64_t edge_rows = 0;  // tokens of an edge between stages on this rank: those of its tp part
-    int64_t width = 0;      // D, of an edge
+    int64_t rows = 1;         // B, sequences a microbatch
+    int64_t sequence = 1;     // S, tokens a sequence
+    int cp = 1, cp_rank = 0;  // this rank's chunks of each sequence (parallel/context_region.h)
+    int64_t edge_rows = 0;    // tokens of an edge between stages on this rank: those of its tp part
+    int64_t width = 0;        // D, of an edge
     DType compute = DType::f32;  // of an edge
     ops::AttentionMask mask = ops::AttentionMask::causal;
     int32_t eos_id = -1;   // ends a document, for AttentionMask::document
@@ -67,21 +68,22 @@ class Executor {
   // A microbatch on a stage.
   struct Slot {
     Slot(Stream&, const Stage&, const Options&);
-    Buffer token_buffer;
-    Buffer staging;  // pinned: ids and labels on their way to a GPU
-    Event staged;    // the staging memory has been read
+    Buffer token_buffer, row_buffer;  // this rank's tokens, and with cp those of whole sequences
+    Buffer staging;                   // pinned: ids and labels on their way to a GPU
+    Event staged;                     // the staging memory has been read
     Buffer edges;
     std::vector<Arena> arenas;  // one, or one for dgrad and one for wgrad
     Arena& kept_for_dgrad() { return arenas.front(); }
     Arena& kept_for_wgrad() { return arenas.back(); }
     Stage::Saved saved;
     TensorView ids, labels, positions, first_key;  // i32 [T]
-    TensorView x, dy;                              // edges that arrive
+    std::array<TensorView, 4> rows;  // the same of whole sequences; with cp of one rank themselves
+    TensorView x, dy;                // edges that arrive
     Microbatch microbatch;
   };
   struct Local {  // a stage of this rank
     const Stage* stage = nullptr;
-    bool split = false;  // has dgrad and wgrad apart
+    bool split = false;                    // has dgrad and wgrad apart
     int64_t for_dgrad = 0, for_wgrad = 0;  // bytes a slot; for_wgrad 0: one arena serves both
     Slots slots;
     std::vector<std::unique_ptr<Slot>> memory;
@@ -100,6 +102,8 @@ class Executor {
            stages_[static_cast<size_t>(stage)].stage != nullptr;
   }
   Context context(Slot& slot, bool accumulate);
+  Microbatch microbatch_of(const Slot&, float loss_scale, bool training) const;
+  void take_chunks(Slot&);
   void load(Slot&, const HostMicrobatch&, float loss_scale, bool training);
   void forward(int stage, int microbatch, const HostMicrobatch&, float loss_scale, TensorView loss,
                bool training, Observer*);

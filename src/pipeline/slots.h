@@ -13,8 +13,8 @@ class Slots {
  public:
   static constexpr int kNone = -1;
 
-  int take(int microbatch);             // its slot; the one it has already, if it has one
-  int of(int microbatch) const;         // kNone: it has none
+  int take(int microbatch);      // its slot; the one it has already, if it has one
+  int of(int microbatch) const;  // kNone: it has none
   void release(int microbatch);
   int most() const { return static_cast<int>(owner_.size()); }  // ever taken at once
 

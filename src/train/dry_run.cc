@@ -36,11 +36,13 @@ void describe_model(std::string& out, const JobConfig& config, const ModelArgs& 
 
 std::string dry_run(const JobConfig& config, int64_t world) {
   std::string out;
-  describe_model(out, config, training_model_args(config));
-  out += fmt::format("Memory of {} rank of {}, parameters sharded over all of them\n",
-                     world == 1 ? "the one" : "a", world);
+  const ModelArgs args = training_model_args(config);
+  const RunLayout layout = run_layout(config, args, world);
+  describe_model(out, config, args);
+  out += world == 1 ? std::string("Memory of the one rank\n")
+                    : fmt::format("Memory of rank 0 of {}: {}\n", world, layout.mesh.to_string());
   Stream meta(Device::meta());
-  return out + memory_table(config, world, meta).text();
+  return out + memory_table(config, layout, 0, meta).text();
 }
 
 }  // namespace nereus

@@ -8,7 +8,7 @@
 namespace nereus {
 
 // Text for a person: parameters by kind, FLOPs a token by each convention, memory of each state by
-// owner on a rank of `world` (parameters sharded over all ranks), activations measured by running a
+// owner on rank 0 of `world` in the configuration's layout, activations measured by running a
 // microbatch on the meta device. Throws Error{kConfig}.
 std::string dry_run(const JobConfig&, int64_t world);
 

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "ops/elementwise.h"
+#include "parallel/context_region.h"
 #include "parallel/group_region.h"
 #include "parallel/host_counts_dispatcher.h"
 
@@ -51,12 +52,19 @@ std::unique_ptr<TpRegion> region(Communicator* group) {
   return std::make_unique<GroupRegion>(*group);
 }
 
-std::unique_ptr<TokenDispatcher> dispatcher(Communicator* group, int64_t experts) {
+std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, int64_t experts) {
   if (group == nullptr) return std::make_unique<LocalDispatcher>(experts);
   return std::make_unique<HostCountsDispatcher>(*group, experts);
 }
 
 }  // namespace
+
+bool has_expert_bias(const ModelArgs& args) {
+  return args.moe.load_balance_coeff != 0 || args.family == NumericsFamily::huggingface;
+}
+std::string expert_bias_name(int64_t layer) {
+  return "layers." + std::to_string(layer) + ".moe.expert_bias";
+}
 
 // Load and bias of the layers of experts among `parts`; by layer of the model, empty elsewhere.
 std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {
@@ -65,7 +73,7 @@ std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {
     for (int64_t layer = p.first_block; layer < p.end_block; ++layer)
       if (args_.is_moe_layer(layer)) layers.push_back(layer);
   const int64_t E = args_.moe.num_experts, n = static_cast<int64_t>(layers.size());
-  const bool biased = args_.moe.load_balance_coeff != 0 || args_.family == NumericsFamily::huggingface;
+  const bool biased = has_expert_bias(args_);
   balance_ = Buffer(stream_.device(), n * E * (8 + 4), "expert load and bias");
   std::vector<ExpertLoad> load(static_cast<size_t>(args_.n_layers));
   for (int64_t i = 0; i < n; ++i) {
@@ -109,12 +117,17 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
   const std::vector<ExpertLoad> load = make_balance(mine);
   tp_ = region(group(MeshGroup::tp));
   expert_tp_ = region(group(MeshGroup::expert_tp));
-  dispatcher_ = dispatcher(group(MeshGroup::ep), args.moe.num_experts);
+  const int cp = world == nullptr ? 1 : world->size(MeshGroup::cp);
+  if (cp > 1)
+    keys_ = std::make_unique<ContextRegion>(stream, *group(MeshGroup::cp_tp), cp, options.rows,
+                                            options.sequence);
+  dispatcher_ = make_dispatcher(group(MeshGroup::ep), args.moe.num_experts);
 
   std::vector<Recompute> recompute = options.recompute;
   recompute.resize(static_cast<size_t>(args.n_layers));
   const LayerParallel parallel{.tp = *tp_,
                                .expert_tp = *expert_tp_,
+                               .keys = cp > 1 ? *keys_ : *tp_,
                                .dispatcher = *dispatcher_,
                                .unordered_attention = options.unordered_attention};
   std::vector<const Stage*> stages(pipeline.parts.size());
@@ -125,18 +138,21 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
         std::vector<ExpertLoad>(load.begin() + part.first_block, load.begin() + part.end_block)));
     stages[static_cast<size_t>(s)] = stages_.back().get();
   }
+  actions_ = schedule.actions[static_cast<size_t>(pp_rank)];
   executor_ = std::make_unique<Executor>(
       stream, stages, *store_,
       Executor::Options{
           .rows = options.rows,
           .sequence = options.sequence,
-          .edge_rows = options.rows * options.sequence / tp,
+          .cp = cp,
+          .cp_rank = cp > 1 ? world->position(MeshGroup::cp) : 0,
+          .edge_rows = options.rows * options.sequence / (tp * cp),
           .width = args.dim,
           .compute = options.compute,
           .mask = args.block_causal() ? ops::AttentionMask::document : ops::AttentionMask::causal,
           .eos_id = options.eos_id,
           .backward = options.gradients,
-          .actions = schedule.actions[static_cast<size_t>(pp_rank)],
+          .actions = actions_,
           .rank_of_stage = schedule.rank_of_stage,
           .pp = group(MeshGroup::pp)});
 }
@@ -144,7 +160,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
 std::vector<NamedView> Engine::weights() const {
   std::vector<NamedView> all = store_->master_views();
   for (const LayerLoad& l : loads_)
-    if (l.bias) all.push_back({"layers." + std::to_string(l.layer) + ".moe.expert_bias", l.bias});
+    if (l.bias) all.push_back({expert_bias_name(l.layer), l.bias});
   return all;
 }
 

@@ -38,13 +38,17 @@ class Engine {
   Engine(const ModelArgs&, Stream&, const Options&);
 
   ParameterStore& store() { return *store_; }
+  const ParameterStore& store() const { return *store_; }
   Executor& executor() { return *executor_; }
+  const std::vector<Action>& actions() const { return actions_; }  // a step of this rank
+  const TokenDispatcher& dispatcher() const { return *dispatcher_; }
   const ModelArgs& args() const { return args_; }
 
   // Parameters and expert biases under their logical names, f32: what checkpoints hold.
   std::vector<NamedView> weights() const;
 
-  // i64 [E] of each of this rank's layers of experts, in order of layer: tokens routed since the last reset.
+  // i64 [E] of each of this rank's layers of experts, in order of layer: tokens routed since the
+  // last reset.
   struct LayerLoad {
     int64_t layer;
     TensorView load, bias;  // i64 [E], f32 [E] or "no tensor"
@@ -64,11 +68,16 @@ class Engine {
   Stream& stream_;
   Buffer tables_, balance_;
   std::vector<LayerLoad> loads_;
-  std::unique_ptr<TpRegion> tp_, expert_tp_;
+  std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   std::unique_ptr<ParameterStore> store_;
   std::vector<std::unique_ptr<Stage>> stages_;  // of this rank
+  std::vector<Action> actions_;
   std::unique_ptr<Executor> executor_;
 };
+
+// Do the layers of experts have a balancing bias, and its logical name.
+bool has_expert_bias(const ModelArgs&);
+std::string expert_bias_name(int64_t layer);
 
 }  // namespace nereus

@@ -24,16 +24,6 @@ std::string bytes(double b) {
   return b >= kGiB ? fmt::format("{:9.2f} GiB", b / kGiB) : fmt::format("{:9.2f} MiB", b / kMiB);
 }
 
-// Two blocks are whole at once: the one in use and the one being gathered.
-double gathered_bytes(const std::vector<StoredTensor>& tensors, double element) {
-  std::vector<double> buckets;
-  for (const StoredTensor& t : tensors) {
-    buckets.resize(std::max(buckets.size(), static_cast<size_t>(t.bucket) + 1));
-    buckets[static_cast<size_t>(t.bucket)] += static_cast<double>(t.shape.count()) * element;
-  }
-  return 2 * *std::max_element(buckets.begin(), buckets.end());
-}
-
 // Changes that save memory, from the one that costs least.
 struct Change {
   const char* setting;
@@ -75,55 +65,66 @@ std::string MemoryTable::text() const {
   return out;
 }
 
-MemoryTable memory_table(const JobConfig& config, int64_t world, Stream& target) {
+MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int rank,
+                         Stream& target) {
   const ModelArgs args = training_model_args(config);
   Stream meta = Stream::meta_for(target);
   const bool bf16 = config.training.mixed_precision_param == "bfloat16";
+  std::unique_ptr<RankWorld> world;
+  if (layout.mesh.world() > 1) world = std::make_unique<RankWorld>(layout.mesh, rank);
   Engine engine(args, meta,
                 {.compute = bf16 ? DType::bf16 : DType::f32,
-                 .rows = config.training.local_batch_size,
+                 .rows = layout.microbatch_rows,
                  .sequence = config.training.seq_len,
                  .eos_id = 0,
                  .recompute = recompute_by_block(config, args.n_layers),
-                 .unordered_attention = config.device.unordered_attention});
-  const auto ranks = static_cast<double>(world);
+                 .unordered_attention = config.device.unordered_attention,
+                 .world = world.get(),
+                 .pipeline = &layout.pipeline});
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;
-  const auto row = [&](const char* owner, double b, const char* note = "") {
-    table.rows.push_back({owner, b, note});
+  const auto row = [&](const char* owner, int64_t b, const char* note = "") {
+    if (b > 0) table.rows.push_back({owner, static_cast<double>(b), note});
   };
-  row("parameters (f32 masters)", static_cast<double>(state.masters) / ranks);
-  row("gradients (f32)", static_cast<double>(state.gradients) / ranks);
-  row("optimizer (two f32 moments)", static_cast<double>(state.moments) / ranks);
-  if (bf16 && world == 1) row("parameters (bf16)", static_cast<double>(state.copies));
-  if (world > 1)
-    row("parameters gathered", gathered_bytes(engine.store().tensors(), bf16 ? 2 : 4),
-        "two of the largest block");
-  row("activations", static_cast<double>(engine.executor().memory().total));
-  row("tables, expert load and bias", static_cast<double>(engine.table_bytes()));
+  row("parameters (f32 masters)", state.masters);
+  row("gradients (f32)", state.gradients);
+  row("optimizer (two f32 moments)", state.moments);
+  row("parameters (bf16)", state.copies);
+  row("parameters gathered", state.gathered);
+  row("activations", engine.executor().memory().total);
+  row("tables, expert load and bias", engine.table_bytes());
   table.largest = engine.executor().memory().largest;
   if (target.on_gpu()) {
-    row("kernels and libraries (fixed)", kGpuBytes, "measured");
+    row("kernels and libraries (fixed)", static_cast<int64_t>(kGpuBytes), "measured");
     return table;
   }
   const std::string& dataset = config.training.dataset;
   const auto threads = static_cast<double>(
       config.cpu.threads > 0 ? config.cpu.threads
                              : std::max<int64_t>(1, std::thread::hardware_concurrency()));
-  row("program, threads (fixed)", kProgramBytes + threads * kThreadBytes, "measured");
+  row("program, threads (fixed)", static_cast<int64_t>(kProgramBytes + threads * kThreadBytes),
+      "measured");
   if (dataset != "tokens" && dataset != "random")
-    row("tokenizer and reader (fixed)", kTokenizerBytes, "measured");
+    row("tokenizer and reader (fixed)", static_cast<int64_t>(kTokenizerBytes), "measured");
   return table;
 }
 
-void check_fits(const JobConfig& config, Stream& stream, double available) {
-  const MemoryTable table = memory_table(config, 1, stream);
+void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stream& stream,
+                double available) {
+  const MemoryTable table = memory_table(config, layout, rank, stream);
   if (table.total() <= available) return;
   std::string remedies;
   for (const Change& change : kChanges) {
     JobConfig other = config;
     change.apply(other);
-    const double need = memory_table(other, 1, stream).total();
+    double need = 0;
+    try {
+      need = memory_table(other, run_layout(other, training_model_args(other), layout.mesh.world()),
+                          rank, stream)
+                 .total();
+    } catch (const Error&) {
+      continue;  // a batch that this layout cannot divide
+    }
     if (need <= available)
       remedies += fmt::format("\n  {} needs {:.2f} GiB", change.setting, need / kGiB);
   }

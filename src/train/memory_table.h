@@ -7,6 +7,7 @@
 
 #include "config/job_config.h"
 #include "device/device.h"
+#include "train/run_layout.h"
 
 namespace nereus {
 
@@ -22,12 +23,12 @@ struct MemoryTable {
   std::string text() const;  // a line a row, the total, the largest activations
 };
 
-// For a rank of `world` (parameters sharded over all) on `target`'s device, whose libraries' plans
-// are made on the way; with a meta stream, for the CPU.
-MemoryTable memory_table(const JobConfig&, int64_t world, Stream& target);
+// For rank `rank` of a layout on `target`'s device, whose libraries' plans are made on the way;
+// with a meta stream, for the CPU.
+MemoryTable memory_table(const JobConfig&, const RunLayout&, int rank, Stream& target);
 
-// Throws Error{kConfig} when the run needs more than `available` bytes of the stream's device: the
+// Throws Error{kConfig} when the rank needs more than `available` bytes of the stream's device: the
 // table, and which settings would make it fit.
-void check_fits(const JobConfig&, Stream&, double available);
+void check_fits(const JobConfig&, const RunLayout&, int rank, Stream&, double available);
 
 }  // namespace nereus

@@ -66,22 +66,34 @@ class FirstNonfinite final : public Observer {
 
 }  // namespace
 
+namespace {
+
+std::string first_of(Stream& stream, const std::vector<NamedView>& views, const char* what) {
+  for (const NamedView& v : views) {
+    const Count n = count(stream, v.view);
+    if (n.any()) return describe(what + v.name, n, v.view.count());
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string nonfinite_state(Stream& stream, const Engine& engine) {
+  const std::string weight = first_of(stream, engine.weights(), "weight ");
+  if (!weight.empty()) return weight;
+  return first_of(stream, engine.store().gradient_views(), "gradient of ");
+}
+
 std::string first_nonfinite(Stream& stream, Engine& engine,
                             std::span<const HostMicrobatch> microbatches, TensorView loss) {
-  for (const NamedView& w : engine.weights()) {
-    const Count n = count(stream, w.view);
-    if (n.any()) return describe("weight " + w.name, n, w.view.count());
-  }
+  const std::string weight = first_of(stream, engine.weights(), "weight ");
+  if (!weight.empty()) return weight;
   for (size_t i = 0; i < microbatches.size(); ++i) {
     FirstNonfinite observer(i);
     engine.executor().evaluate(microbatches[i], 1.0f, loss, &observer);
     if (!observer.found.empty()) return observer.found;
   }
-  for (const NamedView& g : engine.store().gradient_views()) {
-    const Count n = count(stream, g.view);
-    if (n.any()) return describe("gradient of " + g.name, n, g.view.count());
-  }
-  return "";
+  return first_of(stream, engine.store().gradient_views(), "gradient of ");
 }
 
 }  // namespace nereus

@@ -15,4 +15,7 @@ namespace nereus {
 // or "" when all are finite. CPU and GPU; waits for the stream.
 std::string first_nonfinite(Stream&, Engine&, std::span<const HostMicrobatch>, TensorView loss);
 
+// The same of this rank's weights and gradients alone: without a forward pass, in which ranks meet.
+std::string nonfinite_state(Stream&, const Engine&);
+
 }  // namespace nereus

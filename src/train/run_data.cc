@@ -85,8 +85,11 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
 
 }  // namespace
 
-RunData open_run_data(const JobConfig& c, const ModelArgs& args) {
-  const data::RowPlan plan{.seq_len = c.training.seq_len, .global_batch = c.global_batch(1)};
+RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, int dp_size) {
+  const data::RowPlan plan{.seq_len = c.training.seq_len,
+                           .global_batch = c.global_batch(dp_size),
+                           .dp_rank = dp_rank,
+                           .dp_size = dp_size};
   RunData out;
   auto source = open_source(c, args,
                             {.section = "training",
@@ -99,9 +102,10 @@ RunData open_run_data(const JobConfig& c, const ModelArgs& args) {
   return out;
 }
 
-std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs& args) {
+std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs& args, int64_t B,
+                                            int dp_size) {
   const auto& v = c.validation;
-  const int64_t B = c.training.local_batch_size, S = c.training.seq_len;
+  const int64_t S = c.training.seq_len;
   const auto source = open_source(c, args,
                                   {.section = "validation",
                                    .dataset = lower(v.dataset),
@@ -113,10 +117,14 @@ std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs&
                "validation.dataset = random has no end; set validation.steps");
   int64_t left = v.steps > 0 ? v.steps * v.local_batch_size : std::numeric_limits<int64_t>::max();
   std::vector<data::Batch> out;
-  while (left > 0) {
+  const auto empty = [&] {
     data::Batch batch;
     batch.inputs.assign(static_cast<size_t>(B * S), 0);
     batch.labels.assign(static_cast<size_t>(B * S), -100);
+    return batch;
+  };
+  while (left > 0) {
+    data::Batch batch = empty();
     const int64_t ask = std::min(B, left);
     batch.rows = source->next(ask, batch.inputs, batch.labels);
     if (batch.rows == 0) break;
@@ -128,6 +136,7 @@ std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs&
     if (ended) break;
   }
   NEREUS_CHECK(kConfig, !out.empty(), "validation.dataset_path: has no whole row of {} tokens", S);
+  while (out.size() % static_cast<size_t>(dp_size) != 0) out.push_back(empty());
   return out;
 }
 

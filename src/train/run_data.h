@@ -17,12 +17,13 @@ struct RunData {
   std::optional<int32_t> eos_id;         // the tokenizer's, if the data set has one
 };
 
-// training.dataset and what belongs to it. Throws Error{kConfig}: unknown data set, no path, no
-// tokenizer.
-RunData open_run_data(const JobConfig&, const ModelArgs&);
+// training.dataset and what belongs to it: the rows of data-parallel rank dp_rank of dp_size.
+// Throws Error{kConfig}: unknown data set, no path, no tokenizer.
+RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_size);
 
-// The rows of validation.dataset in microbatches of training.local_batch_size; the last one is
-// filled up with rows whose labels are ignored.
-std::vector<data::Batch> validation_batches(const JobConfig&, const ModelArgs&);
+// The rows of validation.dataset, all of them on every rank, in a multiple of dp_size batches of
+// `rows`, filled up with rows whose labels are ignored.
+std::vector<data::Batch> validation_batches(const JobConfig&, const ModelArgs&, int64_t rows,
+                                            int dp_size);
 
 }  // namespace nereus

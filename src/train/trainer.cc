@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "checkpoint/gathered_weights.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/hf_weights.h"
 #include "config/model_flops.h"
@@ -103,19 +104,21 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
   return out;
 }
 
-Trainer::Trainer(const JobConfig& config, Stream& stream)
+Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
     : config_(config),
       stream_(stream),
       args_(training_model_args(config)),
+      layout_(run_layout(config, args_, world == nullptr ? 1 : world->size())),
       lr_(lr_schedule(config)) {
   const auto& t = config.training;
-  prepare_run_folder(config);
-  log::info("Starting job: {}", config.job.description);
   const auto started = Clock::now();
-  const int64_t gbs = t.global_batch_size < 0 ? t.local_batch_size : t.global_batch_size;
-  accumulation_ = gbs / t.local_batch_size;
+  if (world != nullptr && world->size() > 1)
+    world_ = std::make_unique<RankWorld>(layout_.mesh, *world);
+  make_folder();
+  log::info("Starting job: {}", config.job.description);
+  if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
 
-  RunData data = open_run_data(config, args_);
+  RunData data = open_run_data(config, args_, dp_rank(), dp_size());
   if (args_.block_causal()) {
     NEREUS_CHECK(kConfig, data.eos_id.has_value() || args_.eos_id >= 0,
                  "attn_mask_type is block_causal, and nothing says which token ends a document: "
@@ -124,60 +127,83 @@ Trainer::Trainer(const JobConfig& config, Stream& stream)
     if (args_.eos_id < 0) args_.eos_id = *data.eos_id;
   }
 
-  if (stream.on_gpu()) check_fits(config, stream, static_cast<double>(stream.free_at_start()));
+  if (stream.on_gpu()) check_memory();
   engine_ = std::make_unique<Engine>(
       args_, stream,
       Engine::Options{.compute = t.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
-                      .rows = t.local_batch_size,
+                      .rows = layout_.microbatch_rows,
                       .sequence = t.seq_len,
                       .eos_id = static_cast<int32_t>(args_.eos_id),
                       .recompute = recompute_by_block(config, args_.n_layers),
-                      .unordered_attention = config.device.unordered_attention});
+                      .unordered_attention = config.device.unordered_attention,
+                      .world = world_.get(),
+                      .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
-  schedule_ = sequential_schedule(static_cast<int>(accumulation_));
-
-  const ModelSize size = model_size(args_);
+  stop_ = std::make_unique<StopVote>(stream, world_ ? world : nullptr);
   flops_per_token_ = static_cast<double>(flops_per_token(args_, t.seq_len).torchtitan);
-  log::info("Model {} {} size: {} total parameters", config.model.name, args_.flavor,
+  engine_->store().initialize(stream, static_cast<uint64_t>(t.seed.value_or(0)));
+  load_weights();
+
+  loader_ = std::move(data.loader);
+  if (writes()) metrics_ = std::make_unique<MetricsFile>(config.job.dump_folder + "/metrics.jsonl");
+  say_model(seconds_since(started));
+}
+
+Trainer::~Trainer() = default;
+
+// One rank makes it; when it cannot, the others end with its message.
+void Trainer::make_folder() {
+  if (writes()) prepare_run_folder(config_);
+  if (world_) world_->world().barrier(stream_);
+}
+
+void Trainer::check_memory() {
+  check_fits(config_, layout_, world_ ? world_->rank() : 0, stream_,
+             static_cast<double>(stream_.free_at_start()));
+}
+
+void Trainer::say_model(double seconds) const {
+  const auto& t = config_.training;
+  const ModelSize size = model_size(args_);
+  log::info("Model {} {} size: {} total parameters", config_.model.name, args_.flavor,
             with_thousands(static_cast<double>(size.total()), 0));
   log::info("Total parameter count: dense {}, sparse {}, active {}",
             with_thousands(static_cast<double>(size.torchtitan_dense()), 0),
             with_thousands(static_cast<double>(size.sparse()), 0),
             with_thousands(static_cast<double>(size.active), 0));
-  log_device(stream);
-
-  if (stream.on_gpu() && (args_.block_causal() || t.mixed_precision_param != "bfloat16"))
+  log_device(stream_);
+  if (stream_.on_gpu() && (args_.block_causal() || t.mixed_precision_param != "bfloat16"))
     log::warning(
         "Attention goes through a plain kernel, which is slow on long sequences: cuDNN's takes "
         "causal masks and bfloat16, and this run has {} and {}.",
         args_.block_causal() ? "document masks" : "causal masks", t.mixed_precision_param);
-  const uint64_t seed = static_cast<uint64_t>(t.seed.value_or(0));
-  engine_->store().initialize(stream, seed);
-  load_weights();
-
-  loader_ = std::move(data.loader);
-  metrics_ = std::make_unique<MetricsFile>(config.job.dump_folder + "/metrics.jsonl");
   log::info(
       "Trainer is initialized with local batch size {}, global batch size {}, gradient "
-      "accumulation "
-      "steps {}, sequence length {}, total steps {} (warmup {})",
-      t.local_batch_size, gbs, accumulation_, t.seq_len, t.steps, config.lr_scheduler.warmup_steps);
+      "accumulation steps {}, sequence length {}, total steps {} (warmup {})",
+      t.local_batch_size, layout_.global_batch, layout_.local_rows / t.local_batch_size, t.seq_len,
+      t.steps, config_.lr_scheduler.warmup_steps);
+  const Schedule& schedule = layout_.pipeline.schedule;
+  const std::string pipeline =
+      schedule.stages() > 1
+          ? fmt::format("; schedule {}, {} stages, {} microbatches of {} rows", schedule.name,
+                        schedule.stages(), layout_.microbatches, layout_.microbatch_rows)
+          : "";
   log::info(
-      "Layout: 1 rank; numerics {}; parameters seed {}; routing {}; dispatcher local; "
-      "activations {}; recompute {}; ready in {:.2f} s",
-      args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface", seed,
-      args_.moe.force_load_balance ? "forced balance" : "learned", t.mixed_precision_param,
-      config.activation_checkpoint.mode, seconds_since(started));
+      "Layout: {}{}; numerics {}; parameters seed {}; routing {}; dispatcher {}; activations {}; "
+      "recompute {}; ready in {:.2f} s",
+      layout_.mesh.to_string(), pipeline,
+      args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface", t.seed.value_or(0),
+      args_.moe.force_load_balance ? "forced balance" : "learned", engine_->dispatcher().name(),
+      t.mixed_precision_param, config_.activation_checkpoint.mode, seconds);
 }
-
-Trainer::~Trainer() = default;
 
 void Trainer::load_weights() {
   const std::optional<std::string> path = initial_weights(config_);
   if (!path) return;
   log::info("Loading the checkpoint from {}.", *path);
   const auto begin = Clock::now();
-  load_hf_weights(*path, engine_->weights(), stream_.on_gpu() ? &stream_ : nullptr);
+  load_hf_weights(*path, engine_->weights(), stream_.on_gpu() ? &stream_ : nullptr,
+                  parameters(args_));
   engine_->store().refresh_copies(stream_);
   log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
 }
@@ -187,16 +213,14 @@ Optimizer::Result Trainer::train_step(int64_t step, Interval& interval) {
   const auto begin = Clock::now();
   const data::Batch& batch = loader_->next();  // sources of training loop: it is full
   interval.data_seconds += seconds_since(begin);
-  const auto tokens =
-      static_cast<size_t>(config_.training.local_batch_size * config_.training.seq_len);
-  for (int64_t i = 0; i < accumulation_; ++i) {
-    const size_t first = static_cast<size_t>(i) * tokens;
-    microbatches_.push_back({.ids = std::span(batch.inputs).subspan(first, tokens),
-                             .labels = std::span(batch.labels).subspan(first, tokens)});
-  }
+  const int64_t sequence = config_.training.seq_len;
+  const auto tokens = static_cast<size_t>(layout_.microbatch_rows * sequence);
+  for (size_t i = 0; i < static_cast<size_t>(layout_.microbatches); ++i)
+    microbatches_.push_back({.ids = std::span(batch.inputs).subspan(i * tokens, tokens),
+                             .labels = std::span(batch.labels).subspan(i * tokens, tokens)});
   engine_->reset_expert_load();
-  const double counted = static_cast<double>(tokens) * static_cast<double>(accumulation_);
-  engine_->executor().run(schedule_, microbatches_, static_cast<float>(1 / counted),
+  const double counted = static_cast<double>(layout_.global_batch * sequence);
+  engine_->executor().run(engine_->actions(), microbatches_, static_cast<float>(1 / counted),
                           optimizer_->loss(), [&] { optimizer_->update(step, lr_.at(step)); });
   const Optimizer::Result result = optimizer_->read();
   if (!result.ok) fail_nonfinite(step, result);
@@ -206,7 +230,9 @@ Optimizer::Result Trainer::train_step(int64_t step, Interval& interval) {
 }
 
 void Trainer::fail_nonfinite(int64_t step, const Optimizer::Result& result) {
-  const std::string culprit = first_nonfinite(stream_, *engine_, microbatches_, optimizer_->loss());
+  const std::string culprit =
+      world_ ? nonfinite_state(stream_, *engine_)
+             : first_nonfinite(stream_, *engine_, microbatches_, optimizer_->loss());
   NEREUS_FAIL(kNumeric,
               "step {}: loss is {}, gradient norm is {}: training cannot go on.\n"
               "  first: {}.\n"
@@ -214,7 +240,9 @@ void Trainer::fail_nonfinite(int64_t step, const Optimizer::Result& result) {
               "optimizer.lr = {}; a lower rate or a longer lr_scheduler.warmup_steps is the usual "
               "remedy.",
               step, result.loss, result.grad_norm,
-              culprit.empty() ? "every tensor is finite; the norm itself overflowed" : culprit,
+              !culprit.empty() ? culprit
+              : world_         ? "not among this rank's weights and gradients; see the other ranks"
+                               : "every tensor is finite; the norm itself overflowed",
               step - 1, config_.optimizer.lr);
 }
 
@@ -228,9 +256,7 @@ void Trainer::log_step(int64_t step, const Optimizer::Result& result, Interval& 
   m.lr = lr_.at(step);
   m.memory_gib = memory.peak_gib;
   m.memory_percent = memory.peak_percent;
-  const auto tokens =
-      static_cast<double>(interval.steps * accumulation_ * config_.training.local_batch_size *
-                          config_.training.seq_len);
+  const double tokens = static_cast<double>(interval.steps) * tokens_a_step();
   m.tokens_per_second = tokens / seconds;
   m.tflops = flops_per_token_ * m.tokens_per_second / 1e12;
   if (const std::optional<double> peak = peak_flops(stream_))
@@ -238,32 +264,41 @@ void Trainer::log_step(int64_t step, const Optimizer::Result& result, Interval& 
   m.step_seconds = seconds / static_cast<double>(interval.steps);
   m.data_seconds = interval.data_seconds / static_cast<double>(interval.steps);
   m.tokens_seen = tokens_seen_;
-  m.expert_load_max_over_mean = load_max_over_mean(stream_, *engine_);
+  m.expert_load_max_over_mean = load_max_over_mean(stream_, *engine_);  // of this rank's stages
   log::info("{}", step_line(m, log_in_color(config_)));
-  metrics_->write(m);
+  if (metrics_) metrics_->write(m);
   interval = Interval();
 }
 
 double Trainer::validate(int64_t step) {
   const auto begin = Clock::now();
-  const std::vector<data::Batch> batches = validation_batches(config_, args_);
-  const auto tokens =
-      static_cast<size_t>(config_.training.local_batch_size * config_.training.seq_len);
+  const std::vector<data::Batch> batches =
+      validation_batches(config_, args_, layout_.microbatch_rows, dp_size());
   int64_t counted = 0;
   ops::fill(stream_, {.out = optimizer_->loss(), .value = 0});
   for (const data::Batch& b : batches)
     for (const int32_t label : b.labels) counted += label >= 0;
-  for (const data::Batch& b : batches)
-    engine_->executor().evaluate(
-        {.ids = std::span(b.inputs).first(tokens), .labels = std::span(b.labels).first(tokens)},
-        static_cast<float>(1 / static_cast<double>(counted)), optimizer_->loss());
+  // All data-parallel ranks evaluate as many batches: they meet in collectives.
+  for (size_t i = static_cast<size_t>(dp_rank()); i < batches.size();
+       i += static_cast<size_t>(dp_size()))
+    engine_->executor().evaluate({.ids = batches[i].inputs, .labels = batches[i].labels},
+                                 static_cast<float>(1 / static_cast<double>(counted)),
+                                 optimizer_->loss());
+  engine_->store().groups().sum_losses(stream_, optimizer_->loss());
   const double loss = static_cast<double>(optimizer_->read().loss);
   const MemoryUse memory = memory_use(stream_);
+  const double a_device = static_cast<double>(counted) / static_cast<double>(layout_.mesh.world());
   log::info("validate step: {:2}  loss: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}", step, loss,
             memory.peak_gib, memory.peak_percent,
-            with_thousands(std::nearbyint(static_cast<double>(counted) / seconds_since(begin)), 0));
-  metrics_->write_validation(step, loss);
+            with_thousands(std::nearbyint(a_device / seconds_since(begin)), 0));
+  if (metrics_) metrics_->write_validation(step, loss);
   return loss;
+}
+
+// Of one device, as TorchTitan counts them.
+double Trainer::tokens_a_step() const {
+  return static_cast<double>(layout_.global_batch * config_.training.seq_len) /
+         static_cast<double>(layout_.mesh.world());
 }
 
 // A device's error ends the run: it says at which step, and what is left of the run.
@@ -283,16 +318,14 @@ Optimizer::Result Trainer::guarded_step(int64_t step, Interval& interval) {
 // Of the last step: recording slows a step a little. Not of the first ones, which warm up.
 bool Trainer::account_for(int64_t step) {
   constexpr int64_t kWarm = 5;
-  return stream_.on_gpu() && step == config_.training.steps && step > kWarm &&
+  return stream_.on_gpu() && writes() && step == config_.training.steps && step > kWarm &&
          recorder_.start(stream_);
 }
 
 void Trainer::say_account(double seconds) {
   const KernelTimes times = recorder_.stop(stream_);
-  const double tokens = static_cast<double>(accumulation_ * config_.training.local_batch_size *
-                                            config_.training.seq_len);
-  const double flops =
-      tokens * static_cast<double>(flops_per_token(args_, config_.training.seq_len).causal);
+  const double flops = tokens_a_step() *
+                       static_cast<double>(flops_per_token(args_, config_.training.seq_len).causal);
   log::info("{}", speed_of_light(times, seconds, flops, peak_flops(stream_)));
   std::ofstream(config_.job.dump_folder + "/kernels.csv") << kernel_table(times);
 }
@@ -305,16 +338,21 @@ int Trainer::run() {
   log::info("Training starts at step 1");
   Interval interval;
   int64_t step = 0;
-  while (step < t.steps && StopSignal::received() == 0) {
+  int signal = StopSignal::received();
+  while (step < t.steps && signal == 0) {
     ++step;
+    stop_->cast(StopSignal::received());
     const bool account = account_for(step);
     const auto begin = Clock::now();
     const Optimizer::Result result = guarded_step(step, interval);
     if (account) say_account(seconds_since(begin));
     if (step == 1 || step % config_.metrics.log_freq == 0) log_step(step, result, interval);
     if (v.enable && (step % v.freq == 0 || step == t.steps)) last_validation_ = validate(step);
+    if (step == 1 && world_)
+      world_->world().set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
+    signal = stop_->result();
+    if (!world_) signal = StopSignal::received();
   }
-  const int signal = StopSignal::received();
   if (signal != 0)
     log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal), step,
                  t.steps);
@@ -332,23 +370,45 @@ void Trainer::save_last(int64_t step) {
   const DType dtype = c.export_dtype == "bfloat16"  ? DType::bf16
                       : c.export_dtype == "float16" ? DType::f16
                                                     : DType::f32;
-  save_hf_weights(folder, engine_->weights(), hf_config_json(args_, dtype), dtype, kShardBytes,
-                  stream_.on_gpu() ? &stream_ : nullptr);
+  save_weights(folder, dtype);
   log::info("Finished saving the checkpoint in {:.2f} seconds: {}", seconds_since(begin), folder);
+}
+
+void Trainer::save_weights(const std::string& folder, DType dtype) {
+  const std::string model = hf_config_json(args_, dtype);
+  if (!world_) {
+    save_hf_weights(folder, engine_->weights(), model, dtype, kShardBytes,
+                    stream_.on_gpu() ? &stream_ : nullptr);
+    return;
+  }
+  std::vector<GatheredWeights::Whole> all;
+  for (const Parameter& p : parameters(args_)) all.push_back({p.name, p.shape});
+  for (int64_t layer = 0; layer < args_.n_layers; ++layer)
+    if (args_.is_moe_layer(layer) && has_expert_bias(args_))
+      all.push_back({expert_bias_name(layer), {args_.moe.num_experts}});
+  GatheredWeights gathered(stream_, world_->world(), all, engine_->weights());
+  if (!writes()) {
+    for (size_t i = 0; i < all.size(); ++i) gathered.fetch(i);
+  } else {
+    std::vector<NamedView> views;
+    for (const GatheredWeights::Whole& w : all)
+      views.push_back({.name = w.name, .view = TensorView(nullptr, DType::f32, w.shape)});
+    save_hf_weights(folder, views, model, dtype, kShardBytes, nullptr,
+                    [&](size_t i) { return gathered.fetch(i); });
+  }
+  world_->world().barrier(stream_);  // saved, or the writer's error
 }
 
 void Trainer::say_goodbye(int64_t step, int signal) const {
   const data::SourceStatus data = loader_->status();
   std::string seen;
   if (data.tokens_a_pass > 0)
-    seen =
-        fmt::format(" (the text was seen {:.2f} times)",
-                    static_cast<double>(step * accumulation_ * config_.training.local_batch_size *
-                                        (config_.training.seq_len + 1)) /
-                        static_cast<double>(data.tokens_a_pass));
+    seen = fmt::format(
+        " (the text was seen {:.2f} times)",
+        static_cast<double>(step * layout_.local_rows * (config_.training.seq_len + 1)) /
+            static_cast<double>(data.tokens_a_pass));
   log::info("Data: {} steps of {} tokens from {}{}", step,
-            accumulation_ * config_.training.local_batch_size * config_.training.seq_len,
-            config_.training.dataset, seen);
+            layout_.global_batch * config_.training.seq_len, config_.training.dataset, seen);
   if (data.skipped_lines + data.replaced > 0)
     log::warning("Data: {} broken lines skipped, {} ill-formed UTF-8 parts replaced by U+FFFD",
                  data.skipped_lines, data.replaced);

@@ -1,5 +1,6 @@
-// A training run on one rank: builds the model and the data from a configuration, steps, logs, and
-// leaves the run's folder behind.
+// A rank's training run: builds its part of the model and of the data from a configuration, steps,
+// logs, and leaves the run's folder behind. With several ranks all of them do the same in step, and
+// rank 0 writes.
 #pragma once
 
 #include <memory>
@@ -13,15 +14,17 @@
 #include "train/engine.h"
 #include "train/lr_schedule.h"
 #include "train/optimizer.h"
+#include "train/run_layout.h"
+#include "train/stop_vote.h"
 
 namespace nereus {
 
 class Trainer {
  public:
   // Checks everything that can be checked and allocates everything that will be needed. `config`
-  // must outlive the trainer. Throws Error{kConfig} before anything is written when the run cannot
-  // start.
-  Trainer(const JobConfig& config, Stream& stream);
+  // and `world` (null: one rank) must outlive the trainer. Throws Error{kConfig} before anything is
+  // written when the run cannot start.
+  Trainer(const JobConfig& config, Stream& stream, Communicator* world = nullptr);
   ~Trainer();
 
   // Trains to training.steps, or to the end of the step in which a StopSignal came. Returns the
@@ -31,12 +34,20 @@ class Trainer {
  private:
   struct Interval;  // what is measured between two logged steps
 
+  bool writes() const { return world_ == nullptr || world_->rank() == 0; }
+  int dp_rank() const { return world_ == nullptr ? 0 : world_->position(MeshGroup::dp); }
+  int dp_size() const { return layout_.mesh.size(MeshGroup::dp); }
+  void make_folder();
+  void check_memory();
+  void say_model(double seconds) const;
   void load_weights();
+  void save_weights(const std::string& folder, DType);
   Optimizer::Result train_step(int64_t step, Interval&);
   Optimizer::Result guarded_step(int64_t step, Interval&);
   void fail_nonfinite(int64_t step, const Optimizer::Result&);
   void log_step(int64_t step, const Optimizer::Result&, Interval&);
   double validate(int64_t step);
+  double tokens_a_step() const;
   bool account_for(int64_t step);  // records the kernels of this step, the last one
   void say_account(double seconds);
   void save_last(int64_t step);
@@ -45,13 +56,14 @@ class Trainer {
   const JobConfig& config_;
   Stream& stream_;
   ModelArgs args_;
-  int64_t accumulation_ = 1;  // microbatches a step
+  RunLayout layout_;
+  std::unique_ptr<RankWorld> world_;  // null: one rank
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Optimizer> optimizer_;
   LrSchedule lr_;
-  std::vector<Action> schedule_;
+  std::unique_ptr<StopVote> stop_;
   std::vector<HostMicrobatch> microbatches_;  // of the current step
   double flops_per_token_ = 0;
   KernelRecorder recorder_;

@@ -343,22 +343,23 @@ TEST(DryRun, DescribesTheLargeModelWithoutAllocatingIt) {
   EXPECT_THAT(text, HasSubstr("653,908,770,816"));
   EXPECT_THAT(text, HasSubstr("241,245,235,200"));
   EXPECT_THAT(text, HasSubstr("281,158,232,064"));
-  EXPECT_THAT(text, HasSubstr("of 512, parameters sharded over all of them"));
+  EXPECT_THAT(text, HasSubstr("Memory of rank 0 of 512: dp_shard 512"));
 }
 
 TEST(Memory, ARunThatDoesNotFitIsRefusedWithTheTableAndWhatWouldFit) {
   const test::TemporaryFolder folder;
   const LoadedConfig loaded = load(small(folder.path(), {"--activation_checkpoint.mode=none"}));
   Stream meta(Device::meta());
-  const double need = memory_table(loaded.config, 1, meta).total();
-  check_fits(loaded.config, meta, need);
+  const RunLayout layout = run_layout(loaded.config, training_model_args(loaded.config), 1);
+  const double need = memory_table(loaded.config, layout, 0, meta).total();
+  check_fits(loaded.config, layout, 0, meta, need);
   EXPECT_THAT(
-      [&] { check_fits(loaded.config, meta, need - 1); },
+      [&] { check_fits(loaded.config, layout, 0, meta, need - 1); },
       ThrowsMessage<Error>(AllOf(
           HasSubstr("the device has"), HasSubstr("optimizer (two f32 moments)"),
           HasSubstr("Settings that fit:\n  --activation_checkpoint.mode=selective"),
           HasSubstr("--training.local_batch_size=1 --activation_checkpoint.mode=full needs"))));
-  EXPECT_THAT([&] { check_fits(loaded.config, meta, 1000); },
+  EXPECT_THAT([&] { check_fits(loaded.config, layout, 0, meta, 1000); },
               ThrowsMessage<Error>(HasSubstr("None of these does")));
 }
 

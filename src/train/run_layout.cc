@@ -1,0 +1,58 @@
+#include "train/run_layout.h"
+
+#include "base/check.h"
+#include "pipeline/schedule_csv.h"
+#include "pipeline/simulator.h"
+#include "pipeline/stage_split.h"
+
+namespace nereus {
+namespace {
+
+Pipeline one_stage(int64_t layers, int microbatches) {
+  return {.parts = {{.first_block = 0, .end_block = layers}},
+          .schedule = {.name = "",
+                       .microbatches = microbatches,
+                       .rank_of_stage = {0},
+                       .actions = {sequential_schedule(microbatches)}}};
+}
+
+Schedule schedule(const JobConfig::Parallelism& p, int64_t layers, int microbatches) {
+  const auto ranks = static_cast<int>(p.pipeline_parallel_degree);
+  if (!p.pipeline_parallel_schedule_csv.empty())
+    return read_schedule_csv(p.pipeline_parallel_schedule_csv, ranks);
+  const std::string name = canonical_schedule_name(p.pipeline_parallel_schedule);
+  return make_schedule(name, ranks, stages_per_rank(p, name, layers), microbatches);
+}
+
+}  // namespace
+
+RunLayout run_layout(const JobConfig& c, const ModelArgs& args, int64_t ranks) {
+  RunLayout out{.mesh = Mesh(mesh_degrees(c), ranks), .pipeline = {}, .warning = ""};
+  check_fits(out.mesh, args, c.training.seq_len);
+  const auto& p = c.parallelism;
+  const int64_t dp = out.mesh.size(MeshGroup::dp);
+  const bool pipelined = p.pipeline_parallel_degree > 1;
+  out.global_batch = c.global_batch(dp);
+  out.local_rows = out.global_batch / dp;
+  out.microbatch_rows =
+      pipelined ? p.pipeline_parallel_microbatch_size : c.training.local_batch_size;
+  if (pipelined) pipeline_microbatches(c.training.local_batch_size, out.microbatch_rows);
+  out.microbatches = static_cast<int>(out.local_rows / out.microbatch_rows);
+  if (!pipelined) {
+    out.pipeline = one_stage(args.n_layers, out.microbatches);
+    return out;
+  }
+  Schedule made = schedule(p, args.n_layers, out.microbatches);
+  NEREUS_CHECK(kConfig, made.microbatches == out.microbatches,
+               "parallelism.pipeline_parallel_schedule_csv = {}: it is for {} microbatches, and a "
+               "step of this run has {}: {} rows of a data-parallel rank in microbatches of {}.",
+               p.pipeline_parallel_schedule_csv, made.microbatches, out.microbatches,
+               out.local_rows, out.microbatch_rows);
+  out.warning = few_microbatches_warning(out.microbatches, made.stages(),
+                                         simulate(made, StageCosts{}).bubble);
+  out.pipeline.parts = split_model(p, args.n_layers, made.stages());
+  out.pipeline.schedule = std::move(made);
+  return out;
+}
+
+}  // namespace nereus
