@@ -27,7 +27,10 @@ struct Voice {
   int rank = -1;
   bool speaks = true;
 };
-thread_local Voice voice;
+Voice& voice() {
+  thread_local Voice instance;
+  return instance;
+}
 
 std::string_view name(Level level) {
   constexpr std::array<std::string_view, 4> kNames = {"DEBUG", "INFO", "WARNING", "ERROR"};
@@ -51,8 +54,8 @@ std::string timestamp() {
 
 void write(Level level, std::string_view message) {
   State& s = state();
-  if (!voice.speaks && level < Level::error) return;
-  const std::string label = voice.rank < 0 ? "" : fmt::format("[rank{}]:", voice.rank);
+  if (!voice().speaks && level < Level::error) return;
+  const std::string label = voice().rank < 0 ? "" : fmt::format("[rank{}]:", voice().rank);
   const std::string line =
       fmt::format("{}[titan] {} - root - {} - {}\n", label, timestamp(), name(level), message);
   const std::lock_guard lock(s.mutex);
@@ -73,7 +76,7 @@ void set_level(Level lowest) {
   state().lowest = lowest;
 }
 
-void set_rank(int rank, bool speaks) { voice = {rank, speaks}; }
+void set_rank(int rank, bool speaks) { voice() = {rank, speaks}; }
 
 Capture::Capture() {
   const std::lock_guard lock(state().mutex);

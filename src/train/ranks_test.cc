@@ -1,0 +1,195 @@
+// Whole runs on several ranks, as `nereus train --nproc N` starts them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/hf_weights.h"
+#include "comm/thread_ranks.h"
+#include "config/load.h"
+#include "test/test_tensor.h"
+#include "train/dry_run.h"
+#include "train/trainer.h"
+
+namespace nereus {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+using testing::ThrowsMessage;
+using Arguments = std::vector<std::string>;
+
+Arguments small(const std::string& folder, const Arguments& more = {}) {
+  Arguments a = {"--model.flavor=671B",
+                 "--model_overrides.vocab_size=64",
+                 "--model_overrides.dim=32",
+                 "--model_overrides.inter_dim=48",
+                 "--model_overrides.moe_inter_dim=16",
+                 "--model_overrides.n_layers=4",
+                 "--model_overrides.n_dense_layers=1",
+                 "--model_overrides.n_heads=2",
+                 "--model_overrides.num_experts=4",
+                 "--model_overrides.top_k=2",
+                 "--model_overrides.q_lora_rank=16",
+                 "--model_overrides.kv_lora_rank=16",
+                 "--model_overrides.qk_nope_head_dim=8",
+                 "--model_overrides.qk_rope_head_dim=8",
+                 "--model_overrides.v_head_dim=8",
+                 "--model_overrides.attn_mask_type=causal",
+                 "--training.dataset=random",
+                 "--training.local_batch_size=2",
+                 "--training.global_batch_size=8",
+                 "--training.seq_len=16",
+                 "--training.steps=3",
+                 "--training.mixed_precision_param=float32",
+                 "--validation.enable",
+                 "--validation.dataset=random",
+                 "--validation.steps=3",
+                 "--validation.local_batch_size=2",
+                 "--validation.seq_len=16",
+                 "--checkpoint.enable",
+                 "--checkpoint.last_save_in_hf",
+                 "--metrics.log_freq=1",
+                 "--job.dump_folder=" + folder};
+  a.insert(a.end(), more.begin(), more.end());
+  return a;
+}
+
+// Trains on `ranks` threads; returns rank 0's exit code and its log.
+struct Outcome {
+  int code = -1;
+  std::string log;
+};
+Outcome train(int ranks, const Arguments& arguments) {
+  Arguments all = arguments;
+  if (ranks > 1) all.push_back("--nproc=" + std::to_string(ranks));
+  TrainFlags flags;
+  const LoadedConfig loaded = load_config(all, flags);
+  ThreadPool pool(2);
+  Outcome run;
+  const log::Capture capture;
+  const auto rank = [&](Communicator* world) {
+    if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
+    Stream stream(Device::cpu(), &pool);
+    Trainer trainer(loaded.config, stream, world);
+    const int code = trainer.run();
+    if (world == nullptr || world->rank() == 0) run.code = code;
+  };
+  if (ranks == 1) {
+    rank(nullptr);
+  } else {
+    run_thread_ranks(ranks, {.timeout = std::chrono::seconds(60)},
+                     [&](Communicator& world) { rank(&world); });
+  }
+  run.log = capture.text();
+  return run;
+}
+
+std::string weights_of(const std::string& folder) {
+  return test::read_file(folder + "/checkpoint/step-3/model.safetensors");
+}
+
+TEST(Ranks, DataParallelRunsSaveTheWeightsOfOneRank) {
+  const test::TemporaryFolder folder;
+  const std::string one = folder.path() + "/one", four = folder.path() + "/four";
+  EXPECT_EQ(train(1, small(one)).code, 0);
+  const Outcome run = train(4, small(four));
+  EXPECT_EQ(run.code, 0);
+  const HfWeights a = HfWeights::open(one + "/checkpoint/step-3"),
+                  b = HfWeights::open(four + "/checkpoint/step-3");
+  ASSERT_EQ(a.names(), b.names());
+  for (const std::string& name : a.names()) {
+    int64_t n = 1;
+    for (const int64_t d : a.find(name)->shape) n *= d;
+    std::vector<float> x(static_cast<size_t>(n)), y(x.size());
+    a.read_f32(name, x.data());
+    b.read_f32(name, y.data());
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], y[i], 2e-5) << name << " " << i;
+  }
+  EXPECT_THAT(run.log, HasSubstr("[rank0]:[titan]"));
+  EXPECT_THAT(run.log, Not(HasSubstr("[rank1]")));
+  EXPECT_THAT(run.log, HasSubstr("Layout: dp_shard 4;"));
+  EXPECT_FALSE(std::filesystem::exists(four + "/metrics.1.jsonl")) << "one rank makes the folder";
+}
+
+TEST(Ranks, EveryLayoutSavesWholeWeightsThatEveryOtherLoads) {
+  const test::TemporaryFolder folder;
+  const std::string first = folder.path() + "/first";
+  EXPECT_EQ(train(1, small(first)).code, 0);
+  const std::string start = first + "/checkpoint/step-3";
+  const auto from_there = [&](const std::string& name, int ranks, Arguments more) {
+    const std::string place = folder.path() + "/" + name;
+    more.insert(more.end(), {"--checkpoint.initial_load_path=" + start,
+                             "--checkpoint.initial_load_in_hf", "--optimizer.lr=1e-30"});
+    EXPECT_EQ(train(ranks, small(place, more)).code, 0);
+    // With a rate that moves nothing what is saved is what was loaded, all of it in its place;
+    // weight decay is scaled by the rate. Biases of experts move by their own coefficient.
+    EXPECT_EQ(std::filesystem::file_size(place + "/checkpoint/step-3/model.safetensors"),
+              std::filesystem::file_size(start + "/model.safetensors"));
+    return weights_of(place);
+  };
+  const std::string one = from_there("one", 1, {});
+  EXPECT_TRUE(from_there("tp", 2, {"--parallelism.tensor_parallel_degree=2"}) == one);
+  EXPECT_TRUE(from_there("pp", 4,
+                         {"--parallelism.pipeline_parallel_degree=2",
+                          "--parallelism.expert_parallel_degree=2"}) == one);
+  EXPECT_TRUE(from_there("all", 8,
+                         {"--parallelism.pipeline_parallel_degree=2",
+                          "--parallelism.tensor_parallel_degree=2",
+                          "--parallelism.expert_parallel_degree=4",
+                          "--parallelism.pipeline_parallel_schedule=ZBVZeroBubble"}) == one);
+}
+
+TEST(Ranks, ASignalEndsAllAfterTheSameStep) {
+  const test::TemporaryFolder folder;
+  Arguments more = {"--training.steps=100000", "--checkpoint.enable=false",
+                    "--validation.enable=false"};
+  std::thread sender([] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    std::raise(SIGTERM);
+  });
+  const Outcome run = train(4, small(folder.path(), more));
+  sender.join();
+  EXPECT_EQ(run.code, 128 + SIGTERM);
+  EXPECT_THAT(run.log, HasSubstr("SIGTERM received: stopped after step"));
+}
+
+TEST(Ranks, WhatCannotBeDividedIsOneMessage) {
+  const test::TemporaryFolder folder;
+  const auto refused = [&](int ranks, const Arguments& more) {
+    return [&folder, ranks, more] { train(ranks, small(folder.path(), more)); };
+  };
+  EXPECT_THAT(refused(4, {"--parallelism.tensor_parallel_degree=3"}),
+              ThrowsMessage<Error>(HasSubstr("Sequence length 16 must be divisible by")));
+  EXPECT_THAT(refused(4, {"--parallelism.tensor_parallel_degree=4"}),
+              ThrowsMessage<Error>(HasSubstr("n_heads (2) must be divisible by")));
+  EXPECT_THAT(refused(2, {"--parallelism.expert_parallel_degree=4"}),
+              ThrowsMessage<Error>(HasSubstr("expert_parallel_degree (4) must divide")));
+  EXPECT_THAT(refused(8, {"--parallelism.pipeline_parallel_degree=8"}),
+              ThrowsMessage<Error>(HasSubstr("stage")));
+  EXPECT_FALSE(std::filesystem::exists(folder.path() + "/metrics.jsonl"));
+}
+
+TEST(DryRun, DescribesARankOfTheLayout) {
+  TrainFlags flags;
+  Arguments arguments = {"--model.flavor=671B",
+                         "--training.seq_len=4096",
+                         "--training.local_batch_size=8",
+                         "--parallelism.pipeline_parallel_degree=8",
+                         "--parallelism.expert_parallel_degree=32",
+                         "--parallelism.pipeline_parallel_schedule=Interleaved1F1B",
+                         "--activation_checkpoint.mode=full",
+                         "--dry-run",
+                         "--world=256"};
+  const LoadedConfig loaded = load_config(arguments, flags);
+  const std::string text = dry_run(loaded.config, flags.world);
+  EXPECT_THAT(text, HasSubstr("Memory of rank 0 of 256: pp 8 x dp_shard 32, ep 32\n"));
+  EXPECT_THAT(text, HasSubstr("parameters gathered"));
+}
+
+}  // namespace
+}  // namespace nereus
