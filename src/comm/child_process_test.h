@@ -1,0 +1,53 @@
+// Real processes for tests: this test program once more, running one registered function.
+//
+//   const ChildFunction barrier("barrier", [] { ...; tell("done"); });
+//   std::vector<Child> ranks = start_ranks("barrier", 4);
+//   ranks[2].kill(SIGKILL);
+//   EXPECT_EQ(ranks[0].wait(), "done\n");
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/launch.h"
+
+namespace nereus::test {
+
+struct ChildFunction {
+  ChildFunction(const std::string& name, std::function<void()> run);
+};
+
+// In a child: what wait() returns in the parent; and what the parent gave it.
+void tell(const std::string& line);
+std::string given(const std::string& name);
+
+class Child {
+ public:
+  Child(const std::string& function, const Environment&, const std::string& test_filter = "");
+  ~Child();
+  Child(Child&&) noexcept;
+  Child& operator=(Child&&) = delete;
+  void kill(int signal) const;
+  // Until the child has said `text`; false when it ended before, or after 60 s.
+  bool said(const std::string& text);
+  // What it told, when it has ended (it is killed after 120 s).
+  std::string wait();
+  int status() const { return status_; }  // exit code, or minus the signal
+
+ private:
+  bool read(int milliseconds);
+  pid_t pid_ = -1;
+  int pipe_ = -1, status_ = 0;
+  std::string text_;
+};
+
+// Children with torchrun's variables, which meet at a free port of this host.
+std::vector<Child> start_ranks(const std::string& function, int ranks, const Environment& = {},
+                               const std::string& test_filter = "");
+int free_port();
+
+}  // namespace nereus::test

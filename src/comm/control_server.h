@@ -1,0 +1,25 @@
+// The middle of the control plane's star: one thread of rank 0's process.
+#pragma once
+
+#include <memory>
+
+#include "comm/control_plane.h"
+
+namespace nereus {
+
+class ControlServer {
+ public:
+  // Serves at `listener` from here on.
+  ControlServer(const ControlPlaneOptions&, tcp::Listener listener);
+  // Returns when every rank has left, or has been told that the world failed (those that are still
+  // to come within a second too).
+  ~ControlServer();
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nereus
