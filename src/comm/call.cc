@@ -123,15 +123,17 @@ std::string message_disagreement(const std::string& group, std::span<const int> 
 
 std::string RankActivity::to_string() const {
   if (call.kind == Call::Kind::none) return ended ? "it ended" : "it has called nothing yet";
-  const std::string what = fmt::format("{} of group {}", call.to_string(), group);
+  std::string what = fmt::format("{} of group {}", call.to_string(), group);
+  if (step >= 0) what += fmt::format(" at step {}", step);
   if (ended) return "it ended after " + what;
   return inside ? "it is waiting in " + what : "it has done " + what + " and called nothing since";
 }
 
 std::string time_out_message(const std::string& group, std::span<const int> members,
-                             const Call& call, double seconds,
-                             std::span<const MissingRank> missing) {
-  std::string text = fmt::format("{} of group {}: ", call.to_string(), group);
+                             const Call& call, double seconds, std::span<const MissingRank> missing,
+                             int64_t step) {
+  std::string text = fmt::format("{} of group {}", call.to_string(), group);
+  text += step < 0 ? ": " : fmt::format(", step {}: ", step);
   text += seconds < 0
               ? fmt::format("{} of its {} ranks will not come", missing.size(), members.size())
               : fmt::format("{} of its {} ranks did not come within {:g} s", missing.size(),

@@ -57,6 +57,7 @@ struct RankActivity {
   Call call;
   bool inside = false;            // the call has not returned
   bool ended = false;             // the rank's work is over
+  int64_t step = -1;              // -1: not said
   std::string to_string() const;  // "waiting in recv number 2 from rank 1 of group pp"
 };
 
@@ -65,10 +66,10 @@ struct MissingRank {
   std::string activity;
 };
 
-// The message of a time-out, or (seconds < 0) of ranks that will never come.
+// The message of a time-out, or (seconds < 0) of ranks that will never come. step -1: not known.
 std::string time_out_message(const std::string& group, std::span<const int> members,
-                             const Call& call, double seconds,
-                             std::span<const MissingRank> missing);
+                             const Call& call, double seconds, std::span<const MissingRank> missing,
+                             int64_t step = -1);
 
 // rank 2 (rank 6 of the world); without the parenthesis where they are the same.
 std::string rank_text(std::span<const int> members, int rank);

@@ -14,8 +14,8 @@
 //
 // Order of sums: ((x0 + x1) + x2) + ..., by rank, in f32 for f32 and bf16 (rounded once, at the
 // end), in f64 for f64; integers wrap. So all ranks get the same bits, and so does every run. A
-// maximum with NaN is NaN. This holds for the makers on host memory (threads, MPI); NCCL's says
-// its own.
+// maximum with NaN is NaN. This holds for the makers on host memory (threads, MPI, sockets);
+// NCCL's says its own.
 //
 // Tensors are contiguous, on the stream's device. Reductions take f32, bf16, f64, i32 and i64;
 // everything else any type. `in` of all_gather may be its own block of out, and out of
@@ -73,6 +73,8 @@ class Communicator {
   // For all groups of this world, from the next call on. Where ranks are threads of one process,
   // the last who sets it does so for all.
   virtual void set_timeout(std::chrono::milliseconds) = 0;
+  // The step that this rank is at, which messages about it name.
+  virtual void set_step(int64_t) = 0;
   // This rank cannot go on: the others end with an Error{kComm} that names this rank and `reason`.
   virtual void give_up(const std::string& reason) = 0;
 

@@ -12,7 +12,10 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "comm/child_process_test.h"
+#include "comm/control_plane.h"
 #include "comm/mpi_ranks.h"
+#include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
 #include "test/test_tensor.h"
 
@@ -53,6 +56,36 @@ class MpiRanks final : public Ranks {
   std::unique_ptr<MpiSession> session_;
 };
 
+class SocketRanks final : public Ranks {
+ public:
+  const char* name() const override { return "sockets"; }
+  int most() const override { return environment_.world_size; }
+  void run(int ranks, std::chrono::milliseconds timeout,
+           FunctionRef<void(Communicator&)> work) override {
+    ControlPlaneOptions options;
+    options.rank = environment_.rank;
+    options.world_size = environment_.world_size;
+    options.address = environment_.master_address;
+    options.port = environment_.master_port;
+    options.run_id = std::to_string(++runs_);  // one world after the other at one port
+    options.rendezvous_timeout = std::chrono::seconds(60);
+    options.heartbeat = std::chrono::milliseconds(100);
+    Stream stream(Device::cpu(), &pool());
+    ControlPlane control(options);
+    {
+      const auto world = make_socket_world(control, timeout);
+      const auto part = world->split("world", world->rank() < ranks ? 0 : -1, 0);
+      if (part) work(*part);
+      world->barrier(stream);
+    }
+    control.close();
+  }
+
+ private:
+  LaunchEnvironment environment_ = read_launch_environment(launch_variables(), {});
+  int runs_ = 0;
+};
+
 class FinishMpi final : public testing::Environment {
  public:
   void TearDown() override {
@@ -72,7 +105,13 @@ Ranks& mpi_ranks() {
   static MpiRanks ranks;
   return ranks;
 }
+Ranks& socket_ranks() {
+  static SocketRanks ranks;
+  return ranks;
+}
 bool under_mpi() { return has_mpi() && started_by_mpi(); }
+bool over_sockets() { return !given("NEREUS_TEST_SOCKETS").empty(); }
+bool ranks_are_processes() { return under_mpi() || over_sockets(); }
 
 }  // namespace nereus::test
 
@@ -142,6 +181,7 @@ class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
 };
 
 std::vector<test::Ranks*> makers() {
+  if (test::over_sockets()) return {&test::socket_ranks()};
   return {test::under_mpi() ? &test::mpi_ranks() : &test::thread_ranks()};
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(makers()),
@@ -471,6 +511,7 @@ TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
     const auto pair = c.split("pair", c.rank() / 2, 0);
     pair->barrier(s);
     c.set_timeout(milliseconds(300));
+    c.set_step(41);
     Tensor x(Device::cpu(), DType::f32, {8});
     const std::string message = message_of([&] {
       if (c.rank() == 2) return pair->recv(s, x, 1);  // nobody sends
@@ -479,8 +520,9 @@ TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
     });
     // Whose time is over first says it to all.
     EXPECT_THAT(message, HasSubstr("did not come within 0.3 s"));
+    EXPECT_THAT(message, HasSubstr(", step 41: "));
     EXPECT_THAT(message, testing::AnyOf(HasSubstr("2 of its 4 ranks did not come"),
-                                        HasSubstr("pair: 1 of its 2 ranks did not come")));
+                                        HasSubstr("pair, step 41: 1 of its 2 ranks did not come")));
     EXPECT_THAT(message,
                 testing::AnyOf(HasSubstr("all_reduce number"), HasSubstr("recv number 1")));
     EXPECT_THAT(message,
@@ -511,7 +553,7 @@ TEST_P(CommunicatorTest, ARankThatFailsEndsTheOthersWithItsMessage) {
       throw;
     }
   });
-  EXPECT_EQ(ended, test::under_mpi() ? 1 : 4);
+  EXPECT_EQ(ended, test::ranks_are_processes() ? 1 : 4);
   EXPECT_THAT(outcome, HasSubstr("the loss is NaN"));
 }
 

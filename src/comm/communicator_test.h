@@ -1,5 +1,6 @@
 // Runs a test's ranks: as threads of the test program, or, when mpirun started it, as its
-// processes. What every maker of communicators must do is tested through this.
+// processes, or, when socket_ranks_test.cc did, as processes with sockets between them. What every
+// maker of communicators must do is tested through this.
 #pragma once
 
 #include <chrono>
@@ -22,5 +23,8 @@ struct Ranks {
 Ranks& thread_ranks();
 bool under_mpi();
 Ranks& mpi_ranks();  // under mpirun only
+bool over_sockets();
+Ranks& socket_ranks();  // likewise
+bool ranks_are_processes();
 
 }  // namespace nereus::test

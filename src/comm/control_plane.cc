@@ -78,11 +78,11 @@ struct ControlPlane::Impl {
                    "rank {}: {}.\n  MASTER_ADDR must name rank 0's host so that this host ({}) "
                    "finds it.",
                    options.rank, reason, tcp::host_name());
-      NEREUS_CHECK(kComm, now < deadline,
+      NEREUS_CHECK(kComm, now < std::min(deadline, lost),
                    "rank {} (host {}) could not meet rank 0 at {}:{} within {:g} s: {}.\n  Is this "
                    "rank 0's host, does rank 0 run, and may this host reach that port?",
                    options.rank, tcp::host_name(), options.address, options.port,
-                   seconds(options.rendezvous_timeout), reason);
+                   seconds(lost < deadline ? kLostTime : options.rendezvous_timeout), reason);
       std::this_thread::sleep_for(milliseconds(50));
     }
   }
@@ -132,8 +132,11 @@ struct ControlPlane::Impl {
         rest = std::move(in);
         return true;
       }
-      NEREUS_CHECK(kComm, open && wait_readable(give_up),
-                   "rank 0 at {}:{} died before all ranks had come", options.address, options.port);
+      if (!open || !wait_readable(give_up)) {
+        reason = "rank 0 closed the connection before all ranks had come";
+        lost = std::min(lost, Clock::now() + kLostTime);
+        return false;
+      }
       open = in.read(fd) == FrameBuffer::State::open;
     }
   }
@@ -258,6 +261,8 @@ struct ControlPlane::Impl {
   }
 
   static constexpr milliseconds kNameTime{30'000};  // for a name server to learn a name
+  static constexpr milliseconds kLostTime{
+      10'000};  // for rank 0 to come back: an earlier run's ends
 
   ControlPlaneOptions options;
   std::unique_ptr<ControlServer> server;
@@ -267,7 +272,7 @@ struct ControlPlane::Impl {
   int local_rank = 0, local_world_size = 1, hosts = 1;
   std::string zero_host;
   int64_t zero_process = 0, zero_step = -1;
-  Clock::time_point heard;
+  Clock::time_point heard, lost = Clock::time_point::max();
   std::string last_activity;
   std::atomic<int64_t> step{-1};
   std::atomic<bool> stopping{false};

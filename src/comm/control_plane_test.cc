@@ -141,8 +141,7 @@ std::vector<std::string> outcomes(std::vector<Child>& ranks) {
 class ControlPlaneTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (test::under_mpi() || !launch_variables().empty())
-      GTEST_SKIP() << "starts its own processes";
+    if (test::ranks_are_processes()) GTEST_SKIP() << "starts its own processes";
   }
 };
 

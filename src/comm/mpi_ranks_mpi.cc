@@ -47,6 +47,7 @@ struct MpiWorld {
   MPI_Comm control = MPI_COMM_NULL;  // news of failures
   int rank = 0, size = 1;
   std::chrono::milliseconds timeout{0};
+  int64_t step = -1;
   bool aborted = false;
   std::string reason;
   std::vector<std::shared_ptr<GroupMemory>> kept;  // after a failure, until MPI has ended
@@ -104,6 +105,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void set_timeout(std::chrono::milliseconds t) override { world_->timeout = t; }
+  void set_step(int64_t step) override { world_->step = step; }
   void give_up(const std::string& reason) override {
     world_->end_all(fmt::format("rank {} of the world failed, which ends the others: {}",
                                 world_->rank, reason));
@@ -402,7 +404,8 @@ class MpiCommunicator final : public Communicator {
         sends_.clear();
         if (failed) throw Error(Fault::kComm, world_->reason);
         fail(time_out_message(name(), members(), call_,
-                              std::chrono::duration<double>(world_->timeout).count(), missing));
+                              std::chrono::duration<double>(world_->timeout).count(), missing,
+                              world_->step));
       }
       if (round > 100) sched_yield();  // there may be more ranks than cores
     }

@@ -47,6 +47,12 @@ struct ThreadWorld {
     a.now.inside = false;
   }
 
+  void set_step(int rank, int64_t step) {
+    Activity& a = activities[static_cast<size_t>(rank)];
+    const std::lock_guard lock(a.mutex);
+    a.now.step = step;
+  }
+
   // The first failure is everybody's. note() may be called under a group's mutex; the others learn
   // of it by wake_all().
   void note(const std::string& why, std::exception_ptr error);
@@ -145,6 +151,7 @@ class ThreadCommunicator final : public Communicator {
         received_(static_cast<size_t>(size())) {}
 
   void set_timeout(std::chrono::milliseconds t) override { world().timeout_ms = t.count(); }
+  void set_step(int64_t step) override { world().set_step(me(), step); }
   void give_up(const std::string& reason) override { fail_rank(reason, nullptr); }
   void fail_rank(const std::string& reason, std::exception_ptr error) {
     world().end_all(
@@ -332,7 +339,8 @@ class ThreadCommunicator final : public Communicator {
       }
       if (late || ended) {
         const double seconds = late ? std::chrono::duration<double>(timeout).count() : -1;
-        fail(lock, time_out_message(name(), members(), call, seconds, missing));
+        fail(lock, time_out_message(name(), members(), call, seconds, missing,
+                                    world().activity(me()).step));
       }
       late = group_->changed.wait_until(lock, deadline) == std::cv_status::timeout;
     }

@@ -22,7 +22,7 @@ using testing::HasSubstr;
 class ThreadRanksTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (test::under_mpi()) GTEST_SKIP() << "ranks are processes here";
+    if (test::ranks_are_processes()) GTEST_SKIP() << "ranks are processes here";
   }
 };
 
