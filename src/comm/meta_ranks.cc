@@ -11,6 +11,7 @@ class MetaRanks final : public Communicator {
       : Communicator(std::move(name), std::move(members), rank) {}
 
   void set_timeout(std::chrono::milliseconds) override {}
+  void set_step(int64_t) override {}
   void give_up(const std::string&) override {}
 
  private:

@@ -314,7 +314,9 @@ void system_keys(Table& t, JobConfig& c) {
   shard.or_minus_one = true;
   shard.sentence = "dp_shard must -1 or >=1.";
   Key& reshard =
-      t.none("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward, "of sharded parameters");
+      t.works("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward,
+              "weights and gradients are whole a block at a time (always) or all for the step "
+              "(never); default: always, but never with pipelines");
   reshard.allowed = {"default", "always", "never"};
   reshard.sentence = "Invalid reshard_after_forward_policy: {}.";
   degree("tensor_parallel_degree", p.tensor_parallel_degree, "tensor parallelism");

@@ -38,32 +38,58 @@ ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorVi
                                TensorView loss, Saved& s) const {
   const auto weight = [this](TensorHandle h) { return store_.weight(h); };
   const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
-  if (part_.embedding) {
-    const ConstTensorView table = store_.weight(embedding_);
-    const TensorView out =
-        ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), args_.dim}, "embedding");
-    const Arena::Scope scope(ctx.scratch);
-    const TensorView partial = tp_.partial(ctx, out);
-    ops::embedding_forward(
-        ctx.stream,
-        {.out = partial, .table = table, .ids = mb.ids, .first = tp_.rank() * table.dim(0)});
-    tp_.leave(ctx, out, partial);
-    ctx.show("hidden.embed", -1, out);
-    x = out;
-  }
+  if (part_.embedding) x = embed(ctx, mb);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     s.input_marks[i] = ctx.saved_input.mark();
     s.weight_marks[i] = ctx.saved_weight.mark();
     const TensorView y = ctx.saved_input.take(x.dtype, x.shape, "block y");
+    store_.open(ctx.stream, bucket(i), next_bucket(static_cast<int64_t>(i)));
     blocks_[i]->forward(ctx, handles_[i].map(weight), mb, load_[i], x, y, s.blocks[i]);
+    store_.close(ctx.stream, bucket(i));
     x = y;
   }
   s.input_marks.back() = ctx.saved_input.mark();
   s.weight_marks.back() = ctx.saved_weight.mark();
   s.y = x;
   if (!part_.head) return x;
-  head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, head_handles_.map(gradient));
+  // The backward pass begins with the head: its weights stay open.
+  store_.open(ctx.stream, head_bucket());
+  if (mb.training) {
+    store_.open_gradients(ctx.stream, head_bucket());
+    head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head,
+                  head_handles_.map(gradient));
+  } else {
+    head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, {});
+    store_.close(ctx.stream, head_bucket());
+  }
   return {};
+}
+
+ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
+  store_.open(ctx.stream, 0, next_bucket(-1));
+  const ConstTensorView table = store_.weight(embedding_);
+  const TensorView out =
+      ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), args_.dim}, "embedding");
+  const Arena::Scope scope(ctx.scratch);
+  const TensorView partial = tp_.partial(ctx, out);
+  ops::embedding_forward(
+      ctx.stream,
+      {.out = partial, .table = table, .ids = mb.ids, .first = tp_.rank() * table.dim(0)});
+  tp_.leave(ctx, out, partial);
+  ctx.show("hidden.embed", -1, out);
+  store_.close(ctx.stream, 0);
+  return out;
+}
+
+// dx into `dx`.
+void Stage::head_backward(Context& ctx, TensorView dx, const Saved& s) const {
+  const auto weight = [this](TensorHandle h) { return store_.weight(h); };
+  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
+  store_.open(ctx.stream, head_bucket());
+  store_.open_gradients(ctx.stream, head_bucket());
+  head_.backward_input(ctx, head_handles_.map(weight), dx, s.head, head_handles_.map(gradient));
+  store_.close(ctx.stream, head_bucket());
+  store_.close_gradients(ctx.stream, head_bucket());
 }
 
 ConstTensorView Stage::backward(Context& ctx, const Microbatch& mb, ConstTensorView dy,
@@ -75,8 +101,7 @@ ConstTensorView Stage::backward(Context& ctx, const Microbatch& mb, ConstTensorV
                          ctx.scratch.take(s.y.dtype, s.y.shape, "dx")};
   size_t turn = 0;
   if (part_.head) {
-    head_.backward_input(ctx, head_handles_.map(weight), turns[turn], s.head,
-                         head_handles_.map(gradient));
+    head_backward(ctx, turns[turn], s);
     dy = turns[turn];
     turn = 1;
   }
@@ -84,9 +109,12 @@ ConstTensorView Stage::backward(Context& ctx, const Microbatch& mb, ConstTensorV
   for (size_t i = blocks_.size(); i-- > 0;) {
     const TensorView dx = turns[turn];
     turn = 1 - turn;
-    const auto grads = handles_[i].map(gradient);
+    store_.open(ctx.stream, bucket(i), i > 0 ? bucket(i - 1) : -1);
+    store_.open_gradients(ctx.stream, bucket(i));
     blocks_[i]->backward(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
-                         grads);
+                         handles_[i].map(gradient));
+    store_.close(ctx.stream, bucket(i));
+    store_.close_gradients(ctx.stream, bucket(i));
     ctx.saved_input.release(s.input_marks[i]);
     ctx.saved_weight.release(s.weight_marks[i]);
     dy = dx;
@@ -102,14 +130,16 @@ ConstTensorView Stage::backward_input(Context& ctx, const Microbatch& mb, ConstT
   const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
   if (part_.head) {
     const TensorView dx = ctx.saved_weight.take(s.y.dtype, s.y.shape, "dy");
-    head_.backward_input(ctx, head_handles_.map(weight), dx, s.head, head_handles_.map(gradient));
+    head_backward(ctx, dx, s);
     dy = dx;
   }
   for (size_t i = blocks_.size(); i-- > 0;) {
     const TensorView dx = ctx.saved_weight.take(s.y.dtype, s.y.shape, "dx");
     const Arena::Scope scope(ctx.scratch);
+    store_.open(ctx.stream, bucket(i), i > 0 ? bucket(i - 1) : -1);
     blocks_[i]->backward_input(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
                                handles_[i].map(gradient));
+    store_.close(ctx.stream, bucket(i));
     dy = dx;
   }
   if (!part_.embedding) return dy;
@@ -125,12 +155,14 @@ void Stage::backward_weight(Context& ctx, const Microbatch& mb, Saved& s) const 
 }
 
 void Stage::embedding_backward(Context& ctx, const Microbatch& mb, ConstTensorView dy) const {
+  store_.open_gradients(ctx.stream, 0);
   const TensorView dtable = store_.gradient(embedding_);
   ops::embedding_backward(ctx.stream, {.dtable = dtable,
                                        .dy = dy,
                                        .ids = mb.ids,
                                        .first = tp_.rank() * dtable.dim(0),
                                        .accumulate = ctx.accumulate});
+  store_.close_gradients(ctx.stream, 0);
 }
 
 }  // namespace nereus

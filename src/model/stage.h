@@ -52,7 +52,19 @@ class Stage {
   const std::vector<int>& buckets() const { return buckets_; }  // of the store, in order of use
 
  private:
+  ConstTensorView embed(Context&, const Microbatch&) const;
+  void head_backward(Context&, TensorView dx, const Saved&) const;
   void embedding_backward(Context&, const Microbatch&, ConstTensorView dy) const;
+  // The store's buckets: of block i of this stage, of what forward uses after it (-1: nothing), of
+  // the head.
+  int bucket(size_t i) const {
+    return static_cast<int>(part_.first_block) + static_cast<int>(i) + 1;
+  }
+  int head_bucket() const { return static_cast<int>(args_.n_layers) + 1; }
+  int next_bucket(int64_t i) const {
+    if (i + 1 < blocks()) return bucket(static_cast<size_t>(i + 1));
+    return part_.head ? head_bucket() : -1;
+  }
 
   ModelArgs args_;
   Part part_;

@@ -62,19 +62,29 @@ std::vector<Run> runs(const NamedView& v) {
 }  // namespace
 
 ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors, Options options)
-    : tensors_(std::move(tensors)), options_(options) {
-  int64_t whole = 0, bytes = 0;
+    : tensors_(std::move(tensors)), options_(options), step_(std::make_unique<Event>(device)) {
+  // Where whole tensors lie: one after the other, or from the start of their bucket's buffer.
+  int64_t whole = 0, bytes = 0, most_whole = 0, most_bytes = 0, most_shard = 0, shard = 0;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const StoredTensor& t = tensors_[i];
-    if (std::find(buckets_.begin(), buckets_.end(), t.bucket) == buckets_.end())
+    if (buckets_.empty() || buckets_.back() != t.bucket) {
       buckets_.push_back(t.bucket);
+      if (options.reshard) bytes = 0;
+      if (options.reduce_each_microbatch) whole = 0;
+      shard = 0;
+    }
     const ShardLayout& layout = layouts_.emplace_back(t.shape[0], options.groups.shards(t.experts));
     whole_offsets_.push_back(whole);
     whole_bytes_.push_back(bytes);
     if (group_of(i) == nullptr) continue;
     whole += aligned(layout.padded_rows() * row_elements(t));
     bytes += aligned(layout.padded_rows() * row_elements(t)) * (copied(i) ? 2 : 4);
+    shard += aligned(layout.rows_per_shard() * row_elements(t));
+    most_whole = std::max(most_whole, whole);
+    most_bytes = std::max(most_bytes, bytes);
+    most_shard = std::max(most_shard, shard);
   }
+  summed_.resize(static_cast<size_t>(buckets_.empty() ? 0 : buckets_.back() + 1));
   place_tensors();
   masters_ = Buffer(device, 4 * elements_, "parameters (f32 masters)");
   if (options.gradients) gradients_ = Buffer(device, 4 * elements_, "gradients (f32)");
@@ -83,9 +93,19 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
     v_ = Buffer(device, 4 * elements_, "optimizer (second moments)");
   }
   if (options.compute != DType::f32) copies_ = Buffer(device, 2 * elements_, "parameters (bf16)");
-  whole_weights_ = Buffer(device, bytes, "gathered parameters");
-  if (options.gradients)
-    whole_gradients_ = Buffer(device, 4 * whole, "gradients (f32, before they are reduced)");
+  constexpr int kOpen = 2;  // the one in use, and the next or the last
+  if (options.reshard) {
+    weight_ring_ = BucketRing(device, kOpen, most_bytes, "gathered parameters");
+  } else {
+    whole_weights_ = Buffer(device, bytes, "gathered parameters");
+  }
+  if (!options.gradients) return;
+  if (options.reduce_each_microbatch) {
+    gradient_ring_ = BucketRing(device, kOpen, 4 * most_whole, "gradients before they are reduced");
+    addend_ = Buffer(device, 4 * most_shard, "gradients of a microbatch");
+  } else {
+    whole_gradients_ = Buffer(device, 4 * whole, "gradients before they are reduced");
+  }
 }
 
 // Tensors that tensor parallelism leaves whole come last, so that what a rank counts in a norm is
@@ -122,13 +142,27 @@ TensorView ParameterStore::shard_of(const Buffer& buffer, DType dtype, size_t i)
 TensorView ParameterStore::whole_weight(size_t i) const {
   const DType dtype = copied(i) ? DType::bf16 : DType::f32;
   if (group_of(i) == nullptr) return shard_of(copied(i) ? copies_ : masters_, dtype, i);
-  return at(whole_weights_, whole_bytes_[i], dtype,
+  const Buffer* buffer = &whole_weights_;
+  if (options_.reshard) {
+    const BucketRing::Slot* slot = weight_ring_.find(tensors_[i].bucket);
+    NEREUS_CHECK(kContract, slot != nullptr, "{}: its bucket {} is not open", tensors_[i].name,
+                 tensors_[i].bucket);
+    buffer = &slot->buffer;
+  }
+  return at(*buffer, whole_bytes_[i], dtype,
             with_rows(tensors_[i].shape, layouts_[i].padded_rows()));
 }
 
 TensorView ParameterStore::whole_gradient(size_t i) const {
   if (group_of(i) == nullptr) return shard_of(gradients_, DType::f32, i);
-  return at(whole_gradients_, 4 * whole_offsets_[i], DType::f32,
+  const Buffer* buffer = &whole_gradients_;
+  if (options_.reduce_each_microbatch) {
+    const BucketRing::Slot* slot = gradient_ring_.find(tensors_[i].bucket);
+    NEREUS_CHECK(kContract, slot != nullptr, "{}: the gradients of its bucket {} are not open",
+                 tensors_[i].name, tensors_[i].bucket);
+    buffer = &slot->buffer;
+  }
+  return at(*buffer, 4 * whole_offsets_[i], DType::f32,
             with_rows(tensors_[i].shape, layouts_[i].padded_rows()));
 }
 
@@ -173,7 +207,16 @@ std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
 std::vector<NamedView> ParameterStore::master_views() const { return views(masters_); }
 std::vector<NamedView> ParameterStore::gradient_views() const { return views(gradients_); }
 
-void ParameterStore::gather(Stream& stream, int bucket) {
+void ParameterStore::begin_step(Stream& stream) {
+  weight_ring_.forget();
+  gradient_ring_.forget();
+  summed_.assign(summed_.size(), false);
+  if (stream.on_meta()) return;
+  step_->record(stream);
+  if (options_.exchange != nullptr) step_->wait(*options_.exchange);
+}
+
+void ParameterStore::gather_into_place(Stream& stream, int bucket) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     if (tensors_[i].bucket != bucket || group_of(i) == nullptr) continue;
     const TensorView whole = whole_weight(i);
@@ -182,11 +225,84 @@ void ParameterStore::gather(Stream& stream, int bucket) {
   }
 }
 
+// The bucket's buffer, with its weights or with them on their way.
+BucketRing::Slot& ParameterStore::bring(Stream& stream, int bucket) {
+  if (BucketRing::Slot* slot = weight_ring_.find(bucket)) return *slot;
+  BucketRing::Slot& slot = weight_ring_.take(bucket);
+  if (stream.on_meta()) return slot;
+  Stream& x = exchange(stream);
+  slot.left.wait(x);
+  gather_into_place(x, bucket);
+  slot.filled.record(x);
+  return slot;
+}
+
+void ParameterStore::open(Stream& stream, int bucket, int next) {
+  if (!options_.reshard) return;
+  BucketRing::Slot& slot = bring(stream, bucket);
+  slot.open = true;
+  if (!stream.on_meta()) slot.filled.wait(stream);
+  if (next >= 0) bring(stream, next);
+}
+
+void ParameterStore::close(Stream& stream, int bucket) {
+  if (!options_.reshard) return;
+  BucketRing::Slot* const slot = weight_ring_.find(bucket);
+  slot->open = false;
+  if (!stream.on_meta()) slot->left.record(stream);
+}
+
+void ParameterStore::open_gradients(Stream& stream, int bucket) {
+  if (!options_.reduce_each_microbatch) return;
+  BucketRing::Slot& slot = gradient_ring_.take(bucket);
+  if (slot.open) return;
+  slot.open = true;
+  if (stream.on_meta()) return;
+  slot.left.wait(stream);
+  // Later microbatches add to what is there: of a tensor that is not divided, the sum so far.
+  const TensorView all(slot.buffer.data(), DType::f32, {slot.buffer.bytes() / 4});
+  if (summed_[static_cast<size_t>(bucket)]) ops::fill(stream, {.out = all, .value = 0});
+}
+
+void ParameterStore::close_gradients(Stream& stream, int bucket) {
+  if (!options_.reduce_each_microbatch) return;
+  BucketRing::Slot* const slot = gradient_ring_.find(bucket);
+  slot->open = false;
+  if (stream.on_meta()) return;
+  slot->filled.record(stream);
+  Stream& x = exchange(stream);
+  slot->filled.wait(x);
+  sum_into_shards(x, bucket, summed_[static_cast<size_t>(bucket)]);
+  slot->left.record(x);
+  slot->bucket = BucketRing::kNone;
+  summed_[static_cast<size_t>(bucket)] = true;
+}
+
+// Whole gradients of a bucket into shards, which they are added to or make.
+void ParameterStore::sum_into_shards(Stream& stream, int bucket, bool add) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    if (tensors_[i].bucket != bucket || group_of(i) == nullptr) continue;
+    const TensorView mine = shard_of(gradients_, DType::f32, i);
+    const TensorView sum = add ? at(addend_, 0, DType::f32, mine.shape) : mine;
+    group_of(i)->reduce_scatter(stream, sum, whole_gradient(i));
+    if (add) ops::add(stream, {.out = mine, .a = mine, .b = sum});
+  }
+}
+
+void ParameterStore::gather(Stream& stream, int bucket) {
+  if (!options_.reshard) gather_into_place(stream, bucket);
+}
+
 void ParameterStore::reduce(Stream& stream, int bucket) {
+  if (!options_.reduce_each_microbatch) {
+    sum_into_shards(stream, bucket, false);
+  } else if (options_.exchange != nullptr && !stream.on_meta()) {
+    step_->record(*options_.exchange);
+    step_->wait(stream);
+  }
   for (size_t i = 0; i < tensors_.size(); ++i) {
     if (tensors_[i].bucket != bucket) continue;
     const TensorView mine = shard_of(gradients_, DType::f32, i);
-    if (group_of(i) != nullptr) group_of(i)->reduce_scatter(stream, mine, whole_gradient(i));
     if (tensors_[i].same_on_tp) options_.groups.tp->all_reduce(stream, mine);
     if (options_.groups.replicate != nullptr) options_.groups.replicate->all_reduce(stream, mine);
   }
@@ -233,10 +349,11 @@ void ParameterStore::refresh_copies(Stream& stream) {
 
 ParameterStore::Bytes ParameterStore::bytes() const {
   return {.masters = masters_.bytes(),
-          .gradients = gradients_.bytes() + whole_gradients_.bytes(),
+          .gradients = gradients_.bytes() + whole_gradients_.bytes() + gradient_ring_.bytes() +
+                       addend_.bytes(),
           .moments = m_.bytes() + v_.bytes(),
           .copies = copies_.bytes(),
-          .gathered = whole_weights_.bytes()};
+          .gathered = whole_weights_.bytes() + weight_ring_.bytes()};
 }
 
 }  // namespace nereus

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "parallel/bucket_ring.h"
 #include "parallel/parameter.h"
 #include "parallel/rank_groups.h"
 #include "parallel/shard_layout.h"
@@ -35,6 +36,13 @@ class ParameterStore {
     bool gradients = true;
     bool moments = true;
     RankGroups groups = {};
+    // Whole weights live only while their bucket is open (reshard_after_forward), gathered one
+    // ahead; else all of them for the step.
+    bool reshard = false;
+    // Whole gradients live only while their bucket is open, and are summed into the shards after
+    // each microbatch; else all of them, summed after the last.
+    bool reduce_each_microbatch = false;
+    Stream* exchange = nullptr;  // where gathers and sums are done; null: where kernels run
   };
 
   ParameterStore(Device, std::vector<StoredTensor>, Options);
@@ -71,10 +79,19 @@ class ParameterStore {
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   int64_t elements() const { return elements_; }  // of a flat buffer, padding included
 
-  // Collectives of the groups, of one bucket's tensors or of all.
+  // A step begins, or weights have changed: what was gathered is old, no gradient is written.
+  void begin_step(Stream&);
+  // Between open() and close() of its bucket a tensor's weight is whole. `next` is brought
+  // meanwhile. What is whole for the whole step needs neither.
+  void open(Stream&, int bucket, int next = -1);
+  void close(Stream&, int bucket);
+  // Between these a tensor's gradient can be written: added to, after the step's first microbatch.
+  void open_gradients(Stream&, int bucket);
+  void close_gradients(Stream&, int bucket);
+  // All weights of a bucket that are not resharded; its gradients into reduced ones, at the end.
   void gather(Stream&, int bucket);
-  void gather(Stream&);
   void reduce(Stream&, int bucket);
+  void gather(Stream&);
   void reduce(Stream&);
   const RankGroups& groups() const { return options_.groups; }
 
@@ -104,6 +121,12 @@ class ParameterStore {
   TensorView whole_gradient(size_t i) const;
   std::vector<NamedView> views(const Buffer& buffer) const;
   void place_tensors();
+  Stream& exchange(Stream& stream) const {
+    return options_.exchange != nullptr && !stream.on_meta() ? *options_.exchange : stream;
+  }
+  BucketRing::Slot& bring(Stream&, int bucket);
+  void gather_into_place(Stream&, int bucket);
+  void sum_into_shards(Stream&, int bucket, bool add);
 
   std::vector<StoredTensor> tensors_;
   std::vector<ShardLayout> layouts_;
@@ -115,7 +138,11 @@ class ParameterStore {
                                              // which come first
   Options options_;
   Buffer masters_, gradients_, m_, v_, copies_;  // shards
-  Buffer whole_gradients_, whole_weights_;       // of tensors that are divided
+  Buffer whole_gradients_, whole_weights_;       // of tensors that are divided, or:
+  BucketRing weight_ring_, gradient_ring_;
+  Buffer addend_;                // a bucket's summed gradients, before they are added
+  std::vector<bool> summed_;     // by bucket: in this step
+  std::unique_ptr<Event> step_;  // the weights are those of this step
 };
 
 }  // namespace nereus

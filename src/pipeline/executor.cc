@@ -55,6 +55,7 @@ Executor::Executor(Stream& stream, std::vector<const Stage*> stages, ParameterSt
   for (const Action& a : options_.actions)
     if (a.kind == Action::Kind::backward_input) local(a.stage).split = true;
   measure();
+  store_.begin_step(stream_);  // measuring took buckets
   make_slots();
 }
 
@@ -304,6 +305,7 @@ void Executor::send(const Action& a) {
 void Executor::run(std::span<const Action> actions, std::span<const HostMicrobatch> microbatches,
                    float loss_scale, TensorView loss, const std::function<void()>& update) {
   ops::fill(stream_, {.out = loss, .value = 0});
+  store_.begin_step(stream_);
   for (Local& l : stages_) l.head_written = l.dgrad_written = l.wgrad_written = false;
   for (const Action& a : actions) {
     switch (a.kind) {
@@ -348,6 +350,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
 void Executor::evaluate(const HostMicrobatch& host, float loss_scale, TensorView loss,
                         Observer* observer) {
   const std::vector<int>& rank_of = options_.rank_of_stage;
+  store_.begin_step(stream_);
   for (int stage = 0; stage < static_cast<int>(stages_.size()); ++stage) {
     if (!is_local(stage)) continue;
     for (const int bucket : local(stage).stage->buckets()) store_.gather(stream_, bucket);

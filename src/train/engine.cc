@@ -107,12 +107,17 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     mine.push_back(pipeline.parts[static_cast<size_t>(s)]);
 
   const ModelLayout layout = model_layout(args, layer_cut(world), mine);
+  if (stream.on_gpu() && world != nullptr) exchange_ = std::make_unique<Stream>(stream.device());
   store_ = std::make_unique<ParameterStore>(
       stream.device(), layout.tensors,
-      ParameterStore::Options{.compute = options.compute,
-                              .gradients = options.gradients,
-                              .moments = options.gradients && options.moments,
-                              .groups = world == nullptr ? RankGroups{} : world->groups()});
+      ParameterStore::Options{
+          .compute = options.compute,
+          .gradients = options.gradients,
+          .moments = options.gradients && options.moments,
+          .groups = world == nullptr ? RankGroups{} : world->groups(),
+          .reshard = options.reshard,
+          .reduce_each_microbatch = options.reshard && options.gradients && schedule.stages() == 1,
+          .exchange = exchange_.get()});
   const RopeTables rope = rope_tables(stream, args, options.sequence, tables_);
   const std::vector<ExpertLoad> load = make_balance(mine);
   tp_ = region(group(MeshGroup::tp));

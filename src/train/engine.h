@@ -31,6 +31,7 @@ class Engine {
     bool moments = true;               // false: no optimizer will run
     bool unordered_attention = false;  // see ops/attention.h
     const RankWorld* world = nullptr;  // null: one rank
+    bool reshard = false;              // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
 
@@ -66,6 +67,7 @@ class Engine {
 
   ModelArgs args_;
   Stream& stream_;
+  std::unique_ptr<Stream> exchange_;  // a GPU's, for gathers and sums beside kernels
   Buffer tables_, balance_;
   std::vector<LayerLoad> loads_;
   std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;

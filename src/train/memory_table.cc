@@ -80,6 +80,7 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .recompute = recompute_by_block(config, args.n_layers),
                  .unordered_attention = config.device.unordered_attention,
                  .world = world.get(),
+                 .reshard = reshards(config),
                  .pipeline = &layout.pipeline});
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;

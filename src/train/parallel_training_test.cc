@@ -57,9 +57,11 @@ struct Layout {
   Recompute recompute = {};
   DType compute = DType::f32;
   bool documents = false;  // attention within documents
+  bool reshard = false;    // weights and gradients of a block at a time
 };
 std::string name_of(const Layout& l) {
   std::string text = Mesh(l.degrees, l.ranks).to_string();
+  if (l.reshard) text += ", resharded";
   if (l.degrees.pp > 1) text += fmt::format(", {} x {}", l.schedule, l.stages_per_rank);
   return fmt::format("{}, microbatches of {}", text, l.rows);
 }
@@ -144,6 +146,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
                  .eos_id = 5,
                  .recompute = std::vector<Recompute>(8, l.recompute),
                  .world = world,
+                 .reshard = l.reshard,
                  .pipeline = &pipe});
   engine.store().initialize(stream, kSeed);
   // Routers that are sure of their choice: rounding must not change it.
@@ -251,6 +254,19 @@ INSTANTIATE_TEST_SUITE_P(Data, ParallelTraining,
                                          Layout{{.dp_shard = 4}, 4}, Layout{{.dp_shard = 8}, 8},
                                          Layout{{.dp_replicate = 2, .dp_shard = 2}, 4},
                                          Layout{{.dp_replicate = 4, .dp_shard = 1}, 4}));
+Layout resharded(Layout l) {
+  l.reshard = true;
+  return l;
+}
+INSTANTIATE_TEST_SUITE_P(
+    Resharded, ParallelTraining,
+    testing::Values(resharded({}), resharded({{.dp_shard = 2}, 2, "", 1, 4}),
+                    resharded({{.dp_shard = 4}, 4}),
+                    resharded({{.dp_replicate = 2, .dp_shard = 2}, 4, "", 1, 1}),
+                    resharded({{.dp_shard = 4, .ep = 4}, 4}),
+                    resharded({{.dp_shard = 4, .ep = 2}, 4, "", 1, 1, Recompute::full()}),
+                    resharded({{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4, "", 1, 2}),
+                    resharded({{.dp_shard = 2, .pp = 2}, 4, "ZBVZeroBubble", 2})));
 INSTANTIATE_TEST_SUITE_P(Tensor, ParallelTraining,
                          testing::Values(Layout{{.tp = 2}, 2, "", 1, 4},
                                          Layout{{.tp = 4}, 4, "", 1, 8},

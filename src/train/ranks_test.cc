@@ -13,6 +13,7 @@
 #include "config/load.h"
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
+#include "train/memory_table.h"
 #include "train/trainer.h"
 
 namespace nereus {
@@ -189,6 +190,34 @@ TEST(DryRun, DescribesARankOfTheLayout) {
   const std::string text = dry_run(loaded.config, flags.world);
   EXPECT_THAT(text, HasSubstr("Memory of rank 0 of 256: pp 8 x dp_shard 32, ep 32\n"));
   EXPECT_THAT(text, HasSubstr("parameters gathered"));
+
+  arguments = {"--model.flavor=671B",
+               "--training.seq_len=4096",
+               "--training.local_batch_size=1",
+               "--training.global_batch_size=512",
+               "--parallelism.expert_parallel_degree=64",
+               "--activation_checkpoint.mode=full",
+               "--dry-run",
+               "--world=512"};
+  const LoadedConfig sharded = load_config(arguments, flags);
+  const RunLayout layout = run_layout(sharded.config, training_model_args(sharded.config), 512);
+  Stream meta(Device::meta());
+  // 671 G parameters over 512 ranks at 18 bytes each, and two blocks whole beside them.
+  const double total = memory_table(sharded.config, layout, 0, meta).total();
+  EXPECT_GT(total, 18 * 671e9 / 512);
+  EXPECT_LT(total, 110.0 * (1 << 30));
+}
+
+// Many ranks start, run and stop: docs/operations.md has the figures.
+TEST(Ranks, SixtyFourRunTwoSteps) {
+  const test::TemporaryFolder folder;
+  EXPECT_EQ(train(64, small(folder.path(),
+                            {"--training.steps=2", "--training.global_batch_size=64",
+                             "--training.local_batch_size=2", "--validation.enable=false",
+                             "--checkpoint.enable=false", "--parallelism.tensor_parallel_degree=2",
+                             "--parallelism.expert_parallel_degree=4"}))
+                .code,
+            0);
 }
 
 }  // namespace

@@ -26,6 +26,11 @@ Schedule schedule(const JobConfig::Parallelism& p, int64_t layers, int microbatc
 
 }  // namespace
 
+bool reshards(const JobConfig& c) {
+  const std::string& policy = c.parallelism.fsdp_reshard_after_forward;
+  return policy == "always" || (policy == "default" && c.parallelism.pipeline_parallel_degree == 1);
+}
+
 RunLayout run_layout(const JobConfig& c, const ModelArgs& args, int64_t ranks) {
   RunLayout out{.mesh = Mesh(mesh_degrees(c), ranks), .pipeline = {}, .warning = ""};
   check_fits(out.mesh, args, c.training.seq_len);

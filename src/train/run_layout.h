@@ -20,6 +20,9 @@ struct RunLayout {
   std::string warning;   // to be logged; "" for none
 };
 
+// Are weights and gradients whole a block at a time only? fsdp_reshard_after_forward.
+bool reshards(const JobConfig&);
+
 // A step's microbatches all go through one schedule: gradient accumulation makes it longer. Throws
 // Error{kConfig}: degrees, batches and models that cannot be divided like that.
 RunLayout run_layout(const JobConfig&, const ModelArgs&, int64_t ranks);

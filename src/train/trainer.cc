@@ -137,6 +137,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .recompute = recompute_by_block(config, args_.n_layers),
                       .unordered_attention = config.device.unordered_attention,
                       .world = world_.get(),
+                      .reshard = reshards(config),
                       .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
   stop_ = std::make_unique<StopVote>(stream, world_ ? world : nullptr);
@@ -341,6 +342,7 @@ int Trainer::run() {
   int signal = StopSignal::received();
   while (step < t.steps && signal == 0) {
     ++step;
+    if (world_) world_->world().set_step(step);
     stop_->cast(StopSignal::received());
     const bool account = account_for(step);
     const auto begin = Clock::now();
