@@ -44,7 +44,7 @@ std::string given(const std::string& name) {
 
 void tell(const std::string& line) {
   const std::string text = line + "\n";
-  const int pipe = std::atoi(given(kPipe).c_str());
+  const int pipe = given(kPipe).empty() ? STDOUT_FILENO : std::atoi(given(kPipe).c_str());
   ASSERT_EQ(::write(pipe, text.data(), text.size()), static_cast<ssize_t>(text.size()));
 }
 

@@ -63,7 +63,7 @@ struct ControlPlane::Impl {
   void meet() {
     const auto deadline = Clock::now() + options.rendezvous_timeout;
     const auto unknown_until = Clock::now() + std::min(options.rendezvous_timeout, kNameTime);
-    const std::string host = options.rank == 0 ? "localhost" : options.address;
+    const std::string host = options.rank == 0 ? "127.0.0.1" : options.address;
     std::string reason = "no answer";
     for (;;) {
       tcp::Attempt attempt = tcp::connect_to(host, options.port, deadline);
@@ -91,7 +91,9 @@ struct ControlPlane::Impl {
   bool say_hello(Clock::time_point deadline, std::string& reason) {
     FrameBuffer in;
     std::optional<bool> greeted;
-    const auto answer_by = std::min(deadline, Clock::now() + milliseconds(10'000));
+    // Short at first: who connects just as an earlier run's server closes may hear nothing at all.
+    const auto answer_by = std::min(deadline, Clock::now() + greeting_time);
+    greeting_time = std::min(2 * greeting_time, milliseconds(16'000));
     while (!greeted) {
       if (!wait_readable(answer_by) || in.read(fd) != FrameBuffer::State::open) {
         reason = "what listens there closes the connection or does not speak";
@@ -272,6 +274,7 @@ struct ControlPlane::Impl {
   int local_rank = 0, local_world_size = 1, hosts = 1;
   std::string zero_host;
   int64_t zero_process = 0, zero_step = -1;
+  milliseconds greeting_time{500};
   Clock::time_point heard, lost = Clock::time_point::max();
   std::string last_activity;
   std::atomic<int64_t> step{-1};

@@ -438,7 +438,8 @@ void run_thread_ranks(int ranks, const ThreadRanksOptions& options,
     world.end(rank);
   };
   try {
-    for (int r = 0; r < ranks; ++r) threads.emplace_back(run, r);
+    if (ranks == 1) run(0);
+    for (int r = 0; r < ranks && ranks > 1; ++r) threads.emplace_back(run, r);
   } catch (const std::system_error& e) {
     world.end_all(fmt::format("{} of {} ranks could be started as threads: {}", threads.size(),
                               ranks, e.what()),

@@ -11,8 +11,9 @@ struct ThreadRanksOptions {
   std::chrono::milliseconds timeout{300'000};  // of a collective, until set_timeout()
 };
 
-// Calls work(world) on `ranks` new threads, one with each rank of a world of that size, and returns
-// when all have ended. Tensors of these communicators are host memory.
+// Calls work(world) on `ranks` new threads (one rank: on the calling thread), one with each rank of
+// a world of that size, and returns when all have ended. Tensors of these communicators are host
+// memory.
 //
 // When a rank throws, the others' collectives end with an Error{kComm} that has its rank and
 // message; when all have ended, the first exception is thrown again here.
