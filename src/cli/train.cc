@@ -3,15 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <memory>
+#include <cstdlib>
+#include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "comm/mpi_ranks.h"
-#include "comm/thread_ranks.h"
+#include "comm/session.h"
 #include "config/load.h"
 #include "observe/device_info.h"
 #include "train/dry_run.h"
@@ -36,18 +37,56 @@ constexpr const char* kHelp =
     "  --config-reference   print docs/configuration.md, and stop\n"
     "  --nproc N            N ranks, as threads of this process: CPU ranks share its cores, GPU "
     "ranks have\n"
-    "                       one GPU each. Under mpirun each process is a rank.\n"
+    "                       one GPU each. Under mpirun, srun and torchrun each\n"
+    "                       process is a rank. LOG_RANK=0,8: ranks that write the log.\n"
     "  -h, --help           this text\n\n"
     "Exit codes: 0 trained; 2 something asked for is wrong; 70-74 as docs/operations.md says; 128 "
     "+ the\n"
     "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end.\n";
 
-// One rank's run.
-int train(const JobConfig& config, ThreadPool& pool, Communicator* world, int local_rank) {
-  if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
-  Stream stream(choose_device(config.device.kind, local_rank), &pool);
-  Trainer trainer(config, stream, world);
-  return trainer.run();
+// The ranks that write log lines: LOG_RANK, as TorchTitan's launcher reads it ("0", "0,8"); rank 0.
+std::set<int> speaking_ranks() {
+  const char* const text = std::getenv("LOG_RANK");
+  if (text == nullptr || *text == '\0') return {0};
+  std::set<int> ranks;
+  std::stringstream list{std::string(text)};
+  for (std::string item; std::getline(list, item, ',');) {
+    NEREUS_CHECK(kConfig,
+                 !item.empty() && item.size() < 8 &&
+                     item.find_first_not_of("0123456789") == std::string::npos,
+                 "LOG_RANK = \"{}\": it must be ranks, separated by commas: 0, or 0,8", text);
+    ranks.insert(std::stoi(item));
+  }
+  return ranks;
+}
+
+// This process's ranks of a run.
+int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
+  const JobConfig& config = loaded.config;
+  const std::set<int> speaking = speaking_ranks();
+  const int threads = config.cpu.threads > 0
+                          ? static_cast<int>(config.cpu.threads)
+                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  ThreadPool pool(threads);
+  const Device device = choose_device(config.device.kind, std::max(0, launch.local_rank));
+  int code = 0;
+  run_ranks(launch,
+            {.init_timeout = std::chrono::seconds(config.comm.init_timeout_seconds),
+             .version = NEREUS_VERSION,
+             .configuration = config_lines(config),
+             .device = device.kind},
+            [&](ThisRank& me) {
+              const bool several = me.world.size() > 1;
+              if (several) log::set_rank(me.world.rank(), speaking.contains(me.world.rank()));
+              for (const std::string& notice : loaded.notices) log::warning("{}", notice);
+              if (config.job.print_config)
+                log::info("Running with configs:\n{}", print_config(loaded));
+              Stream stream(several ? me.device : device, &pool);
+              Trainer trainer(config, stream, several ? &me.world : nullptr);
+              const int mine = trainer.run();  // the same on every rank
+              if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;
+            });
+  return code;
 }
 
 }  // namespace
@@ -55,15 +94,12 @@ int train(const JobConfig& config, ThreadPool& pool, Communicator* world, int lo
 int run_train(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   TrainFlags flags;
-  std::unique_ptr<MpiSession> mpi;
-  std::unique_ptr<Communicator> started;  // the processes that were started together
-  if (started_by_mpi()) {
-    mpi = std::make_unique<MpiSession>();
-    started = mpi->world(std::chrono::seconds(300));
-    log::set_rank(started->rank(), started->rank() == 0);
-  }
-  const LoadedConfig loaded =
-      load_config(arguments, flags, started == nullptr ? 0 : started->size());
+  const Environment environment = launch_variables();
+  const LaunchEnvironment outer = read_launch_environment(environment, {});
+  const int64_t launched = !outer.size_known                    ? -1
+                           : outer.launcher == Launcher::single ? 0
+                                                                : outer.world_size;
+  const LoadedConfig loaded = load_config(arguments, flags, launched);
   if (flags.help) {
     std::fputs(kHelp, stdout);
     return 0;
@@ -76,29 +112,13 @@ int run_train(int argc, char** argv) {
     std::fputs(print_config(loaded).c_str(), stdout);
     return 0;
   }
-  for (const std::string& notice : loaded.notices) log::warning("{}", notice);
   if (flags.dry_run) {
+    for (const std::string& notice : loaded.notices) log::warning("{}", notice);
     std::fputs(dry_run(loaded.config, flags.world).c_str(), stdout);
     return 0;
   }
-  const JobConfig& config = loaded.config;
-  if (config.job.print_config) log::info("Running with configs:\n{}", print_config(loaded));
-  const int threads = config.cpu.threads > 0
-                          ? static_cast<int>(config.cpu.threads)
-                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  ThreadPool pool(threads);
-  const std::chrono::seconds timeout(config.comm.init_timeout_seconds);
-  if (started) {
-    started->set_timeout(timeout);
-    return train(config, pool, started.get(), 0);
-  }
-  if (flags.nproc == 1) return train(config, pool, nullptr, 0);
-  int code = 0;  // the same on every rank
-  run_thread_ranks(static_cast<int>(flags.nproc), {.timeout = timeout}, [&](Communicator& world) {
-    const int mine = train(config, pool, &world, world.rank());
-    if (world.rank() == 0) code = mine;
-  });
-  return code;
+  return train(read_launch_environment(environment, {.nproc = static_cast<int>(flags.nproc)}),
+               loaded);
 }
 
 }  // namespace nereus

@@ -185,7 +185,7 @@ void check_config(LoadedConfig& loaded, int64_t world) {
   check_model(loaded, at);
   check_classes(loaded);
   check_recompute(loaded.config, at);
-  check_batches(loaded.config, at, world);
+  if (world > 0) check_batches(loaded.config, at, world);
   check_checkpoint(loaded.config, at);
 }
 

@@ -61,7 +61,7 @@ LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& fla
     set_from_text(*key, set.text, "command line", set.append);
     loaded.origin[set.key] = "command line";
   }
-  check_config(loaded, flags.dry_run ? flags.world : std::max(flags.nproc, launched));
+  check_config(loaded, flags.dry_run ? flags.world : launched != 0 ? launched : flags.nproc);
   return loaded;
 }
 

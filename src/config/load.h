@@ -29,8 +29,9 @@ struct TrainFlags {
 
 // `arguments` after `nereus train`: an optional CONFIG.toml and --section.key overrides in all of
 // TorchTitan's forms. Contradictions are checked for the run's ranks: --world's with --dry-run,
-// --nproc's, or `launched` when a launcher started this process as one of so many (0: none did).
-// With --help or --config-reference only the flags are read.
+// --nproc's, or `launched` when a launcher started this process as one of so many (0: none did; -1:
+// it does not say of how many, and what depends on it is not checked). With --help or
+// --config-reference only the flags are read.
 LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& flags,
                          int64_t launched = 0);
 
@@ -42,6 +43,9 @@ void check_config(LoadedConfig&, int64_t world);
 
 // TOML that reads back to the same configuration, each line with where its value came from.
 std::string print_config(const LoadedConfig&);
+
+// Every key as a line "section.key=value": what ranks compare.
+std::string config_lines(const JobConfig&);
 
 // docs/configuration.md
 std::string configuration_reference();

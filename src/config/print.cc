@@ -90,6 +90,13 @@ std::string print_config(const LoadedConfig& loaded) {
   return out;
 }
 
+std::string config_lines(const JobConfig& config) {
+  JobConfig copy = config;
+  std::string out;
+  for (const Key& key : keys(copy)) out += fmt::format("{}={}\n", key.name, value_text(key));
+  return out;
+}
+
 std::string configuration_reference() {
   constexpr const char* kClasses[] = {"works", "no meaning here", "refused", "warned of"};
   std::string out = kHead, section;

@@ -56,8 +56,7 @@ ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorVi
   store_.open(ctx.stream, head_bucket());
   if (mb.training) {
     store_.open_gradients(ctx.stream, head_bucket());
-    head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head,
-                  head_handles_.map(gradient));
+    head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, head_handles_.map(gradient));
   } else {
     head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, {});
     store_.close(ctx.stream, head_bucket());
