@@ -1,7 +1,8 @@
 # The GPU build: CUDA's compiler and libraries, and the headers that third_party/cuda brings.
 #
-# Defines: nereus_cuda (runtime, cuBLASLt), nereus_cutlass and nereus_cudnn (headers only: cuDNN is
-# opened when the program first needs it, so that the program starts without it and can say so).
+# Defines: nereus_cuda (runtime, cuBLASLt), nereus_cutlass, nereus_cudnn and nereus_nccl (headers
+# only: cuDNN and NCCL are opened when the program first needs them, so that it starts without them
+# and can say so).
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   find_program(NVCC nvcc PATHS /usr/local/cuda/bin)
   if(NOT NVCC)
@@ -65,8 +66,16 @@ if(NOT CUDNN_INCLUDE_DIR)
   message(FATAL_ERROR "cudnn.h (cuDNN 9) was not found. Install cuDNN's development package, or set "
                       "CUDNN_ROOT to the folder that has include/cudnn.h.")
 endif()
-mark_as_advanced(CUDNN_INCLUDE_DIR NVCC)
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ENV NCCL_ROOT PATH_SUFFIXES include)
+if(NOT NCCL_INCLUDE_DIR)
+  message(FATAL_ERROR "nccl.h (NCCL 2.18 or newer) was not found. Install NCCL's development package, or "
+                      "set NCCL_ROOT to the folder that has include/nccl.h.")
+endif()
+mark_as_advanced(CUDNN_INCLUDE_DIR NCCL_INCLUDE_DIR NVCC)
 add_library(nereus_cudnn INTERFACE)
 target_include_directories(nereus_cudnn SYSTEM INTERFACE
   ${CMAKE_BINARY_DIR}/third_party/cudnn-frontend/include ${CUDNN_INCLUDE_DIR})
 target_link_libraries(nereus_cudnn INTERFACE ${CMAKE_DL_LIBS})
+add_library(nereus_nccl INTERFACE)
+target_include_directories(nereus_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+target_link_libraries(nereus_nccl INTERFACE ${CMAKE_DL_LIBS})

@@ -15,8 +15,12 @@
 #include "comm/child_process_test.h"
 #include "comm/control_plane.h"
 #include "comm/mpi_ranks.h"
+#include "comm/nccl_ranks.h"
+#include "comm/peers.h"
+#include "comm/session.h"
 #include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
+#include "device/cuda_runtime.h"
 #include "test/test_tensor.h"
 
 namespace nereus::test {
@@ -86,6 +90,31 @@ class SocketRanks final : public Ranks {
   int runs_ = 0;
 };
 
+// Threads of this process with a GPU each.
+class NcclRanks final : public Ranks {
+ public:
+  const char* name() const override { return "nccl"; }
+  int most() const override {
+    if constexpr (kHasCuda) return cuda::device_count();
+    return 0;
+  }
+  bool on_host() const override { return false; }
+  void run(int ranks, std::chrono::milliseconds timeout,
+           FunctionRef<void(Communicator&)> work) override {
+    if constexpr (kHasCuda) {
+      if (ranks == 1) {  // run_ranks() takes no NCCL for one
+        const auto peers = peers_in_memory(1);
+        return work(*make_nccl_world(*peers[0], 0, timeout));
+      }
+    }
+    LaunchEnvironment launch;
+    launch.launcher = Launcher::threads;
+    launch.world_size = ranks;
+    run_ranks(launch, {.init_timeout = timeout, .device = Device::Kind::cuda},
+              [&](ThisRank& me) { work(me.world); });
+  }
+};
+
 class FinishMpi final : public testing::Environment {
  public:
   void TearDown() override {
@@ -107,6 +136,10 @@ Ranks& mpi_ranks() {
 }
 Ranks& socket_ranks() {
   static SocketRanks ranks;
+  return ranks;
+}
+Ranks& nccl_ranks() {
+  static NcclRanks ranks;
   return ranks;
 }
 bool under_mpi() { return has_mpi() && started_by_mpi(); }
@@ -133,10 +166,17 @@ double element(DType t, int r, int64_t i) {
   return t == DType::f64 ? x : std::floor(x * 1000);
 }
 
-Tensor values(DType t, int rank, const Shape& shape) {
-  Tensor x(Device::cpu(), t, shape);
-  for (int64_t i = 0; i < shape.count(); ++i) x.set_element(i, element(t, rank, i));
-  return x;
+Tensor values(Device device, DType t, int rank, const Shape& shape) {
+  std::vector<double> x;
+  for (int64_t i = 0; i < shape.count(); ++i) x.push_back(element(t, rank, i));
+  Tensor out(device, t, shape);
+  out.set(x);
+  return out;
+}
+
+std::vector<double> read(Stream& s, const Tensor& x) {
+  s.synchronize();
+  return x.values();
 }
 
 // The formula, in the contract's order: by rank, in f32 for f32 and bf16.
@@ -148,6 +188,14 @@ double reduced(DType t, ReduceOp op, int ranks, int64_t i) {
     if (t == DType::f32 || t == DType::bf16) y = static_cast<float>(y);
   }
   return t == DType::bf16 ? static_cast<float>(bf16(static_cast<float>(y))) : y;
+}
+
+// How far from it another order of the sum, rounded at every addition, may be.
+double reorder_bound(DType t, ReduceOp op, int ranks, int64_t i) {
+  if (op == ReduceOp::max || t == DType::i32 || t == DType::i64) return 0;
+  double sum = 0;
+  for (int r = 0; r < ranks; ++r) sum += std::abs(element(t, r, i));
+  return 2 * ranks * test::unit_roundoff(t) * sum;
 }
 
 std::string message_of(const std::function<void()>& f) {
@@ -162,12 +210,23 @@ std::string message_of(const std::function<void()>& f) {
 class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
  protected:
   void run(int ranks, FunctionRef<void(Communicator&, Stream&)> work) {
+    most_asked_ = std::max(most_asked_, ranks);
     if (ranks > GetParam()->most()) return;
+    ++ran_;
     GetParam()->run(ranks, std::chrono::seconds(60), [&](Communicator& c) {
-      Stream stream(Device::cpu(), &test::pool());
+      Stream stream(GetParam()->on_host() ? Device::cpu() : Device::cuda(c.rank()), &test::pool());
       work(c, stream);
+      stream.synchronize();
     });
   }
+  void TearDown() override {
+    if (most_asked_ > 0 && ran_ == 0)
+      GTEST_SKIP() << most_asked_ << " ranks are needed; there are " << GetParam()->most();
+  }
+  double tolerance(DType t, ReduceOp op, int ranks, int64_t i) const {
+    return GetParam()->on_host() ? 0 : reorder_bound(t, op, ranks, i);
+  }
+  int most_asked_ = 0, ran_ = 0;
   // A world that fails: each rank's error is judged by itself, and what ends the world is returned.
   std::string fail(int ranks, milliseconds timeout,
                    FunctionRef<void(Communicator&, Stream&)> work) {
@@ -180,9 +239,14 @@ class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
   }
 };
 
+#define SKIP_ON_GPUS(why) \
+  if (!GetParam()->on_host()) GTEST_SKIP() << why
+
 std::vector<test::Ranks*> makers() {
   if (test::over_sockets()) return {&test::socket_ranks()};
-  return {test::under_mpi() ? &test::mpi_ranks() : &test::thread_ranks()};
+  if (test::under_mpi()) return {&test::mpi_ranks()};
+  if (kHasCuda) return {&test::thread_ranks(), &test::nccl_ranks()};
+  return {&test::thread_ranks()};
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(makers()),
                          [](const auto& maker) { return std::string(maker.param->name()); });
@@ -193,10 +257,18 @@ TEST_P(CommunicatorTest, AllReduceSumsInTheOrderOfRanksToTheSameBitsOnAll) {
       for (const DType t : kTypes) {
         for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max}) {
           for (const int64_t n : {0, 1, 5, 1500}) {
-            Tensor x = values(t, c.rank(), {n});
+            const Tensor x = values(s.device(), t, c.rank(), {n});
             c.all_reduce(s, x, op);
+            const std::vector<double> got = read(s, x);
             for (int64_t i = 0; i < n; ++i)
-              ASSERT_EQ(x[i], reduced(t, op, ranks, i)) << name_of(t) << " " << ranks << " " << i;
+              ASSERT_NEAR(got[static_cast<size_t>(i)], reduced(t, op, ranks, i),
+                          tolerance(t, op, ranks, i))
+                  << name_of(t) << " " << ranks << " " << i;
+            // The same on all: a maximum over the ranks changes nothing.
+            Tensor again(s.device(), t, {n});
+            again.set(got);
+            c.all_reduce(s, again, ReduceOp::max);
+            ASSERT_EQ(read(s, again), got);
           }
         }
       }
@@ -205,6 +277,7 @@ TEST_P(CommunicatorTest, AllReduceSumsInTheOrderOfRanksToTheSameBitsOnAll) {
 }
 
 TEST_P(CommunicatorTest, IntegerSumsWrapAndAMaximumKeepsNaN) {
+  SKIP_ON_GPUS("NCCL does not say what a maximum with NaN is");
   run(4, [&](Communicator& c, Stream& s) {
     Tensor big(Device::cpu(), DType::i32, {2});
     big.set({2147483647.0, -1});
@@ -224,27 +297,25 @@ TEST_P(CommunicatorTest, AllGatherPutsRanksOneAfterTheOther) {
     run(ranks, [&](Communicator& c, Stream& s) {
       for (const DType t : {DType::f32, DType::bf16, DType::i32, DType::i64}) {
         for (const Shape& shape : {Shape{0, 4}, Shape{1, 1}, Shape{3, 5}, Shape{37, 11}}) {
-          const auto value = [&](int r, int64_t i) {
+          const int64_t n = shape.count();
+          const auto value = [](int r, int64_t i) {
             return static_cast<double>((r * 7 + i) % 120);
           };
-          Tensor x(Device::cpu(), t, shape);
-          for (int64_t i = 0; i < x.count(); ++i) x.set_element(i, value(c.rank(), i));
-          Tensor out(Device::cpu(), t, {ranks * shape[0], shape[1]});
+          std::vector<double> mine, expected, in_place_before(static_cast<size_t>(ranks * n), 121);
+          for (int64_t i = 0; i < n; ++i) mine.push_back(value(c.rank(), i));
+          for (int r = 0; r < ranks; ++r)
+            for (int64_t i = 0; i < n; ++i) expected.push_back(value(r, i));
+          std::copy(mine.begin(), mine.end(), in_place_before.begin() + c.rank() * n);
+          Tensor x(s.device(), t, shape), out(s.device(), t, {ranks * shape[0], shape[1]});
+          Tensor in_place(s.device(), t, {ranks * shape[0], shape[1]});
+          x.set(mine);
           out.fill(121);
+          in_place.set(in_place_before);
           c.all_gather(s, out, x);
-          Tensor in_place(Device::cpu(), t, {ranks * shape[0], shape[1]});
-          in_place.fill(121);
-          const TensorView mine =
-              in_place.view().rows(c.rank() * shape[0], (c.rank() + 1) * shape[0]);
-          if (x.count() > 0)
-            std::memcpy(mine.data, x.view().data, static_cast<size_t>(mine.bytes()));
-          c.all_gather(s, in_place, mine);
-          for (int r = 0; r < ranks; ++r) {
-            for (int64_t i = 0; i < x.count(); ++i) {
-              ASSERT_EQ(out[r * x.count() + i], value(r, i));
-              ASSERT_EQ(in_place[r * x.count() + i], value(r, i));
-            }
-          }
+          c.all_gather(s, in_place,
+                       in_place.view().rows(c.rank() * shape[0], (c.rank() + 1) * shape[0]));
+          ASSERT_EQ(read(s, out), expected);
+          ASSERT_EQ(read(s, in_place), expected);
         }
       }
     });
@@ -256,17 +327,21 @@ TEST_P(CommunicatorTest, ReduceScatterIsARanksBlockOfTheSum) {
     run(ranks, [&](Communicator& c, Stream& s) {
       for (const DType t : kTypes) {
         for (const int64_t n : {0, 1, 7, 300}) {
-          Tensor x = values(t, c.rank(), {ranks * n});
-          Tensor out = Tensor(Device::cpu(), t, {n}).poison();
+          const Tensor x = values(s.device(), t, c.rank(), {ranks * n});
+          const Tensor out = Tensor(s.device(), t, {n}).poison();
           c.reduce_scatter(s, out, x);
+          const int64_t begin = c.rank() * n;
+          const std::vector<double> got = read(s, out), in = read(s, x);
           for (int64_t i = 0; i < n; ++i)
-            ASSERT_EQ(out[i], reduced(t, ReduceOp::sum, ranks, c.rank() * n + i));
+            ASSERT_NEAR(got[static_cast<size_t>(i)], reduced(t, ReduceOp::sum, ranks, begin + i),
+                        tolerance(t, ReduceOp::sum, ranks, begin + i));
           for (int64_t i = 0; i < ranks * n; ++i)
-            ASSERT_EQ(x[i], element(t, c.rank(), i)) << "`in` was written";
-          const TensorView block = x.view().rows(c.rank() * n, (c.rank() + 1) * n);
-          c.reduce_scatter(s, block, x, ReduceOp::max);
+            ASSERT_EQ(in[static_cast<size_t>(i)], element(t, c.rank(), i)) << "`in` was written";
+          c.reduce_scatter(s, x.view().rows(begin, begin + n), x, ReduceOp::max);
+          const std::vector<double> most = read(s, x);
           for (int64_t i = 0; i < n; ++i)
-            ASSERT_EQ(x[c.rank() * n + i], reduced(t, ReduceOp::max, ranks, c.rank() * n + i));
+            ASSERT_EQ(most[static_cast<size_t>(begin + i)],
+                      reduced(t, ReduceOp::max, ranks, begin + i));
         }
       }
     });
@@ -298,20 +373,24 @@ TEST_P(CommunicatorTest, AllToAllSendsAnyNumberOfRows) {
           };
           const auto shape = [&](int64_t n) { return width == 0 ? Shape{n} : Shape{n, width}; };
           const int64_t step = std::max<int64_t>(width, 1);
-          Tensor in = Tensor(Device::cpu(), DType::f32, shape(sent + 1)).poison();
-          Tensor out = Tensor(Device::cpu(), DType::f32, shape(received + 1)).poison();
-          int64_t at = 0;
-          for (int r = 0; r < ranks; ++r)
-            for (int64_t i = 0; i < send[static_cast<size_t>(r)]; ++i, ++at)
-              for (int64_t d = 0; d < step; ++d)
-                in.set_element(at * step + d, code(c.rank(), r, i));
+          const double poison = std::nan("");
+          std::vector<double> in_values, expected;
+          for (int r = 0; r < ranks; ++r) {
+            for (int64_t i = 0; i < send[static_cast<size_t>(r)]; ++i)
+              in_values.insert(in_values.end(), static_cast<size_t>(step), code(c.rank(), r, i));
+            for (int64_t i = 0; i < recv[static_cast<size_t>(r)]; ++i)
+              expected.insert(expected.end(), static_cast<size_t>(step), code(r, c.rank(), i));
+          }
+          in_values.insert(in_values.end(), static_cast<size_t>(step), poison);
+          Tensor in(s.device(), DType::f32, shape(sent + 1));
+          in.set(in_values);
+          const Tensor out = Tensor(s.device(), DType::f32, shape(received + 1)).poison();
           c.all_to_all(s, out, in, send, recv);
-          at = 0;
-          for (int r = 0; r < ranks; ++r)
-            for (int64_t i = 0; i < recv[static_cast<size_t>(r)]; ++i, ++at)
-              for (int64_t d = 0; d < step; ++d)
-                ASSERT_EQ(out[at * step + d], code(r, c.rank(), i));
-          for (int64_t d = 0; d < step; ++d) ASSERT_TRUE(out.poisoned(at * step + d));
+          std::vector<double> got = read(s, out);
+          for (int64_t d = 0; d < step; ++d)
+            ASSERT_TRUE(std::isnan(got[expected.size() + static_cast<size_t>(d)]));
+          got.resize(expected.size());
+          ASSERT_EQ(got, expected);
         }
       }
     });
@@ -319,23 +398,27 @@ TEST_P(CommunicatorTest, AllToAllSendsAnyNumberOfRows) {
 }
 
 TEST_P(CommunicatorTest, BroadcastBringsTheRootsDataFromEveryRoot) {
-  run(4, [&](Communicator& c, Stream& s) {
-    for (int root = 0; root < 4; ++root) {
+  const int ranks = std::min(4, GetParam()->most());
+  run(ranks, [&](Communicator& c, Stream& s) {
+    for (int root = 0; root < ranks; ++root) {
       for (const int64_t n : {0, 1, 777}) {
-        Tensor x = values(DType::f64, c.rank(), {n});
+        const Tensor x = values(s.device(), DType::f64, c.rank(), {n});
         c.broadcast(s, x, root);
-        for (int64_t i = 0; i < n; ++i) ASSERT_EQ(x[i], element(DType::f64, root, i));
+        const std::vector<double> got = read(s, x);
+        for (int64_t i = 0; i < n; ++i)
+          ASSERT_EQ(got[static_cast<size_t>(i)], element(DType::f64, root, i));
       }
     }
   });
 }
 
 TEST_P(CommunicatorTest, SendDoesNotWaitAndMessagesKeepTheirOrder) {
-  run(3, [&](Communicator& c, Stream& s) {
-    const int next = (c.rank() + 1) % 3, before = (c.rank() + 2) % 3;
+  const int ranks = std::max(2, std::min(3, GetParam()->most()));
+  run(ranks, [&](Communicator& c, Stream& s) {
+    const int next = (c.rank() + 1) % ranks, before = (c.rank() + ranks - 1) % ranks;
     // 1 MiB: more than any transport buffers by itself. All send before anyone receives, and what
     // was sent is overwritten.
-    Tensor out(Device::cpu(), DType::f32, {1 << 18}), in(Device::cpu(), DType::f32, {1 << 18});
+    Tensor out(s.device(), DType::f32, {1 << 18}), in(s.device(), DType::f32, {1 << 18});
     for (int message = 0; message < 3; ++message) {
       out.fill(c.rank() * 10 + message);
       c.send(s, out, next);
@@ -346,18 +429,19 @@ TEST_P(CommunicatorTest, SendDoesNotWaitAndMessagesKeepTheirOrder) {
       for (const int from : {next, before}) {
         in.poison();
         c.recv(s, in, from);
+        s.synchronize();
         ASSERT_EQ(in[0], from * 10 + message);
         ASSERT_EQ(in[(1 << 18) - 1], from * 10 + message);
       }
     }
-    Tensor nothing(Device::cpu(), DType::f32, {0});
+    Tensor nothing(s.device(), DType::f32, {0});
     c.send(s, nothing, next);
     c.recv(s, nothing, before);
   });
 }
 
 TEST_P(CommunicatorTest, SplitGroupsByColorAndOrdersByKey) {
-  run(4, [&](Communicator& c, Stream& s) {
+  run(GetParam()->most() < 4 ? 2 : 4, [&](Communicator& c, Stream& s) {
     const auto pair = c.split("pair", c.rank() / 2, -c.rank());  // the higher rank first
     ASSERT_TRUE(pair);
     EXPECT_EQ(pair->name(), "pair");
@@ -365,8 +449,9 @@ TEST_P(CommunicatorTest, SplitGroupsByColorAndOrdersByKey) {
     EXPECT_EQ(pair->rank(), 1 - c.rank() % 2);
     const int base = c.rank() / 2 * 2;
     EXPECT_EQ(pair->members(), (std::vector<int>{base + 1, base}));
-    Tensor x = Tensor(Device::cpu(), DType::i32, {1}).fill(c.rank());
+    Tensor x = Tensor(s.device(), DType::i32, {1}).fill(c.rank());
     pair->all_reduce(s, x);
+    s.synchronize();
     EXPECT_EQ(x[0], 2 * base + 1);
 
     const auto first = c.split("first", c.rank() == 0 ? 3 : -1, 0);
@@ -377,6 +462,7 @@ TEST_P(CommunicatorTest, SplitGroupsByColorAndOrdersByKey) {
     EXPECT_EQ(of_pair->members(), std::vector<int>{c.rank()});
     x.fill(7);
     of_pair->all_reduce(s, x);
+    s.synchronize();
     EXPECT_EQ(x[0], 7);
   });
 }
@@ -385,13 +471,15 @@ TEST_P(CommunicatorTest, GroupsWorkAtTheSameTimeInTheirOwnOrder) {
   run(4, [&](Communicator& c, Stream& s) {
     const auto row = c.split("row", c.rank() / 2, 0), column = c.split("column", c.rank() % 2, 0);
     for (int round = 0; round < 50; ++round) {
-      Tensor x = Tensor(Device::cpu(), DType::i64, {3}).fill(c.rank() + round);
+      Tensor x = Tensor(s.device(), DType::i64, {3}).fill(c.rank() + round);
       // Rank 0 sends to its column's other rank while rows reduce.
       if (column->rank() == 0) column->send(s, x, 1);
       row->all_reduce(s, x);
+      s.synchronize();
       ASSERT_EQ(x[0], c.rank() / 2 * 4 + 1 + 2 * round);
       if (column->rank() == 1) {
         column->recv(s, x, 0);
+        s.synchronize();
         ASSERT_EQ(x[2], column->members()[0] + round);
       }
       c.barrier(s);
@@ -419,7 +507,7 @@ TEST_P(CommunicatorTest, NothingIsExchangedOnTheMetaDevice) {
 
 TEST_P(CommunicatorTest, WrongArgumentsAreRefusedBeforeAnybodyIsAsked) {
   run(2, [&](Communicator& c, Stream& s) {
-    Tensor x(Device::cpu(), DType::f32, {4, 3}), bytes(Device::cpu(), DType::u8, {4});
+    Tensor x(s.device(), DType::f32, {4, 3}), bytes(s.device(), DType::u8, {4});
     const std::vector<int64_t> two = {2, 2}, three = {1, 1, 1}, many = {3, 2}, negative = {-1, 2};
     const auto says = [&](const std::function<void()>& f, const char* text) {
       EXPECT_THAT(message_of(f), HasSubstr(text));
@@ -442,6 +530,7 @@ TEST_P(CommunicatorTest, WrongArgumentsAreRefusedBeforeAnybodyIsAsked) {
 }
 
 TEST_P(CommunicatorTest, RanksThatCallDifferentCollectivesAreAllTold) {
+  SKIP_ON_GPUS("what ranks call is not compared there");
   fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
     Tensor x(Device::cpu(), DType::f32, {8}), y(Device::cpu(), DType::f32, {2});
     c.barrier(s);
@@ -462,6 +551,7 @@ TEST_P(CommunicatorTest, RanksThatCallDifferentCollectivesAreAllTold) {
 }
 
 TEST_P(CommunicatorTest, RanksWithDifferentShapesTypesRootsOrOpsAreAllTold) {
+  SKIP_ON_GPUS("what ranks call is not compared there");
   const auto told = [&](const char* a, const char* b,
                         const std::function<void(Communicator&, Stream&)>& call) {
     fail(2, milliseconds(20000), [&](Communicator& c, Stream& s) {
@@ -484,6 +574,7 @@ TEST_P(CommunicatorTest, RanksWithDifferentShapesTypesRootsOrOpsAreAllTold) {
 }
 
 TEST_P(CommunicatorTest, RowCountsThatDoNotFitAreNamed) {
+  SKIP_ON_GPUS("what ranks call is not compared there");
   fail(3, milliseconds(20000), [&](Communicator& c, Stream& s) {
     const std::vector<int64_t> right = {1, 1, 1}, wrong = {1, 0, 1};
     Tensor in(Device::cpu(), DType::f32, {3, 2}), out(Device::cpu(), DType::f32, {3, 2});
@@ -495,6 +586,7 @@ TEST_P(CommunicatorTest, RowCountsThatDoNotFitAreNamed) {
 }
 
 TEST_P(CommunicatorTest, AMessageOfAnotherShapeIsNamed) {
+  SKIP_ON_GPUS("what ranks call is not compared there");
   fail(2, milliseconds(20000), [&](Communicator& c, Stream& s) {
     Tensor x(Device::cpu(), DType::f32, {4}), y(Device::cpu(), DType::bf16, {4});
     if (c.rank() == 0) return c.send(s, x, 1);
@@ -506,6 +598,7 @@ TEST_P(CommunicatorTest, AMessageOfAnotherShapeIsNamed) {
 }
 
 TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
+  SKIP_ON_GPUS("nccl_ranks_test.cc has it for two GPUs");
   const auto begin = std::chrono::steady_clock::now();
   fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
     const auto pair = c.split("pair", c.rank() / 2, 0);
@@ -533,6 +626,7 @@ TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
 }
 
 TEST_P(CommunicatorTest, ARankThatFailsEndsTheOthersWithItsMessage) {
+  SKIP_ON_GPUS("nccl_ranks_test.cc has it for two GPUs");
   std::atomic<int> ended{0};
   const std::string outcome = fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
     const auto pair = c.split("pair", c.rank() % 2, 0);

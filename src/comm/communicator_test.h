@@ -14,6 +14,8 @@ struct Ranks {
   virtual ~Ranks() = default;
   virtual const char* name() const = 0;
   virtual int most() const = 0;  // ranks that can be had
+  // False: each rank has a GPU (its number), sums have NCCL's order, and calls are not compared.
+  virtual bool on_host() const { return true; }
   // Calls work on the first `ranks` ranks of a new world (of a group of them where the world is
   // larger). Throws what the world ended with.
   virtual void run(int ranks, std::chrono::milliseconds timeout,
@@ -26,5 +28,6 @@ Ranks& mpi_ranks();  // under mpirun only
 bool over_sockets();
 Ranks& socket_ranks();  // likewise
 bool ranks_are_processes();
+Ranks& nccl_ranks();  // threads with a GPU each
 
 }  // namespace nereus::test

@@ -1,24 +1,66 @@
 #include "comm/session.h"
 
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "comm/build_id.h"
 #include "comm/mpi_ranks.h"
+#include "comm/nccl_ranks.h"
+#include "comm/peers.h"
 #include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
+#include "device/cuda_runtime.h"
 
 namespace nereus {
 namespace {
 
 using Work = FunctionRef<void(ThisRank&)>;
 
-void run_threads(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
-  const int ranks = launch.launcher == Launcher::threads ? launch.world_size : 1;
-  run_thread_ranks(ranks, {.timeout = options.init_timeout}, [&](Communicator& world) {
-    ThisRank me{world, world.rank(), ranks, 1, Device::cpu(), nullptr};
+// `work`, whose exception ends the others. Where the world had ended before, its note is the
+// reason: what follows an abort on a GPU is undefined.
+void run_guarded(ThisRank& me, FunctionRef<std::optional<std::string>()> failure, Work work) {
+  const auto instead = [&] {
+    if (const auto note = failure()) throw Error(Fault::kComm, *note);
+  };
+  try {
     work(me);
+  } catch (const std::exception& e) {
+    instead();
+    me.world.give_up(e.what());
+    throw;
+  } catch (...) {
+    instead();
+    me.world.give_up("an exception of unknown type");
+    throw;
+  }
+  if (me.device.kind == Device::Kind::cuda) instead();
+}
+
+void run_threads(int ranks, const RankOptions& options, Work work) {
+  std::vector<std::unique_ptr<Peers>> peers;  // on GPUs
+  const bool nccl = kHasCuda && options.device == Device::Kind::cuda && ranks > 1;
+  if (nccl) peers = peers_in_memory(ranks);
+  run_thread_ranks(ranks, {.timeout = options.init_timeout}, [&](Communicator& host) {
+    const Device device{options.device, host.rank()};
+    if (!nccl) {
+      ThisRank me{host, host.rank(), ranks, 1, device, nullptr};
+      return work(me);
+    }
+    if constexpr (kHasCuda) {
+      Peers& mine = *peers[static_cast<size_t>(host.rank())];
+      try {
+        const auto world = make_nccl_world(mine, device.index, options.init_timeout);
+        ThisRank me{*world, host.rank(), ranks, 1, device, nullptr};
+        run_guarded(
+            me, [&] { return mine.failure(); }, work);
+      } catch (const std::exception& e) {
+        mine.fail(e.what());  // before its world was made: the others wait for it
+        throw;
+      }
+    }
   });
 }
 
@@ -37,32 +79,49 @@ ControlPlaneOptions control_options(const LaunchEnvironment& launch, const RankO
   return o;
 }
 
-// `work` on this process's rank; what it throws ends the others.
-void run_rank(const LaunchEnvironment& launch, Communicator& world, ControlPlane& control,
-              Work work) {
-  ThisRank me{.world = world,
-              .local_rank = launch.local_rank >= 0 ? launch.local_rank : control.local_rank(),
-              .local_world_size = launch.local_world_size > 0 ? launch.local_world_size
-                                                              : control.local_world_size(),
-              .hosts = control.hosts(),
-              .device = Device::cpu(),
-              .control = &control};
-  try {
-    work(me);
-  } catch (const std::exception& e) {
-    world.give_up(e.what());
-    throw;
-  } catch (...) {
-    world.give_up("an exception of unknown type");
-    throw;
+// The GPU of a local rank: its number, or the only one that the launcher lets it see.
+int gpu_of(int local_rank) {
+  if constexpr (kHasCuda) {
+    const int count = cuda::device_count();
+    if (local_rank >= count && count == 1) return 0;
+  }
+  return local_rank;
+}
+
+// `work` on this process's rank: with NCCL on GPUs, elsewhere with host_world().
+void run_rank(const LaunchEnvironment& launch, const RankOptions& options, ControlPlane& control,
+              FunctionRef<Communicator&()> host_world, Work work) {
+  const int local_rank = launch.local_rank >= 0 ? launch.local_rank : control.local_rank();
+  const int local_world_size =
+      launch.local_world_size > 0 ? launch.local_world_size : control.local_world_size();
+  const auto run = [&](Communicator& world, Device device) {
+    ThisRank me{world, local_rank, local_world_size, control.hosts(), device, &control};
+    run_guarded(
+        me,
+        [&]() -> std::optional<std::string> {
+          const auto failure = control.failure();
+          return failure ? std::optional(failure->text) : std::nullopt;
+        },
+        work);
+  };
+  if (!kHasCuda || options.device != Device::Kind::cuda)
+    return run(host_world(), Device{options.device, 0});
+  if constexpr (kHasCuda) {
+    const int gpu = gpu_of(local_rank);
+    const auto peers = peers_of(control);
+    const auto world = make_nccl_world(*peers, gpu, options.init_timeout);
+    run(*world, Device::cuda(gpu));
   }
 }
 
 void run_sockets(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   ControlPlane control(control_options(launch, options));
   {
-    const auto world = make_socket_world(control, options.init_timeout);
-    run_rank(launch, *world, control, work);
+    std::unique_ptr<Communicator> world;
+    const auto make = [&]() -> Communicator& {
+      return *(world = make_socket_world(control, options.init_timeout));
+    };
+    run_rank(launch, options, control, make, work);
   }
   control.close();
 }
@@ -102,7 +161,7 @@ tcp::Listener meet_through(Communicator& world, ControlPlaneOptions& options, bo
 void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
   MpiSession session;
   const auto world = session.world(options.init_timeout);
-  if (world->size() == 1) return run_threads({}, options, work);
+  if (world->size() == 1) return run_threads(1, options, work);
   launch.rank = world->rank();
   launch.world_size = world->size();
   try {
@@ -110,7 +169,8 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
     tcp::Listener listener =
         meet_through(*world, meeting, launch.local_world_size == launch.world_size);
     ControlPlane control(meeting, std::move(listener));
-    run_rank(launch, *world, control, work);
+    run_rank(
+        launch, options, control, [&]() -> Communicator& { return *world; }, work);
     control.close();
   } catch (...) {
     show_and_rethrow(*world);
@@ -123,13 +183,14 @@ void run_ranks(const LaunchEnvironment& launch, const RankOptions& options, Work
   switch (launch.launcher) {
     case Launcher::single:
     case Launcher::threads:
-      return run_threads(launch, options, work);
+      return run_threads(launch.launcher == Launcher::threads ? launch.world_size : 1, options,
+                         work);
     case Launcher::torchrun:
     case Launcher::slurm:
-      if (launch.world_size == 1) return run_threads({}, options, work);
+      if (launch.world_size == 1) return run_threads(1, options, work);
       return run_sockets(launch, options, work);
     case Launcher::mpi: {
-      if (launch.world_size == 1 && launch.size_known) return run_threads({}, options, work);
+      if (launch.world_size == 1 && launch.size_known) return run_threads(1, options, work);
       const bool meets =
           launch.size_known && !launch.master_address.empty() && launch.master_port > 0;
       if (!has_mpi() && meets) return run_sockets(launch, options, work);

@@ -11,9 +11,10 @@
 //   say
 //                         where the ranks meet
 //   torchrun, srun        sockets
-// and NCCL instead of all of them on GPUs, one GPU a rank: rank's local number. All processes meet
-// through the control plane (control_plane.h), which compares versions and configurations first,
-// and tells the others when one dies.
+// and NCCL instead of all of them on GPUs, one GPU a rank: that of its local number, or the only
+// one that its process sees. (One rank alone has a world for host memory, wherever it works.) All
+// processes meet through the control plane (control_plane.h), which compares versions and
+// configurations first, and tells the others when one dies.
 #pragma once
 
 #include <chrono>
@@ -36,7 +37,7 @@ struct ThisRank {
   Communicator& world;
   int local_rank = 0, local_world_size = 1;  // on this host
   int hosts = 1;
-  Device device;
+  Device device;                    // of the kind that was asked for
   ControlPlane* control = nullptr;  // where ranks are processes
 };
 

@@ -1,0 +1,47 @@
+#include <dlfcn.h>
+
+#include <cstdlib>
+
+#include "base/check.h"
+#include "comm/nccl_library.h"
+
+namespace nereus {
+namespace {
+
+constexpr int kOldest = NCCL_VERSION(2, 18, 1);  // has ncclCommSplit
+
+NcclLibrary open_library() {
+  // Multicast through the switch (NVLS) hangs where the fabric manager does not run or a machine
+  // shares it, and its sums have another order. NCCL's configuration struct has no switch for it.
+  setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
+  void* handle = nullptr;
+  for (const char* place : {"libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2"})
+    if (handle == nullptr) handle = dlopen(place, RTLD_NOW | RTLD_LOCAL);
+  NEREUS_CHECK(kConfig, handle != nullptr,
+               "NCCL is needed for several GPUs, and libnccl.so.2 was found neither by the loader "
+               "(LD_LIBRARY_PATH, /etc/ld.so.conf) nor in /usr/local/cuda/lib64. Install NCCL 2, "
+               "or put its folder on LD_LIBRARY_PATH.");
+  NcclLibrary l;
+  const char* missing = nullptr;
+#define NEREUS_NCCL_LOAD(member, function)                                   \
+  l.member = reinterpret_cast<decltype(l.member)>(dlsym(handle, #function)); \
+  if (l.member == nullptr) missing = #function;
+  NEREUS_NCCL_FUNCTIONS(NEREUS_NCCL_LOAD)
+#undef NEREUS_NCCL_LOAD
+  int version = 0;
+  if (l.get_version != nullptr) l.get_version(&version);
+  NEREUS_CHECK(kConfig, missing == nullptr && version >= kOldest,
+               "libnccl.so.2 is NCCL {}.{}.{}; 2.18.1 or newer is needed{}{}", version / 10000,
+               version / 100 % 100, version % 100, missing == nullptr ? "" : ": it lacks ",
+               missing == nullptr ? "" : missing);
+  return l;
+}
+
+}  // namespace
+
+const NcclLibrary& nccl() {
+  static const NcclLibrary library = open_library();
+  return library;
+}
+
+}  // namespace nereus

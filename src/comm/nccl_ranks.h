@@ -1,0 +1,44 @@
+// Ranks with a GPU each: the data plane of training on GPUs. Defined in builds with CUDA only.
+//
+// The contract of communicator.h, with these differences:
+//   streams   Tensors are on this rank's GPU, and so is the stream. Calls enqueue and return: the
+//             host never waits for the device, but in split, in the first send or recv of a pair,
+//             when more than kMostSends of one pair are under way, and for NCCL's connections when
+//             a group is first used. barrier is a place in the stream, not on the host.
+//   sums      NCCL's order, the same on all ranks and in every run of a layout; bf16 is rounded at
+//             each of the up to size() - 1 additions. A maximum with NaN may be either.
+//   order     What ranks call is not compared beforehand. Ranks that disagree, or do not come, are
+//             found by the time-out, whose message tells what each rank of the group is in. Groups
+//             that work at the same time need streams of their own, and so that no group waits for
+//             another in a circle, all ranks enqueue them in one order.
+//   send      is copied to memory of its own and sent from a stream of the pair's own, so it does
+//             not wait; recv is part of the stream it is called on.
+//   failures  A thread a rank watches NCCL's errors, the time-outs and the news of other ranks; on
+//             any it aborts all groups, so that the stream ends (with undefined contents), and the
+//             next call throws Error{kComm} with the world's note.
+//
+// One group costs NCCL's buffers of some tens to hundreds of MiB of device memory, and so does each
+// pair and direction that sends.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/peers.h"
+
+namespace nereus {
+
+inline constexpr size_t kMostSends = 8;
+
+// The world of the peers' ranks, this one on GPU `device`, which becomes the calling thread's. A
+// collective. `peers` must outlive all groups. Throws Error{kConfig} without NCCL or that GPU.
+std::unique_ptr<Communicator> make_nccl_world(Peers& peers, int device,
+                                              std::chrono::milliseconds timeout);
+
+// The ncclComm_t of a group that was made here, for NCCL's device API; null for any other. It goes
+// with the group.
+void* nccl_handle(const Communicator&);
+
+}  // namespace nereus

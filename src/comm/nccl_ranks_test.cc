@@ -1,0 +1,191 @@
+// What NCCL's ranks do beyond the shared suite, on two GPUs.
+#include "comm/nccl_ranks.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <csignal>
+#include <functional>
+
+#include "base/error.h"
+#include "comm/child_process_test.h"
+#include "comm/communicator_test.h"
+#include "comm/session.h"
+#include "device/cuda_runtime.h"
+#include "test/test_tensor.h"
+
+namespace nereus {
+namespace {
+
+using std::chrono::milliseconds;
+using test::Child;
+using test::ChildFunction;
+using test::tell;
+using test::Tensor;
+using testing::AllOf;
+using testing::HasSubstr;
+
+using Clock = std::chrono::steady_clock;
+
+int gpus() {
+  if constexpr (kHasCuda) return cuda::device_count();
+  return 0;
+}
+
+class NcclRanksTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (test::ranks_are_processes()) GTEST_SKIP() << "starts its own ranks";
+    if (gpus() < 2) GTEST_SKIP() << "two GPUs are needed; there are " << gpus();
+  }
+};
+
+std::string outcome(milliseconds timeout, const std::function<void(Communicator&, Stream&)>& work) {
+  try {
+    run_ranks(read_launch_environment({}, {.nproc = 2}),
+              {.init_timeout = timeout, .device = Device::Kind::cuda}, [&](ThisRank& me) {
+                Stream stream(me.device, &test::pool());
+                work(me.world, stream);
+                stream.synchronize();
+              });
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST_F(NcclRanksTest, BothMaySendManyMessagesBeforeEitherReceives) {
+  EXPECT_EQ(
+      outcome(milliseconds(60'000),
+              [](Communicator& c, Stream& s) {
+                const int other = 1 - c.rank();
+                constexpr int64_t kCount = 4 << 20;
+                Tensor out(s.device(), DType::f32, {kCount}), in(s.device(), DType::f32, {kCount});
+                for (int round = 0; round < 5; ++round) {
+                  for (size_t m = 0; m < kMostSends; ++m) {
+                    out.fill(static_cast<double>(100 * c.rank() + round) +
+                             0.1 * static_cast<double>(m));
+                    c.send(s, out, other);
+                    s.synchronize();
+                  }
+                  for (size_t m = 0; m < kMostSends; ++m) {
+                    c.recv(s, in, other);
+                    s.synchronize();
+                    const auto expected = static_cast<float>(
+                        static_cast<double>(100 * other + round) + 0.1 * static_cast<double>(m));
+                    ASSERT_EQ(in[0], expected);
+                    ASSERT_EQ(in[kCount - 1], expected);
+                  }
+                }
+              }),
+      "no error");
+}
+
+TEST_F(NcclRanksTest, ATimeOutTellsWhatTheOtherRankIsIn) {
+  const auto begin = Clock::now();
+  const std::string message = outcome(milliseconds(60'000), [](Communicator& c, Stream& s) {
+    Tensor x = Tensor(s.device(), DType::f32, {8}).fill(1);
+    c.set_step(3);
+    c.all_reduce(s, x);
+    s.synchronize();
+    c.set_timeout(milliseconds(500));
+    if (c.rank() == 0) c.all_reduce(s, x);  // the other does not come
+    std::this_thread::sleep_for(milliseconds(2000));
+  });
+  EXPECT_THAT(
+      message,
+      AllOf(HasSubstr("all_reduce number 2 (sum) of f32 [8] of group world, step 3: 1 of its "
+                      "2 ranks did not come within 0.5 s"),
+            HasSubstr("rank 1: it has done all_reduce number 1 (sum) of f32 [8] of group "
+                      "world at step 3 and called nothing since")));
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
+}
+
+TEST_F(NcclRanksTest, ARankThatFailsEndsTheOtherThatWaitsForItsGpu) {
+  std::atomic<bool> told{false};
+  const auto begin = Clock::now();
+  const std::string message = outcome(milliseconds(60'000), [&](Communicator& c, Stream& s) {
+    Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(1);
+    c.all_reduce(s, x);
+    s.synchronize();
+    if (c.rank() == 1) throw Error(Fault::kNumeric, "the loss is NaN");
+    c.all_reduce(s, x);
+    s.synchronize();  // ends, because the watcher aborts what is enqueued
+    try {
+      c.all_reduce(s, x);
+    } catch (const Error& e) {
+      told = std::string(e.what()) ==
+             "rank 1 of the world failed, which ends the others: the loss is NaN";
+      throw;
+    }
+  });
+  EXPECT_EQ(message, "the loss is NaN");
+  EXPECT_TRUE(told);
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
+}
+
+TEST_F(NcclRanksTest, CallsReturnBeforeTheGpuHasDoneThem) {
+  EXPECT_EQ(outcome(milliseconds(60'000),
+                    [](Communicator& c, Stream& s) {
+                      Tensor x = Tensor(s.device(), DType::f32, {64 << 20}).fill(1);
+                      c.all_reduce(s, x);  // connects
+                      s.synchronize();
+                      c.barrier(s);
+                      const auto begin = Clock::now();
+                      for (int i = 0; i < 50; ++i) c.all_reduce(s, x, ReduceOp::max);
+                      const auto enqueued = Clock::now() - begin;
+                      s.synchronize();
+                      const auto done = Clock::now() - begin;
+                      EXPECT_LT(enqueued * 2, done);
+                      if (c.rank() == 0)
+                        std::printf(
+                            "50 all_reduces of 256 MiB: enqueued in %.2f ms, done in %.1f ms\n",
+                            std::chrono::duration<double>(enqueued).count() * 1e3,
+                            std::chrono::duration<double>(done).count() * 1e3);
+                    }),
+            "no error");
+}
+
+const ChildFunction reduces("nccl_reduce_for_ever", [] {
+  try {
+    run_ranks(read_launch_environment(launch_variables(), {}),
+              {.init_timeout = milliseconds(60'000), .device = Device::Kind::cuda},
+              [](ThisRank& me) {
+                Stream s(me.device, &test::pool());
+                Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(0);
+                for (int step = 0;; ++step) {
+                  me.world.set_step(std::min(step, 5));
+                  me.world.all_reduce(s, x);
+                  s.synchronize();
+                  if (step == 5) tell("at work");
+                }
+              });
+  } catch (const Error& e) {
+    tell(e.what());
+  }
+});
+
+TEST_F(NcclRanksTest, AKilledProcessEndsTheOtherWithTheControlPlanesNote) {
+  std::vector<Child> ranks = test::start_ranks("nccl_reduce_for_ever", 2);
+  for (Child& c : ranks) ASSERT_TRUE(c.said("at work"));
+  std::this_thread::sleep_for(milliseconds(1500));  // the step comes with the next beat
+  const auto begin = Clock::now();
+  ranks[1].kill(SIGKILL);
+  EXPECT_THAT(ranks[0].wait(), AllOf(HasSubstr("rank 1 of the world (host "),
+                                     HasSubstr(") died at step 5: its connection closed")));
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
+}
+
+TEST_F(NcclRanksTest, TensorsOfAnotherDeviceAreRefused) {
+  EXPECT_THAT(outcome(milliseconds(60'000),
+                      [](Communicator& c, Stream&) {
+                        Stream host(Device::cpu(), &test::pool());
+                        Tensor x = Tensor(Device::cpu(), DType::f32, {8}).fill(1);
+                        c.all_reduce(host, x);
+                      }),
+              HasSubstr("the stream is of the CPU"));
+}
+
+}  // namespace
+}  // namespace nereus
