@@ -2,27 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/check.h"
+#include "ops/arrivals.h"
 #include "ops/permute.h"
 
 namespace nereus {
 namespace {
 
-// plan.counts is i64 [2, ep]: rows sent to each rank, rows received from each.
-struct Counts {
-  std::span<const int64_t> sent, received;
-  int64_t rows = 0;  // received in all
-};
-
-Counts counts_of(const Stream& stream, const TokenDispatcher::Plan& plan,
-                 const std::vector<int64_t>& none) {
-  const auto ep = static_cast<size_t>(plan.counts.dim(1));
-  if (stream.on_meta()) return {.sent = none, .received = none};
-  const int64_t* counts = plan.counts.as<int64_t>();
-  Counts out{.sent = {counts, ep}, .received = {counts + ep, ep}};
-  for (const int64_t n : out.received) out.rows += n;
-  return out;
+int64_t received_rows(const TokenDispatcher::Plan& plan) {
+  return std::accumulate(plan.received.begin(), plan.received.end(), int64_t{0});
 }
 
 }  // namespace
@@ -31,14 +21,12 @@ HostCountsDispatcher::HostCountsDispatcher(Communicator& group, int64_t experts,
     : group_(group),
       experts_(experts),
       bound_(bound),
-      none_(static_cast<size_t>(group.size())),
-      each_(static_cast<size_t>(group.size()), experts / group.size()) {
+      counts_(static_cast<size_t>(group.size() * (experts + 1))) {
   NEREUS_CHECK(kContract, experts % group.size() == 0, "{} experts on {} ranks", experts,
                group.size());
 }
 
 TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, ConstTensorView ids) {
-  NEREUS_CHECK(kContract, !ctx.stream.on_gpu(), "the host_counts dispatcher works on host memory");
   const int64_t T = ids.dim(0), K = ids.dim(1), ep = group_.size(), E = local_experts();
   const int64_t all = ep * T * std::min(K, E);
   const int64_t capacity =
@@ -51,101 +39,87 @@ TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, Con
             .rows = capacity,
             .row_of_arrival = arena.take(DType::i32, {capacity, 1}, "row_of_arrival"),
             .arrival_of_row = arena.take(DType::i32, {capacity}, "arrival_of_row"),
-            .counts = arena.take(DType::i64, {2, ep}, "exchange counts")};
+            .sent = std::vector<int64_t>(static_cast<size_t>(ep)),
+            .received = std::vector<int64_t>(static_cast<size_t>(ep))};
   const Arena::Scope scope(ctx.scratch);
-  const TensorView offsets = ctx.scratch.take(DType::i32, {experts_ + 1}, "expert offsets");
-  const TensorView mine = ctx.scratch.take(DType::i32, {experts_}, "rows by expert");
-  const TensorView theirs = ctx.scratch.take(DType::i32, {ep * E}, "rows by sender and expert");
+  const TensorView mine = ctx.scratch.take(DType::i32, {1, experts_ + 1}, "expert offsets");
+  const TensorView offsets = ctx.scratch.take(DType::i32, {ep, experts_ + 1}, "all expert offsets");
   ops::permute_plan(ctx.stream, {.row_of_slot = plan.row_of_slot,
                                  .slot_of_row = plan.slot_of_row,
-                                 .offsets = offsets,
+                                 .offsets = mine.reshape({experts_ + 1}),
                                  .ids = ids});
-  if (ctx.stream.on_meta()) return plan;
+  group_.all_gather(ctx.stream, offsets, mine);
+  if (!ctx.stream.on_meta()) read_counts(ctx.stream, offsets, plan, T * K);
+  ops::arrivals(ctx.stream, {.row_of_arrival = plan.row_of_arrival,
+                             .arrival_of_row = plan.arrival_of_row,
+                             .local_offsets = plan.offsets,
+                             .offsets = offsets,
+                             .first = group_.rank() * E});
+  return plan;
+}
 
-  int32_t* const sent = mine.as<int32_t>();
-  const int32_t* const begin = offsets.as<int32_t>();
-  for (int64_t e = 0; e < experts_; ++e) sent[e] = begin[e + 1] - begin[e];
-  group_.all_to_all(ctx.stream, theirs, mine, each_, each_);
-
-  const int32_t* const received = theirs.as<int32_t>();  // [ep, E]
-  int64_t* const counts = plan.counts.as<int64_t>();
-  int64_t rows = 0;
-  for (int64_t r = 0; r < ep; ++r) {
-    counts[r] = begin[(r + 1) * E] - begin[r * E];
-    counts[ep + r] = 0;
-    for (int64_t e = 0; e < E; ++e) counts[ep + r] += received[r * E + e];
-    rows += counts[ep + r];
+// The host learns how many rows go to and come from each rank.
+void HostCountsDispatcher::read_counts(Stream& stream, ConstTensorView offsets, Plan& plan,
+                                       int64_t slots) {
+  copy_to_host(stream, counts_.data(), offsets);
+  stream.synchronize();
+  const int64_t E = local_experts(), me = group_.rank();
+  const auto rows = [&](int64_t from, int64_t to) {
+    const int32_t* at = counts_.data() + from * (experts_ + 1) + to * E;
+    return at[E] - at[0];
+  };
+  for (int64_t r = 0; r < group_.size(); ++r) {
+    plan.sent[static_cast<size_t>(r)] = rows(me, r);
+    plan.received[static_cast<size_t>(r)] = rows(r, me);
   }
   NEREUS_CHECK(
-      kConfig, rows <= capacity,
+      kConfig, received_rows(plan) <= plan.rows,
       "expert parallelism: rank {} of {} receives {} rows for its {} experts, and has room "
       "for {} ({} slots of its own, {} times).\n  Routing is more skewed than the bound on "
       "receive buffers allows: raise the bound.",
-      group_.rank(), ep, rows, E, capacity, T * K, bound_);
-
-  // Arrivals are by sender, then expert; rows by expert, then sender.
-  int32_t* const local = plan.offsets.as<int32_t>();
-  local[0] = 0;
-  for (int64_t e = 0; e < E; ++e) {
-    local[e + 1] = local[e];
-    for (int64_t r = 0; r < ep; ++r) local[e + 1] += received[r * E + e];
-  }
-  int32_t* const row_of_arrival = plan.row_of_arrival.as<int32_t>();
-  int32_t* const arrival_of_row = plan.arrival_of_row.as<int32_t>();
-  int32_t arrival = 0;
-  for (int64_t r = 0; r < ep; ++r) {
-    for (int64_t e = 0; e < E; ++e) {
-      int32_t row = local[e];
-      for (int64_t before = 0; before < r; ++before) row += received[before * E + e];
-      for (int32_t i = 0; i < received[r * E + e]; ++i, ++arrival, ++row) {
-        row_of_arrival[arrival] = row;
-        arrival_of_row[row] = arrival;
-      }
-    }
-  }
-  return plan;
+      me, group_.size(), received_rows(plan), E, plan.rows, slots, bound_);
 }
 
 void HostCountsDispatcher::to_experts(Context& ctx, const Plan& plan, TensorView rows,
                                       ConstTensorView sorted) {
-  const Counts c = counts_of(ctx.stream, plan, none_);
+  const int64_t n = received_rows(plan);
   const Arena::Scope scope(ctx.scratch);
   if (rows.rank() == 1) {
     const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows}, "arrived scalars");
-    group_.all_to_all(ctx.stream, arrived, sorted, c.sent, c.received);
-    ops::gather_scalars(ctx.stream, {.out = rows.rows(0, c.rows),
-                                     .x = arrived.rows(0, c.rows),
-                                     .index = plan.arrival_of_row.rows(0, c.rows)});
+    group_.all_to_all(ctx.stream, arrived, sorted, plan.sent, plan.received);
+    ops::gather_scalars(ctx.stream, {.out = rows.rows(0, n),
+                                     .x = arrived.rows(0, n),
+                                     .index = plan.arrival_of_row.rows(0, n)});
     return;
   }
   const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "arrived rows");
-  group_.all_to_all(ctx.stream, arrived, sorted, c.sent, c.received);
+  group_.all_to_all(ctx.stream, arrived, sorted, plan.sent, plan.received);
   ops::permute(ctx.stream, {.rows = rows,
-                            .x = arrived.rows(0, c.rows),
-                            .row_of_slot = plan.row_of_arrival.rows(0, c.rows),
+                            .x = arrived.rows(0, n),
+                            .row_of_slot = plan.row_of_arrival.rows(0, n),
                             .weights = {}});
 }
 
 void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorView sorted,
                                         ConstTensorView rows) {
-  const Counts c = counts_of(ctx.stream, plan, none_);
+  const int64_t n = received_rows(plan);
   const Arena::Scope scope(ctx.scratch);
   if (rows.rank() == 1) {
     const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows}, "leaving scalars");
     ops::gather_scalars(ctx.stream,
-                        {.out = leaving.rows(0, c.rows),
-                         .x = rows.rows(0, c.rows),
-                         .index = plan.row_of_arrival.reshape({plan.rows}).rows(0, c.rows)});
-    group_.all_to_all(ctx.stream, sorted, leaving, c.received, c.sent);
+                        {.out = leaving.rows(0, n),
+                         .x = rows.rows(0, n),
+                         .index = plan.row_of_arrival.reshape({plan.rows}).rows(0, n)});
+    group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
     return;
   }
   const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "leaving rows");
-  ops::combine(ctx.stream, {.out = leaving.rows(0, c.rows),
+  ops::combine(ctx.stream, {.out = leaving.rows(0, n),
                             .rows = rows,
-                            .row_of_slot = plan.row_of_arrival.rows(0, c.rows),
+                            .row_of_slot = plan.row_of_arrival.rows(0, n),
                             .weights = {},
                             .addend = {}});
-  group_.all_to_all(ctx.stream, sorted, leaving, c.received, c.sent);
+  group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
 }
 
 void HostCountsDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView x,

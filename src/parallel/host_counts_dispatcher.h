@@ -1,7 +1,7 @@
-// Expert parallelism over any Communicator on host memory: the reference of the others.
+// Expert parallelism over any Communicator: the reference of others.
 //
 // Rank r of the group holds experts [r E/ep, (r + 1) E/ep). A rank sorts its slots by expert, tells
-// the others how many rows each of their experts gets (the host reads the counts, once a layer and
+// all others how many rows each expert gets (the host reads these counts, once a layer and
 // microbatch), sends the rows, and sorts what it received by expert, then by sender, then by slot:
 // the order that one rank with all tokens would have, so that an expert's sums are the same.
 //
@@ -32,6 +32,7 @@ class HostCountsDispatcher final : public TokenDispatcher {
   void dispatch_backward(Context&, const Plan&, const DispatchBackward&) override;
 
  private:
+  void read_counts(Stream&, ConstTensorView offsets, Plan&, int64_t slots);
   // This rank's rows, sorted by expert, to the experts' rows, and back.
   void to_experts(Context&, const Plan&, TensorView rows, ConstTensorView sorted);
   void from_experts(Context&, const Plan&, TensorView sorted, ConstTensorView rows);
@@ -39,7 +40,7 @@ class HostCountsDispatcher final : public TokenDispatcher {
   Communicator& group_;
   int64_t experts_;
   double bound_;
-  std::vector<int64_t> none_, each_;  // by rank: no rows; as many counts as a rank has experts
+  std::vector<int32_t> counts_;  // every rank's offsets, as the host reads them
 };
 
 }  // namespace nereus

@@ -6,6 +6,8 @@
 // replay of the forward pass exchanges the same rows again.
 #pragma once
 
+#include <vector>
+
 #include "device/device.h"
 
 namespace nereus {
@@ -21,7 +23,7 @@ class TokenDispatcher {
     // Of an exchange between ranks: the arrivals' permutation, and rows to and from each rank.
     TensorView row_of_arrival;  // i32 [R, 1]
     TensorView arrival_of_row;  // i32 [R]
-    TensorView counts;          // i64 [2, ep], in host memory: sent, received
+    std::vector<int64_t> sent, received;  // rows by rank of the group
   };
 
   // Rows as the experts get them.
