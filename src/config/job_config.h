@@ -70,6 +70,7 @@ struct JobConfig {
     double lr = 8e-4, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
     std::string implementation = "fused";
     bool early_step_in_backward = false;
+    std::string moment_dtype = "float32";
   } optimizer;
 
   struct LrScheduler {

@@ -236,6 +236,8 @@ void model_keys(Table& t, JobConfig& c) {
   }
   t.above("eps", c.optimizer.eps, "added to the root of the second moment");
   t.from("weight_decay", c.optimizer.weight_decay, "of every parameter");
+  t.choice("moment_dtype", c.optimizer.moment_dtype,
+           "type of the two moments; bfloat16 halves their memory", {"float32", "bfloat16"});
   t.none("implementation", c.optimizer.implementation, "there is one").allowed = {
       "for-loop", "foreach", "fused"};
   t.refused("early_step_in_backward", c.optimizer.early_step_in_backward,

@@ -166,7 +166,8 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
     EXPECT_TRUE(name.starts_with("model_overrides.") || name.starts_with("numerics.") ||
                 name.starts_with("data.") || name.starts_with("cpu.") ||
                 name.starts_with("device.") || name == "model.hf_config" ||
-                name == "activation_checkpoint.recompute" || name == "model.torchtitan_args")
+                name == "activation_checkpoint.recompute" || name == "optimizer.moment_dtype" ||
+                name == "model.torchtitan_args")
         << name;
 }
 

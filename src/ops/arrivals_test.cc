@@ -15,7 +15,9 @@ namespace {
 TEST(Arrivals, AreSortedByExpertThenSender) {
   for (const Device device : test::devices()) {
     for (const auto& [P, all, first, E] :
-         {std::tuple<int64_t, int64_t, int64_t, int64_t>{1, 4, 0, 4}, {4, 8, 2, 2}, {3, 6, 5, 1},
+         {std::tuple<int64_t, int64_t, int64_t, int64_t>{1, 4, 0, 4},
+          {4, 8, 2, 2},
+          {3, 6, 5, 1},
           {8, 300, 256, 44}}) {
       std::vector<double> offsets;
       std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>> rows;  // and the arrival

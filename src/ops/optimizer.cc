@@ -27,8 +27,9 @@ void check(const Adam& a) {
   const char* op = "adam";
   const Shape n{a.param.count()};
   expect(op, "param", a.param, DType::f32, n);
-  expect(op, "m", a.m, DType::f32, n);
-  expect(op, "v", a.v, DType::f32, n);
+  expect_float(op, "m", a.m);
+  expect(op, "m", a.m, a.m.dtype, n);
+  expect(op, "v", a.v, a.m.dtype, n);
   expect(op, "grad", a.grad, DType::f32, n);
   expect(op, "coefficient", a.coefficient, DType::f32, {1});
   expect(op, "step_ok", a.step_ok, DType::i32, {1});
@@ -94,29 +95,31 @@ void adam(Stream& stream, const Adam& a) {
   const simd::f32x8 eps = splat(static_cast<float>(a.eps));
   const simd::f32x8 shrink = splat(static_cast<float>(1 - a.lr * a.weight_decay));
   const simd::f32x8 decay = splat(static_cast<float>(a.weight_decay));
-  stream.parallel_for((n + kChunk - 1) / kChunk, [&](int64_t task, Scratch) {
-    const int64_t begin = task * kChunk, count = std::min(n - begin, kChunk);
-    float *param = a.param.as<float>() + begin, *m = a.m.as<float>() + begin,
-          *v = a.v.as<float>() + begin;
-    const float* grad = a.grad.as<float>() + begin;
-    bf16* copy = given(a.copy) ? a.copy.as<bf16>() + begin : nullptr;
-    simd::for_each(count, [&](auto get, auto put) {
-      simd::f32x8 p = get(param, 0), g = coefficient * get(grad, 0);
-      if (a.decoupled) {
-        p *= shrink;
-      } else {
-        g += decay * p;
-      }
-      const simd::f32x8 m0 = get(m, 0);
-      const simd::f32x8 m1 = m0 + weight_m * (g - m0);
-      const simd::f32x8 v1 = beta2 * get(v, 0) + weight_v * g * g;
-      simd::f32x8 root;
-      for (int i = 0; i < 8; ++i) root[i] = std::sqrt(v1[i]);
-      p -= rate * m1 / (root / root_scale + eps);
-      put(m, m1);
-      put(v, v1);
-      put(param, p);
-      if (copy != nullptr) put(copy, p);
+  visit_float(a.m.dtype, [&]<class M>() {
+    stream.parallel_for((n + kChunk - 1) / kChunk, [&](int64_t task, Scratch) {
+      const int64_t begin = task * kChunk, count = std::min(n - begin, kChunk);
+      float* param = a.param.as<float>() + begin;
+      M *m = a.m.as<M>() + begin, *v = a.v.as<M>() + begin;
+      const float* grad = a.grad.as<float>() + begin;
+      bf16* copy = given(a.copy) ? a.copy.as<bf16>() + begin : nullptr;
+      simd::for_each(count, [&](auto get, auto put) {
+        simd::f32x8 p = get(param, 0), g = coefficient * get(grad, 0);
+        if (a.decoupled) {
+          p *= shrink;
+        } else {
+          g += decay * p;
+        }
+        const simd::f32x8 m0 = get(m, 0);
+        const simd::f32x8 m1 = m0 + weight_m * (g - m0);
+        const simd::f32x8 v1 = beta2 * get(v, 0) + weight_v * g * g;
+        simd::f32x8 root;
+        for (int i = 0; i < 8; ++i) root[i] = std::sqrt(v1[i]);
+        p -= rate * m1 / (root / root_scale + eps);
+        put(m, m1);
+        put(v, v1);
+        put(param, p);
+        if (copy != nullptr) put(copy, p);
+      });
     });
   });
 }

@@ -76,33 +76,37 @@ __device__ void adam_element(float& p, float& m, float& v, float g, const AdamCo
   p -= c.rate * m / (sqrtf(v) / c.root_scale + c.eps);
 }
 
+// Eight bytes, or sixteen, that nobody reads again.
+template <class M, int N>
+__device__ Pack<M, N> load_moments(const M* p) {
+  if constexpr (sizeof(M) * N == 16) {
+    return Pack<M, N>::load_once(p);
+  } else {
+    return Pack<M, N>::load(p);
+  }
+}
+
 // N elements a thread and step. Everything is read once and written once: nothing of it should
 // stay in the caches.
-template <int N>
+template <class M, int N>
 __global__ void __launch_bounds__(kThreads)
-    adam_kernel(float* param, float* m, float* v, bf16* copy, const float* grad,
-                const float* coefficient, const int* step_ok, int64_t n, AdamConstants c) {
+    adam_kernel(float* param, M* m, M* v, bf16* copy, const float* grad, const float* coefficient,
+                const int* step_ok, int64_t n, AdamConstants c) {
   if (*step_ok == 0) return;
   const float scale = *coefficient;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n / N;
        i += int64_t{gridDim.x} * kThreads) {
-    using P = Pack<float, N>;
-    P pp, mm, vv, gg;
-    if constexpr (N == 4) {
-      pp = P::load_once(param + i * N);
-      mm = P::load_once(m + i * N);
-      vv = P::load_once(v + i * N);
-      gg = P::load_once(grad + i * N);
-    } else {
-      pp = P::load(param + i * N);
-      mm = P::load(m + i * N);
-      vv = P::load(v + i * N);
-      gg = P::load(grad + i * N);
-    }
+    auto pp = load_moments<float, N>(param + i * N);
+    auto mm = load_moments<M, N>(m + i * N);
+    auto vv = load_moments<M, N>(v + i * N);
+    const auto gg = load_moments<float, N>(grad + i * N);
     Pack<bf16, N> rounded;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      adam_element(pp[j], mm[j], vv[j], scale * gg[j], c);
+      float m1 = static_cast<float>(mm[j]), v1 = static_cast<float>(vv[j]);
+      adam_element(pp[j], m1, v1, scale * gg[j], c);
+      mm[j] = M(m1);
+      vv[j] = M(v1);
       rounded[j] = bf16(pp[j]);
     }
     pp.store(param + i * N);
@@ -146,16 +150,20 @@ void adam(Stream& stream, const Adam& a) {
                         .shrink = static_cast<float>(1 - a.lr * a.weight_decay),
                         .decay = static_cast<float>(a.weight_decay),
                         .decoupled = a.decoupled};
-  const bool packs = n % 4 == 0 && fits(a.param, 16) && fits(a.m, 16) && fits(a.v, 16) &&
+  const auto moments = static_cast<uintptr_t>(4 * size_of(a.m.dtype));
+  const bool packs = n % 4 == 0 && fits(a.param, 16) && fits(a.m, moments) && fits(a.v, moments) &&
                      fits(a.grad, 16) && fits(a.copy, 8);
-  const auto run = [&](auto kernel, int64_t elements) {
+  const auto run = [&]<class M>(auto kernel, int64_t elements) {
     const int64_t blocks =
         std::min<int64_t>(ceil_div(n / elements, kThreads), int64_t{stream.processors()} * 32);
     kernel<<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(
-        a.param.as<float>(), a.m.as<float>(), a.v.as<float>(), a.copy.as<bf16>(),
-        a.grad.as<float>(), a.coefficient.as<float>(), a.step_ok.as<int>(), n, c);
+        a.param.as<float>(), a.m.as<M>(), a.v.as<M>(), a.copy.as<bf16>(), a.grad.as<float>(),
+        a.coefficient.as<float>(), a.step_ok.as<int>(), n, c);
   };
-  packs ? run(adam_kernel<4>, 4) : run(adam_kernel<1>, 1);
+  visit_float(a.m.dtype, [&]<class M>() {
+    packs ? run.template operator()<M>(adam_kernel<M, 4>, 4)
+          : run.template operator()<M>(adam_kernel<M, 1>, 1);
+  });
   check_launch("adam");
 }
 

@@ -30,7 +30,8 @@ struct ClipCoefficient {
 };
 
 struct Adam {
-  TensorView param, m, v;                // f32, n elements, contiguous
+  TensorView param;                      // f32, n elements, contiguous
+  TensorView m, v;                       // n elements, both f32 or both bf16 (rounded when stored)
   TensorView copy;                       // bf16, n elements, optional
   ConstTensorView grad;                  // f32, n elements
   ConstTensorView coefficient, step_ok;  // f32 [1], i32 [1]

@@ -12,7 +12,7 @@ namespace {
 // PyTorch's update, in double.
 struct Reference {
   double p, m = 0, v = 0;
-  void step(double g, const Adam& a) {
+  void step(double g, const Adam& a, bool bf16_moments = false) {
     if (a.decoupled) {
       p *= 1 - a.lr * a.weight_decay;
     } else {
@@ -23,6 +23,9 @@ struct Reference {
     const auto t = static_cast<double>(a.step);
     p -= a.lr / (1 - std::pow(a.beta1, t)) * m /
          (std::sqrt(v) / std::sqrt(1 - std::pow(a.beta2, t)) + a.eps);
+    if (!bf16_moments) return;
+    m = static_cast<double>(static_cast<float>(bf16(static_cast<float>(m))));
+    v = static_cast<double>(static_cast<float>(bf16(static_cast<float>(v))));
   }
 };
 
@@ -76,6 +79,54 @@ TEST(Adam, AgreesWithTheFormulasOverSeveralSteps) {
       s.synchronize();
       EXPECT_EQ(param.values(), pv);
       EXPECT_EQ(m.values(), mv);
+    }
+  }
+}
+
+// What is stored is rounded, what the step computes with is not. A value that lies between two bf16
+// may be rounded to the other one here: an ulp of a moment, and what it moves the parameter.
+TEST(Adam, KeepsMomentsInBFloat16) {
+  for (const Device device : test::devices()) {
+    for (const int64_t n : {40000, 40001}) {
+      const auto param = test::Tensor(device, DType::f32, {n}).fill_normal(1);
+      const auto m = test::Tensor(device, DType::bf16, {n}).fill(0),
+                 v = test::Tensor(device, DType::bf16, {n}).fill(0);
+      const auto coefficient = test::Tensor(device, DType::f32, {1}).fill(0.5);
+      const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
+      std::vector<Reference> want;
+      for (const double p : param.values()) want.push_back({p});
+      Stream s = test::stream(device);
+      Adam a{.param = param,
+             .m = m,
+             .v = v,
+             .copy = {},
+             .grad = {},
+             .coefficient = coefficient,
+             .step_ok = ok,
+             .lr = 1e-2,
+             .beta1 = 0.9,
+             .beta2 = 0.95,
+             .eps = 1e-8,
+             .weight_decay = 0.1};
+      for (int64_t step = 1; step <= 4; ++step) {
+        const auto grad =
+            test::Tensor(device, DType::f32, {n}).fill_normal(static_cast<uint64_t>(10 + step));
+        a.grad = grad;
+        a.step = step;
+        adam(s, a);
+        s.synchronize();
+        const auto g = grad.values();
+        for (size_t i = 0; i < want.size(); ++i) want[i].step(0.5 * g[i], a, true);
+      }
+      const auto pv = param.values(), mv = m.values(), vv = v.values();
+      int64_t others = 0;
+      for (size_t i = 0; i < want.size(); ++i) {
+        others += mv[i] != want[i].m || vv[i] != want[i].v;
+        ASSERT_NEAR(mv[i], want[i].m, std::abs(want[i].m) / 64 + 1e-6);
+        ASSERT_NEAR(vv[i], want[i].v, want[i].v / 64 + 1e-9);
+        ASSERT_NEAR(pv[i], want[i].p, 1e-3 * (1 + std::abs(want[i].p)));
+      }
+      EXPECT_LT(others, n / 100);
     }
   }
 }

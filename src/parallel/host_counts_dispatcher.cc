@@ -87,9 +87,9 @@ void HostCountsDispatcher::to_experts(Context& ctx, const Plan& plan, TensorView
   if (rows.rank() == 1) {
     const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows}, "arrived scalars");
     group_.all_to_all(ctx.stream, arrived, sorted, plan.sent, plan.received);
-    ops::gather_scalars(ctx.stream, {.out = rows.rows(0, n),
-                                     .x = arrived.rows(0, n),
-                                     .index = plan.arrival_of_row.rows(0, n)});
+    ops::gather_scalars(
+        ctx.stream,
+        {.out = rows.rows(0, n), .x = arrived.rows(0, n), .index = plan.arrival_of_row.rows(0, n)});
     return;
   }
   const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "arrived rows");
@@ -106,10 +106,9 @@ void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorVi
   const Arena::Scope scope(ctx.scratch);
   if (rows.rank() == 1) {
     const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows}, "leaving scalars");
-    ops::gather_scalars(ctx.stream,
-                        {.out = leaving.rows(0, n),
-                         .x = rows.rows(0, n),
-                         .index = plan.row_of_arrival.reshape({plan.rows}).rows(0, n)});
+    ops::gather_scalars(ctx.stream, {.out = leaving.rows(0, n),
+                                     .x = rows.rows(0, n),
+                                     .index = plan.row_of_arrival.reshape({plan.rows}).rows(0, n)});
     group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
     return;
   }

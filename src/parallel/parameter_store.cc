@@ -89,8 +89,9 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
   masters_ = Buffer(device, 4 * elements_, "parameters (f32 masters)");
   if (options.gradients) gradients_ = Buffer(device, 4 * elements_, "gradients (f32)");
   if (options.moments) {
-    m_ = Buffer(device, 4 * elements_, "optimizer (first moments)");
-    v_ = Buffer(device, 4 * elements_, "optimizer (second moments)");
+    const int64_t size = size_of(options.moment_type);
+    m_ = Buffer(device, size * elements_, "optimizer (first moments)");
+    v_ = Buffer(device, size * elements_, "optimizer (second moments)");
   }
   if (options.compute != DType::f32) copies_ = Buffer(device, 2 * elements_, "parameters (bf16)");
   constexpr int kOpen = 2;  // the one in use, and the next or the last

@@ -35,6 +35,7 @@ class ParameterStore {
     DType compute = DType::f32;  // f32, or bf16: copies are kept beside the masters
     bool gradients = true;
     bool moments = true;
+    DType moment_type = DType::f32;  // or bf16
     RankGroups groups = {};
     // Whole weights live only while their bucket is open (reshard_after_forward), gathered one
     // ahead; else all of them for the step.
@@ -61,8 +62,8 @@ class ParameterStore {
   // The part of them that this rank counts in a norm: all ranks of a model together count each
   // element once.
   TensorView counted_gradients() const;
-  TensorView first_moments() const { return flat(m_, DType::f32); }
-  TensorView second_moments() const { return flat(v_, DType::f32); }
+  TensorView first_moments() const { return flat(m_, options_.moment_type); }
+  TensorView second_moments() const { return flat(v_, options_.moment_type); }
   TensorView copies() const;  // bf16; "no tensor" when kernels compute in f32
 
   // This rank's rows of the logical parameters, as strided views into the masters, or into the

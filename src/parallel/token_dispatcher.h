@@ -21,8 +21,8 @@ class TokenDispatcher {
     TensorView offsets;      // i32 [E + 1], rows of the local experts
     int64_t rows = 0;        // R: capacity of the row buffers; offsets[E] of them are used
     // Of an exchange between ranks: the arrivals' permutation, and rows to and from each rank.
-    TensorView row_of_arrival;  // i32 [R, 1]
-    TensorView arrival_of_row;  // i32 [R]
+    TensorView row_of_arrival;            // i32 [R, 1]
+    TensorView arrival_of_row;            // i32 [R]
     std::vector<int64_t> sent, received;  // rows by rank of the group
   };
 

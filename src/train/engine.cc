@@ -114,6 +114,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .compute = options.compute,
           .gradients = options.gradients,
           .moments = options.gradients && options.moments,
+          .moment_type = options.moment_type,
           .groups = world == nullptr ? RankGroups{} : world->groups(),
           .reshard = options.reshard,
           .reduce_each_microbatch = options.reshard && options.gradients && schedule.stages() == 1,

@@ -29,6 +29,7 @@ class Engine {
     std::vector<Recompute> recompute;  // by block; empty: none
     bool gradients = true;             // false: evaluation only
     bool moments = true;               // false: no optimizer will run
+    DType moment_type = DType::f32;    // of the optimizer's moments: f32 or bf16
     bool unordered_attention = false;  // see ops/attention.h
     const RankWorld* world = nullptr;  // null: one rank
     bool reshard = false;              // see ParameterStore::Options

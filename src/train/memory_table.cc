@@ -78,6 +78,7 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .sequence = config.training.seq_len,
                  .eos_id = 0,
                  .recompute = recompute_by_block(config, args.n_layers),
+                 .moment_type = moment_type(config),
                  .unordered_attention = config.device.unordered_attention,
                  .world = world.get(),
                  .reshard = reshards(config),
@@ -89,7 +90,9 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
   };
   row("parameters (f32 masters)", state.masters);
   row("gradients (f32)", state.gradients);
-  row("optimizer (two f32 moments)", state.moments);
+  row(moment_type(config) == DType::f32 ? "optimizer (two f32 moments)"
+                                        : "optimizer (two bf16 moments)",
+      state.moments);
   row("parameters (bf16)", state.copies);
   row("parameters gathered", state.gathered);
   row("activations", engine.executor().memory().total);

@@ -57,7 +57,8 @@ struct Layout {
   Recompute recompute = {};
   DType compute = DType::f32;
   bool documents = false;  // attention within documents
-  bool reshard = false;    // weights and gradients of a block at a time
+  DType moments = DType::f32;
+  bool reshard = false;  // weights and gradients of a block at a time
 };
 std::string name_of(const Layout& l) {
   std::string text = Mesh(l.degrees, l.ranks).to_string();
@@ -145,6 +146,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
                  .sequence = kSequence,
                  .eos_id = 5,
                  .recompute = std::vector<Recompute>(8, l.recompute),
+                 .moment_type = l.moments,
                  .world = world,
                  .reshard = l.reshard,
                  .pipeline = &pipe});
@@ -333,6 +335,15 @@ TEST(ParallelTraining, DocumentsMayCrossTheChunksOfASequence) {
   const Outcome one = train(alone);
   EXPECT_NE(one.losses, one_rank().losses);
   expect_equal(train(two), one, 1e-5, 2e-5);
+}
+
+TEST(ParallelTraining, MomentsInBFloat16StayClose) {
+  Layout alone, two{{.dp_shard = 2}, 2};
+  alone.moments = two.moments = DType::bf16;
+  const Outcome one = train(alone);
+  EXPECT_NE(one.losses, one_rank().losses);
+  expect_equal(one, one_rank(), 1e-3, 1e-3);
+  expect_equal(train(two), one, 1e-4, 5e-4);
 }
 
 TEST(ParallelTraining, BFloat16CopiesAreGatheredFromShards) {

@@ -79,6 +79,10 @@ ModelArgs training_model_args(const JobConfig& config) {
   return args;
 }
 
+DType moment_type(const JobConfig& config) {
+  return config.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32;
+}
+
 std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
   const auto& ac = config.activation_checkpoint;
   std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
@@ -135,6 +139,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .sequence = t.seq_len,
                       .eos_id = static_cast<int32_t>(args_.eos_id),
                       .recompute = recompute_by_block(config, args_.n_layers),
+                      .moment_type = moment_type(config),
                       .unordered_attention = config.device.unordered_attention,
                       .world = world_.get(),
                       .reshard = reshards(config),

@@ -74,6 +74,9 @@ class Trainer {
 // The model's arguments of a run, its sequence length and end-of-document id included.
 ModelArgs training_model_args(const JobConfig&);
 
+// Of the optimizer's moments.
+DType moment_type(const JobConfig&);
+
 // What each block recomputes, by activation_checkpoint.mode.
 std::vector<Recompute> recompute_by_block(const JobConfig&, int64_t blocks);
 
