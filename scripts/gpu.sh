@@ -13,6 +13,8 @@
 #   bench     nereus bench gpu
 #   sanitize  compute-sanitizer over the small op tests
 #   tiny      200 steps on real text, bf16 on the GPU
+#   two       with two GPUs: NCCL's tests, layouts of a small model in f32 beside one GPU
+#   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 readonly gpu=.gpu
@@ -20,11 +22,11 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target nereus device_test ops_test train_test
+  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target nereus device_test ops_test train_test comm_test
   local program folder
   folder=$(mktemp -d)
   mkdir -p "$folder/bin" "$folder/lib"
-  for program in nereus src/device_test src/ops_test src/train_test; do
+  for program in nereus src/device_test src/ops_test src/train_test src/comm_test; do
     strip -o "$folder/bin/$(basename $program)" "build-cuda/$program"
   done
   # Small libraries of this distribution's; CUDA's and the C library's are the other machine's own.
@@ -61,6 +63,27 @@ tests() {  # name, limit, program, filter
   grep -E '^\[ *(FAILED|PASSED|SKIPPED)|Failure|^Expected|^  Actual|^error' "$out/$1.log" | head -${LINES_SHOWN:-40}
 }
 
+# Five steps of a small model in f32 with a layout; the last losses side by side in two.txt.
+two_layout() {
+  local words=() word name=${1//[^a-zA-Z0-9]/_} line
+  for word in $1; do
+    case $word in
+      --*) words+=("$word") ;;
+      *=*) words+=("--parallelism.$word") ;;
+      *) words+=("--parallelism.${word}_parallel_degree=2") ;;
+    esac
+  done
+  step "two${name:+_$name}" 60 $gpu/bin/nereus train --device.kind=cuda --model.flavor=671B \
+    --model_overrides.{vocab_size=512,dim=256,inter_dim=512,moe_inter_dim=128,n_layers=4} \
+    --model_overrides.{n_dense_layers=1,n_heads=4,num_experts=8,top_k=2,q_lora_rank=64} \
+    --model_overrides.{kv_lora_rank=64,attn_mask_type=causal} --training.dataset=random \
+    --training.{local_batch_size=4,global_batch_size=8,seq_len=256,steps=5,seed=3} \
+    --training.mixed_precision_param="${DTYPE:-float32}" --metrics.log_freq=1 \
+    --job.dump_folder="$out/two" "${words[@]}"
+  line=$(grep -oE 'step:  5 .*grad_norm: +[0-9.]+' "$out/two${name:+_$name}.log" || tail -3 "$out/two${name:+_$name}.log")
+  printf '%-70s %s\n' "${1:-one GPU}" "$line" >>"$out/two.txt"
+}
+
 run_suite() {
   case $1 in
     smoke)
@@ -95,8 +118,30 @@ run_suite() {
         --job.dump_folder="$out/tiny" ${ARGS:-}
       tail -12 "$out/tiny.log" | cut -c1-200
       ;;
+    two)
+      tests comm_test 200 comm_test '*Nccl*:*NCCL*'
+      local layout
+      for layout in "" "--nproc=2" "--nproc=2 expert" "--nproc=2 tensor" "--nproc=2 context" \
+        "--nproc=2 pipeline" "--nproc=2 pipeline pipeline_parallel_schedule=ZBVZeroBubble" \
+        "--nproc=2 pipeline pipeline_parallel_schedule=Interleaved1F1B" \
+        "--nproc=2 fsdp_reshard_after_forward=never"; do
+        two_layout "$layout"
+      done
+      cat "$out"/two.txt
+      ;;
+    slice2)
+      local run
+      while read -r run; do
+        [[ -z $run ]] && continue
+        # shellcheck disable=SC2086
+        step "slice2_${run%% *}" 150 $gpu/bin/nereus train configs/slice2.toml --nproc 2 \
+          --job.dump_folder="$out/slice2_${run%% *}" ${run#* } ${ARGS:-}
+        grep -E 'step: (10|20)|rror|needs|total|ready|Speed|speed' "$out/slice2_${run%% *}.log" | cut -c1-220 | tail -7
+      done <<<"${RUNS:-fsdp --
+ep2 --parallelism.expert_parallel_degree=2}"
+      ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, tiny" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, tiny, two, slice2" >&2
       exit 2
       ;;
   esac

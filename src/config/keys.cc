@@ -356,6 +356,9 @@ void system_keys(Table& t, JobConfig& c) {
   degree("expert_parallel_degree", p.expert_parallel_degree, "expert parallelism");
   degree("expert_tensor_parallel_degree", p.expert_tensor_parallel_degree,
          "tensor parallelism of experts");
+  t.from("expert_receive_bound", p.expert_receive_bound,
+         "rows that a rank's experts have room for, over those that it sends (1: even routing); "
+         "more end the run; 0: room for any routing");
 
   t.section("compile");
   t.none("enable", c.compile.enable, "kernels are compiled beforehand");

@@ -167,7 +167,7 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
                 name.starts_with("data.") || name.starts_with("cpu.") ||
                 name.starts_with("device.") || name == "model.hf_config" ||
                 name == "activation_checkpoint.recompute" || name == "optimizer.moment_dtype" ||
-                name == "model.torchtitan_args")
+                name == "parallelism.expert_receive_bound" || name == "model.torchtitan_args")
         << name;
 }
 

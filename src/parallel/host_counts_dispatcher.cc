@@ -76,7 +76,7 @@ void HostCountsDispatcher::read_counts(Stream& stream, ConstTensorView offsets, 
       kConfig, received_rows(plan) <= plan.rows,
       "expert parallelism: rank {} of {} receives {} rows for its {} experts, and has room "
       "for {} ({} slots of its own, {} times).\n  Routing is more skewed than the bound on "
-      "receive buffers allows: raise the bound.",
+      "receive buffers allows: raise parallelism.expert_receive_bound, or set it to 0.",
       me, group_.size(), received_rows(plan), E, plan.rows, slots, bound_);
 }
 

@@ -193,7 +193,7 @@ TEST(HostCountsDispatcher, ABoundThatIsTooSmallIsRefusedWithTheNumbers) {
       message,
       "expert parallelism: rank 0 of 2 receives 48 rows for its 4 experts, and has room for 30 "
       "(24 slots of its own, 1.25 times).\n  Routing is more skewed than the bound on receive "
-      "buffers allows: raise the bound.");
+      "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.");
 }
 
 TEST(HostCountsDispatcher, IsMeasuredOnTheMetaDeviceWithoutTheOthers) {

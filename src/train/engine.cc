@@ -52,9 +52,10 @@ std::unique_ptr<TpRegion> region(Communicator* group) {
   return std::make_unique<GroupRegion>(*group);
 }
 
-std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, int64_t experts) {
+std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, int64_t experts,
+                                                 double bound) {
   if (group == nullptr) return std::make_unique<LocalDispatcher>(experts);
-  return std::make_unique<HostCountsDispatcher>(*group, experts);
+  return std::make_unique<HostCountsDispatcher>(*group, experts, bound);
 }
 
 }  // namespace
@@ -127,7 +128,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
   if (cp > 1)
     keys_ = std::make_unique<ContextRegion>(stream, *group(MeshGroup::cp_tp), cp, options.rows,
                                             options.sequence);
-  dispatcher_ = make_dispatcher(group(MeshGroup::ep), args.moe.num_experts);
+  dispatcher_ = make_dispatcher(group(MeshGroup::ep), args.moe.num_experts, options.receive_bound);
 
   std::vector<Recompute> recompute = options.recompute;
   recompute.resize(static_cast<size_t>(args.n_layers));

@@ -32,6 +32,7 @@ class Engine {
     DType moment_type = DType::f32;    // of the optimizer's moments: f32 or bf16
     bool unordered_attention = false;  // see ops/attention.h
     const RankWorld* world = nullptr;  // null: one rank
+    double receive_bound = 0;          // see HostCountsDispatcher
     bool reshard = false;              // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };

@@ -81,6 +81,7 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .moment_type = moment_type(config),
                  .unordered_attention = config.device.unordered_attention,
                  .world = world.get(),
+                 .receive_bound = config.parallelism.expert_receive_bound,
                  .reshard = reshards(config),
                  .pipeline = &layout.pipeline});
   const ParameterStore::Bytes state = engine.store().bytes();

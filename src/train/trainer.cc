@@ -142,6 +142,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .moment_type = moment_type(config),
                       .unordered_attention = config.device.unordered_attention,
                       .world = world_.get(),
+                      .receive_bound = config.parallelism.expert_receive_bound,
                       .reshard = reshards(config),
                       .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
