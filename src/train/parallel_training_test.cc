@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/philox.h"
+#include "comm/mpi_ranks.h"
 #include "comm/thread_ranks.h"
 #include "ops/elementwise.h"
 #include "parallel/rank_world.h"
@@ -326,6 +327,33 @@ TEST(ParallelTraining, ALayoutRepeatsItselfBitForBitAndReplicasAreTheSame) {
     for (int r = 0; r < l.ranks; ++r)
       EXPECT_EQ(a.masters[static_cast<size_t>(r)],
                 a.masters[static_cast<size_t>(mesh.members(MeshGroup::dp_replicate, r)[0])]);
+  }
+}
+
+// Under mpirun with four processes: the same layouts between processes.
+TEST(ParallelTrainingByMpi, TenStepsOfFourProcessesAreThoseOfOneRank) {
+  if (!has_mpi() || !started_by_mpi()) GTEST_SKIP() << "not started by mpirun";
+  MpiSession session;
+  for (const Layout& l : {resharded({{.dp_shard = 4, .ep = 2}, 4}),
+                          Layout{{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4, "", 1, 2},
+                          Layout{{.cp = 2, .pp = 2}, 4, "ZBVZeroBubble", 2},
+                          Layout{{.dp_replicate = 2, .dp_shard = 2}, 4}}) {
+    SCOPED_TRACE(name_of(l));
+    const auto world = session.world(std::chrono::seconds(60));
+    ASSERT_EQ(world->size(), 4);
+    const RankWorld mine(Mesh(l.degrees, l.ranks), *world);
+    Outcome run;
+    run.masters.resize(4);
+    std::mutex mutex;
+    train(l, &mine, run, mutex);
+    const Outcome& one = one_rank();
+    for (size_t s = 0; s < one.losses.size(); ++s) {
+      EXPECT_NEAR(run.losses[s], one.losses[s], 1e-5 * one.losses[s]) << "step " << s + 1;
+      EXPECT_NEAR(run.norms[s], one.norms[s], 1e-5 * one.norms[s]) << "step " << s + 1;
+    }
+    for (const auto& [name, elements] : run.weights)  // this rank's
+      for (const auto& [i, value] : elements)
+        ASSERT_NEAR(value, one.weights.at(name).at(i), 2e-5) << name << " " << i;
   }
 }
 
