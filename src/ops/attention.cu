@@ -1,7 +1,9 @@
 // The general path of attention: f32 or bf16, any width up to 256, any mask; a warp a row, plain
-// f32 arithmetic. cuDNN takes what it can (attention_cudnn.h).
+// f32 arithmetic. cuDNN takes what it can (attention_cudnn.h), then the tensor cores
+// (attention_flash.h).
 #include "ops/attention.h"
 #include "ops/attention_cudnn.h"
+#include "ops/attention_flash.h"
 #include "ops/cuda.cuh"
 
 namespace nereus::ops::cuda {
@@ -192,6 +194,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   const int64_t T = a.q.dim(0), H = a.q.dim(1);
   if (T == 0 || H == 0) return;
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
+  if (flash_takes(a)) return flash_forward(stream, a);
   visit_float(a.q.dtype, [&]<class E>() {
     forward_kernel<E><<<grid(T, H), kWarps * 32, 0, native(stream)>>>(
         rows_of<E>(a.o), a.lse.as<float>(), rows_of<E>(a.q), rows_of<E>(a.k), rows_of<E>(a.v),
@@ -204,6 +207,7 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
   const int64_t T = a.q.dim(0), H = a.q.dim(1);
   if (T == 0 || H == 0) return;
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
+  if (flash_takes(a)) return flash_backward(stream, a);
   visit_float(a.q.dtype, [&]<class E>() {
     const unsigned blocks = grid(T, H);
     delta_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(

@@ -83,9 +83,9 @@ class Graphs : public StreamState {
     if (built.is_bad()) {
       const Shape4& s = std::get<Shape4>(key);
       log::warning(
-          "attention of {} sequences of {} with {} heads {}/{} goes the slow way: cuDNN has no "
-          "kernel "
-          "for it ({})",
+          "cuDNN has no kernel for attention of {} sequences of {} with {} heads {}/{} ({}): it "
+          "goes "
+          "through our own, which are slower",
           s.B, s.S, s.H, s.Dqk, s.Dv, built.get_message());
       return nullptr;
     }

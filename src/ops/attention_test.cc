@@ -15,10 +15,12 @@ struct Case {
   DType dtype;
   int64_t B, S, H, Dqk, Dv;
   AttentionMask mask;
+  uint32_t document = 10;  // tokens, on average
 };
 void PrintTo(const Case& c, std::ostream* s) {
   *s << name_of(c.dtype) << " B" << c.B << " S" << c.S << " H" << c.H << " D" << c.Dqk << "/"
-     << c.Dv << (c.mask == AttentionMask::document ? " document" : " causal");
+     << c.Dv << (c.mask == AttentionMask::document ? " documents of " : " causal, not ")
+     << c.document;
 }
 
 std::vector<Case> cases() {
@@ -30,6 +32,13 @@ std::vector<Case> cases() {
       for (const AttentionMask mask : {AttentionMask::causal, AttentionMask::document})
         for (const auto& [B, S, H, Dqk, Dv] : sizes)
           out.push_back({device, dtype, B, S, H, Dqk, Dv, mask});
+  // Documents within, over and across the tiles of a GPU's kernel.
+  const int64_t wide[][5] = {{1, 1000, 2, 192, 128}, {3, 127, 3, 64, 64}, {2, 513, 1, 128, 72}};
+  for (const Device device : test::devices())
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const uint32_t document : {3u, 60u, 300u})
+        for (const auto& [B, S, H, Dqk, Dv] : wide)
+          out.push_back({device, dtype, B, S, H, Dqk, Dv, AttentionMask::document, document});
   return out;
 }
 
@@ -119,7 +128,7 @@ TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
             all[row * static_cast<size_t>(2 * c.Dv) + static_cast<size_t>(c.Dv) + d]);
   }
   std::vector<double> ids(static_cast<size_t>(T));
-  for (size_t i = 0; i < ids.size(); ++i) ids[i] = philox(9, i).v[0] % 10;  // 1 ends a document
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = philox(9, i).v[0] % c.document;  // 1 ends one
   auto id_tensor = test::Tensor(c.device, DType::i32, {T});
   id_tensor.set(ids);
   const auto first = test::Tensor(c.device, DType::i32, {T}).poison();

@@ -169,6 +169,23 @@ void Trainer::check_memory() {
              static_cast<double>(stream_.free_at_start()));
 }
 
+// Which kernels attention goes through, where those are not cuDNN's.
+void Trainer::say_attention() const {
+  const bool bf16 = config_.training.mixed_precision_param == "bfloat16";
+  const int64_t qk = args_.qk_head_dim(), v = args_.v_head_dim;
+  if (!bf16 || qk % 8 + v % 8 > 0 || qk > (args_.block_causal() ? 192 : 256) ||
+      v > (args_.block_causal() ? 128 : 256)) {
+    log::warning(
+        "Attention goes through a plain kernel, which is slow on long sequences: the fast ones "
+        "take bfloat16 and heads of multiples of 8 up to 256 (cuDNN, causal masks) or 192/128 "
+        "(document masks), and this run has {}, heads of {}/{} and {} masks.",
+        config_.training.mixed_precision_param, qk, v,
+        args_.block_causal() ? "document" : "causal");
+  } else if (args_.block_causal()) {
+    log::info("Attention with document masks goes through Nereus's own tensor-core kernels.");
+  }
+}
+
 void Trainer::say_model(double seconds) const {
   const auto& t = config_.training;
   const ModelSize size = model_size(args_);
@@ -179,11 +196,7 @@ void Trainer::say_model(double seconds) const {
             with_thousands(static_cast<double>(size.sparse()), 0),
             with_thousands(static_cast<double>(size.active), 0));
   log_device(stream_);
-  if (stream_.on_gpu() && (args_.block_causal() || t.mixed_precision_param != "bfloat16"))
-    log::warning(
-        "Attention goes through a plain kernel, which is slow on long sequences: cuDNN's takes "
-        "causal masks and bfloat16, and this run has {} and {}.",
-        args_.block_causal() ? "document masks" : "causal masks", t.mixed_precision_param);
+  if (stream_.on_gpu()) say_attention();
   log::info(
       "Trainer is initialized with local batch size {}, global batch size {}, gradient "
       "accumulation steps {}, sequence length {}, total steps {} (warmup {})",

@@ -40,6 +40,7 @@ class Trainer {
   void make_folder();
   void check_memory();
   void say_model(double seconds) const;
+  void say_attention() const;
   void load_weights();
   void save_weights(const std::string& folder, DType);
   Optimizer::Result train_step(int64_t step, Interval&);
