@@ -295,18 +295,25 @@ void ParameterStore::gather(Stream& stream, int bucket) {
 }
 
 void ParameterStore::reduce(Stream& stream, int bucket) {
-  if (!options_.reduce_each_microbatch) {
-    sum_into_shards(stream, bucket, false);
-  } else if (options_.exchange != nullptr && !stream.on_meta()) {
-    step_->record(*options_.exchange);
-    step_->wait(stream);
+  Stream& x = exchange(stream);
+  if (&x != &stream) {
+    step_->record(stream);
+    step_->wait(x);
   }
+  if (!options_.reduce_each_microbatch) sum_into_shards(x, bucket, false);
   for (size_t i = 0; i < tensors_.size(); ++i) {
     if (tensors_[i].bucket != bucket) continue;
     const TensorView mine = shard_of(gradients_, DType::f32, i);
-    if (tensors_[i].same_on_tp) options_.groups.tp->all_reduce(stream, mine);
-    if (options_.groups.replicate != nullptr) options_.groups.replicate->all_reduce(stream, mine);
+    if (tensors_[i].same_on_tp) options_.groups.tp->all_reduce(x, mine);
+    if (options_.groups.replicate != nullptr) options_.groups.replicate->all_reduce(x, mine);
   }
+}
+
+void ParameterStore::finish(Stream& stream) {
+  Stream& x = exchange(stream);
+  if (&x == &stream) return;
+  step_->record(x);
+  step_->wait(stream);
 }
 
 void ParameterStore::gather(Stream& stream) {
@@ -314,6 +321,7 @@ void ParameterStore::gather(Stream& stream) {
 }
 void ParameterStore::reduce(Stream& stream) {
   for (const int bucket : buckets_) reduce(stream, bucket);
+  finish(stream);
 }
 
 void ParameterStore::initialize(Stream& stream, uint64_t seed) {

@@ -89,9 +89,11 @@ class ParameterStore {
   // Between these a tensor's gradient can be written: added to, after the step's first microbatch.
   void open_gradients(Stream&, int bucket);
   void close_gradients(Stream&, int bucket);
-  // All weights of a bucket that are not resharded; its gradients into reduced ones, at the end.
+  // All weights of a bucket that are not resharded; its gradients into reduced ones, after its last
+  // wgrad, which are there after finish().
   void gather(Stream&, int bucket);
   void reduce(Stream&, int bucket);
+  void finish(Stream&);
   void gather(Stream&);
   void reduce(Stream&);
   const RankGroups& groups() const { return options_.groups; }

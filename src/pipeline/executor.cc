@@ -340,6 +340,7 @@ void Executor::run(std::span<const Action> actions, std::span<const HostMicrobat
         for (const int bucket : local(a.stage).stage->buckets()) store_.reduce(stream_, bucket);
         break;
       case Action::Kind::update:
+        store_.finish(stream_);
         update();
         break;
     }
