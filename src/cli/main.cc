@@ -11,6 +11,7 @@
 #include "cli/bench.h"
 #include "cli/plan.h"
 #include "cli/probe.h"
+#include "cli/recipe.h"
 #include "cli/tokenize.h"
 #include "cli/train.h"
 
@@ -27,6 +28,7 @@ constexpr Command kCommands[] = {
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
+    {"recipe", nereus::run_recipe, "run the recipe DeepSeek-V3 671B in a Slurm job (launch.sh)"},
     {"plan", nereus::run_plan, "draw a pipeline's schedule, its idle time and activations"},
     {"bench", nereus::run_bench,
      "how fast ops, a training step and the data are, against stated figures"},

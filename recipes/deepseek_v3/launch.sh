@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=deepseek_v3:torchtitan_launch
+#SBATCH --time=02:00:00
+#
+# DeepSeek-V3 671B pre-training, as the recipe of the same name starts it with TorchTitan:
+#
+#   GPU_TYPE=h100 JOB_TOTAL_GPUS=512 LLMB_INSTALL=/lustre/llmb sbatch -N 64 --ntasks-per-node=8 launch.sh
+#
+# Arguments go to `nereus train`. docs/recipe.md has the variables; `nereus recipe launch` has the
+# logic.
+set -eu -o pipefail
+
+if [[ -z ${GPU_TYPE:-} ]]; then
+  echo "GPU_TYPE is a required variable." >&2
+  exit 1
+fi
+if [[ -z ${JOB_TOTAL_GPUS:-} ]]; then
+  echo "JOB_TOTAL_GPUS is a required variable." >&2
+  exit 1
+fi
+if [[ -z ${LLMB_INSTALL:-} ]]; then
+  echo "Please set LLMB_INSTALL to the path of the installation directory for all workloads" >&2
+  exit 1
+fi
+
+# Under sbatch this script is a copy in Slurm's spool folder: the repository is found from outside.
+repository=
+for place in "${LLMB_REPO:-}" "$(dirname "$0")/../.." "${SLURM_SUBMIT_DIR:-.}" \
+  "${SLURM_SUBMIT_DIR:-.}/../.."; do
+  if [[ -n $place && -f $place/recipes/deepseek_v3/deepseek_v3_671b.toml ]]; then
+    repository=$(cd "$place" && pwd)
+    break
+  fi
+done
+if [[ -z $repository ]]; then
+  echo "launch.sh: recipes/deepseek_v3 was not found: set LLMB_REPO to Nereus' folder, or submit from it." >&2
+  exit 1
+fi
+for program in "${NEREUS_BIN:-}" "$LLMB_INSTALL/bin/nereus" "$repository/build-cuda/nereus" \
+  "$repository/build/nereus"; do
+  if [[ -n $program && -x $program ]]; then
+    exec "$program" recipe launch --recipe "$repository/recipes/deepseek_v3" -- "$@"
+  fi
+done
+echo "launch.sh: no nereus: set NEREUS_BIN, or build one in $repository (make PRESET=cuda)." >&2
+exit 1

@@ -1,0 +1,102 @@
+#include "cli/recipe.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "recipe/recipe_run.h"
+
+namespace nereus {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kHelp =
+    "Runs the recipe \"DeepSeek-V3 671B with TorchTitan\": what its launch.sh calls in a batch "
+    "job.\n\n"
+    "Usage: nereus recipe launch [--dry-run] --recipe FOLDER [-- ARGUMENTS of nereus train]\n\n"
+    "  --recipe FOLDER  where deepseek_v3_671b.toml is\n"
+    "  --dry-run        print the settings and the command, and stop\n\n"
+    "Reads the recipe's variables (GPU_TYPE, JOB_TOTAL_GPUS, LLMB_INSTALL, ...; docs/recipe.md) "
+    "and\n"
+    "NEREUS_PRESET: original, newer or ours.\n";
+
+// As a shell would take it back.
+std::string quoted(const std::string& word) {
+  constexpr const char* kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+[[noreturn]] void become(const std::vector<std::string>& command) {
+  std::vector<char*> words;
+  for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
+  words.push_back(nullptr);
+  std::fflush(stdout);
+  execvp(words[0], words.data());
+  NEREUS_FAIL(kConfig, "{}: cannot be started: {}. launch.sh runs inside a Slurm job: sbatch it.",
+              command[0], std::strerror(errno));
+}
+
+}  // namespace
+
+int run_recipe(int argc, char** argv) {
+  bool dry_run = false, help = argc < 2;
+  std::string folder;
+  std::vector<std::string> arguments;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--") {
+      arguments.assign(argv + i + 1, argv + argc);
+      break;
+    }
+    if (word == "--dry-run") {
+      dry_run = true;
+    } else if (word == "--help" || word == "-h") {
+      help = true;
+    } else if (word == "--recipe" && i + 1 < argc) {
+      folder = argv[++i];
+    } else {
+      NEREUS_CHECK(kConfig, word == "launch" && i == 1,
+                   "nereus recipe: {} is not known; `nereus recipe --help` has the options", word);
+    }
+  }
+  if (help) {
+    std::fputs(kHelp, stdout);
+    return 0;
+  }
+  NEREUS_CHECK(kConfig, fs::exists(folder + "/deepseek_v3_671b.toml"),
+               "--recipe {}: it has no deepseek_v3_671b.toml", folder.empty() ? "FOLDER" : folder);
+  const recipe::RecipeRun run =
+      recipe::resolve_run(recipe::recipe_variables(), fs::read_symlink("/proc/self/exe").string(),
+                          fs::absolute(folder).lexically_normal().string(), arguments);
+  std::printf("Nereus, preset %s, %s x %lld, %s; routing is forced even, as in the recipe\n",
+              run.preset.c_str(), run.gpu_type.c_str(), static_cast<long long>(run.gpus),
+              run.dtype.c_str());
+  for (const std::string& s : run.settings) std::printf("  %s\n", s.c_str());
+  std::string line;
+  for (const std::string& word : run.command()) line += (line.empty() ? "" : " ") + quoted(word);
+  std::printf("%s\n", line.c_str());
+  if (dry_run) return 0;
+  std::error_code error;
+  for (const char* below :
+       {"", "/profile_trace", "/tb", "/checkpoint", "/comm_traces", "/memory_snapshot"}) {
+    fs::create_directories(run.outputs + below, error);
+    NEREUS_CHECK(kConfig, !error,
+                 "{}{}: cannot be made: {}. It is below {}: set "
+                 "LLMB_EXPERIMENT_DIR or LLMB_INSTALL to a place that can be written to.",
+                 run.outputs, below, error.message(), run.experiment);
+  }
+  become(run.command());
+}
+
+}  // namespace nereus

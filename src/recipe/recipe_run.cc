@@ -1,0 +1,269 @@
+#include "recipe/recipe_run.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+
+#include "base/check.h"
+
+namespace nereus::recipe {
+namespace {
+
+constexpr const char* kModel = "deepseek-v3-torchtitan";
+constexpr const char* kVariables[] = {"GPU_TYPE",
+                                      "JOB_TOTAL_GPUS",
+                                      "LLMB_INSTALL",
+                                      "NEREUS_PRESET",
+                                      "DTYPE",
+                                      "GPUS_PER_NODE",
+                                      "DATA_PARALLEL_SHARD_DEGREE",
+                                      "EXPERT_PARALLEL_DEGREE",
+                                      "PIPELINE_PARALLEL_DEGREE",
+                                      "PIPELINE_PARALLEL_SCHEDULE",
+                                      "ACTIVATION_CHECKPOINT_MODE",
+                                      "LOCAL_BATCH_SIZE",
+                                      "LOG_RANK",
+                                      "DATASET_PATH",
+                                      "SEQ_LEN",
+                                      "TRAINING_STEPS",
+                                      "ENABLE_PROFILE",
+                                      "RUN_CONF_IMAGE",
+                                      "RUN_CONF_MOUNTS",
+                                      "LLMB_EXPERIMENT_DIR",
+                                      "LLMB_CONTAINER_ENV",
+                                      "ADDITIONAL_SLURM_PARAMS",
+                                      "COMM_INIT_TIMEOUT",
+                                      "COMM_TRAIN_TIMEOUT",
+                                      "SLURM_JOB_ID",
+                                      "SLURM_RESTART_COUNT"};
+
+// A preset's values for a GPU type and a number of GPUs.
+struct Preset {
+  int64_t dp_shard, ep, pp, local_batch, steps;
+  std::string schedule, recompute;
+};
+
+Preset original(const std::string& gpu) {
+  return {.dp_shard = gpu == "h100" || gpu == "h200" ? 64 : 32,
+          .ep = 32,
+          .pp = 8,
+          .local_batch = 16,
+          .steps = 200,
+          .schedule = "Interleaved1F1B",
+          .recompute = "full"};
+}
+
+Preset newer(const std::string& gpu, int64_t gpus) {
+  if (gpu == "h100" || gpu == "h200")
+    return {.dp_shard = gpus == 1024 ? 128 : 64,
+            .ep = 64,
+            .pp = 8,
+            .local_batch = 16,
+            .steps = 60,
+            .schedule = "1F1B",
+            .recompute = "selective"};
+  return {.dp_shard = -1,
+          .ep = 64,
+          .pp = 1,
+          .local_batch = 8,
+          .steps = 60,
+          .schedule = "Interleaved1F1B",
+          .recompute = "full"};
+}
+
+// The newer split with a schedule that fills the bubble: 16 microbatches on 8 ranks are idle 15 %
+// of 1F1B's step and 5 % of ZBVZeroBubble's at equal costs (nereus plan).
+Preset ours(const std::string& gpu, int64_t gpus) {
+  Preset p = newer(gpu, gpus);
+  if (p.pp > 1) p.schedule = "ZBVZeroBubble";
+  return p;
+}
+
+class Reader {
+ public:
+  explicit Reader(const Variables& v) : v_(v) {}
+
+  std::string text(const char* name, const std::string& otherwise = "") const {
+    const auto it = v_.find(name);
+    return it == v_.end() || it->second.empty() ? otherwise : it->second;
+  }
+  int64_t number(const char* name, int64_t otherwise, int64_t least = 1) const {
+    const std::string s = text(name);
+    if (s.empty()) return otherwise;
+    char* end = nullptr;
+    const long long n = std::strtoll(s.c_str(), &end, 10);
+    NEREUS_CHECK(kConfig, *end == '\0' && s.size() < 10 && (n >= least || n == -1),
+                 "{} = \"{}\": it must be a whole number, at least {}.", name, s, least);
+    return n;
+  }
+
+ private:
+  const Variables& v_;
+};
+
+std::string lower(std::string s) {
+  std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return std::tolower(c); });
+  return s;
+}
+
+std::string gpu_type(const Reader& env) {
+  const std::string asked = env.text("GPU_TYPE"), type = lower(asked);
+  NEREUS_CHECK(kConfig, !asked.empty(), "GPU_TYPE is a required variable.");
+  constexpr const char* kTypes[] = {"h100", "b200", "gb200", "h200"};
+  NEREUS_CHECK(
+      kConfig,
+      std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* t) { return type == t; }),
+      "❌ Error: Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
+      "'{}'\n  Nereus takes h200 too, with h100's settings.",
+      type);
+  return type;
+}
+
+std::string dtype(const Reader& env) {
+  const std::string type = lower(env.text("DTYPE", "bf16"));
+  NEREUS_CHECK(kConfig, type != "fp8",
+               "❌ Error: FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
+               "Supported DTYPE: bf16. Got DTYPE='{}'.",
+               type);
+  NEREUS_CHECK(kConfig, type == "bf16", "❌ Error: Supported DTYPE: bf16, fp8. Got DTYPE='{}'.",
+               type);
+  return type;
+}
+
+// "key=value;flag" as Slurm's options. A value may have commas and ampersands.
+std::vector<std::string> slurm_options(const std::string& text) {
+  std::vector<std::string> out;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(';', begin), text.size());
+    std::string item = text.substr(begin, end - begin);
+    item.erase(0, item.find_first_not_of(" \t"));
+    item.erase(item.find_last_not_of(" \t") + 1);
+    if (!item.empty()) out.push_back(item.starts_with("-") ? item : "--" + item);
+    begin = end + 1;
+  }
+  return out;
+}
+
+Preset preset_of(const std::string& name, const std::string& gpu, int64_t gpus) {
+  if (name == "original") return original(gpu);
+  if (name == "newer") return newer(gpu, gpus);
+  NEREUS_CHECK(kConfig, name == "ours",
+               "NEREUS_PRESET = \"{}\": it must be one of original, newer, ours.", name);
+  return ours(gpu, gpus);
+}
+
+// Degrees that do not multiply to the GPUs, with what would.
+void check_degrees(int64_t gpus, int64_t dp, int64_t pp, int64_t ep) {
+  NEREUS_CHECK(kConfig, gpus % pp == 0,
+               "JOB_TOTAL_GPUS = {} is not a multiple of PIPELINE_PARALLEL_DEGREE = {}: use {} or "
+               "{} GPUs, or another degree.",
+               gpus, pp, std::max<int64_t>(1, gpus / pp) * pp, (gpus / pp + 1) * pp);
+  const int64_t left = gpus / pp;
+  NEREUS_CHECK(kConfig, dp == -1 || dp == left,
+               "DATA_PARALLEL_SHARD_DEGREE = {} times PIPELINE_PARALLEL_DEGREE = {} is {}, and "
+               "JOB_TOTAL_GPUS is {}: set DATA_PARALLEL_SHARD_DEGREE to {} or -1.",
+               dp, pp, dp * pp, gpus, left);
+  NEREUS_CHECK(kConfig, left % ep == 0,
+               "EXPERT_PARALLEL_DEGREE = {} does not divide the {} GPUs of a pipeline stage "
+               "(JOB_TOTAL_GPUS = {} over PIPELINE_PARALLEL_DEGREE = {}): set it to a divisor.",
+               ep, left, gpus, pp);
+}
+
+}  // namespace
+
+std::vector<std::string> RecipeRun::command() const {
+  std::vector<std::string> all = srun;
+  all.insert(all.end(), train.begin(), train.end());
+  return all;
+}
+
+RecipeRun resolve_run(const Variables& variables, const std::string& program,
+                      const std::string& recipe_folder, const std::vector<std::string>& arguments) {
+  const Reader env(variables);
+  RecipeRun run;
+  run.gpu_type = gpu_type(env);
+  NEREUS_CHECK(kConfig, !env.text("JOB_TOTAL_GPUS").empty(),
+               "JOB_TOTAL_GPUS is a required variable.");
+  run.gpus = env.number("JOB_TOTAL_GPUS", 0);
+  const std::string install = env.text("LLMB_INSTALL");
+  NEREUS_CHECK(
+      kConfig, !install.empty(),
+      "Please set LLMB_INSTALL to the path of the installation directory for all workloads");
+  run.dtype = dtype(env);
+  run.preset = env.text("NEREUS_PRESET", "original");
+  const Preset preset = preset_of(run.preset, run.gpu_type, run.gpus);
+
+  const int64_t pp = env.number("PIPELINE_PARALLEL_DEGREE", preset.pp);
+  const int64_t ep = env.number("EXPERT_PARALLEL_DEGREE", preset.ep);
+  // The presets' dp is for the recipe's scales; at others it is what the pipeline leaves.
+  const bool listed = preset.dp_shard == -1 || preset.dp_shard * pp == run.gpus;
+  const int64_t dp =
+      env.number("DATA_PARALLEL_SHARD_DEGREE", listed ? preset.dp_shard : int64_t{-1});
+  check_degrees(run.gpus, dp, pp, ep);
+
+  const std::string workload = install + "/workloads/pretrain_" + kModel;
+  const std::string job = env.text("SLURM_JOB_ID", "local");
+  const std::string restart = env.text("SLURM_RESTART_COUNT", "0");
+  run.experiment =
+      env.text("LLMB_EXPERIMENT_DIR", fmt::format("{}/experiments/{}_671b_{}_gpus{}/job_{}",
+                                                  workload, kModel, run.dtype, run.gpus, job));
+  run.outputs = run.experiment + "/outputs";
+
+  const std::string log =
+      fmt::format("{}/log-torchtitan_{}_{}gpus_%j_{}", run.experiment, kModel, run.gpus, restart);
+  run.srun = {"srun", fmt::format("--ntasks={}", run.gpus), fmt::format("--output={}.out", log),
+              fmt::format("--error={}.err", log)};
+  const std::string image = env.text("RUN_CONF_IMAGE");
+  if (!image.empty()) {
+    std::string mounts = fmt::format("{0}:{0},{1}:{1}", run.experiment, recipe_folder);
+    const std::string more = env.text("RUN_CONF_MOUNTS");
+    if (!more.empty()) mounts += "," + more;
+    run.srun.insert(run.srun.end(), {"--container-image=" + image, "--container-mounts=" + mounts,
+                                     "--no-container-mount-home", "--container-writable"});
+    const std::string keys = env.text("LLMB_CONTAINER_ENV");
+    if (!keys.empty()) run.srun.push_back("--container-env=" + keys);
+  }
+  for (const std::string& option : slurm_options(env.text("ADDITIONAL_SLURM_PARAMS")))
+    run.srun.push_back(option);
+
+  const auto set = [&run](const std::string& key, const std::string& value) {
+    run.train.push_back("--" + key + "=" + value);
+    run.settings.push_back(key + " = " + value);
+  };
+  run.train = {program, "train", "--job.config_file=" + recipe_folder + "/deepseek_v3_671b.toml"};
+  set("job.dump_folder", run.outputs);
+  set("model.hf_assets_path", workload + "/torchtitan/assets/hf/DeepSeek-V3.1-Base");
+  set("training.dataset_path", env.text("DATASET_PATH", install + "/datasets/c4"));
+  set("training.steps", fmt::format("{}", env.number("TRAINING_STEPS", preset.steps)));
+  set("training.seq_len", fmt::format("{}", env.number("SEQ_LEN", 4096)));
+  set("training.local_batch_size",
+      fmt::format("{}", env.number("LOCAL_BATCH_SIZE", preset.local_batch)));
+  set("training.debug_moe_force_load_balance", "true");
+  set("parallelism.data_parallel_shard_degree", fmt::format("{}", dp));
+  set("parallelism.expert_parallel_degree", fmt::format("{}", ep));
+  set("parallelism.pipeline_parallel_degree", fmt::format("{}", pp));
+  set("parallelism.pipeline_parallel_schedule",
+      env.text("PIPELINE_PARALLEL_SCHEDULE", preset.schedule));
+  set("activation_checkpoint.mode", env.text("ACTIVATION_CHECKPOINT_MODE", preset.recompute));
+  const bool slow_start = run.gpu_type == "gb200";
+  if (slow_start || !env.text("COMM_INIT_TIMEOUT").empty())
+    set("comm.init_timeout_seconds", fmt::format("{}", env.number("COMM_INIT_TIMEOUT", 1500)));
+  if (slow_start || !env.text("COMM_TRAIN_TIMEOUT").empty())
+    set("comm.train_timeout_seconds", fmt::format("{}", env.number("COMM_TRAIN_TIMEOUT", 2000)));
+  if (lower(env.text("ENABLE_PROFILE", "false")) == "true") {
+    set("profiling.enable_profiling", "true");
+    set("profiling.save_traces_folder",
+        fmt::format("torchtitan_{}_{}gpus_{}_profile_trace", kModel, run.gpus, job));
+  }
+  run.train.insert(run.train.end(), arguments.begin(), arguments.end());
+  return run;
+}
+
+Variables recipe_variables() {
+  Variables out;
+  for (const char* name : kVariables)
+    if (const char* value = std::getenv(name)) out[name] = value;
+  return out;
+}
+
+}  // namespace nereus::recipe

@@ -1,0 +1,37 @@
+// A run of the recipe "DeepSeek-V3 671B pre-training with TorchTitan", from the variables that its
+// launch.sh knows: what `launch.sh` does beyond looking for the program. A pure function of the
+// environment; nothing is made and nothing is started.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace nereus::recipe {
+
+using Variables = std::map<std::string, std::string>;
+
+struct RecipeRun {
+  std::string gpu_type, dtype, preset;
+  int64_t gpus = 0;
+  std::string experiment;                    // folder of the run: logs, and outputs/ below
+  std::string outputs;                       // job.dump_folder
+  std::vector<std::string> srun;             // `srun` and its options
+  std::vector<std::string> train;            // `nereus train` and its arguments
+  std::vector<std::string> settings;         // what was chosen, a line each, for the log
+  std::vector<std::string> command() const;  // srun, then train
+};
+
+// `program`: this program's path; `recipe_folder`: where deepseek_v3_671b.toml is; `arguments` go
+// to `nereus train` last. Throws Error{kConfig} with the recipe's texts.
+//
+// NEREUS_PRESET: original (the recipe's first release: EP 32, PP 8, Interleaved1F1B, full
+// recompute, 200 steps), newer (its later settings: EP 64, ...), ours. A variable that is set wins
+// over any preset.
+RecipeRun resolve_run(const Variables& environment, const std::string& program,
+                      const std::string& recipe_folder, const std::vector<std::string>& arguments);
+
+// The variables of this process that resolve_run reads.
+Variables recipe_variables();
+
+}  // namespace nereus::recipe
