@@ -6,24 +6,23 @@
 
 namespace nereus {
 
-#define NEREUS_NCCL_FUNCTIONS(X)                   \
-  X(get_version, ncclGetVersion)                   \
-  X(get_unique_id, ncclGetUniqueId)                \
-  X(error_string, ncclGetErrorString)              \
-  X(last_error, ncclGetLastError)                  \
-  X(comm_init_rank_config, ncclCommInitRankConfig) \
-  X(comm_split, ncclCommSplit)                     \
-  X(comm_finalize, ncclCommFinalize)               \
-  X(comm_destroy, ncclCommDestroy)                 \
-  X(comm_abort, ncclCommAbort)                     \
-  X(comm_get_async_error, ncclCommGetAsyncError)   \
-  X(group_start, ncclGroupStart)                   \
-  X(group_end, ncclGroupEnd)                       \
-  X(all_reduce, ncclAllReduce)                     \
-  X(all_gather, ncclAllGather)                     \
-  X(reduce_scatter, ncclReduceScatter)             \
-  X(broadcast, ncclBroadcast)                      \
-  X(send, ncclSend)                                \
+#define NEREUS_NCCL_FUNCTIONS(X)                 \
+  X(get_version, ncclGetVersion)                 \
+  X(get_unique_id, ncclGetUniqueId)              \
+  X(error_string, ncclGetErrorString)            \
+  X(last_error, ncclGetLastError)                \
+  X(comm_init_rank, ncclCommInitRank)            \
+  X(comm_split, ncclCommSplit)                   \
+  X(comm_destroy, ncclCommDestroy)               \
+  X(comm_abort, ncclCommAbort)                   \
+  X(comm_get_async_error, ncclCommGetAsyncError) \
+  X(group_start, ncclGroupStart)                 \
+  X(group_end, ncclGroupEnd)                     \
+  X(all_reduce, ncclAllReduce)                   \
+  X(all_gather, ncclAllGather)                   \
+  X(reduce_scatter, ncclReduceScatter)           \
+  X(broadcast, ncclBroadcast)                    \
+  X(send, ncclSend)                              \
   X(recv, ncclRecv)
 
 struct NcclLibrary {

@@ -14,6 +14,9 @@ NcclLibrary open_library() {
   // Multicast through the switch (NVLS) hangs where the fabric manager does not run or a machine
   // shares it, and its sums have another order. NCCL's configuration struct has no switch for it.
   setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
+  // Rings and trees are connected when a group is made, while all its ranks are there, and not when
+  // a size first needs them: a rank would wait inside NCCL for ranks that may never come.
+  setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
   void* handle = nullptr;
   for (const char* place : {"libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2"})
     if (handle == nullptr) handle = dlopen(place, RTLD_NOW | RTLD_LOCAL);

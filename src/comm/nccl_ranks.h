@@ -2,9 +2,9 @@
 //
 // The contract of communicator.h, with these differences:
 //   streams   Tensors are on this rank's GPU, and so is the stream. Calls enqueue and return: the
-//             host never waits for the device, but in split, in the first send or recv of a pair,
-//             when more than kMostSends of one pair are under way, and for NCCL's connections when
-//             a group is first used. barrier is a place in the stream, not on the host.
+//             host never waits for the device, and for other ranks only in split, in a group's
+//             first all_to_all, in a pair's first recv, and when more than kMostSends of one pair
+//             are under way. barrier is a place in the stream, not on the host.
 //   sums      NCCL's order, the same on all ranks and in every run of a layout; bf16 is rounded at
 //             each of the up to size() - 1 additions. A maximum with NaN may be either.
 //   order     What ranks call is not compared beforehand. Ranks that disagree, or do not come, are

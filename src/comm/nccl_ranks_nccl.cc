@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <condition_variable>
-#include <cstring>
 #include <map>
 #include <numeric>
 
@@ -54,10 +53,10 @@ struct DeviceMemory {
 // is first used, since each side may come to it at another time. Sends wait in memory until then.
 class Link {
  public:
-  Link(NcclWorld& world, std::string name, std::string key, int from, int to)
+  Link(NcclWorld& world, std::string name, std::string id, int from, int to)
       : world_(world), name_(std::move(name)), sends_(world.peers().rank() == from) {
-    if (sends_) NEREUS_CUDA_CALL(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    opener_ = std::thread([this, key = std::move(key), from, to] { open(key, from, to); });
+    NEREUS_CUDA_CALL(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    opener_ = std::thread([this, id = std::move(id), from, to] { open(id, from, to); });
   }
   ~Link() {
     opener_.join();
@@ -71,12 +70,13 @@ class Link {
       cudaEventDestroy(s.copied);
       cudaEventDestroy(s.sent);
     }
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    cudaStreamDestroy(stream_);
   }
 
   void send(cudaStream_t from, const Call& call, ConstTensorView data) {
     const auto bytes = static_cast<size_t>(data.bytes());
     std::unique_lock lock(mutex_);
+    if (error_) std::rethrow_exception(error_);
     while (under_way_.size() >= kMostSends) free_first(lock);
     while (!under_way_.empty() && under_way_.front().enqueued &&
            cudaEventQuery(under_way_.front().sent) == cudaSuccess)
@@ -110,18 +110,17 @@ class Link {
     Call call;
   };
 
-  void open(const std::string& key, int from, int to) {
+  // Both sides are here, each on a thread of its own: the first message, which connects them, waits
+  // for no other.
+  void open(const std::string& id, int from, int to) {
     try {
-      ncclUniqueId id;
-      if (sends_) {
-        const ncclResult_t made = nccl().get_unique_id(&id);
-        NEREUS_CHECK(kComm, made == ncclSuccess, "NCCL: {}", nccl().error_string(made));
-        world_.peers().set(key, std::string(id.internal, sizeof id.internal));
-      } else {
-        const std::string bytes = world_.peers().get(key, world_.timeout());
-        std::memcpy(id.internal, bytes.data(), sizeof id.internal);
-      }
-      NcclWorld::Group* group = world_.open(name_, {from, to}, sends_ ? 0 : 1, id);
+      NcclWorld::Group* group = world_.open(name_, id, {from, to}, sends_ ? 0 : 1);
+      const DeviceMemory byte(1);
+      world_.enqueue(*group, stream_, {}, [&](ncclComm_t comm) {
+        return sends_ ? nccl().send(byte.data, 1, ncclUint8, 1, comm, stream_)
+                      : nccl().recv(byte.data, 1, ncclUint8, 0, comm, stream_);
+      });
+      NEREUS_CUDA_CALL(cudaStreamSynchronize(stream_));
       const std::lock_guard lock(mutex_);
       group_ = group;
       for (Send& s : under_way_) enqueue(s);
@@ -181,12 +180,10 @@ class Link {
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(std::shared_ptr<NcclWorld> world, NcclWorld::Group* group, int rank,
-                   std::string id)
-      : Communicator(group->name, group->members, rank),
+  NcclCommunicator(std::shared_ptr<NcclWorld> world, NcclWorld::Group* group)
+      : Communicator(group->name, group->members, group->rank),
         world_(std::move(world)),
         group_(group),
-        id_(std::move(id)),
         sent_(static_cast<size_t>(size())),
         received_(static_cast<size_t>(size())),
         one_(sizeof(int64_t)) {}
@@ -218,10 +215,10 @@ class NcclCommunicator final : public Communicator {
     for (const int r : ranks) world_ranks.push_back(members()[static_cast<size_t>(r)]);
     const auto me = std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin();
     // NCCL orders equal keys by rank, as we do.
-    NcclWorld::Group* child = world_->split(*group_, name, std::move(world_ranks), color, key);
-    if (child == nullptr) return nullptr;
-    return std::make_unique<NcclCommunicator>(world_, child, static_cast<int>(me),
-                                              fmt::format("{}/{}.{}", id_, number_, color));
+    NcclWorld::Group* child =
+        world_->split(*group_, name, fmt::format("{}/{}.{}", group_->id, number_, color),
+                      std::move(world_ranks), static_cast<int>(me), color, key);
+    return child == nullptr ? nullptr : std::make_unique<NcclCommunicator>(world_, child);
   }
 
   void do_all_reduce(Stream& s, TensorView data, ReduceOp op) override {
@@ -250,6 +247,8 @@ class NcclCommunicator final : public Communicator {
                      std::span<const int64_t> recv_rows) override {
     int64_t row = size_of(in.dtype);
     for (int i = 1; i < in.rank(); ++i) row *= in.dim(i);
+    if (!exchanged_) world_->meet(*group_, "all_to_all");  // the first connects all pairs
+    exchanged_ = true;
     enqueue(s, next(Call::Kind::all_to_all, in), [&](ncclComm_t comm) {
       const std::byte* from = in.data;
       std::byte* to = out.data;
@@ -317,10 +316,11 @@ class NcclCommunicator final : public Communicator {
   }
 
   Link& link(int from, int to) {
+    NEREUS_CUDA_CALL(cudaSetDevice(world_->device()));
     std::unique_ptr<Link>& l = links_[{from, to}];
     if (!l)
       l = std::make_unique<Link>(*world_, fmt::format("{} ({} to {})", name(), from, to),
-                                 fmt::format("nccl/{}/{}-{}", id_, from, to),
+                                 fmt::format("{}/{}-{}", group_->id, from, to),
                                  members()[static_cast<size_t>(from)],
                                  members()[static_cast<size_t>(to)]);
     return *l;
@@ -329,6 +329,7 @@ class NcclCommunicator final : public Communicator {
   // Two numbers of every rank, on the host.
   std::vector<int64_t> exchange(const Call& call, int64_t a, int64_t b) {
     world_->check();
+    NEREUS_CUDA_CALL(cudaSetDevice(world_->device()));
     const auto n = static_cast<size_t>(size());
     const DeviceMemory memory(2 * n * sizeof(int64_t));
     std::vector<int64_t> all(2 * n);
@@ -351,8 +352,8 @@ class NcclCommunicator final : public Communicator {
 
   std::shared_ptr<NcclWorld> world_;
   NcclWorld::Group* group_;
-  const std::string id_;  // the same on all ranks of the group, and no other group's
   int64_t number_ = 0;
+  bool exchanged_ = false;                                      // by all_to_all, once
   std::vector<int64_t> sent_, received_;                        // by peer
   DeviceMemory one_;                                            // for barriers
   std::map<std::pair<int, int>, std::unique_ptr<Link>> links_;  // by sender and receiver
@@ -362,19 +363,10 @@ class NcclCommunicator final : public Communicator {
 
 std::unique_ptr<Communicator> make_nccl_world(Peers& peers, int device, milliseconds timeout) {
   auto world = std::make_shared<NcclWorld>(peers, device, timeout);
-  ncclUniqueId id;
-  if (peers.rank() == 0) {
-    const ncclResult_t made = nccl().get_unique_id(&id);
-    NEREUS_CHECK(kComm, made == ncclSuccess, "NCCL: {}", nccl().error_string(made));
-    peers.set("nccl/world", std::string(id.internal, sizeof id.internal));
-  } else {
-    const std::string bytes = peers.get("nccl/world", timeout);
-    std::memcpy(id.internal, bytes.data(), sizeof id.internal);
-  }
   std::vector<int> members(static_cast<size_t>(peers.world_size()));
   std::iota(members.begin(), members.end(), 0);
-  NcclWorld::Group* group = world->open("world", std::move(members), peers.rank(), id);
-  return std::make_unique<NcclCommunicator>(std::move(world), group, peers.rank(), "world");
+  NcclWorld::Group* group = world->open("world", "world", std::move(members), peers.rank());
+  return std::make_unique<NcclCommunicator>(std::move(world), group);
 }
 
 void* nccl_handle(const Communicator& c) {

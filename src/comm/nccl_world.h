@@ -1,8 +1,9 @@
 // What all NCCL groups of one rank share: the library's communicators and the thread that watches
 // them. Included by files that end in _nccl.cc only.
 //
-// NCCL's communicators are used in its non-blocking mode, so that no thread is ever inside NCCL
-// when another wants to abort: whoever waits for NCCL polls, and one mutex guards every call.
+// A thread that is inside NCCL cannot be got out of it, so calls that might wait for other ranks
+// there (the start of a group, the first exchange by send and recv) come after a meeting of the
+// group through its peers, which has a time-out. All other calls enqueue and return.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,8 +25,6 @@ void check_cuda(cudaError_t, const char* call);
 
 class NcclWorld {
  public:
-  using Lock = std::unique_lock<std::mutex>;
-
   // Work of a group that was enqueued, and two places in its stream.
   struct Pending {
     Call call;
@@ -35,10 +34,15 @@ class NcclWorld {
   };
   struct Group {
     std::string name;
-    std::vector<int> members;   // ranks of the world
+    std::string id;            // the same on all its ranks, and no other group's
+    std::vector<int> members;  // ranks of the world
+    int rank = 0;
+
+    std::timed_mutex mutex;     // of what follows, and of all calls of NCCL for the group
     ncclComm_t comm = nullptr;  // null after an abort
     std::deque<Pending> pending;
   };
+  using Work = std::function<ncclResult_t(ncclComm_t)>;
 
   NcclWorld(Peers& peers, int device, std::chrono::milliseconds timeout);
   ~NcclWorld();
@@ -52,14 +56,16 @@ class NcclWorld {
   void set_step(int64_t);
 
   // A group of `members`, in which this rank has number `rank`. A collective of the group.
-  Group* open(const std::string& name, std::vector<int> members, int rank, const ncclUniqueId&);
-  // The rest of `parent` with the same color, by key. Null for color -1. A collective.
-  Group* split(Group& parent, const std::string& name, std::vector<int> members, int color,
-               int key);
+  Group* open(const std::string& name, const std::string& id, std::vector<int> members, int rank);
+  // The ranks of `parent` with the same color, by key; all of parent's are here. Null for color -1.
+  Group* split(Group& parent, const std::string& name, const std::string& id,
+               std::vector<int> members, int rank, int color, int key);
   void close(Group*);
 
-  // Enqueues what `work` calls, which returns NCCL's result, as `call` of the group.
-  void enqueue(Group&, cudaStream_t, const Call&, const std::function<ncclResult_t(ncclComm_t)>&);
+  // Waits for all ranks of the group, once for each `what`.
+  void meet(const Group&, const std::string& what);
+  // Enqueues what `work` calls, as `call` of the group.
+  void enqueue(Group&, cudaStream_t, const Call&, const Work&);
 
   // Throws what the world ended with, if it has.
   void check();
@@ -68,12 +74,13 @@ class NcclWorld {
   void abort_all();
 
  private:
-  ncclConfig_t config() const;
-  void settle(Lock&, Group&, ncclResult_t, const char* what);
+  Group& add(const std::string& name, const std::string& id, std::vector<int> members, int rank);
+  void check_nccl(const Group&, ncclResult_t, const std::string& what);
   void watch();
   std::string look(Group&);  // "" when all is well
   std::string late_text(const Group&, const Pending&);
   cudaEvent_t take_event();
+  void give_events(const Pending&);
 
   const NcclLibrary& nccl_;
   Peers& peers_;
@@ -84,8 +91,9 @@ class NcclWorld {
   std::mutex now_mutex_;
   RankActivity now_;  // what this rank does, for messages
 
-  std::mutex mutex_;  // of what follows, and of every call of NCCL
+  std::mutex groups_mutex_;  // may be taken before a group's, not the other way round
   std::list<Group> groups_;
+  std::mutex events_mutex_;
   std::vector<cudaEvent_t> events_;  // that can be used again
   std::thread watcher_;
 };

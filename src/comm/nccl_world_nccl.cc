@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "comm/nccl_world.h"
 #include "device/cuda_runtime.h"
 
@@ -42,101 +44,106 @@ void NcclWorld::set_step(int64_t step) {
 
 // ---- groups
 
-ncclConfig_t NcclWorld::config() const {
-  ncclConfig_t c = NCCL_CONFIG_INITIALIZER;
-  c.blocking = 0;
-  return c;
+NcclWorld::Group& NcclWorld::add(const std::string& name, const std::string& id,
+                                 std::vector<int> members, int rank) {
+  const std::lock_guard lock(groups_mutex_);
+  Group& g = groups_.emplace_back();
+  g.name = name;
+  g.id = id;
+  g.members = std::move(members);
+  g.rank = rank;
+  return g;
 }
 
-NcclWorld::Group* NcclWorld::open(const std::string& name, std::vector<int> members, int rank,
-                                  const ncclUniqueId& id) {
+NcclWorld::Group* NcclWorld::open(const std::string& name, const std::string& id,
+                                  std::vector<int> members, int rank) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
-  Lock lock(mutex_);
-  groups_.emplace_back();
-  Group& g = groups_.back();
-  g.name = name;
-  g.members = std::move(members);
-  ncclConfig_t c = config();
+  Group& g = add(name, id, std::move(members), rank);
+  const std::string key = fmt::format("nccl/{}", id);
+  ncclUniqueId secret;
+  if (rank == 0) {
+    check_nccl(g, nccl_.get_unique_id(&secret), "the start");
+    peers_.set(key, std::string(secret.internal, sizeof secret.internal));
+  }
+  meet(g, "start");
+  if (rank != 0) {
+    const std::string bytes = peers_.get(key, timeout());
+    std::memcpy(secret.internal, bytes.data(), sizeof secret.internal);
+  }
+  std::unique_lock lock(g.mutex);
   const ncclResult_t result =
-      nccl_.comm_init_rank_config(&g.comm, static_cast<int>(g.members.size()), id, rank, &c);
-  settle(lock, g, result, "the start");
+      nccl_.comm_init_rank(&g.comm, static_cast<int>(g.members.size()), secret, rank);
+  lock.unlock();
+  check_nccl(g, result, "the start");
   return &g;
 }
 
-NcclWorld::Group* NcclWorld::split(Group& parent, const std::string& name, std::vector<int> members,
-                                   int color, int key) {
+NcclWorld::Group* NcclWorld::split(Group& parent, const std::string& name, const std::string& id,
+                                   std::vector<int> members, int rank, int color, int key) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
-  Lock lock(mutex_);
-  if (aborted_) lock.unlock(), check();
-  groups_.emplace_back();
-  Group& g = groups_.back();
-  g.name = name;
-  g.members = std::move(members);
-  ncclConfig_t c = config();
-  const ncclResult_t result =
-      nccl_.comm_split(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &g.comm, &c);
-  settle(lock, parent, result, "split");
-  if (color < 0) {
-    groups_.remove_if([&](const Group& other) { return &other == &g; });
-    return nullptr;
+  ncclComm_t comm = nullptr;
+  {
+    std::unique_lock lock(parent.mutex);
+    if (parent.comm == nullptr) lock.unlock(), check();
+    const ncclResult_t result = nccl_.comm_split(
+        parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &comm, /*config=*/nullptr);
+    lock.unlock();
+    check_nccl(parent, result, "split");
   }
-  ncclResult_t state = ncclSuccess;
-  if (nccl_.comm_get_async_error(g.comm, &state) == ncclSuccess) settle(lock, g, state, "split");
+  if (color < 0) return nullptr;
+  Group& g = add(name, id, std::move(members), rank);
+  const std::lock_guard lock(g.mutex);
+  g.comm = comm;
   return &g;
 }
 
 void NcclWorld::close(Group* group) {
-  Lock lock(mutex_);
-  if (group->comm != nullptr && !aborted_) {
-    // Lets what is enqueued end. Others may have failed meanwhile: then the watcher aborts it.
-    const auto deadline = Clock::now() + timeout();
-    ncclResult_t state = nccl_.comm_finalize(group->comm);
-    while (state == ncclInProgress && group->comm != nullptr && Clock::now() < deadline) {
-      lock.unlock();
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-      lock.lock();
-      if (group->comm != nullptr) nccl_.comm_get_async_error(group->comm, &state);
+  // What is enqueued ends first, by itself or by an abort: NCCL would wait for it where no abort
+  // can reach it.
+  for (;;) {
+    std::unique_lock lock(group->mutex);
+    if (group->comm == nullptr || group->pending.empty()) {
+      if (group->comm != nullptr) nccl_.comm_destroy(group->comm);
+      group->comm = nullptr;
+      break;
     }
-    if (group->comm != nullptr)
-      state == ncclSuccess ? nccl_.comm_destroy(group->comm) : nccl_.comm_abort(group->comm);
+    lock.unlock();
+    std::this_thread::sleep_for(milliseconds(1));  // the watcher takes them off
   }
-  for (const Pending& p : group->pending) {
-    cudaEventDestroy(p.begin);  // when they have come to pass
-    cudaEventDestroy(p.end);
-  }
+  for (const Pending& p : group->pending) give_events(p);
+  const std::lock_guard lock(groups_mutex_);
   groups_.remove_if([&](const Group& g) { return &g == group; });
 }
 
 // ---- calls
 
-// Until NCCL has taken what was asked of it. The lock is let go in between, for the watcher.
-void NcclWorld::settle(Lock& lock, Group& g, ncclResult_t result, const char* what) {
-  const auto deadline = Clock::now() + timeout();
-  for (int round = 0; result == ncclInProgress; ++round) {
-    const bool late = Clock::now() > deadline;
-    lock.unlock();
-    check();
-    if (late)
-      fail(fmt::format("{} of group {}: NCCL did not connect its {} ranks within {:g} s", what,
-                       g.name, g.members.size(), std::chrono::duration<double>(timeout()).count()));
-    std::this_thread::sleep_for(std::chrono::microseconds(round < 100 ? 10 : 500));
-    lock.lock();
-    if (g.comm == nullptr) break;  // aborted
-    const ncclResult_t asked = nccl_.comm_get_async_error(g.comm, &result);
-    if (asked != ncclSuccess) result = asked;
-  }
-  if (g.comm == nullptr && aborted_) {
-    lock.unlock();
-    check();
-  }
+void NcclWorld::check_nccl(const Group& g, ncclResult_t result, const std::string& what) {
   if (result == ncclSuccess) return;
-  const std::string text = fmt::format("{} of group {}: NCCL: {} ({})", what, g.name,
-                                       nccl_.error_string(result), nccl_.last_error(g.comm));
-  lock.unlock();
-  fail(text);
+  check();  // an abort makes errors of its own
+  fail(fmt::format("{} of group {}, rank {} of the world: NCCL: {} ({})", what, g.name,
+                   peers_.rank(), nccl_.error_string(result), nccl_.last_error(nullptr)));
+}
+
+void NcclWorld::meet(const Group& g, const std::string& what) {
+  const auto key = [&](int r) { return fmt::format("nccl/{}/{}/{}", g.id, what, r); };
+  peers_.set(key(g.rank), "here");
+  const auto deadline = Clock::now() + timeout();
+  for (int r = 0; r < static_cast<int>(g.members.size()); ++r) {
+    const auto left = std::chrono::duration_cast<milliseconds>(deadline - Clock::now());
+    try {
+      if (r != g.rank) peers_.get(key(r), std::max(left, milliseconds(1)));
+    } catch (const Error&) {
+      check();
+      fail(fmt::format("{} of group {}: rank {} of the world did not come within {:g} s: {}", what,
+                       g.name, g.members[static_cast<size_t>(r)],
+                       std::chrono::duration<double>(timeout()).count(),
+                       peers_.activities({g.members[static_cast<size_t>(r)]})[0]));
+    }
+  }
 }
 
 cudaEvent_t NcclWorld::take_event() {
+  const std::lock_guard lock(events_mutex_);
   cudaEvent_t e = nullptr;
   if (events_.empty()) {
     check_cuda(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "cudaEventCreate");
@@ -147,16 +154,21 @@ cudaEvent_t NcclWorld::take_event() {
   return e;
 }
 
-void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call,
-                        const std::function<ncclResult_t(ncclComm_t)>& work) {
+void NcclWorld::give_events(const Pending& p) {
+  const std::lock_guard lock(events_mutex_);
+  events_.push_back(p.begin);
+  events_.push_back(p.end);
+}
+
+void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call, const Work& work) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
-  {
+  if (call.kind != Call::Kind::none) {
     const std::lock_guard lock(now_mutex_);
     now_.group = g.name;
     now_.call = call;
     now_.inside = true;
   }
-  Lock lock(mutex_);
+  std::unique_lock lock(g.mutex);
   if (g.comm == nullptr) {
     lock.unlock();
     check();
@@ -165,9 +177,10 @@ void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call,
   Pending p{.call = call, .begin = take_event(), .end = take_event(), .begun = false, .since = {}};
   check_cuda(cudaEventRecord(p.begin, stream), "cudaEventRecord");
   const ncclResult_t result = work(g.comm);
-  settle(lock, g, result, call.to_string().c_str());
   check_cuda(cudaEventRecord(p.end, stream), "cudaEventRecord");
   g.pending.push_back(p);
+  lock.unlock();
+  check_nccl(g, result, call.to_string());
 }
 
 void NcclWorld::check() {
@@ -181,11 +194,15 @@ void NcclWorld::fail(const std::string& reason) {
 }
 
 void NcclWorld::abort_all() {
-  const Lock lock(mutex_);
   aborted_ = true;
+  const std::lock_guard all(groups_mutex_);
   for (Group& g : groups_) {
-    if (g.comm == nullptr) continue;
-    nccl_.comm_abort(g.comm);
+    const std::unique_lock lock(g.mutex, std::chrono::seconds(5));
+    if (!lock.owns_lock()) {
+      log::error("rank {} cannot abort group {}: a thread is inside NCCL", peers_.rank(), g.name);
+      continue;
+    }
+    if (g.comm != nullptr) nccl_.comm_abort(g.comm);
     g.comm = nullptr;
   }
 }
@@ -195,22 +212,27 @@ void NcclWorld::abort_all() {
 void NcclWorld::watch() {
   cudaSetDevice(device_);
   while (!stopping_) {
-    std::this_thread::sleep_for(milliseconds(10));
+    std::this_thread::sleep_for(milliseconds(5));
     if (aborted_) continue;
     std::string wrong;
     {
-      const Lock lock(mutex_);
-      for (Group& g : groups_)
-        if (wrong.empty()) wrong = look(g);
-      const auto busy = [](const Group& g) { return !g.pending.empty(); };
-      const auto first = std::find_if(groups_.begin(), groups_.end(), busy);
+      const std::lock_guard all(groups_mutex_);
+      const Group* busy = nullptr;
+      Call call;
+      for (Group& g : groups_) {
+        const std::unique_lock lock(g.mutex, std::try_to_lock);
+        if (!lock.owns_lock() || !wrong.empty()) continue;
+        wrong = look(g);
+        if (busy != nullptr || g.pending.empty() || g.pending.front().call.kind == Call::Kind::none)
+          continue;
+        busy = &g;
+        call = g.pending.front().call;
+      }
       const std::lock_guard now(now_mutex_);
-      if (first == groups_.end()) {
-        now_.inside = false;
-      } else {  // the GPU is behind the host: what holds it up counts
-        now_.group = first->name;
-        now_.call = first->pending.front().call;
-        now_.inside = true;
+      now_.inside = busy != nullptr;
+      if (busy != nullptr) {  // the GPU is behind the host: what holds it up counts
+        now_.group = busy->name;
+        now_.call = call;
       }
     }
     if (wrong.empty() && !peers_.failure()) continue;
@@ -239,8 +261,7 @@ std::string NcclWorld::look(Group& g) {
       }
       return p.begun && Clock::now() - p.since > timeout() ? late_text(g, p) : "";
     }
-    events_.push_back(p.begin);
-    events_.push_back(p.end);
+    give_events(p);
     g.pending.pop_front();
   }
   return "";

@@ -57,7 +57,9 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
         run_guarded(
             me, [&] { return mine.failure(); }, work);
       } catch (const std::exception& e) {
-        mine.fail(e.what());  // before its world was made: the others wait for it
+        // Before its world was made: the others wait for it.
+        mine.fail(fmt::format("rank {} of the world failed, which ends the others: {}", host.rank(),
+                              e.what()));
         throw;
       }
     }
