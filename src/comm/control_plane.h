@@ -11,7 +11,7 @@
 //               error by itself reports it with fail() and ends with what the world ends with.
 //
 // Rank 0's process serves, on one thread, beside one thread in every rank that listens and beats.
-// Measured with all ranks on one host: docs/operations.md.
+// What it costs: docs/operations.md.
 //
 // Errors: Error{kConfig} for versions, configurations or numbers of ranks that differ, a port in
 // use and an unknown host; Error{kComm} for ranks that do not come or have died. Thread-safe.
