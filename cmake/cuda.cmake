@@ -16,6 +16,7 @@ set(CMAKE_CUDA_ARCHITECTURES ${NEREUS_CUDA_ARCHITECTURES})
 if(CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
 endif()
+list(PREPEND CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/cmake/strict_nvcc.sh)
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
   message(FATAL_ERROR "nvcc is ${CMAKE_CUDA_COMPILER_VERSION}: the GPU code needs 12.8 or newer "
@@ -51,8 +52,8 @@ add_library(nereus_cuda INTERFACE)
 target_link_libraries(nereus_cuda INTERFACE CUDA::cudart CUDA::cublasLt)
 target_include_directories(nereus_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
 target_compile_definitions(nereus_cuda INTERFACE NEREUS_CUDA)
-# Asserts in device code make the compiler serialize wgmma (ptxas C7510), which it only warns of:
-# such a warning is an error here.
+# Spills and other warnings are errors. Asserts in device code make the compiler serialize wgmma
+# (ptxas C7510); that and its like are errors by cmake/strict_nvcc.sh.
 target_compile_options(nereus_cuda INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:-DNDEBUG --expt-relaxed-constexpr --extended-lambda -Xptxas=-warn-spills
     --Werror=all-warnings -lineinfo>)
@@ -79,3 +80,13 @@ target_link_libraries(nereus_cudnn INTERFACE ${CMAKE_DL_LIBS})
 add_library(nereus_nccl INTERFACE)
 target_include_directories(nereus_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
 target_link_libraries(nereus_nccl INTERFACE ${CMAKE_DL_LIBS})
+
+# The same flags on a kernel that ptxas serializes: the build must refuse it.
+if(NEREUS_TESTS)
+  add_library(wgmma_serialized OBJECT EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/cmake/wgmma_serialized.cu)
+  target_link_libraries(wgmma_serialized PRIVATE nereus_cuda)
+  add_test(NAME ptxas_warnings_are_errors
+           COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target wgmma_serialized)
+  set_tests_properties(ptxas_warnings_are_errors PROPERTIES
+    PASS_REGULAR_EXPRESSION "C7510.*error: ptxas serialized or ignored")
+endif()

@@ -68,7 +68,7 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
                           ? static_cast<int>(config.cpu.threads)
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   ThreadPool pool(threads);
-  const Device device = choose_device(config.device.kind, std::max(0, launch.local_rank));
+  const Device device = choose_device(config.device.kind);
   int code = 0;
   run_ranks(launch,
             {.init_timeout = std::chrono::seconds(config.comm.init_timeout_seconds),
