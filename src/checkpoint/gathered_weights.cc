@@ -35,7 +35,8 @@ GatheredWeights::GatheredWeights(Stream& stream, Communicator& world, std::vecto
       world_(world),
       all_(std::move(all)),
       mine_(std::move(mine)),
-      headers_(stream.device(), (world.size() + 1) * kHeader * 8, "who has which weights") {
+      headers_(stream.device(), (world.size() + 1) * kBoxes * kHeader * 8,
+               "who has which weights") {
   int64_t widest = kStaging;
   for (const Whole& w : all_) widest = std::max(widest, panels(w.shape).width);
   staging_ = Buffer(stream.device(), widest * 4, "weights on their way");
@@ -69,20 +70,24 @@ void GatheredWeights::receive_rows(float* to, int64_t rows, int64_t width, int64
 
 ConstTensorView GatheredWeights::fetch(size_t i) {
   const Whole& parameter = all_[i];
-  const auto it = std::find_if(mine_.begin(), mine_.end(),
-                               [&](const NamedView& v) { return v.name == parameter.name; });
   const int rank = parameter.shape.rank();
-  std::array<int64_t, kHeader> header{};
-  if (it != mine_.end()) {
+  std::vector<const NamedView*> boxes;
+  std::array<int64_t, kBoxes * kHeader> mine{};
+  for (const NamedView& v : mine_) {
+    if (v.name != parameter.name) continue;
+    NEREUS_CHECK(kContract, static_cast<int64_t>(boxes.size()) < kBoxes, "{}: {} boxes on a rank",
+                 v.name, boxes.size() + 1);
+    int64_t* const header = mine.data() + static_cast<int64_t>(boxes.size()) * kHeader;
+    boxes.push_back(&v);
     header[0] = 1;
     for (int d = 0; d < rank; ++d) {
-      header[static_cast<size_t>(1 + d)] = it->origin.rank() > 0 ? it->origin[d] : 0;
-      header[static_cast<size_t>(1 + Shape::kMaxRank + d)] = it->view.dim(d);
+      header[1 + d] = v.origin.rank() > 0 ? v.origin[d] : 0;
+      header[1 + Shape::kMaxRank + d] = v.view.dim(d);
     }
   }
-  const TensorView all(headers_.data(), DType::i64, {world_.size(), kHeader});
-  const TensorView own(headers_.data() + all.bytes(), DType::i64, {1, kHeader});
-  copy_to_device(stream_, own, header.data());
+  const TensorView all(headers_.data(), DType::i64, {world_.size(), kBoxes * kHeader});
+  const TensorView own(headers_.data() + all.bytes(), DType::i64, {1, kBoxes * kHeader});
+  copy_to_device(stream_, own, mine.data());
   world_.all_gather(stream_, all, own);
   std::vector<int64_t> headers(static_cast<size_t>(all.count()));
   copy_to_host(stream_, headers.data(), all);
@@ -93,8 +98,10 @@ ConstTensorView GatheredWeights::fetch(size_t i) {
   const Panels whole = panels(parameter.shape);
   std::set<std::vector<int64_t>> seen;  // of equal parts the first rank's is taken
   int64_t elements = 0;
-  for (int r = 0; r < world_.size(); ++r) {
-    const int64_t* h = headers.data() + r * kHeader;
+  for (int64_t i_box = 0; i_box < world_.size() * kBoxes; ++i_box) {
+    const auto r = static_cast<int>(i_box / kBoxes);
+    const auto box = static_cast<size_t>(i_box % kBoxes);
+    const int64_t* h = headers.data() + i_box * kHeader;
     if (h[0] == 0 || !seen.insert(std::vector<int64_t>(h, h + kHeader)).second) continue;
     Shape origin = parameter.shape, size = parameter.shape;
     for (int d = 0; d < rank; ++d) {
@@ -107,9 +114,9 @@ ConstTensorView GatheredWeights::fetch(size_t i) {
                   first_row = rank > 1 ? origin[rank - 2] : 0;
     for (int64_t p = 0; p < part.count; ++p) {
       const auto rows = [&] {
-        if (rank == 3) return it->view[p];
-        if (rank == 2) return it->view;
-        return it->view.reshape({1, it->view.dim(0)});
+        if (rank == 3) return boxes[box]->view[p];
+        if (rank == 2) return boxes[box]->view;
+        return boxes[box]->view.reshape({1, boxes[box]->view.dim(0)});
       };
       if (!root) {
         if (r == world_.rank()) send_rows(rows());

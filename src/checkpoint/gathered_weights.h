@@ -28,8 +28,8 @@ class GatheredWeights {
   ConstTensorView fetch(size_t i);
 
  private:
-  // This rank's part: has it, where it begins, its size.
-  static constexpr int64_t kHeader = 1 + 2 * Shape::kMaxRank;
+  // A rank's boxes of a parameter, up to kBoxes of them: has it, where it begins, its size.
+  static constexpr int64_t kBoxes = 3, kHeader = 1 + 2 * Shape::kMaxRank;
   void send_rows(const TensorView& rows);
   void receive_rows(float* to, int64_t rows, int64_t width, int64_t stride, int from);
 

@@ -56,6 +56,9 @@ struct StoredTensor {
   bool same_on_tp = false;      // not cut by tensor parallelism: a rank's gradient is a part of the
                                 // sum over its tp group
   std::vector<ParameterPart> parts;
+
+  // What is divided into shards: rows of the last dim's width; of experts [E, R, D], E * R of them.
+  int64_t rows() const { return shape.rank() > 2 ? shape[0] * shape[1] : shape[0]; }
 };
 
 // Names a stored tensor of a store; -1: there is none (a model without q_lora has no q_norm).

@@ -15,18 +15,36 @@ namespace {
 constexpr int64_t kAlignment = Arena::kAlignment / 2;  // elements: a bf16 tensor starts aligned too
 
 int64_t row_elements(const StoredTensor& t) {
-  return t.shape.count() / std::max<int64_t>(t.shape[0], 1);
+  return t.shape.count() / std::max<int64_t>(t.rows(), 1);
 }
 
 int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignment * kAlignment; }
 
-Shape with_rows(Shape shape, int64_t rows) {
-  shape[0] = rows;
-  return shape;
+// So many rows of a tensor.
+Shape with_rows(const Shape& shape, int64_t rows) {
+  return shape.rank() == 1 ? Shape{rows} : Shape{rows, shape[shape.rank() - 1]};
 }
 
 TensorView at(const Buffer& buffer, int64_t byte, DType dtype, const Shape& shape) {
   return TensorView(buffer.data() == nullptr ? nullptr : buffer.data() + byte, dtype, shape);
+}
+
+// A box of a parameter as a view into a shard [rows, width].
+NamedView box_of(const ParameterPart& part, const StoredTensor& tensor, const TensorView& shard,
+                 const ShardLayout::Slice& s) {
+  TensorView view = shard.rows(s.row, s.row + s.rows);
+  NamedView out{part.parameter.name, view, part.parameter.shape, part.parameter.shape};
+  for (int d = 0; d < out.origin.rank(); ++d) out.origin[d] = part.first(d);
+  if (tensor.shape.rank() < 3) {
+    out.origin[0] += s.first;
+    return out;
+  }
+  const int64_t width = tensor.shape[2];
+  out.view = TensorView(view.data, view.dtype, {s.panels, s.rows, width});
+  out.view.stride = {tensor.shape[1] * width, width, 1, 0};
+  out.origin[0] += s.panel;
+  out.origin[1] += s.first;
+  return out;
 }
 
 // A run of elements that follow each other in a view and in its parameter.
@@ -59,6 +77,24 @@ std::vector<Run> runs(const NamedView& v) {
   return out;
 }
 
+void draw(Stream& stream, const Parameter& parameter, const std::vector<Run>& runs, uint64_t seed) {
+  const Initial& initial = parameter.initial;
+  for (const Run& run : runs) {
+    if (initial.std == 0) {
+      ops::fill(stream, {.out = run.view, .value = initial.mean});
+      continue;
+    }
+    ops::init_normal(stream, {.out = run.view,
+                              .seed = seed,
+                              .stream = hash_name(parameter.name),
+                              .first = run.first,
+                              .mean = static_cast<float>(initial.mean),
+                              .std = static_cast<float>(initial.std),
+                              .low = static_cast<float>(initial.low),
+                              .high = static_cast<float>(initial.high)});
+  }
+}
+
 }  // namespace
 
 ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors, Options options)
@@ -73,7 +109,7 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
       if (options.reduce_each_microbatch) whole = 0;
       shard = 0;
     }
-    const ShardLayout& layout = layouts_.emplace_back(t.shape[0], options.groups.shards(t.experts));
+    const ShardLayout& layout = layouts_.emplace_back(t.rows(), options.groups.shards(t.experts));
     whole_offsets_.push_back(whole);
     whole_bytes_.push_back(bytes);
     if (group_of(i) == nullptr) continue;
@@ -170,13 +206,13 @@ TensorView ParameterStore::whole_gradient(size_t i) const {
 ConstTensorView ParameterStore::weight(TensorHandle handle) const {
   if (handle < 0) return {};
   const auto i = static_cast<size_t>(handle);
-  return whole_weight(i).rows(0, tensors_[i].shape[0]);
+  return whole_weight(i).rows(0, tensors_[i].rows()).reshape(tensors_[i].shape);
 }
 
 TensorView ParameterStore::gradient(TensorHandle handle) const {
   if (handle < 0) return {};
   const auto i = static_cast<size_t>(handle);
-  return whole_gradient(i).rows(0, tensors_[i].shape[0]);
+  return whole_gradient(i).rows(0, tensors_[i].rows()).reshape(tensors_[i].shape);
 }
 
 TensorView ParameterStore::master(TensorHandle handle) const {
@@ -191,15 +227,9 @@ std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorView shard = shard_of(buffer, DType::f32, i);
     for (const ParameterPart& part : tensors_[i].parts) {
-      const ShardLayout::Slice s = layouts_[i].slice(part, shard_index(i));
-      if (s.parameter.count() == 0) continue;
-      TensorView view = shard.rows(s.row, s.row + s.parameter.count());
-      if (part.dim > 0)
-        view = view.slice(part.dim, part.begin, part.begin + part.extent()[part.dim]);
-      NamedView named{part.parameter.name, view, part.parameter.shape, part.parameter.shape};
-      for (int d = 0; d < named.origin.rank(); ++d) named.origin[d] = part.first(d);
-      named.origin[0] += s.parameter.begin;
-      out.push_back(std::move(named));
+      for (const ShardLayout::Slice& s :
+           layouts_[i].slices(part, tensors_[i].shape, shard_index(i)))
+        out.push_back(box_of(part, tensors_[i], shard, s));
     }
   }
   return out;
@@ -330,22 +360,8 @@ void ParameterStore::initialize(Stream& stream, uint64_t seed) {
   for (const StoredTensor& t : tensors_) {
     for (const ParameterPart& part : t.parts) {
       // Views are in the order of parts, without those of which this rank has no row.
-      if (next == mine.size() || mine[next].name != part.parameter.name) continue;
-      const Initial& initial = part.parameter.initial;
-      for (const Run& run : runs(mine[next++])) {
-        if (initial.std == 0) {
-          ops::fill(stream, {.out = run.view, .value = initial.mean});
-        } else {
-          ops::init_normal(stream, {.out = run.view,
-                                    .seed = seed,
-                                    .stream = hash_name(part.parameter.name),
-                                    .first = run.first,
-                                    .mean = static_cast<float>(initial.mean),
-                                    .std = static_cast<float>(initial.std),
-                                    .low = static_cast<float>(initial.low),
-                                    .high = static_cast<float>(initial.high)});
-        }
-      }
+      for (; next < mine.size() && mine[next].name == part.parameter.name; ++next)
+        draw(stream, part.parameter, runs(mine[next]), seed);
     }
   }
   refresh_copies(stream);

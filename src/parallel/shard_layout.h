@@ -1,7 +1,8 @@
-// How the rows (dim 0) of a stored tensor are divided among the ranks of a shard group: equal
-// shares in the order of ranks, multiples of 128 rows where every rank can have as many, the last
-// ones filled up with padding. What a rank has of a logical parameter follows from it, for
-// initialisation, checkpoints and Hugging Face's files alike.
+// How the rows of a stored tensor (StoredTensor::rows) are divided among the ranks of a shard
+// group: equal shares in the order of ranks, multiples of 128 rows where every rank can have as
+// many, the last ones filled up with padding. A share may begin and end inside of an expert. What a
+// rank has of a logical parameter follows from it, for initialisation, checkpoints and Hugging
+// Face's files alike.
 #pragma once
 
 #include "parallel/parameter.h"
@@ -24,13 +25,14 @@ class ShardLayout {
   int64_t padded_rows() const { return each_ * shards_; }  // of all shards
   RowRange rows(int shard) const;                          // of the tensor, without padding
 
-  // A part's share: rows [parameter.begin, parameter.end) of the part's dim 0 are rows `row` and on
-  // of the shard (along the tensor's dim 0). Empty: begin == end.
+  // A box of a part and where it lies in the shard: `panels` experts from `panel` on (elsewhere
+  // one, 0), of each the part's rows [first, first + rows). The first is row `row` of the shard.
   struct Slice {
-    RowRange parameter;
-    int64_t row = 0;
+    int64_t panel = 0, panels = 1, first = 0, rows = 0, row = 0;
+    bool operator==(const Slice&) const = default;
   };
-  Slice slice(const ParameterPart&, int shard) const;
+  // A part's share of the tensor of that shape: none, one, or with experts up to three boxes.
+  std::vector<Slice> slices(const ParameterPart&, const Shape& tensor, int shard) const;
 
  private:
   int64_t rows_, each_;

@@ -41,16 +41,33 @@ TEST(ShardLayout, SlicesOfAFusedTensorAreEachParametersOwnRows) {
   const ShardLayout layout(10, 3);
   const ParameterPart w1{.parameter = {.name = "w1", .shape = {5, 4}}, .dim = 0, .begin = 0},
       w3{.parameter = {.name = "w3", .shape = {5, 4}}, .dim = 0, .begin = 5};
-  EXPECT_EQ(layout.slice(w1, 0).parameter, (RowRange{0, 4}));
-  EXPECT_EQ(layout.slice(w3, 0).parameter.count(), 0);
-  EXPECT_EQ(layout.slice(w1, 1).parameter, (RowRange{4, 5}));
-  EXPECT_EQ(layout.slice(w1, 1).row, 0);
-  EXPECT_EQ(layout.slice(w3, 1).parameter, (RowRange{0, 3}));
-  EXPECT_EQ(layout.slice(w3, 1).row, 1);
-  EXPECT_EQ(layout.slice(w3, 2).parameter, (RowRange{3, 5}));
-  // Experts: the parts are along dim 1, and both have the shard's experts.
-  const ParameterPart e1{.parameter = {.name = "e1", .shape = {10, 6, 4}}, .dim = 1, .begin = 6};
-  EXPECT_EQ(layout.slice(e1, 1).parameter, (RowRange{4, 8}));
+  using Slice = ShardLayout::Slice;
+  using Slices = std::vector<Slice>;
+  const Shape fused{10, 4};
+  EXPECT_EQ(layout.slices(w1, fused, 0), (Slices{{.first = 0, .rows = 4, .row = 0}}));
+  EXPECT_EQ(layout.slices(w3, fused, 0), Slices{});
+  EXPECT_EQ(layout.slices(w1, fused, 1), (Slices{{.first = 4, .rows = 1, .row = 0}}));
+  EXPECT_EQ(layout.slices(w3, fused, 1), (Slices{{.first = 0, .rows = 3, .row = 1}}));
+  EXPECT_EQ(layout.slices(w3, fused, 2), (Slices{{.first = 3, .rows = 2, .row = 0}}));
+}
+
+TEST(ShardLayout, SharesOfExpertsMayBeginAndEndInsideOfOne) {
+  // Five experts of eight rows, of which e1 has [0, 5) and e3 [5, 8); three shards of 14 rows.
+  using Slices = std::vector<ShardLayout::Slice>;
+  const Shape shape{5, 8, 4};
+  const ShardLayout layout(40, 3);
+  const ParameterPart e1{.parameter = {.name = "e1", .shape = {5, 5, 4}}, .dim = 1, .begin = 0},
+      e3{.parameter = {.name = "e3", .shape = {5, 3, 4}}, .dim = 1, .begin = 5};
+  EXPECT_EQ(layout.slices(e1, shape, 0), (Slices{{.panel = 0, .panels = 2, .rows = 5, .row = 0}}));
+  EXPECT_EQ(layout.slices(e3, shape, 0),
+            (Slices{{.panel = 0, .rows = 3, .row = 5}, {.panel = 1, .rows = 1, .row = 13}}));
+  EXPECT_EQ(layout.slices(e1, shape, 1),
+            (Slices{{.panel = 2, .rows = 5, .row = 2}, {.panel = 3, .rows = 4, .row = 10}}));
+  EXPECT_EQ(layout.slices(e3, shape, 1), (Slices{{.panel = 1, .first = 1, .rows = 2, .row = 0},
+                                                 {.panel = 2, .rows = 3, .row = 7}}));
+  EXPECT_EQ(layout.slices(e1, shape, 2), (Slices{{.panel = 3, .first = 4, .rows = 1, .row = 0},
+                                                 {.panel = 4, .rows = 5, .row = 4}}));
+  EXPECT_EQ(layout.slices(e3, shape, 2), (Slices{{.panel = 3, .panels = 2, .rows = 3, .row = 1}}));
 }
 
 std::vector<StoredTensor> tensors() {
@@ -98,12 +115,12 @@ TEST(ParameterStore, ShardsStartFromTheBitsOfOneRankAndAreGatheredToThem) {
         store.gather(mine);
         for (int i = 0; i < 4; ++i)
           ASSERT_EQ(bytes(store.weight(i)), bytes(one.weight(i))) << i << " of " << shards;
-        // Every row of every parameter is on one rank.
-        int64_t rows = 0;
-        for (const NamedView& v : store.master_views()) rows += v.view.dim(0);
-        test::Tensor count = test::Tensor(Device::cpu(), DType::i64, {1}).fill(double(rows));
+        // Every element of every parameter is on one rank.
+        int64_t elements = 0;
+        for (const NamedView& v : store.master_views()) elements += v.view.count();
+        test::Tensor count = test::Tensor(Device::cpu(), DType::i64, {1}).fill(double(elements));
         group.all_reduce(mine, count);
-        ASSERT_EQ(count[0], 300 + 7 + 10 + 2 * 3);
+        ASSERT_EQ(count[0], 300 * 8 + 7 + 10 * 4 + 3 * 4 * 6);
       });
     }
   }
@@ -129,9 +146,9 @@ TEST(ParameterStore, GradientsAreSummedOverShardsAndReplicas) {
     for (int t = 0; t < 4; ++t) {
       // The reduced shard, through the flat view: by tensor, in the order of the store.
       const StoredTensor& tensor = store.tensors()[static_cast<size_t>(t)];
-      const ShardLayout layout(tensor.shape[0], 3);
+      const ShardLayout layout(tensor.rows(), 3);
       const RowRange rows = layout.rows(shard->rank());
-      const int64_t inner = tensor.shape.count() / tensor.shape[0];
+      const int64_t inner = tensor.shape.count() / tensor.rows();
       const auto offset = store.master(t).as<float>() - store.masters().as<float>();
       for (int64_t i = 0; i < rows.count() * inner; ++i) {
         float want = 0;

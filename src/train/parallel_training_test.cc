@@ -244,6 +244,11 @@ TEST_P(ParallelTraining, TenStepsAreThoseOfOneRank) {
   expect_equal(train(l), one_rank(), 1e-5, 2e-5);
 }
 
+Layout resharded(Layout l) {
+  l.reshard = true;
+  return l;
+}
+
 Layout pp(int ranks, const char* schedule, int stages_per_rank) {
   return {.degrees = {.pp = ranks},
           .ranks = ranks,
@@ -257,10 +262,6 @@ INSTANTIATE_TEST_SUITE_P(Data, ParallelTraining,
                                          Layout{{.dp_shard = 4}, 4}, Layout{{.dp_shard = 8}, 8},
                                          Layout{{.dp_replicate = 2, .dp_shard = 2}, 4},
                                          Layout{{.dp_replicate = 4, .dp_shard = 1}, 4}));
-Layout resharded(Layout l) {
-  l.reshard = true;
-  return l;
-}
 INSTANTIATE_TEST_SUITE_P(
     Resharded, ParallelTraining,
     testing::Values(resharded({}), resharded({{.dp_shard = 2}, 2, "", 1, 4}),
@@ -312,7 +313,8 @@ INSTANTIATE_TEST_SUITE_P(
         Layout{{.dp_shard = 4, .pp = 4, .ep = 2}, 16, "1F1B", 1, 1, Recompute::full()},
         Layout{{.dp_shard = 2, .pp = 2, .ep = 2}, 4, "DualPipeV", 2, 1, Recompute::selective()},
         Layout{{.dp_replicate = 2, .dp_shard = 4, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 32},
-        Layout{{.dp_shard = 2, .cp = 2, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 16}));
+        Layout{{.dp_shard = 2, .cp = 2, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 16},
+        Layout{{.dp_shard = 8, .cp = 2}, 16}, resharded({{.dp_shard = 8, .cp = 2, .ep = 2}, 16})));
 
 TEST(ParallelTraining, RoutersAreSureOfTheirChoice) { EXPECT_GT(one_rank().margin, 1e-4); }
 
