@@ -292,7 +292,16 @@ void ParameterStore::open_gradients(Stream& stream, int bucket) {
   slot.left.wait(stream);
   // Later microbatches add to what is there: of a tensor that is not divided, the sum so far.
   const TensorView all(slot.buffer.data(), DType::f32, {slot.buffer.bytes() / 4});
-  if (summed_[static_cast<size_t>(bucket)]) ops::fill(stream, {.out = all, .value = 0});
+  if (summed_[static_cast<size_t>(bucket)]) {
+    ops::fill(stream, {.out = all, .value = 0});
+    return;
+  }
+  // Padding is zero always; here another bucket has left its numbers.
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const int64_t rows = tensors_[i].rows(), padded = layouts_[i].padded_rows();
+    if (tensors_[i].bucket == bucket && group_of(i) != nullptr && rows < padded)
+      ops::fill(stream, {.out = whole_gradient(i).rows(rows, padded), .value = 0});
+  }
 }
 
 void ParameterStore::close_gradients(Stream& stream, int bucket) {

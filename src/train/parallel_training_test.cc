@@ -265,7 +265,7 @@ INSTANTIATE_TEST_SUITE_P(Data, ParallelTraining,
 INSTANTIATE_TEST_SUITE_P(
     Resharded, ParallelTraining,
     testing::Values(resharded({}), resharded({{.dp_shard = 2}, 2, "", 1, 4}),
-                    resharded({{.dp_shard = 4}, 4}),
+                    resharded({{.dp_shard = 4}, 4}), resharded({{.dp_shard = 8}, 8}),
                     resharded({{.dp_replicate = 2, .dp_shard = 2}, 4, "", 1, 1}),
                     resharded({{.dp_shard = 4, .ep = 4}, 4}),
                     resharded({{.dp_shard = 4, .ep = 2}, 4, "", 1, 1, Recompute::full()}),
