@@ -1,8 +1,5 @@
-// The instructions that warps' tensor-core kernels are made of: asynchronous copies into shared
-// memory, loads of 8 x 8 matrices of bf16, products of 16 x 8 x 16. For .cu files only.
-//
-// Places in shared memory are the 32-bit addresses that these instructions take. Fragments, with
-// lane l: g = l / 4, p = 2 (l % 4):
+// The instructions that warps' tensor-core kernels are made of: loads of 8 x 8 matrices of bf16,
+// products of 16 x 8 x 16. For .cu files only. Fragments, with lane l: g = l / 4, p = 2 (l % 4):
 //
 //   A [16 x 16]  a[0] = (g, p..p+1)  a[1] = (g+8, p..)  a[2] = (g, p+8..)  a[3] = (g+8, p+8..)
 //   B [16 x 8]   b0 = (p..p+1, g)    b1 = (p+8.., g)
@@ -13,34 +10,9 @@
 
 #include <cstdint>
 
-#include "ops/cuda.cuh"
+#include "ops/async_copy.cuh"
 
 namespace nereus::ops::cuda {
-
-// The address of the kernel's dynamic shared memory, of 128 bytes alignment.
-__device__ inline uint32_t dynamic_shared() {
-  extern __shared__ __align__(128) unsigned char dynamic_memory[];
-  return static_cast<uint32_t>(__cvta_generic_to_shared(dynamic_memory));
-}
-
-// 16 (4) bytes from global to shared memory in the background; zeros unless `there`.
-__device__ inline void copy_async16(uint32_t to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
-               "r"(there ? 16 : 0)
-               : "memory");
-}
-__device__ inline void copy_async4(uint32_t to, const void* from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from),
-               "r"(there ? 4 : 0)
-               : "memory");
-}
-// Ends a group of this thread's copies.
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-// Waits for this thread's copies but those of its last `kGroups` groups.
-template <int kGroups>
-__device__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(kGroups) : "memory");
-}
 
 // Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8 and gets of matrix i
 // the elements (g, p..p+1), transposed (p..p+1, g), in m[i].

@@ -24,7 +24,19 @@ std::vector<Case> cases() {
   for (const Device device : test::devices())
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const auto& [T, D] :
-           {std::pair<int64_t, int64_t>{0, 8}, {1, 1}, {5, 67}, {33, 512}, {2, 7168}})
+           {std::pair<int64_t, int64_t>{0, 8},
+            {1, 1},
+            {5, 67},
+            {33, 512},
+            {2, 7168},
+            // Several rows for each warp or thread block of a GPU, and every plan of its kernels.
+            {9000, 64},
+            {2500, 1536},
+            {301, 1000},
+            {9, 3200},
+            {600, 7168},
+            {3, 8200},
+            {2, 17000}})
         out.push_back({device, dtype, T, D});
   return out;
 }
