@@ -1,5 +1,6 @@
 #include "cli/bench.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -9,10 +10,23 @@
 #include "cli/bench_data.h"
 #include "cli/bench_gpu.h"
 #include "cli/bench_ops.h"
+#include "cli/bench_slice.h"
 #include "cli/bench_step.h"
+#include "device/cuda_runtime.h"
+#include "device/device.h"
 
 namespace nereus {
 namespace {
+
+// The GPU's where there is one, unless --cpu is given.
+int run_bench_ops_here(int argc, char** argv) {
+  if constexpr (kHasCuda) {
+    const bool cpu =
+        std::any_of(argv, argv + argc, [](const char* a) { return std::string(a) == "--cpu"; });
+    if (!cpu && cuda::device_count() > 0) return run_bench_gpu(argc, argv);
+  }
+  return run_bench_ops(argc, argv);
+}
 
 struct Benchmark {
   const char* name;
@@ -22,9 +36,13 @@ struct Benchmark {
 
 constexpr Benchmark kBenchmarks[] = {
     {"data", run_bench_data, "a text data set from files to packed rows of tokens"},
-    {"ops", run_bench_ops, "every op at the shapes of runs, products beside OpenBLAS itself"},
+    {"ops", run_bench_ops_here,
+     "every op at the shapes of runs, products beside OpenBLAS itself; on a GPU what `gpu` is, and "
+     "with --cpu the CPU's"},
     {"gpu", run_bench_gpu,
      "the GPU's ops at the sizes of configs/slice1.toml, by share of the limit"},
+    {"slice", run_bench_slice,
+     "training of configs/slice1.toml on a GPU, by recompute and attention, beside TorchTitan"},
     {"step", run_bench_step, "a whole training step, by default of TorchTitan's debugmodel"},
 };
 

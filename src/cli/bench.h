@@ -1,4 +1,4 @@
-// nereus bench ops | step | data
+// nereus bench ops | gpu | slice | step | data
 #pragma once
 
 namespace nereus {

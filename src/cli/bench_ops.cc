@@ -25,6 +25,7 @@ namespace {
 struct Options {
   int threads = 2;
   std::string filter;
+  bool cpu = true;  // the only choice here: bench.cc sees to the other
   bool quick = false;
 };
 
@@ -357,6 +358,7 @@ int run_bench_ops(int argc, char** argv) {
   app.add_option("--threads", options.threads, "compute threads")->check(CLI::Range(1, 1024));
   app.add_option("--filter", options.filter, "only cases whose name contains this");
   app.add_flag("--quick", options.quick, "median of 7 after 1");
+  app.add_flag("--cpu", options.cpu, "the CPU's ops also where there is a GPU");
   if (const auto code = parse_command(app, argc, argv)) return *code;
   Bench bench(options);
   fmt::print("{:<22} {:<34} {:>10} {:>16} {:>12} {:>6}\n", "op", "shape", "us", "rate",

@@ -1,5 +1,5 @@
-// nereus bench ops [--threads N] [--filter TEXT] [--quick]: times the CPU ops at the shapes of the
-// debug and the tiny model.
+// nereus bench ops [--threads N] [--filter TEXT] [--quick] [--cpu]: times the CPU ops at the shapes
+// of the debug and the tiny model.
 #pragma once
 
 namespace nereus {

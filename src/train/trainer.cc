@@ -357,6 +357,7 @@ int Trainer::run() {
   if (v.enable) first_validation_ = last_validation_ = validate(0);
   log::info("Training starts at step 1");
   Interval interval;
+  auto step_begin = Clock::now();
   int64_t step = 0;
   int signal = StopSignal::received();
   while (step < t.steps && signal == 0) {
@@ -366,6 +367,8 @@ int Trainer::run() {
     const bool account = account_for(step);
     const auto begin = Clock::now();
     const Optimizer::Result result = guarded_step(step, interval);
+    step_seconds_.push_back(seconds_since(step_begin));
+    step_begin = Clock::now();
     if (account) say_account(seconds_since(begin));
     if (step == 1 || step % config_.metrics.log_freq == 0) log_step(step, result, interval);
     if (v.enable && (step % v.freq == 0 || step == t.steps)) last_validation_ = validate(step);

@@ -31,6 +31,10 @@ class Trainer {
   // process's exit code: 0, or 128 + the signal's number.
   int run();
 
+  // Of each step of run(), from the end of the one before (of the first: from its beginning), with
+  // its loading and logging.
+  const std::vector<double>& step_seconds() const { return step_seconds_; }
+
  private:
   struct Interval;  // what is measured between two logged steps
 
@@ -67,6 +71,7 @@ class Trainer {
   std::unique_ptr<StopVote> stop_;
   std::vector<HostMicrobatch> microbatches_;  // of the current step
   double flops_per_token_ = 0;
+  std::vector<double> step_seconds_;
   KernelRecorder recorder_;
   int64_t tokens_seen_ = 0;
   double first_validation_ = 0, last_validation_ = 0;
