@@ -9,7 +9,8 @@
 namespace nereus::ops::cuda {
 namespace {
 
-constexpr int kWarps = 4;               // of a thread block
+constexpr int kWarps = 8;               // of a thread block: neighbours of a head share its rows
+constexpr int kAhead = 4;               // keys or queries that a warp works on at a time
 constexpr int kMostWidth = 256;         // of a head
 constexpr int kLane = kMostWidth / 32;  // elements of a row that a lane holds
 
@@ -57,9 +58,9 @@ struct Place {
   int64_t t, h;
   int lane;
 };
-__device__ Place place(int64_t H) {
-  const int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-  return {i / H, i % H, static_cast<int>(threadIdx.x % 32)};
+__device__ Place place() {
+  return {int64_t{blockIdx.x} * kWarps + threadIdx.x / 32, blockIdx.y,
+          static_cast<int>(threadIdx.x % 32)};
 }
 
 // Where the row's log-sum-exp lies in [B, H, S].
@@ -77,20 +78,36 @@ template <class E>
 __global__ void __launch_bounds__(kWarps * 32)
     forward_kernel(Rows<E> o, float* lse, Rows<const E> q, Rows<const E> k, Rows<const E> v,
                    const int* first_key, int64_t T, int64_t H, Layout rows, float scale) {
-  const auto [t, h, lane] = place(H);
+  const auto [t, h, lane] = place();
   if (t >= T) return;
-  float query[kLane], key[kLane], value[kLane], sum[kLane] = {};
+  float query[kLane], key[kAhead][kLane], value[kAhead][kLane], score[kAhead], sum[kLane] = {};
   q.read(query, t, h, lane);
   float top = -INFINITY, norm = 0;
   const int64_t last = rows.key_of(t);
-  for (int64_t j = first_key[t]; j <= last; ++j) {
-    k.read(key, j, h, lane);
-    v.read(value, j, h, lane);
-    const float score = scale * dot(query, key);
-    const float now = fmaxf(top, score), keep = expf(top - now), p = expf(score - now);
-    norm = norm * keep + p;
+  for (int64_t j = first_key[t]; j <= last; j += kAhead) {
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) sum[i] = sum[i] * keep + p * value[i];
+    for (int n = 0; n < kAhead; ++n) {
+      k.read(key[n], min(j + n, last), h, lane);
+      v.read(value[n], min(j + n, last), h, lane);
+    }
+    float now = top;
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      score[n] = dot(query, key[n]) * scale;
+      if (j + n > last) score[n] = -INFINITY;
+      now = fmaxf(now, score[n]);
+    }
+    const float keep = expf(top - now);
+    norm *= keep;
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) sum[i] *= keep;
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const float p = expf(score[n] - now);
+      norm += p;
+#pragma unroll
+      for (int i = 0; i < kLane; ++i) sum[i] = fmaf(p, value[n][i], sum[i]);
+    }
     top = now;
   }
 #pragma unroll
@@ -103,7 +120,7 @@ template <class E>
 __global__ void __launch_bounds__(kWarps * 32)
     delta_kernel(float* delta, Rows<const E> dout, Rows<const E> o, int64_t T, int64_t H,
                  int64_t S) {
-  const auto [t, h, lane] = place(H);
+  const auto [t, h, lane] = place();
   if (t >= T) return;
   float a[kLane], b[kLane];
   dout.read(a, t, h, lane);
@@ -126,20 +143,31 @@ struct BackwardInputs {
 // A warp a query: dq.
 template <class E>
 __global__ void __launch_bounds__(kWarps * 32) dq_kernel(Rows<E> dq, BackwardInputs<E> in) {
-  const auto [t, h, lane] = place(in.H);
+  const auto [t, h, lane] = place();
   if (t >= in.T) return;
-  float query[kLane], gradient[kLane], key[kLane], value[kLane], sum[kLane] = {};
+  float query[kLane], gradient[kLane], key[kAhead][kLane], value[kAhead][kLane], sum[kLane] = {};
   in.q.read(query, t, h, lane);
   in.dout.read(gradient, t, h, lane);
   const int64_t place_of_row = stat(t, h, in.H, in.rows.S), last = in.rows.key_of(t);
   const float lse = in.lse[place_of_row], delta = in.delta[place_of_row];
-  for (int64_t j = in.first_key[t]; j <= last; ++j) {
-    in.k.read(key, j, h, lane);
-    in.v.read(value, j, h, lane);
-    const float p = expf(in.scale * dot(query, key) - lse);
-    const float ds = p * (dot(gradient, value) - delta);
+  for (int64_t j = in.first_key[t]; j <= last; j += kAhead) {
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) sum[i] = fmaf(ds, key[i], sum[i]);
+    for (int n = 0; n < kAhead; ++n) {
+      in.k.read(key[n], min(j + n, last), h, lane);
+      in.v.read(value[n], min(j + n, last), h, lane);
+    }
+    float ds[kAhead];
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const float p = expf(in.scale * dot(query, key[n]) - lse);
+      ds[n] = p * (dot(gradient, value[n]) - delta);
+    }
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      if (j + n > last) break;
+#pragma unroll
+      for (int i = 0; i < kLane; ++i) sum[i] = fmaf(ds[n], key[n][i], sum[i]);
+    }
   }
 #pragma unroll
   for (int i = 0; i < kLane; ++i) sum[i] *= in.scale;
@@ -150,25 +178,36 @@ __global__ void __launch_bounds__(kWarps * 32) dq_kernel(Rows<E> dq, BackwardInp
 template <class E>
 __global__ void __launch_bounds__(kWarps * 32)
     dkv_kernel(Rows<E> dk, Rows<E> dv, BackwardInputs<E> in, int64_t keys, bool accumulate) {
-  const auto [j, h, lane] = place(in.H);
+  const auto [j, h, lane] = place();
   if (j >= keys) return;
-  float query[kLane], gradient[kLane], key[kLane], value[kLane], dkey[kLane] = {},
-                                                                 dvalue[kLane] = {};
+  float query[kAhead][kLane], gradient[kAhead][kLane], key[kLane], value[kLane];
+  float dkey[kLane] = {}, dvalue[kLane] = {};
   in.k.read(key, j, h, lane);
   in.v.read(value, j, h, lane);
   const int64_t row = j / in.rows.Sk, end = (row + 1) * in.rows.S;
   const int64_t before = j % in.rows.Sk - in.rows.first_query;  // queries that do not see the key
   for (int64_t t = row * in.rows.S + (before > 0 ? before : 0); t < end && in.first_key[t] <= j;
-       ++t) {
-    in.q.read(query, t, h, lane);
-    in.dout.read(gradient, t, h, lane);
-    const int64_t s = stat(t, h, in.H, in.rows.S);
-    const float p = expf(in.scale * dot(query, key) - in.lse[s]);
-    const float ds = p * (dot(gradient, value) - in.delta[s]);
+       t += kAhead) {
+    float p[kAhead], ds[kAhead];
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
-      dkey[i] = fmaf(ds, query[i], dkey[i]);
-      dvalue[i] = fmaf(p, gradient[i], dvalue[i]);
+    for (int n = 0; n < kAhead; ++n) {
+      in.q.read(query[n], min(t + n, end - 1), h, lane);
+      in.dout.read(gradient[n], min(t + n, end - 1), h, lane);
+    }
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const int64_t at = min(t + n, end - 1), s = stat(at, h, in.H, in.rows.S);
+      const bool sees = t + n < end && in.first_key[at] <= j;
+      p[n] = sees ? expf(in.scale * dot(query[n], key) - in.lse[s]) : 0.0f;
+      ds[n] = sees ? p[n] * (dot(gradient[n], value) - in.delta[s]) : 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+#pragma unroll
+      for (int i = 0; i < kLane; ++i) {
+        dkey[i] = fmaf(ds[n], query[n][i], dkey[i]);
+        dvalue[i] = fmaf(p[n], gradient[n][i], dvalue[i]);
+      }
     }
   }
 #pragma unroll
@@ -186,7 +225,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   dv.write(dvalue, j, h, lane);
 }
 
-unsigned grid(int64_t T, int64_t H) { return static_cast<unsigned>(ceil_div(T * H, kWarps)); }
+dim3 grid(int64_t T, int64_t H) {
+  return dim3(static_cast<unsigned>(ceil_div(T, kWarps)), static_cast<unsigned>(H));
+}
 
 }  // namespace
 
@@ -209,7 +250,7 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
   if (flash_takes(a)) return flash_backward(stream, a);
   visit_float(a.q.dtype, [&]<class E>() {
-    const unsigned blocks = grid(T, H);
+    const dim3 blocks = grid(T, H);
     delta_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(
         a.delta.as<float>(), rows_of<E>(a.dout), rows_of<E>(a.o), T, H, a.sequence);
     const BackwardInputs<E> in{rows_of<E>(a.dout),
