@@ -242,13 +242,15 @@ void memory(Bench& bench) {
 int run_bench_gpu(int argc, char** argv) {
   std::string filter;
   int repeats = 20;
-  bool tuning = false;
+  bool tuning = false, every_tile = false;
   CLI::App app("Times the GPU's ops at the sizes of configs/slice1.toml", "nereus bench gpu");
   app.add_option("--filter", filter, "only cases whose name contains this");
   app.add_option("--repeats", repeats, "runs of each; the median is printed")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   app.add_flag("--tune", tuning, "print the table of faster algorithms, src/ops/matmul_tuned.inc");
+  app.add_flag("--grouped-tiles", every_tile,
+               "time the experts' products with every tile, for src/ops/grouped_tuned.inc");
   if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
   Bench bench(filter, repeats);
   if (tuning) {
@@ -264,7 +266,7 @@ int run_bench_gpu(int argc, char** argv) {
   head_and_embedding(bench);
   attention(bench);
   dense_products(bench);
-  grouped_products(bench);
+  grouped_products(bench, every_tile);
   return 0;
 }
 

@@ -1,6 +1,7 @@
 #ifdef NEREUS_CUDA
 
 #include "cli/gpu_bench.h"
+#include "ops/grouped_cutlass.h"
 #include "ops/grouped_matmul.h"
 #include "ops/matmul.h"
 #include "ops/matmul_general.h"
@@ -92,7 +93,13 @@ std::vector<int32_t> offsets_of(int64_t rows, const std::string& kind) {
   return out;
 }
 
-void grouped(Bench& bench, int64_t rows, const std::string& kind, int64_t N, int64_t inner) {
+constexpr std::pair<ops::cuda::GroupedTile, const char*> kTiles[] = {
+    {ops::cuda::GroupedTile::standard, "128x256 weights shared"},
+    {ops::cuda::GroupedTile::tall, "256x128 weights shared"},
+    {ops::cuda::GroupedTile::wide, "128x256 rows shared"}};
+
+void grouped(Bench& bench, int64_t rows, const std::string& kind, int64_t N, int64_t inner,
+             bool every_tile) {
   const std::string name = fmt::format("grouped {}x{} {}x{} {}", E, rows / E, N, inner, kind);
   if (!bench.wanted(name)) return;
   const std::vector<int32_t> host = offsets_of(rows, kind);
@@ -105,11 +112,22 @@ void grouped(Bench& bench, int64_t rows, const std::string& kind, int64_t N, int
   const double flops = 2 * d(host.back()) * d(N) * d(inner);
   Stream& s = bench.stream();
   const TensorView y(out.data, DType::bf16, {rows, N}), dx(out.data, DType::bf16, {rows, inner});
-  bench.run(name + " forward", flops, 0, [&] {
+  const auto forward = [&] {
     ops::grouped_matmul(s, {.out = y, .a = x, .b = w, .offsets = offsets, .trans_b = true});
-  });
-  bench.run(name + " dgrad", flops, 0,
-            [&] { ops::grouped_matmul(s, {.out = dx, .a = dy, .b = w, .offsets = offsets}); });
+  };
+  const auto dgrad = [&] {
+    ops::grouped_matmul(s, {.out = dx, .a = dy, .b = w, .offsets = offsets});
+  };
+  bench.run(name + " forward", flops, 0, forward);
+  bench.run(name + " dgrad", flops, 0, dgrad);
+  if (every_tile) {
+    for (const auto& [tile, what] : kTiles) {
+      ops::cuda::force_grouped_tile(s, tile);
+      bench.run(fmt::format("{} forward, {}", name, what), flops, 0, forward);
+      bench.run(fmt::format("{} dgrad, {}", name, what), flops, 0, dgrad);
+    }
+    ops::cuda::force_grouped_tile(s, std::nullopt);
+  }
   bench.run(name + " wgrad", flops, 0,
             [&] { ops::grouped_wgrad(s, {.out = dw, .dy = dy, .x = x, .offsets = offsets}); });
   // The same as a loop of dense products, whose sizes the host would have to know.
@@ -143,11 +161,11 @@ void tune_products(Bench& bench) {
       [&](const char*, int64_t M, int64_t N, int64_t inner) { tune(bench, M, N, inner); });
 }
 
-void grouped_products(Bench& bench) {
+void grouped_products(Bench& bench, bool every_tile) {
   for (const char* kind : {"even", "uneven", "half in one"}) {
     for (const int64_t rows : {E * 8192, E * 2048}) {
-      grouped(bench, rows, kind, 2 * F, D);
-      grouped(bench, rows, kind, D, F);
+      grouped(bench, rows, kind, 2 * F, D, every_tile);
+      grouped(bench, rows, kind, D, F, every_tile);
     }
   }
 }

@@ -113,7 +113,7 @@ inline double d(int64_t n) { return static_cast<double>(n); }
 // The cases; each runs those of its own that the filter wants.
 void dense_products(Bench&);
 void tune_products(Bench&);
-void grouped_products(Bench&);
+void grouped_products(Bench&, bool every_tile);
 void attention(Bench&);
 
 }  // namespace nereus::bench

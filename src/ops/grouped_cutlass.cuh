@@ -1,6 +1,6 @@
 // One CUTLASS grouped kernel: bf16 products on the tensor cores with f32 sums, one warp-specialized
-// persistent grid over the tiles of all groups (CUTLASS 4.2, the scheme of its example 57). For the
-// .cu files of grouped_cutlass.h only.
+// persistent grid over the tiles of all groups (CUTLASS 4.2, the schemes of its examples 57 and
+// 75). For the .cu files of grouped_cutlass.h only.
 #pragma once
 
 #include <cutlass/cutlass.h>
@@ -18,8 +18,21 @@
 
 namespace nereus::ops::cuda {
 
+// What a generation of GPUs calls its kernels.
+struct Hopper {
+  using Arch = cutlass::arch::Sm90;
+  using Schedule = cutlass::gemm::KernelPtrArrayTmaWarpSpecializedCooperative;
+  using EpilogueSchedule = cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative;
+};
+struct Blackwell {  // two multiprocessors share a tile of 256 rows
+  using Arch = cutlass::arch::Sm100;
+  using Schedule = cutlass::gemm::KernelPtrArrayTmaWarpSpecialized2SmSm100;
+  using EpilogueSchedule = cutlass::epilogue::PtrArrayTmaWarpSpecialized2Sm;
+};
+
 // LayoutA and LayoutB as CUTLASS names them for C[M,N] = A[M,K] B[K,N].
-template <class LayoutA, class LayoutB, class Output, class TileShape, class ClusterShape>
+template <class LayoutA, class LayoutB, class Output, class TileShape, class ClusterShape,
+          class Target>
 struct GroupedKernel {
   using Shape = cutlass::gemm::GroupProblemShape<cute::Shape<int, int, int>>;
   using Element = cutlass::bfloat16_t;
@@ -27,16 +40,15 @@ struct GroupedKernel {
   static constexpr int kAlign = 8, kAlignOut = 16 / static_cast<int>(sizeof(Output));
 
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape,
+      typename Target::Arch, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape,
       cutlass::epilogue::collective::EpilogueTileAuto, float, float, Output, LayoutC*, kAlignOut,
-      Output, LayoutC*, kAlignOut,
-      cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative>::CollectiveOp;
+      Output, LayoutC*, kAlignOut, typename Target::EpilogueSchedule>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, LayoutA*, kAlign, Element,
+      typename Target::Arch, cutlass::arch::OpClassTensorOp, Element, LayoutA*, kAlign, Element,
       LayoutB*, kAlign, float, TileShape, ClusterShape,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
           sizeof(typename Epilogue::SharedStorage))>,
-      cutlass::gemm::KernelPtrArrayTmaWarpSpecializedCooperative>::CollectiveOp;
+      typename Target::Schedule>::CollectiveOp;
   using Kernel = cutlass::gemm::kernel::GemmUniversal<Shape, Mainloop, Epilogue>;
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
   using StrideA = typename Kernel::InternalStrideA;

@@ -67,12 +67,74 @@ void choose_order(GroupedProblem& p, bool columns) {
   p.swizzle = 4;
 }
 
+// The tile of a product of rows: the first entry that fits a shape, of those with the most rows an
+// expert; else standard.
+struct TunedTile {
+  int64_t least_rows, N, K;
+  bool trans_b;
+  GroupedTile tile;
+};
+constexpr TunedTile kTunedTiles[] = {
+#include "ops/grouped_tuned.inc"
+};
+
+class ForcedTile : public StreamState {
+ public:
+  explicit ForcedTile(Stream&) {}
+  std::optional<GroupedTile> tile;
+};
+
+GroupedTile choose_tile(Stream& stream, int64_t rows_of_expert, const GroupedMatmul& a) {
+  if (const auto forced = stream.state<ForcedTile>().tile) return *forced;
+  for (const TunedTile& t : kTunedTiles)
+    if (rows_of_expert >= t.least_rows && a.out.dim(1) == t.N && a.a.dim(1) == t.K &&
+        a.trans_b == t.trans_b)
+      return t.tile;
+  return GroupedTile::standard;
+}
+
+#ifdef NEREUS_SM100
+// GPUs of compute capability 10 have kernels of their own.
+class Generation : public StreamState {
+ public:
+  explicit Generation(Stream& stream)
+      : is_blackwell(nereus::cuda::properties(stream.device().index).major == 10) {}
+  const bool is_blackwell;
+};
+#endif
+
+void run_rows(Stream& stream, GroupedTile tile, bool trans_b, const GroupedProblem& p) {
+#ifdef NEREUS_SM100
+  if (stream.state<Generation>().is_blackwell)
+    return trans_b ? grouped_forward_sm100(stream, p) : grouped_dgrad_sm100(stream, p);
+#endif
+  switch (tile) {
+    case GroupedTile::standard:
+      return trans_b ? grouped_forward(stream, p) : grouped_dgrad(stream, p);
+    case GroupedTile::tall:
+      return trans_b ? grouped_forward_tall(stream, p) : grouped_dgrad_tall(stream, p);
+    case GroupedTile::wide:
+      return trans_b ? grouped_forward_wide(stream, p) : grouped_dgrad_wide(stream, p);
+  }
+}
+
+void run_wgrad(Stream& stream, const GroupedProblem& p) {
+#ifdef NEREUS_SM100
+  if (stream.state<Generation>().is_blackwell) return grouped_wgrad_sm100(stream, p);
+#endif
+  grouped_wgrad(stream, p);
+}
+
 template <class View>
 bool fast(const View& v) {
   return v.dtype == DType::bf16 && v.contiguous() && aligned(v);
 }
 
 }  // namespace
+
+void force_grouped_tile(Stream& stream, std::optional<GroupedTile> tile) {
+  stream.state<ForcedTile>().tile = tile;
+}
 
 void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
   const int64_t R = a.a.dim(0), K = a.a.dim(1), N = a.out.dim(1), E = a.b.dim(0);
@@ -86,7 +148,7 @@ void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
                            .N = N,
                            .K = K};
     choose_order(problem, a.trans_b ? N > K : N < K);
-    return a.trans_b ? grouped_forward(stream, problem) : grouped_dgrad(stream, problem);
+    return run_rows(stream, choose_tile(stream, R / E, a), a.trans_b, problem);
   }
   const dim3 grid(static_cast<unsigned>(ceil_div(N, kTile)),
                   static_cast<unsigned>(ceil_div(R, kTile) + E));
@@ -120,7 +182,7 @@ void grouped_wgrad(Stream& stream, const GroupedWgrad& a) {
                            .K = K,
                            .accumulate = a.accumulate};
     choose_order(problem, N > K);
-    return grouped_wgrad(stream, problem);
+    return run_wgrad(stream, problem);
   }
   const dim3 grid(static_cast<unsigned>(ceil_div(K, kTile)),
                   static_cast<unsigned>(ceil_div(N, kTile)), static_cast<unsigned>(E));

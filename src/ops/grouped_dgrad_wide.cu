@@ -1,0 +1,9 @@
+#include "ops/grouped_products.cuh"
+
+namespace nereus::ops::cuda {
+
+void grouped_dgrad_wide(Stream& stream, const GroupedProblem& p) {
+  run_grouped<DgradProduct<TileOf<128, 256>, ClusterOf<1, 2>, Hopper>>(stream, "grouped_matmul", p);
+}
+
+}  // namespace nereus::ops::cuda

@@ -1,0 +1,10 @@
+#include "ops/grouped_products.cuh"
+
+namespace nereus::ops::cuda {
+
+void grouped_forward_tall(Stream& stream, const GroupedProblem& p) {
+  run_grouped<ForwardProduct<TileOf<256, 128>, ClusterOf<2, 1>, Hopper>>(stream, "grouped_matmul",
+                                                                         p);
+}
+
+}  // namespace nereus::ops::cuda
