@@ -15,6 +15,7 @@ function(nereus_layer name)
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   if(NEREUS_CUDA)
     file(GLOB kernels CONFIGURE_DEPENDS ${folder}/*.cu)
+    list(FILTER kernels EXCLUDE REGEX "_sm100\\.cu$")  # src/CMakeLists.txt says when
     list(APPEND sources ${kernels})
   else()
     list(FILTER sources EXCLUDE REGEX "_(cuda|cublas|cudnn|nccl)\\.cc$")

@@ -14,6 +14,12 @@ void check(cudaError_t error, const char* call) {
 
 std::string version(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); }
 
+// Code for a generation's own instructions (90a, 100a) runs on exactly that compute capability.
+bool built_for(const DeviceProperties& p) {
+  const std::string mine = fmt::format(",{}{}a,", p.major, p.minor);
+  return ("," + std::string(NEREUS_CUDA_ARCHITECTURES) + ",").find(mine) != std::string::npos;
+}
+
 }  // namespace
 
 int device_count() {
@@ -49,6 +55,15 @@ void use_device(int index) {
                "GPU {} is a {} of compute capability {}.{}; the kernels need 9.0 (H100) or newer. "
                "Train on the CPU with --device.kind=cpu.",
                index, p.name, p.major, p.minor);
+  NEREUS_CHECK(
+      kConfig, built_for(p),
+      "GPU {} is a {} of compute capability {}.{}, and this program was built for {} only. "
+      "{}",
+      index, p.name, p.major, p.minor, NEREUS_CUDA_ARCHITECTURES,
+      p.major == 10 && p.minor == 0
+          ? "Build it with -DNEREUS_CUDA_ARCHITECTURES='90a;100a' (whose code for this GPU "
+            "has been compiled and never run)."
+          : "There is no code for this one yet. Train on the CPU with --device.kind=cpu.");
   NEREUS_CUDA_CALL(cudaSetDevice(index));
 }
 

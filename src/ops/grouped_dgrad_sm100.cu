@@ -1,0 +1,11 @@
+#include "ops/grouped_products.cuh"
+
+namespace nereus::ops::cuda {
+
+// Compiled, not run: its authors had no such GPU.
+void grouped_dgrad_sm100(Stream& stream, const GroupedProblem& p) {
+  run_grouped<DgradProduct<TileOf<256, 256>, ClusterOf<2, 1>, Blackwell>>(stream, "grouped_matmul",
+                                                                          p);
+}
+
+}  // namespace nereus::ops::cuda

@@ -1,0 +1,11 @@
+#include "ops/grouped_products.cuh"
+
+namespace nereus::ops::cuda {
+
+// Compiled, not run: its authors had no such GPU.
+void grouped_wgrad_sm100(Stream& stream, const GroupedProblem& p) {
+  run_grouped<WgradProduct<TileOf<256, 128>, ClusterOf<2, 1>, Blackwell>>(stream, "grouped_wgrad",
+                                                                          p);
+}
+
+}  // namespace nereus::ops::cuda
