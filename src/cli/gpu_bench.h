@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "device/cuda_runtime.h"
@@ -22,6 +23,19 @@ inline constexpr int64_t B = 4, S = 4096, T = B * S, D = 7168, H = 128, kNope = 
                          kValue = 128, kHead = kNope + kRope, kQ = 1536, kKv = 512,
                          kLatent = kQ + kKv + kRope, kInter = 18432, F = 2048, E = 16, K = 8,
                          V = 16160;
+struct Reference {
+  std::string_view name, figure;
+};
+inline constexpr Reference kReferences[] = {
+#include "cli/gpu_references.inc"
+};
+// PyTorch's figure for a case, or nothing.
+inline std::string reference(const std::string& name) {
+  for (const Reference& r : kReferences)
+    if (r.name == name) return fmt::format("  PyTorch: {}", r.figure);
+  return "";
+}
+
 inline constexpr double kFlopsLimit = 790e12, kBytesLimit = 2.9e12;
 
 class Bench {
@@ -94,8 +108,8 @@ class Bench {
     const double floor = std::max(flops / kFlopsLimit, bytes / kBytesLimit);
     const std::string rate = flops > 0 ? fmt::format("{:7.0f} TFLOP/s", flops / seconds / 1e12)
                                        : fmt::format("{:7.0f} GB/s   ", bytes / seconds / 1e9);
-    fmt::print("{:<52} {:10.1f} us {} {:5.1f} %\n", name, seconds * 1e6, rate,
-               100 * floor / seconds);
+    fmt::print("{:<52} {:10.1f} us {} {:5.1f} %{}\n", name, seconds * 1e6, rate,
+               100 * floor / seconds, reference(name));
     std::fflush(stdout);
   }
 
