@@ -52,7 +52,7 @@ step() {
   local name=$1 limit=$2 begin code
   shift 2
   begin=$(date +%s)
-  timeout "$limit" "$@" >"$out/$name.log" 2>&1
+  timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
   code=$?
   summary+=("$(printf '%-22s exit %3d  %4d s' "$name" $code $(($(date +%s) - begin)))")
   echo "=== $name: exit $code"
@@ -79,6 +79,7 @@ two_layout() {
     --model_overrides.{kv_lora_rank=64,attn_mask_type=causal} --training.dataset=random \
     --training.{local_batch_size=4,global_batch_size=8,seq_len=256,steps=5,seed=3} \
     --training.mixed_precision_param="${DTYPE:-float32}" --metrics.log_freq=1 \
+    --comm.{init,train}_timeout_seconds=20 \
     --job.dump_folder="$out/two" "${words[@]}"
   line=$(grep -oE 'step:  5 .*grad_norm: +[0-9.]+' "$out/two${name:+_$name}.log" || tail -3 "$out/two${name:+_$name}.log")
   printf '%-70s %s\n' "${1:-one GPU}" "$line" >>"$out/two.txt"

@@ -110,4 +110,15 @@ void Communicator::barrier(Stream& s) {
   if (!s.on_meta()) do_barrier(s);
 }
 
+std::unique_ptr<Window> Communicator::window(Stream& s, int64_t bytes) {
+  NEREUS_CHECK(kContract, shares_memory() && !s.on_meta() && bytes >= 0,
+               "window of group {}: {} bytes; its ranks {}", name_, bytes,
+               shares_memory() ? "share memory" : "do not see each other's memory");
+  return do_window(s, bytes);
+}
+
+std::unique_ptr<Window> Communicator::do_window(Stream&, int64_t) {
+  NEREUS_FAIL(kContract, "group {} has no windows", name_);
+}
+
 }  // namespace nereus

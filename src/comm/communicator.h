@@ -34,8 +34,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "comm/window.h"
 #include "device/device.h"
 
 namespace nereus {
@@ -70,6 +72,16 @@ class Communicator {
   void recv(Stream&, TensorView data, int from);
   void barrier(Stream&);
 
+  // A collective: makes ready for messages from and to these ranks, so that none waits for that in
+  // the middle of a step. Pairs of (sender, receiver) in one order on all ranks.
+  virtual void connect(std::span<const std::pair<int, int>> /*pairs*/) {}
+
+  // Can all ranks of the group see each other's memory? The same answer on all.
+  virtual bool shares_memory() const { return false; }
+  // A collective, where shares_memory(): a block of `bytes`, as many on every rank (Error{kComm}
+  // otherwise). It goes before its group.
+  std::unique_ptr<Window> window(Stream&, int64_t bytes);
+
   // For all groups of this world, from the next call on. Where ranks are threads of one process,
   // the last who sets it does so for all.
   virtual void set_timeout(std::chrono::milliseconds) = 0;
@@ -94,6 +106,7 @@ class Communicator {
   virtual void do_send(Stream&, ConstTensorView data, int to) = 0;
   virtual void do_recv(Stream&, TensorView data, int from) = 0;
   virtual void do_barrier(Stream&) = 0;
+  virtual std::unique_ptr<Window> do_window(Stream&, int64_t bytes);
 
  private:
   void check(const Stream&, const char* what, ConstTensorView) const;

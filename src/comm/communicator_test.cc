@@ -115,6 +115,40 @@ std::vector<test::Ranks*> makers() {
 INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(makers()),
                          [](const auto& maker) { return std::string(maker.param->name()); });
 
+// Every rank writes into all blocks, and reads what all wrote into its own.
+TEST_P(CommunicatorTest, RanksThatShareMemoryWriteIntoEachOthersWindows) {
+  run(2, [&](Communicator& c, Stream& s) {
+    if (!c.shares_memory()) return;
+    constexpr int64_t kBlock = 1024;
+    for (int round = 0; round < 2; ++round) {
+      const std::unique_ptr<Window> window = c.window(s, c.size() * kBlock);
+      std::vector<int64_t> bases(static_cast<size_t>(c.size()));
+      copy_to_host(s, bases.data(), window->bases());
+      s.synchronize();
+      EXPECT_EQ(bases[static_cast<size_t>(c.rank())], reinterpret_cast<int64_t>(window->data()));
+      for (int step = 0; step < 50; ++step) {
+        const auto mark = static_cast<float>(100 * c.rank() + step);
+        const Tensor mine = Tensor(s.device(), DType::f32, {kBlock / 4}).fill(mark);
+        window->meet(s);
+        for (const int64_t base : bases) {
+          auto* const there = reinterpret_cast<std::byte*>(base) + c.rank() * kBlock;
+          copy_rows(s, TensorView(there, DType::f32, {kBlock / 4}), mine);
+        }
+        window->meet(s);
+        std::vector<float> found(static_cast<size_t>(c.size() * kBlock / 4));
+        copy_to_host(s, found.data(),
+                     ConstTensorView(window->data(), DType::f32, {c.size() * kBlock / 4}));
+        s.synchronize();
+        for (int r = 0; r < c.size(); ++r) {
+          const auto at = static_cast<size_t>(r * kBlock / 4);
+          ASSERT_EQ(found[at], static_cast<float>(100 * r + step));
+          ASSERT_EQ(found[at + kBlock / 4 - 1], static_cast<float>(100 * r + step));
+        }
+      }
+    }
+  });
+}
+
 TEST_P(CommunicatorTest, AllReduceSumsInTheOrderOfRanksToTheSameBitsOnAll) {
   for (const int ranks : {1, 2, 3, 4, 7}) {
     run(ranks, [&](Communicator& c, Stream& s) {

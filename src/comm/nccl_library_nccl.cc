@@ -33,6 +33,13 @@ NcclLibrary open_library() {
 #undef NEREUS_NCCL_LOAD
   int version = 0;
   if (l.get_version != nullptr) l.get_version(&version);
+  // The device's view of a window is of the version that this program was compiled with.
+  l.has_windows = version / 100 == NCCL_VERSION_CODE / 100;
+#define NEREUS_NCCL_LOAD(member, function)                                   \
+  l.member = reinterpret_cast<decltype(l.member)>(dlsym(handle, #function)); \
+  l.has_windows = l.has_windows && l.member != nullptr;
+  NEREUS_NCCL_WINDOW_FUNCTIONS(NEREUS_NCCL_LOAD)
+#undef NEREUS_NCCL_LOAD
   NEREUS_CHECK(kConfig, missing == nullptr && version >= kOldest,
                "libnccl.so.2 is NCCL {}.{}.{}; 2.18.1 or newer is needed{}{}", version / 10000,
                version / 100 % 100, version % 100, missing == nullptr ? "" : ": it lacks ",

@@ -12,7 +12,9 @@
 //             that work at the same time need streams of their own, and so that no group waits for
 //             another in a circle, all ranks enqueue them in one order.
 //   send      is copied to memory of its own and sent from a stream of the pair's own, so it does
-//             not wait; recv is part of the stream it is called on.
+//             not wait; recv is part of the stream it is called on. A pair that connect() did not
+//             name is opened by its first message, for which both GPUs must become idle: ranks that
+//             wait for each other's messages in a circle hang there.
 //   failures  A thread a rank watches NCCL's errors, the time-outs and the news of other ranks; on
 //             any it aborts all groups, so that the stream ends (with undefined contents), and the
 //             next call throws Error{kComm} with the world's note.

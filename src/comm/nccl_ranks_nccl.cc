@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "comm/nccl_ranks.h"
+#include "comm/nccl_window.h"
 #include "comm/nccl_world.h"
 
 namespace nereus {
@@ -73,6 +74,12 @@ class Link {
     cudaStreamDestroy(stream_);
   }
 
+  void wait_until_open() {
+    std::unique_lock lock(mutex_);
+    opened_.wait(lock, [&] { return group_ != nullptr || error_; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
   void send(cudaStream_t from, const Call& call, ConstTensorView data) {
     const auto bytes = static_cast<size_t>(data.bytes());
     std::unique_lock lock(mutex_);
@@ -93,9 +100,7 @@ class Link {
   }
 
   void recv(cudaStream_t to, const Call& call, TensorView data) {
-    std::unique_lock lock(mutex_);
-    opened_.wait(lock, [&] { return group_ != nullptr || error_; });
-    if (error_) std::rethrow_exception(error_);
+    wait_until_open();
     world_.enqueue(*group_, to, call, [&](ncclComm_t comm) {
       return nccl().recv(data.data, static_cast<size_t>(data.bytes()), ncclUint8, 0, comm, to);
     });
@@ -281,6 +286,24 @@ class NcclCommunicator final : public Communicator {
     enqueue(s, next(Call::Kind::barrier, {}), [&](ncclComm_t comm) {
       return nccl().all_reduce(one_.data, one_.data, 1, ncclInt32, ncclMax, comm, native(s));
     });
+  }
+
+  // One after the other: while a link opens, its ranks' GPUs must not wait for one another.
+  void connect(std::span<const std::pair<int, int>> pairs) override {
+    world_->check();
+    for (const auto& [from, to] : pairs)
+      if (from == rank() || to == rank()) link(from, to).wait_until_open();
+  }
+
+  bool shares_memory() const override {
+    return nccl().has_windows && group_->comm != nullptr &&
+           nccl().team_lsa(group_->comm).nRanks == size();
+  }
+  std::unique_ptr<Window> do_window(Stream& s, int64_t bytes) override {
+    check_stream(s);
+    const std::string id = fmt::format("window {} of {} bytes", ++number_, bytes);
+    world_->meet(*group_, id);
+    return make_nccl_window(*world_, *group_, id, s, bytes);
   }
 
   void do_send(Stream& s, ConstTensorView data, int to) override {

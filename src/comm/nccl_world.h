@@ -67,6 +67,10 @@ class NcclWorld {
   // Enqueues what `work` calls, as `call` of the group.
   void enqueue(Group&, cudaStream_t, const Call&, const Work&);
 
+  // Host memory that kernels read: not 0 once the world has ended. What waits on the device for
+  // other ranks looks at it.
+  const int* ended_word() const { return ended_word_; }
+
   // Throws what the world ended with, if it has.
   void check();
   // Ends the world.
@@ -87,6 +91,7 @@ class NcclWorld {
   const int device_;
   std::atomic<int64_t> timeout_ms_, step_{-1};
   std::atomic<bool> stopping_{false}, aborted_{false};
+  int* ended_word_ = nullptr;
 
   std::mutex now_mutex_;
   RankActivity now_;  // what this rank does, for messages

@@ -19,6 +19,8 @@ void check_cuda(cudaError_t error, const char* call) {
 NcclWorld::NcclWorld(Peers& peers, int device, milliseconds timeout)
     : nccl_(nccl()), peers_(peers), device_(device), timeout_ms_(timeout.count()) {
   cuda::use_device(device);
+  check_cuda(cudaHostAlloc(&ended_word_, sizeof(int), cudaHostAllocMapped), "cudaHostAlloc");
+  *ended_word_ = 0;
   peers_.describe_by([this] {
     const std::lock_guard lock(now_mutex_);
     return now_.to_string();
@@ -33,6 +35,7 @@ NcclWorld::~NcclWorld() {
   for (Group& g : groups_)
     if (g.comm != nullptr) nccl_.comm_abort(g.comm);
   for (const cudaEvent_t e : events_) cudaEventDestroy(e);
+  cudaFreeHost(ended_word_);
 }
 
 void NcclWorld::set_step(int64_t step) {
@@ -195,6 +198,7 @@ void NcclWorld::fail(const std::string& reason) {
 
 void NcclWorld::abort_all() {
   aborted_ = true;
+  std::atomic_ref<int>(*ended_word_).store(1);
   const std::lock_guard all(groups_mutex_);
   for (Group& g : groups_) {
     const std::unique_lock lock(g.mutex, std::chrono::seconds(5));

@@ -142,6 +142,37 @@ void ThreadWorld::end(int rank) {
   wake_all();
 }
 
+// Blocks of one process's memory.
+class ThreadWindow final : public Window {
+ public:
+  ThreadWindow(Communicator& group, Stream& stream, int64_t bytes)
+      : group_(group),
+        memory_(stream.device(), bytes, "a window"),
+        addresses_(stream.device(), 8 * group.size(), "addresses of a window's blocks") {
+    data_ = memory_.data();
+    bytes_ = bytes;
+    const TensorView all(addresses_.data(), DType::i64, {group.size()});
+    bases_ = all;
+    int64_t mine[2] = {bytes, reinterpret_cast<int64_t>(memory_.data())};
+    std::vector<int64_t> sizes(static_cast<size_t>(group.size()));
+    group.all_gather(stream, view(sizes.data(), group.size()), view(mine, 1));
+    for (int r = 0; r < group.size(); ++r)
+      NEREUS_CHECK(kComm, sizes[static_cast<size_t>(r)] == bytes,
+                   "window of group {}: {} bytes on rank {}, {} on rank {}", group.name(), bytes,
+                   group.rank(), sizes[static_cast<size_t>(r)], r);
+    group.all_gather(stream, all, view(mine + 1, 1));
+  }
+  void meet(Stream& stream) override { group_.barrier(stream); }
+
+ private:
+  static TensorView view(int64_t* data, int64_t n) {
+    return TensorView(reinterpret_cast<std::byte*>(data), DType::i64, {n});
+  }
+
+  Communicator& group_;
+  Buffer memory_, addresses_;
+};
+
 class ThreadCommunicator final : public Communicator {
  public:
   ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank)
@@ -248,6 +279,11 @@ class ThreadCommunicator final : public Communicator {
 
   void do_barrier(Stream&) override {
     meet({.call = next(Call::Kind::barrier, {})}, [] {});
+  }
+
+  bool shares_memory() const override { return true; }
+  std::unique_ptr<Window> do_window(Stream& s, int64_t bytes) override {
+    return std::make_unique<ThreadWindow>(*this, s, bytes);
   }
 
   void do_send(Stream&, ConstTensorView data, int to) override {

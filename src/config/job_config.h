@@ -129,6 +129,7 @@ struct JobConfig {
     std::string context_parallel_rotate_method = "allgather";
     int64_t expert_parallel_degree = 1, expert_tensor_parallel_degree = 1;
     double expert_receive_bound = 0;
+    std::string expert_dispatcher = "auto";
   } parallelism;
 
   struct Checkpoint {

@@ -359,6 +359,11 @@ void system_keys(Table& t, JobConfig& c) {
   t.from("expert_receive_bound", p.expert_receive_bound,
          "rows that a rank's experts have room for, over those that it sends (1: even routing); "
          "more end the run; 0: room for any routing");
+  t.from("expert_dispatcher", p.expert_dispatcher,
+         "how rows get to other ranks' experts: device (into each other's memory, the host waits "
+         "for nothing), host_counts (all-to-all; the host reads the counts), auto (device between "
+         "GPUs that see each other's memory)")
+      .allowed = {"auto", "device", "host_counts"};
 
   t.section("compile");
   t.none("enable", c.compile.enable, "kernels are compiled beforehand");

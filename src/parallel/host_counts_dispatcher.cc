@@ -1,7 +1,5 @@
 #include "parallel/host_counts_dispatcher.h"
 
-#include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "base/check.h"
@@ -28,19 +26,16 @@ HostCountsDispatcher::HostCountsDispatcher(Communicator& group, int64_t experts,
 
 TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, ConstTensorView ids) {
   const int64_t T = ids.dim(0), K = ids.dim(1), ep = group_.size(), E = local_experts();
-  const int64_t all = ep * T * std::min(K, E);
-  const int64_t capacity =
-      bound_ > 0
-          ? std::min(all, static_cast<int64_t>(std::ceil(bound_ * static_cast<double>(T * K))))
-          : all;
+  const int64_t rows = capacity(T, K, ep, E, bound_);
   Plan plan{.row_of_slot = arena.take(DType::i32, {T, K}, "row_of_slot"),
             .slot_of_row = arena.take(DType::i32, {T * K}, "slot_of_row"),
             .offsets = arena.take(DType::i32, {E + 1}, "expert offsets"),
-            .rows = capacity,
-            .row_of_arrival = arena.take(DType::i32, {capacity, 1}, "row_of_arrival"),
-            .arrival_of_row = arena.take(DType::i32, {capacity}, "arrival_of_row"),
+            .rows = rows,
+            .row_of_arrival = arena.take(DType::i32, {rows, 1}, "row_of_arrival"),
+            .arrival_of_row = arena.take(DType::i32, {rows}, "arrival_of_row"),
             .sent = std::vector<int64_t>(static_cast<size_t>(ep)),
-            .received = std::vector<int64_t>(static_cast<size_t>(ep))};
+            .received = std::vector<int64_t>(static_cast<size_t>(ep)),
+            .place = {}};
   const Arena::Scope scope(ctx.scratch);
   const TensorView mine = ctx.scratch.take(DType::i32, {1, experts_ + 1}, "expert offsets");
   const TensorView offsets = ctx.scratch.take(DType::i32, {ep, experts_ + 1}, "all expert offsets");

@@ -12,7 +12,8 @@ TokenDispatcher::Plan LocalDispatcher::plan(Context& ctx, Arena& arena, ConstTen
             .row_of_arrival = {},
             .arrival_of_row = {},
             .sent = {},
-            .received = {}};
+            .received = {},
+            .place = {}};
   ops::permute_plan(ctx.stream, {.row_of_slot = plan.row_of_slot,
                                  .slot_of_row = plan.slot_of_row,
                                  .offsets = plan.offsets,

@@ -6,6 +6,8 @@
 // replay of the forward pass exchanges the same rows again.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "device/device.h"
@@ -24,6 +26,8 @@ class TokenDispatcher {
     TensorView row_of_arrival;            // i32 [R, 1]
     TensorView arrival_of_row;            // i32 [R]
     std::vector<int64_t> sent, received;  // rows by rank of the group
+    // Of one whose ranks see each other's memory: each slot's rank and row.
+    TensorView place;  // i32 [T, K, 2]
   };
 
   // Rows as the experts get them.
@@ -36,6 +40,10 @@ class TokenDispatcher {
 
   virtual int64_t local_experts() const = 0;  // E
   virtual const char* name() const = 0;       // for the start-up summary
+
+  // Memory that other ranks see, in which the arenas of all passes must lie; null: any will do. A
+  // collective; what was given before is gone.
+  virtual std::byte* shared_memory(Stream&, int64_t /*bytes*/) { return nullptr; }
 
   virtual Plan plan(Context&, Arena& arena, ConstTensorView ids) = 0;  // ids i32 [T, K]
 
@@ -61,6 +69,15 @@ class TokenDispatcher {
     bool weigh = false;
   };
   virtual void dispatch_backward(Context&, const Plan&, const DispatchBackward&) = 0;
+
+ protected:
+  // Rows that a rank of `ranks` with E experts has room for, when each has T tokens of K choices:
+  // `bound` times its own slots, or (0) what all can send at most.
+  static int64_t capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) {
+    const int64_t all = ranks * T * std::min(K, E);
+    if (bound <= 0) return all;
+    return std::min(all, static_cast<int64_t>(std::ceil(bound * static_cast<double>(T * K))));
+  }
 };
 
 // All experts live on this rank: a permutation, no communication.

@@ -57,6 +57,23 @@ Executor::Executor(Stream& stream, std::vector<const Stage*> stages, ParameterSt
   measure();
   store_.begin_step(stream_);  // measuring took buckets
   make_slots();
+  connect();
+}
+
+// Neighbours in the pipeline meet before the first step.
+void Executor::connect() {
+  if (options_.pp == nullptr || stream_.on_meta()) return;
+  std::vector<std::pair<int, int>> pairs;
+  const auto add = [&](int from, int to) {
+    const std::pair<int, int> pair{from, to};
+    if (from != to && std::find(pairs.begin(), pairs.end(), pair) == pairs.end())
+      pairs.push_back(pair);
+  };
+  for (size_t s = 0; s + 1 < options_.rank_of_stage.size(); ++s) {
+    add(options_.rank_of_stage[s], options_.rank_of_stage[s + 1]);
+    if (options_.backward) add(options_.rank_of_stage[s + 1], options_.rank_of_stage[s]);
+  }
+  options_.pp->connect(pairs);
 }
 
 // What one microbatch needs on each stage, by running it on the meta device.
@@ -106,7 +123,11 @@ void Executor::measure() {
 }
 
 void Executor::make_slots() {
-  buffer_ = Buffer(stream_.device(), memory_.total, "activations");
+  if (options_.memory && !stream_.on_meta()) activations_ = options_.memory(memory_.total);
+  if (activations_ == nullptr) {
+    buffer_ = Buffer(stream_.device(), memory_.total, "activations");
+    activations_ = buffer_.data();
+  }
   memory_.total += memory_.edges;
   int64_t offset = shared_ > 0 ? shared_ : memory_.scratch;
   scratch_ = part(0, offset, "scratch");
@@ -141,7 +162,7 @@ void Executor::make_slots() {
 }
 
 Arena Executor::part(int64_t offset, int64_t bytes, const char* name) const {
-  return buffer_.data() == nullptr ? Arena(name) : Arena(name, buffer_.data() + offset, bytes);
+  return activations_ == nullptr ? Arena(name) : Arena(name, activations_ + offset, bytes);
 }
 
 Executor::Slot& Executor::take_slot(int stage, int microbatch) {

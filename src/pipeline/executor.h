@@ -38,6 +38,9 @@ class Executor {
     std::vector<Action> actions = sequential_schedule(1);
     std::vector<int> rank_of_stage = {0};  // by stage, ranks of `pp`
     Communicator* pp = nullptr;            // null: one rank has all stages
+    // Where activations and scratch lie: memory of so many bytes, which is another's. Not given, or
+    // null: the executor's own.
+    std::function<std::byte*(int64_t bytes)> memory;
   };
 
   // What activations take on this rank, for the memory table and the error that refuses a run.
@@ -93,7 +96,8 @@ class Executor {
 
   void measure();
   void make_slots();
-  Arena part(int64_t offset, int64_t bytes, const char* name) const;  // of buffer_
+  void connect();
+  Arena part(int64_t offset, int64_t bytes, const char* name) const;  // of activations_
   Local& local(int stage) { return stages_[static_cast<size_t>(stage)]; }
   Slot& take_slot(int stage, int microbatch);
   Slot& slot_of(int stage, int microbatch);
@@ -121,7 +125,8 @@ class Executor {
   std::vector<Local> stages_;  // by number
   Memory memory_;
   int64_t shared_ = 0;  // bytes of the block that scratch and the first slot share; 0: they do not
-  Buffer buffer_;       // scratch, and what slots keep
+  Buffer buffer_;       // scratch, and what slots keep, where it is the executor's own
+  std::byte* activations_ = nullptr;  // that, or options_.memory's
   Arena scratch_;
   Buffer outgoing_buffer_;
   TensorView outgoing_;  // the gradient edge made last, for another rank

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "ops/elementwise.h"
 #include "parallel/context_region.h"
+#include "parallel/device_dispatcher.h"
 #include "parallel/group_region.h"
 #include "parallel/host_counts_dispatcher.h"
 
@@ -52,10 +53,21 @@ std::unique_ptr<TpRegion> region(Communicator* group) {
   return std::make_unique<GroupRegion>(*group);
 }
 
-std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, int64_t experts,
-                                                 double bound) {
+// auto: GPUs that see each other's memory use it; elsewhere the reference is as fast.
+std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, const Stream& stream,
+                                                 int64_t experts, const Engine::Options& options) {
   if (group == nullptr) return std::make_unique<LocalDispatcher>(experts);
-  return std::make_unique<HostCountsDispatcher>(*group, experts, bound);
+  const bool shared = group->shares_memory();
+  NEREUS_CHECK(kConfig, options.dispatcher != "device" || shared,
+               "parallelism.expert_dispatcher is \"device\", which needs ranks that see each "
+               "other's memory, and the {} ranks of group {} do not: GPUs joined by NVLink (or in "
+               "one machine) and NCCL 2.28 or newer, or threads of one process. \"host_counts\" "
+               "works between any ranks; \"auto\" chooses.",
+               group->size(), group->name());
+  const bool gpu = stream.on_gpu() || stream.plans_for() != nullptr;
+  if (options.dispatcher == "device" || (options.dispatcher == "auto" && shared && gpu))
+    return std::make_unique<DeviceDispatcher>(*group, experts, options.receive_bound);
+  return std::make_unique<HostCountsDispatcher>(*group, experts, options.receive_bound);
 }
 
 }  // namespace
@@ -128,7 +140,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
   if (cp > 1)
     keys_ = std::make_unique<ContextRegion>(stream, *group(MeshGroup::cp_tp), cp, options.rows,
                                             options.sequence);
-  dispatcher_ = make_dispatcher(group(MeshGroup::ep), args.moe.num_experts, options.receive_bound);
+  dispatcher_ = make_dispatcher(group(MeshGroup::ep), stream, args.moe.num_experts, options);
 
   std::vector<Recompute> recompute = options.recompute;
   recompute.resize(static_cast<size_t>(args.n_layers));
@@ -161,7 +173,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .backward = options.gradients,
           .actions = actions_,
           .rank_of_stage = schedule.rank_of_stage,
-          .pp = group(MeshGroup::pp)});
+          .pp = group(MeshGroup::pp),
+          .memory = [this](int64_t bytes) { return dispatcher_->shared_memory(stream_, bytes); }});
 }
 
 std::vector<NamedView> Engine::weights() const {

@@ -33,6 +33,7 @@ class Engine {
     bool unordered_attention = false;  // see ops/attention.h
     const RankWorld* world = nullptr;  // null: one rank
     double receive_bound = 0;          // see HostCountsDispatcher
+    std::string dispatcher = "auto";   // parallelism.expert_dispatcher
     bool reshard = false;              // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };

@@ -82,6 +82,7 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .unordered_attention = config.device.unordered_attention,
                  .world = world.get(),
                  .receive_bound = config.parallelism.expert_receive_bound,
+                 .dispatcher = config.parallelism.expert_dispatcher,
                  .reshard = reshards(config),
                  .pipeline = &layout.pipeline});
   const ParameterStore::Bytes state = engine.store().bytes();

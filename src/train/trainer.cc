@@ -143,6 +143,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .unordered_attention = config.device.unordered_attention,
                       .world = world_.get(),
                       .receive_bound = config.parallelism.expert_receive_bound,
+                      .dispatcher = config.parallelism.expert_dispatcher,
                       .reshard = reshards(config),
                       .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));

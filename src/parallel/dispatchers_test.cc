@@ -1,11 +1,11 @@
-#include "parallel/host_counts_dispatcher.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
+#include "parallel/device_dispatcher.h"
+#include "parallel/host_counts_dispatcher.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -56,8 +56,14 @@ std::vector<double> read(const Stream&, ConstTensorView v) {
 
 Result run(TokenDispatcher& d, Stream& stream, Routing routing, int64_t first, int64_t tokens,
            int64_t first_expert, bool weigh) {
-  Buffer saved_buffer(Device::cpu(), 1 << 20, "saved"), scratch_buffer(Device::cpu(), 1 << 20, "s");
-  Arena saved = saved_buffer.arena("saved"), scratch = scratch_buffer.arena("scratch");
+  constexpr int64_t kBytes = 1 << 20;
+  Buffer own;
+  std::byte* memory = d.shared_memory(stream, 2 * kBytes);
+  if (memory == nullptr) {
+    own = Buffer(Device::cpu(), 2 * kBytes, "arenas");
+    memory = own.data();
+  }
+  Arena saved("saved", memory, kBytes), scratch("scratch", memory + kBytes, kBytes);
   Context ctx{stream, saved, saved, scratch};
   Tensor ids(Device::cpu(), DType::i32, {tokens, kTopK}),
       weights(Device::cpu(), DType::f32, {tokens, kTopK}),
@@ -127,8 +133,23 @@ void append(std::vector<double>& to, const std::vector<double>& from) {
   to.insert(to.end(), from.begin(), from.end());
 }
 
+enum class Kind { host_counts, device };
+
+class Dispatcher : public testing::TestWithParam<Kind> {
+ protected:
+  std::unique_ptr<TokenDispatcher> make(Communicator& group, double bound = 0) const {
+    if (GetParam() == Kind::device)
+      return std::make_unique<DeviceDispatcher>(group, kExperts, bound);
+    return std::make_unique<HostCountsDispatcher>(group, kExperts, bound);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(OfTokens, Dispatcher, testing::Values(Kind::host_counts, Kind::device),
+                         [](const auto& kind) {
+                           return kind.param == Kind::device ? "device" : "host_counts";
+                         });
+
 // The judge is one rank with all tokens and all experts: the same bits, whoever holds what.
-TEST(HostCountsDispatcher, AnyNumberOfRanksGivesTheBitsOfOne) {
+TEST_P(Dispatcher, AnyNumberOfRanksGivesTheBitsOfOne) {
   for (const Routing routing :
        {Routing::random, Routing::all_to_the_first, Routing::none_to_the_last}) {
     for (const bool weigh : {false, true}) {
@@ -143,10 +164,10 @@ TEST(HostCountsDispatcher, AnyNumberOfRanksGivesTheBitsOfOne) {
           std::vector<Result> parts(static_cast<size_t>(ep));
           run_thread_ranks(ep, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
             Stream mine(Device::cpu(), &test::pool());
-            HostCountsDispatcher dispatcher(group, kExperts);
-            ASSERT_EQ(dispatcher.local_experts(), kExperts / ep);
+            const auto dispatcher = make(group);
+            ASSERT_EQ(dispatcher->local_experts(), kExperts / ep);
             parts[static_cast<size_t>(group.rank())] =
-                run(dispatcher, mine, routing, group.rank() * tokens, tokens,
+                run(*dispatcher, mine, routing, group.rank() * tokens, tokens,
                     group.rank() * kExperts / ep, weigh);
           });
           Result all;
