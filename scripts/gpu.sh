@@ -22,12 +22,14 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target nereus device_test ops_test train_test comm_test
+  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test parallel_test}
+  # shellcheck disable=SC2086
+  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target $programs
   local program folder
   folder=$(mktemp -d)
   mkdir -p "$folder/bin" "$folder/lib"
-  for program in nereus src/device_test src/ops_test src/train_test src/comm_test; do
-    strip -o "$folder/bin/$(basename $program)" "build-cuda/$program"
+  for program in $programs; do
+    strip -o "$folder/bin/$program" "build-cuda/$([[ $program == *_test ]] && echo src/)$program"
   done
   # Small libraries of this distribution's; CUDA's and the C library's are the other machine's own.
   ldd "$folder"/bin/* | awk '/=> \// && !/(libc|libm|libdl|libpthread|librt|ld-linux|libgcc|libstdc\+\+|cuda|cublas)/ { print $3 }' |
@@ -120,14 +122,18 @@ run_suite() {
       tail -12 "$out/tiny.log" | cut -c1-200
       ;;
     two)
-      tests comm_test 200 comm_test '*Nccl*:*NCCL*'
+      tests comm_test 200 comm_test "${FILTER:-*Nccl*:*NCCL*:*nccl*}"
       local layout
-      for layout in "" "--nproc=2" "--nproc=2 expert" "--nproc=2 tensor" "--nproc=2 context" \
-        "--nproc=2 pipeline" "--nproc=2 pipeline pipeline_parallel_schedule=ZBVZeroBubble" \
-        "--nproc=2 pipeline pipeline_parallel_schedule=Interleaved1F1B" \
-        "--nproc=2 fsdp_reshard_after_forward=never"; do
-        two_layout "$layout"
-      done
+      while read -r layout; do two_layout "$layout"; done <<<"${LAYOUTS-
+--nproc=2
+--nproc=2 expert
+--nproc=2 expert expert_dispatcher=host_counts
+--nproc=2 tensor
+--nproc=2 context
+--nproc=2 pipeline
+--nproc=2 pipeline pipeline_parallel_schedule=ZBVZeroBubble
+--nproc=2 pipeline pipeline_parallel_schedule=Interleaved1F1B
+--nproc=2 fsdp_reshard_after_forward=never}"
       cat "$out"/two.txt
       ;;
     slice2)

@@ -72,9 +72,11 @@ class Communicator {
   void recv(Stream&, TensorView data, int from);
   void barrier(Stream&);
 
-  // A collective: makes ready for messages from and to these ranks, so that none waits for that in
-  // the middle of a step. Pairs of (sender, receiver) in one order on all ranks.
-  virtual void connect(std::span<const std::pair<int, int>> /*pairs*/) {}
+  // A collective: makes ready for messages of up to so many bytes between pairs (sender, receiver),
+  // the same on all ranks, so that nothing is made or waited for in the middle of a step.
+  virtual void connect(std::span<const std::pair<int, int>> /*pairs*/, int64_t /*bytes*/) {}
+  // The hosts of all ranks have come here; a barrier for what is not in a stream.
+  virtual void meet_on_host(Stream& s) { barrier(s); }
 
   // Can all ranks of the group see each other's memory? The same answer on all.
   virtual bool shares_memory() const { return false; }

@@ -125,7 +125,6 @@ TEST_P(CommunicatorTest, RanksThatShareMemoryWriteIntoEachOthersWindows) {
       std::vector<int64_t> bases(static_cast<size_t>(c.size()));
       copy_to_host(s, bases.data(), window->bases());
       s.synchronize();
-      EXPECT_EQ(bases[static_cast<size_t>(c.rank())], reinterpret_cast<int64_t>(window->data()));
       for (int step = 0; step < 50; ++step) {
         const auto mark = static_cast<float>(100 * c.rank() + step);
         const Tensor mine = Tensor(s.device(), DType::f32, {kBlock / 4}).fill(mark);

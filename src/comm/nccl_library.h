@@ -26,20 +26,17 @@ namespace nereus {
   X(send, ncclSend)                              \
   X(recv, ncclRecv)
 
-// Symmetric windows: NCCL 2.28 and newer; null in an older library.
-#define NEREUS_NCCL_WINDOW_FUNCTIONS(X)          \
-  X(mem_alloc, ncclMemAlloc)                     \
-  X(mem_free, ncclMemFree)                       \
-  X(window_register, ncclCommWindowRegister)     \
-  X(window_deregister, ncclCommWindowDeregister) \
-  X(team_lsa, ncclTeamLsa)
-
 struct NcclLibrary {
 #define NEREUS_NCCL_MEMBER(member, function) decltype(&::function) member = nullptr;
   NEREUS_NCCL_FUNCTIONS(NEREUS_NCCL_MEMBER)
-  NEREUS_NCCL_WINDOW_FUNCTIONS(NEREUS_NCCL_MEMBER)
 #undef NEREUS_NCCL_MEMBER
+  // Symmetric windows: NCCL 2.28 and newer.
   bool has_windows = false;
+  decltype(&ncclMemAlloc) mem_alloc = nullptr;
+  decltype(&ncclMemFree) mem_free = nullptr;
+  decltype(&ncclCommWindowRegister) window_register = nullptr;
+  decltype(&ncclCommWindowDeregister) window_deregister = nullptr;
+  ncclTeam_t (*team_lsa)(ncclComm_t) = nullptr;
 };
 
 // Throws Error{kConfig} that says where it looked, or which version is too old.

@@ -1,6 +1,7 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
+#include <type_traits>
 
 #include "base/check.h"
 #include "comm/nccl_library.h"
@@ -35,11 +36,15 @@ NcclLibrary open_library() {
   if (l.get_version != nullptr) l.get_version(&version);
   // The device's view of a window is of the version that this program was compiled with.
   l.has_windows = version / 100 == NCCL_VERSION_CODE / 100;
-#define NEREUS_NCCL_LOAD(member, function)                                   \
-  l.member = reinterpret_cast<decltype(l.member)>(dlsym(handle, #function)); \
-  l.has_windows = l.has_windows && l.member != nullptr;
-  NEREUS_NCCL_WINDOW_FUNCTIONS(NEREUS_NCCL_LOAD)
-#undef NEREUS_NCCL_LOAD
+  const auto load = [&](auto& member, const char* function) {
+    member = reinterpret_cast<std::decay_t<decltype(member)>>(dlsym(handle, function));
+    l.has_windows = l.has_windows && member != nullptr;
+  };
+  load(l.mem_alloc, "ncclMemAlloc");
+  load(l.mem_free, "ncclMemFree");
+  load(l.window_register, "ncclCommWindowRegister");
+  load(l.window_deregister, "ncclCommWindowDeregister");
+  load(l.team_lsa, "ncclTeamLsa");
   NEREUS_CHECK(kConfig, missing == nullptr && version >= kOldest,
                "libnccl.so.2 is NCCL {}.{}.{}; 2.18.1 or newer is needed{}{}", version / 10000,
                version / 100 % 100, version % 100, missing == nullptr ? "" : ": it lacks ",

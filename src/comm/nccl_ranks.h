@@ -13,8 +13,8 @@
 //             another in a circle, all ranks enqueue them in one order.
 //   send      is copied to memory of its own and sent from a stream of the pair's own, so it does
 //             not wait; recv is part of the stream it is called on. A pair that connect() did not
-//             name is opened by its first message, for which both GPUs must become idle: ranks that
-//             wait for each other's messages in a circle hang there.
+//             name is opened, and its memory made, by its messages: then GPUs of one process wait
+//             for each other to become idle, and ranks that wait for messages in a circle hang.
 //   failures  A thread a rank watches NCCL's errors, the time-outs and the news of other ranks; on
 //             any it aborts all groups, so that the stream ends (with undefined contents), and the
 //             next call throws Error{kComm} with the world's note.
@@ -32,7 +32,7 @@
 
 namespace nereus {
 
-inline constexpr size_t kMostSends = 8;
+inline constexpr size_t kMostSends = 4;
 
 // The world of the peers' ranks, this one on GPU `device`, which becomes the calling thread's. A
 // collective. `peers` must outlive all groups. Throws Error{kConfig} without NCCL or that GPU.

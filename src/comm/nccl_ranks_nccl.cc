@@ -74,10 +74,12 @@ class Link {
     cudaStreamDestroy(stream_);
   }
 
-  void wait_until_open() {
-    std::unique_lock lock(mutex_);
-    opened_.wait(lock, [&] { return group_ != nullptr || error_; });
-    if (error_) std::rethrow_exception(error_);
+  // Opens it, with memory for kMostSends messages.
+  void prepare(size_t bytes) {
+    wait_until_open();
+    if (!sends_) return;
+    const std::lock_guard lock(mutex_);
+    while (free_.size() < kMostSends) free_.push_back(make(bytes));
   }
 
   void send(cudaStream_t from, const Call& call, ConstTensorView data) {
@@ -114,6 +116,12 @@ class Link {
     bool enqueued = false;
     Call call;
   };
+
+  void wait_until_open() {
+    std::unique_lock lock(mutex_);
+    opened_.wait(lock, [&] { return group_ != nullptr || error_; });
+    if (error_) std::rethrow_exception(error_);
+  }
 
   // Both sides are here, each on a thread of its own: the first message, which connects them, waits
   // for no other.
@@ -153,6 +161,10 @@ class Link {
       free_.erase(fits);
       return s;
     }
+    return make(bytes);
+  }
+
+  static Send make(size_t bytes) {
     Send s{.memory = DeviceMemory(bytes), .call = {}};
     NEREUS_CUDA_CALL(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming));
     NEREUS_CUDA_CALL(cudaEventCreateWithFlags(&s.sent, cudaEventDisableTiming));
@@ -288,11 +300,17 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
-  // One after the other: while a link opens, its ranks' GPUs must not wait for one another.
-  void connect(std::span<const std::pair<int, int>> pairs) override {
+  // One after the other: while a link opens, and while memory is made, the ranks' GPUs must not
+  // wait for one another.
+  void connect(std::span<const std::pair<int, int>> pairs, int64_t bytes) override {
     world_->check();
     for (const auto& [from, to] : pairs)
-      if (from == rank() || to == rank()) link(from, to).wait_until_open();
+      if (from == rank() || to == rank()) link(from, to).prepare(static_cast<size_t>(bytes));
+  }
+
+  void meet_on_host(Stream&) override {
+    world_->check();
+    world_->meet(*group_, fmt::format("meeting {}", ++number_));
   }
 
   bool shares_memory() const override {

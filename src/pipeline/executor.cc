@@ -73,7 +73,7 @@ void Executor::connect() {
     add(options_.rank_of_stage[s], options_.rank_of_stage[s + 1]);
     if (options_.backward) add(options_.rank_of_stage[s + 1], options_.rank_of_stage[s]);
   }
-  options_.pp->connect(pairs);
+  options_.pp->connect(pairs, options_.edge_rows * options_.width * size_of(options_.compute));
 }
 
 // What one microbatch needs on each stage, by running it on the meta device.
