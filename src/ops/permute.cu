@@ -139,8 +139,10 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kCombiners = 128;  // few threads, so that many blocks, and loads, are under way
 
+// A block has a token. What it adds last is asked for with the first rows, and the rows' places are
+// read once.
 template <class E, int N>
-__global__ void __launch_bounds__(kCombiners)
+__global__ void __launch_bounds__(kCombiners, 640 / kCombiners)
     combine_kernel(E* out, int64_t out_stride, const E* rows, int64_t rows_stride,
                    const int* row_of_slot, int64_t slot_stride, const float* weights,
                    int64_t weights_stride, const E* addend, int64_t addend_stride, int K,
@@ -148,15 +150,22 @@ __global__ void __launch_bounds__(kCombiners)
   const int64_t t = blockIdx.x;
   const int* const row = row_of_slot + t * slot_stride;
   const float* const w = weights != nullptr ? weights + t * weights_stride : nullptr;
+  constexpr int kAtOnce = 8;  // loads in flight
+  int place[kAtOnce];
+#pragma unroll
+  for (int k = 0; k < kAtOnce; ++k) place[k] = k < K ? row[k] : 0;
   for (int64_t d = threadIdx.x * N; d < D; d += kCombiners * N) {
     float sum[N] = {};
-    constexpr int kAtOnce = 8;  // loads in flight
+    Pack<E, N> more{};
     for (int first = 0; first < K; first += kAtOnce) {
       Pack<E, N> in[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k)
-        if (first + k < K)
-          in[k] = Pack<E, N>::load(rows + int64_t{row[first + k]} * rows_stride + d);
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (first + k >= K) continue;
+        const int r = first == 0 ? place[k] : row[first + k];
+        in[k] = Pack<E, N>::load(rows + int64_t{r} * rows_stride + d);
+      }
+      if (first == 0 && addend != nullptr) more = Pack<E, N>::load(addend + t * addend_stride + d);
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         if (first + k >= K) continue;
@@ -167,13 +176,11 @@ __global__ void __launch_bounds__(kCombiners)
       }
     }
     Pack<E, N> result;
-    if (addend != nullptr) {
-      const auto more = Pack<E, N>::load(addend + t * addend_stride + d);
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum[j] += static_cast<float>(more[j]);
+    for (int j = 0; j < N; ++j) {
+      if (addend != nullptr) sum[j] += static_cast<float>(more[j]);
+      result[j] = E(sum[j]);
     }
-#pragma unroll
-    for (int j = 0; j < N; ++j) result[j] = E(sum[j]);
     result.store(out + t * out_stride + d);
   }
 }
