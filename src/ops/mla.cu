@@ -74,7 +74,7 @@ struct Assemble {
 constexpr int kAtOnce = 4;
 template <class F>
 __device__ void for_columns(int columns, int H, F&& f) {
-  const int groups = columns < kThreads ? kThreads / columns : 1;
+  const int groups = std::max(1, kThreads / std::max(columns, 1));
   for (int i = static_cast<int>(threadIdx.x); i < columns * groups; i += kThreads)
     for (int h = i / columns; h < H; h += groups * kAtOnce) f(i % columns, h, groups);
 }
