@@ -73,6 +73,48 @@ void norms(Bench& bench) {
   run(D, D, true);
   run(kQ, kLatent, false);
   run(kKv, kLatent, false);
+
+  // Both latents' norms, as a layer calls them.
+  const TensorView latent = bench.random(DType::bf16, {T, kLatent}),
+                   dlatent = bench.tensor(DType::bf16, {T, kLatent});
+  struct One {
+    int64_t begin, end;
+    TensorView y, dy, rstd, weight, dweight;
+  };
+  const auto one = [&](int64_t begin, int64_t end) {
+    return One{begin,
+               end,
+               bench.tensor(DType::bf16, {T, end - begin}),
+               bench.random(DType::bf16, {T, end - begin}),
+               bench.tensor(DType::f32, {T}),
+               bench.random(DType::f32, {end - begin}),
+               bench.tensor(DType::f32, {end - begin})};
+  };
+  const One q = one(0, kQ), kv = one(kQ, kQ + kKv);
+  const auto forward = [&](const One& o) {
+    return ops::RmsNormForward{.y = o.y,
+                               .rstd = o.rstd,
+                               .sum = {},
+                               .x = latent.columns(o.begin, o.end),
+                               .addend = {},
+                               .weight = o.weight,
+                               .eps = 1e-6f};
+  };
+  const auto backward = [&](const One& o) {
+    return ops::RmsNormBackward{.dx = dlatent.columns(o.begin, o.end),
+                                .dweight = o.dweight,
+                                .dy = o.dy,
+                                .x = latent.columns(o.begin, o.end),
+                                .residual = {},
+                                .weight = o.weight,
+                                .rstd = o.rstd};
+  };
+  const double bytes = 2 * d(T) * d(kQ + kKv);
+  bench.run("rmsnorm 1536 and 512 forward", 0, 2 * bytes,
+            [&] { ops::rmsnorm_pair_forward(s, {.first = forward(q), .second = forward(kv)}); });
+  bench.run("rmsnorm 1536 and 512 backward", 0, 3 * bytes,
+            [&] { ops::rmsnorm_pair_backward(s, {.first = backward(q), .second = backward(kv)}); });
+  bench.clear();
 }
 
 void experts(Bench& bench) {

@@ -37,6 +37,8 @@ inline std::string reference(const std::string& name) {
 }
 
 inline constexpr double kFlopsLimit = 790e12, kBytesLimit = 2.9e12;
+// Below so many bytes the start of a launch counts: an op is compared with a copy of as many.
+inline constexpr double kFewBytes = 64e6;
 
 class Bench {
  public:
@@ -45,7 +47,8 @@ class Bench {
         repeats_(repeats),
         stream_(Device::cuda(0)),
         begin_(cuda::make_event(true)),
-        end_(cuda::make_event(true)) {}
+        end_(cuda::make_event(true)),
+        other_(stream_.device(), kOtherBytes, "a benchmark") {}
   ~Bench() {
     cuda::destroy_event(begin_);
     cuda::destroy_event(end_);
@@ -92,11 +95,15 @@ class Bench {
     return static_cast<double>(cuda::milliseconds_between(begin_, end_)) / 1e3 / count;
   }
 
-  // The median of `repeats` runs, each timed by itself.
-  void run(const std::string& name, double flops, double bytes, const std::function<void()>& op) {
+  // Seconds of one call: the median of `repeats`, each after a fill of memory that has nothing to
+  // do with it. So the caches hold none of its tensors, as after another op of a step, and its
+  // launches have been queued when the GPU comes to them.
+  double median(const std::function<void()>& op) {
+    const TensorView other(other_.data(), DType::f32, {kOtherBytes / 4});
     for (int i = 0; i < 3; ++i) op();
     std::vector<float> ms;
     for (int i = 0; i < repeats_; ++i) {
+      ops::fill(stream_, {.out = other, .value = static_cast<double>(i)});
       cuda::record_event(begin_, stream_.native());
       op();
       cuda::record_event(end_, stream_.native());
@@ -104,20 +111,37 @@ class Bench {
       ms.push_back(cuda::milliseconds_between(begin_, end_));
     }
     std::nth_element(ms.begin(), ms.begin() + repeats_ / 2, ms.end());
-    const double seconds = static_cast<double>(ms[ms.size() / 2]) / 1e3;
+    return static_cast<double>(ms[ms.size() / 2]) / 1e3;
+  }
+
+  void run(const std::string& name, double flops, double bytes, const std::function<void()>& op) {
+    const double seconds = median(op);
     const double floor = std::max(flops / kFlopsLimit, bytes / kBytesLimit);
     const std::string rate = flops > 0 ? fmt::format("{:7.0f} TFLOP/s", flops / seconds / 1e12)
                                        : fmt::format("{:7.0f} GB/s   ", bytes / seconds / 1e9);
-    fmt::print("{:<52} {:10.1f} us {} {:5.1f} %{}\n", name, seconds * 1e6, rate,
-               100 * floor / seconds, reference(name));
+    fmt::print("{:<52} {:10.1f} us {} {:5.1f} %{}{}\n", name, seconds * 1e6, rate,
+               100 * floor / seconds, beside_copy(flops, bytes, seconds), reference(name));
     std::fflush(stdout);
   }
 
  private:
+  static constexpr int64_t kOtherBytes = int64_t{256} << 20;  // several times a level-2 cache
+
+  // How long an op of few bytes takes beside a copy that reads half of them and writes half.
+  std::string beside_copy(double flops, double bytes, double seconds) {
+    if (flops > 0 || bytes >= kFewBytes) return "";
+    const auto half = static_cast<int64_t>(bytes / 2);
+    const double copy = median([&] {
+      cuda::copy_async(other_.data() + kOtherBytes / 2, other_.data(), half, stream_.native());
+    });
+    return fmt::format("  {:.2f} x a copy ({:.1f} us)", seconds / copy, copy * 1e6);
+  }
+
   std::string filter_;
   int repeats_;
   Stream stream_;
   void *begin_, *end_;
+  Buffer other_;
   uint64_t seed_ = 0;
   std::vector<Buffer> buffers_;
 };

@@ -42,23 +42,27 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& 
 void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena& latents,
                      Arena& heads, Saved& s) const {
   const int64_t rows = s.latent.dim(0), Dqk = nope_ + rotary_;
-  const TensorView c_kv = s.latent.columns(q_rank_, q_rank_ + kv_rank_);
   const TensorView k_pe = s.latent.columns(q_rank_ + kv_rank_, q_rank_ + kv_rank_ + rotary_);
-  const auto normalise = [&](ConstTensorView x, ConstTensorView weight, TensorView rstd,
-                             TpRegion& region) {
-    const TensorView y = latents.take(x.dtype, {rows, x.dim(1)}, "latent norm");
-    ops::rmsnorm_forward(ctx.stream, {.y = y,
-                                      .rstd = rstd,
-                                      .sum = {},
-                                      .x = x,
-                                      .addend = {},
-                                      .weight = weight,
-                                      .eps = eps_,
-                                      .round_normalized = round_normalized_});
-    return region.enter(ctx, latents, y);
+  const auto norm_of = [&](int64_t begin, int64_t end, ConstTensorView weight, TensorView rstd) {
+    return ops::RmsNormForward{
+        .y = latents.take(s.latent.dtype, {rows, end - begin}, "latent norm"),
+        .rstd = rstd,
+        .sum = {},
+        .x = s.latent.columns(begin, end),
+        .addend = {},
+        .weight = weight,
+        .eps = eps_,
+        .round_normalized = round_normalized_};
   };
-  if (q_rank_ > 0) s.q_latent = normalise(s.latent.columns(0, q_rank_), w.q_norm, s.q_rstd, tp_);
-  s.kv_latent = normalise(c_kv, w.kv_norm, s.kv_rstd, keys_);
+  const auto keys_norm = norm_of(q_rank_, q_rank_ + kv_rank_, w.kv_norm, s.kv_rstd);
+  if (q_rank_ > 0) {
+    const auto q_norm = norm_of(0, q_rank_, w.q_norm, s.q_rstd);
+    ops::rmsnorm_pair_forward(ctx.stream, {.first = q_norm, .second = keys_norm});
+    s.q_latent = tp_.enter(ctx, latents, q_norm.y);
+  } else {
+    ops::rmsnorm_forward(ctx.stream, keys_norm);
+  }
+  s.kv_latent = keys_.enter(ctx, latents, keys_norm.y);
   s.k_pe = keys_.enter(ctx, latents, k_pe);
   if (q_rank_ == 0) s.x_full = tp_.enter(ctx, latents, s.x);  // else latents alone are gathered
 
@@ -205,29 +209,35 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
   }
   keys_.enter_backward(ctx, dk_pe, dk_pe_partial);
 
-  // One latent: through its up-projection and its norm, into its columns of dlatent.
-  const auto latent_backward = [&](TensorView dhead, ConstTensorView up, ConstTensorView norm,
-                                   ConstTensorView rstd, TensorView dnorm, int64_t begin,
-                                   int64_t end, TpRegion& region) {
-    const Arena::Scope inner(ctx.scratch);
+  // One latent's gradient through its up-projection; what remains is its norm, into its columns of
+  // dlatent.
+  const auto norm_of = [&](TensorView dhead, ConstTensorView up, ConstTensorView norm,
+                           ConstTensorView rstd, TensorView dnorm, int64_t begin, int64_t end,
+                           TpRegion& region) {
     const TensorView dnormal =
         ctx.scratch.take(dtype, {s.latent.dim(0), end - begin}, "dlatent norm");
+    const Arena::Scope inner(ctx.scratch);
     const TensorView partial = region.partial(ctx, dnormal);
     linear_dgrad(ctx, partial, dhead.reshape({dhead.dim(0), dhead.dim(1) * dhead.dim(2)}), up);
     region.enter_backward(ctx, dnormal, partial);
-    ops::rmsnorm_backward(ctx.stream, {.dx = pending.dlatent.columns(begin, end),
-                                       .dweight = dnorm,
-                                       .dy = dnormal,
-                                       .x = s.latent.columns(begin, end),
-                                       .residual = {},
-                                       .weight = norm,
-                                       .rstd = rstd,
-                                       .accumulate = ctx.accumulate});
+    return ops::RmsNormBackward{.dx = pending.dlatent.columns(begin, end),
+                                .dweight = dnorm,
+                                .dy = dnormal,
+                                .x = s.latent.columns(begin, end),
+                                .residual = {},
+                                .weight = norm,
+                                .rstd = rstd,
+                                .accumulate = ctx.accumulate};
   };
-  latent_backward(pending.dkv, w.kv_up, w.kv_norm, s.kv_rstd, grads.kv_norm, q_rank_,
-                  q_rank_ + kv_rank_, keys_);
-  if (q_rank_ > 0)
-    latent_backward(pending.dq, w.q_up, w.q_norm, s.q_rstd, grads.q_norm, 0, q_rank_, tp_);
+  const auto keys_norm = norm_of(pending.dkv, w.kv_up, w.kv_norm, s.kv_rstd, grads.kv_norm, q_rank_,
+                                 q_rank_ + kv_rank_, keys_);
+  if (q_rank_ > 0) {
+    const auto q_norm =
+        norm_of(pending.dq, w.q_up, w.q_norm, s.q_rstd, grads.q_norm, 0, q_rank_, tp_);
+    ops::rmsnorm_pair_backward(ctx.stream, {.first = q_norm, .second = keys_norm});
+  } else {
+    ops::rmsnorm_backward(ctx.stream, keys_norm);
+  }
   if (q_rank_ == 0) {
     const TensorView partial = tp_.partial(ctx, dx);
     linear_dgrad(ctx, partial, pending.dq.reshape({T, heads_ * Dqk}), w.q);

@@ -92,10 +92,24 @@ __global__ void __launch_bounds__(kThreads)
   float* const out = dtable + v * D;
   const int newest = last[v];
   if (newest < 0 && accumulate) return;
-  const int n = newest < 0 ? 0 : sort_tokens(sorted, next, newest);
   float sum[kPieces][N] = {};
   if (accumulate) add_rows(sum, out, 0, d, D, 1, [](int) { return 0; });
-  if (n <= kMostListed) {
+  // Most ids of a large vocabulary have one token or none: nothing to sort, and its row is on its
+  // way while the link is read.
+  Pack<E, N> row_of_newest[kPieces];
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p)
+    if (newest >= 0 && d + p * kThreads * N < D)
+      row_of_newest[p] = Pack<E, N>::load(dy + newest * stride + d + p * kThreads * N);
+  const bool alone = newest >= 0 && next[newest] < 0;
+  const int n = newest < 0 || alone ? 0 : sort_tokens(sorted, next, newest);
+  if (alone) {
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p)
+      if (d + p * kThreads * N < D)
+#pragma unroll
+        for (int k = 0; k < N; ++k) sum[p][k] += static_cast<float>(row_of_newest[p][k]);
+  } else if (n <= kMostListed) {
     add_rows(sum, dy, stride, d, D, n, [&](int i) { return sorted[i]; });
   } else {
     for (int64_t u = 0; u < T; ++u)

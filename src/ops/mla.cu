@@ -29,6 +29,19 @@ __device__ void turn(float& x0, float& x1, float c, float s, float sign) {
   x0 = y0;
 }
 
+// A pack of pairs, of which `first` is the first.
+template <class P>
+__device__ void turn_pack(P& pack, const float* cos, const float* sin, int first, float sign) {
+#pragma unroll
+  for (int i = 0; i < P::kSize / 2; ++i) {
+    using E = std::remove_cvref_t<decltype(pack[0])>;
+    float x0 = static_cast<float>(pack[2 * i]), x1 = static_cast<float>(pack[2 * i + 1]);
+    turn(x0, x1, cos[first + i], sin[first + i], sign);
+    pack[2 * i] = E(x0);
+    pack[2 * i + 1] = E(x1);
+  }
+}
+
 // Pairs [first, first + kPairs) of a rotary part at p, in place; one pack where there are several.
 template <class E, int kPairs>
 __device__ void turn_pairs(E* p, const float* cos, const float* sin, int first, float sign) {
@@ -39,13 +52,7 @@ __device__ void turn_pairs(E* p, const float* cos, const float* sin, int first, 
     p[2 * first + 1] = E(x1);
   } else {
     auto pack = Pack<E, 2 * kPairs>::load(p + 2 * first);
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      float x0 = static_cast<float>(pack[2 * i]), x1 = static_cast<float>(pack[2 * i + 1]);
-      turn(x0, x1, cos[first + i], sin[first + i], sign);
-      pack[2 * i] = E(x0);
-      pack[2 * i + 1] = E(x1);
-    }
+    turn_pack(pack, cos, sin, first, sign);
     pack.store(p + 2 * first);
   }
 }
@@ -61,11 +68,23 @@ struct Assemble {
   int H, N, R;  // heads, width without position, rotary width
 };
 
+// f(column, head, heads) for this thread's columns of a row of them, and the heads from `head` on,
+// kAtOnce of them `heads` apart: a thread keeps to its column, and asks for several packs before it
+// uses one.
+constexpr int kAtOnce = 4;
+template <class F>
+__device__ void for_columns(int columns, int H, F&& f) {
+  const int groups = std::max(1, kThreads / std::max(columns, 1));
+  for (int i = static_cast<int>(threadIdx.x); i < columns * groups; i += kThreads)
+    for (int h = i / columns; h < H; h += groups * kAtOnce) f(i % columns, h, groups);
+}
+
 // A block has a token. W elements move together; the key's rotary part is turned once and written
 // to every head.
 template <class E, int W>
-__global__ void __launch_bounds__(kThreads) assemble_kernel(Assemble<E> a) {
+__global__ void __launch_bounds__(kThreads, 3) assemble_kernel(Assemble<E> a) {
   constexpr int kPairs = W > 1 ? W / 2 : 1;
+  using P = Pack<E, W>;
   __shared__ alignas(16) E k_pe[kMostRotary];
   __shared__ float cos[kMostRotary / 2], sin[kMostRotary / 2];
   const int64_t t = blockIdx.x;
@@ -80,16 +99,41 @@ __global__ void __launch_bounds__(kThreads) assemble_kernel(Assemble<E> a) {
     k_pe[2 * i] = E(x0);
     k_pe[2 * i + 1] = E(x1);
   }
+  for_columns(a.N / W, a.H, [&](int column, int h, int groups) {
+    P packs[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n)
+      if (h + n * groups < a.H) packs[n] = P::load(a.k_nope.at(t, h + n * groups) + column * W);
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n)
+      if (h + n * groups < a.H) packs[n].store(a.k.at(t, h + n * groups) + column * W);
+  });
   __syncthreads();
+  for_columns(a.R / W, a.H, [&](int column, int h, int groups) {
+    const P pack = P::load(k_pe + column * W);
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n)
+      if (h + n * groups < a.H) pack.store(a.k.at(t, h + n * groups) + a.N + column * W);
+  });
   const int steps = half / kPairs;  // of a head's rotary part
-  for (int i = threadIdx.x; i < a.H * steps && a.q.data != nullptr; i += kThreads)
-    turn_pairs<E, kPairs>(a.q.at(t, i / steps) + a.N, cos, sin, i % steps * kPairs, 1);
-  const int width = (a.N + a.R) / W, nope = a.N / W;
-  for (int i = threadIdx.x; i < a.H * width; i += kThreads) {
-    const int h = i / width, j = i % width;
-    const E* from = j < nope ? a.k_nope.at(t, h) + j * W : k_pe + (j - nope) * W;
-    Pack<E, W>::load(from).store(a.k.at(t, h) + j * W);
-  }
+  if (a.q.data == nullptr) return;
+  for_columns(steps, a.H, [&](int step, int h, int groups) {
+    if constexpr (W > 1) {
+      P packs[kAtOnce];
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n)
+        if (h + n * groups < a.H) packs[n] = P::load(a.q.at(t, h + n * groups) + a.N + step * W);
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        if (h + n * groups >= a.H) continue;
+        turn_pack(packs[n], cos, sin, step * kPairs, 1);
+        packs[n].store(a.q.at(t, h + n * groups) + a.N + step * W);
+      }
+    } else {
+      for (int n = 0; n < kAtOnce && h + n * groups < a.H; ++n)
+        turn_pairs<E, 1>(a.q.at(t, h + n * groups) + a.N, cos, sin, step, 1);
+    }
+  });
 }
 
 template <class E>

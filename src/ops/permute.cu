@@ -7,9 +7,19 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The plan is a stable counting sort in four launches. A warp has a chunk of the slots and goes
-// over it 32 slots at a time; the slots of one expert among those are ranked by lane.
-constexpr int kChunk = 512, kWarps = 4;
+// The plan is a stable counting sort in three launches. A warp has a chunk of the slots, asks for
+// all of their ids at once and goes over them 32 at a time; the slots of one expert among those are
+// ranked by lane.
+constexpr int kChunk = 256, kSteps = kChunk / 32, kWarps = 4;
+
+// The ids of a chunk: -1 beyond the last slot.
+__device__ void load_chunk(int (&mine)[kSteps], const int* ids, int64_t begin, int64_t slots) {
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int64_t s = begin + i * 32 + threadIdx.x % 32;
+    mine[i] = s < slots ? ids[s] : -1;
+  }
+}
 
 __global__ void __launch_bounds__(kWarps * 32)
     count_kernel(int* counts, const int* ids, int64_t slots, int64_t chunks, int E) {
@@ -18,10 +28,13 @@ __global__ void __launch_bounds__(kWarps * 32)
   int* const mine = shared + warp * E;
   const int64_t chunk = int64_t{blockIdx.x} * kWarps + warp;
   if (chunk >= chunks) return;
+  int id[kSteps];
+  load_chunk(id, ids, chunk * kChunk, slots);
   for (int e = lane; e < E; e += 32) mine[e] = 0;
   __syncwarp();
-  const int64_t end = min(slots, (chunk + 1) * kChunk);
-  for (int64_t s = chunk * kChunk + lane; s < end; s += 32) atomicAdd(mine + ids[s], 1);
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i)
+    if (id[i] >= 0) atomicAdd(mine + id[i], 1);
   __syncwarp();
   for (int e = lane; e < E; e += 32) counts[chunk * E + e] = mine[e];
 }
@@ -56,9 +69,10 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) totals[e] = before;
 }
 
-// One warp.
-__global__ void __launch_bounds__(32) offsets_kernel(int* offsets, const int* totals, int E) {
-  const int lane = static_cast<int>(threadIdx.x);
+// f(e, the sum of totals below e) for every e of [0, E]; by a warp.
+template <class F>
+__device__ void for_offsets(const int* totals, int E, F&& f) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
   int before = 0;
   for (int begin = 0; begin < E; begin += 32) {
     const int e = begin + lane, count = e < E ? totals[e] : 0;
@@ -68,33 +82,38 @@ __global__ void __launch_bounds__(32) offsets_kernel(int* offsets, const int* to
       const int other = __shfl_up_sync(0xffffffffu, sum, offset);
       if (lane >= offset) sum += other;
     }
-    if (e < E) offsets[e] = before + sum - count;
+    if (e < E) f(e, before + sum - count);
     before += __shfl_sync(0xffffffffu, sum, 31);
   }
-  if (lane == 0) offsets[E] = before;
+  if (lane == 0) f(E, before);
 }
 
 __global__ void __launch_bounds__(kWarps * 32)
-    scatter_kernel(int* row_of_slot, int* slot_of_row, const int* counts, const int* offsets,
-                   const int* ids, int64_t slots, int64_t chunks, int E) {
+    scatter_kernel(int* row_of_slot, int* slot_of_row, int* offsets, const int* counts,
+                   const int* totals, const int* ids, int64_t slots, int64_t chunks, int E) {
   extern __shared__ int shared[];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   int* const next = shared + warp * E;  // the row of the expert's next slot
   const int64_t chunk = int64_t{blockIdx.x} * kWarps + warp;
+  if (chunk == 0) for_offsets(totals, E, [&](int e, int offset) { offsets[e] = offset; });
   if (chunk >= chunks) return;
-  for (int e = lane; e < E; e += 32) next[e] = offsets[e] + counts[chunk * E + e];
+  int ids_of_lane[kSteps];
+  load_chunk(ids_of_lane, ids, chunk * kChunk, slots);
+  for_offsets(totals, E, [&](int e, int offset) {
+    if (e < E) next[e] = offset + counts[chunk * E + e];
+  });
   __syncwarp();
-  const int64_t end = min(slots, (chunk + 1) * kChunk);
-  for (int64_t begin = chunk * kChunk; begin < end; begin += 32) {
-    const int64_t s = begin + lane;
-    const int id = s < end ? ids[s] : -1;
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int id = ids_of_lane[i];
     const unsigned same = __match_any_sync(0xffffffffu, id);
     const int rank = __popc(same & ((1u << lane) - 1));
     const int base = id >= 0 ? next[id] : 0;
     __syncwarp();
     if (id >= 0) {
+      const auto s = static_cast<int>(chunk * kChunk + i * 32 + lane);
       row_of_slot[s] = base + rank;
-      slot_of_row[base + rank] = static_cast<int>(s);
+      slot_of_row[base + rank] = s;
       if (rank == 0) next[id] = base + __popc(same);
     }
     __syncwarp();
@@ -139,8 +158,10 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kCombiners = 128;  // few threads, so that many blocks, and loads, are under way
 
+// A block has a token. What it adds last is asked for with the first rows, and the rows' places are
+// read once.
 template <class E, int N>
-__global__ void __launch_bounds__(kCombiners)
+__global__ void __launch_bounds__(kCombiners, 640 / kCombiners)
     combine_kernel(E* out, int64_t out_stride, const E* rows, int64_t rows_stride,
                    const int* row_of_slot, int64_t slot_stride, const float* weights,
                    int64_t weights_stride, const E* addend, int64_t addend_stride, int K,
@@ -148,15 +169,22 @@ __global__ void __launch_bounds__(kCombiners)
   const int64_t t = blockIdx.x;
   const int* const row = row_of_slot + t * slot_stride;
   const float* const w = weights != nullptr ? weights + t * weights_stride : nullptr;
+  constexpr int kAtOnce = 8;  // loads in flight
+  int place[kAtOnce];
+#pragma unroll
+  for (int k = 0; k < kAtOnce; ++k) place[k] = k < K ? row[k] : 0;
   for (int64_t d = threadIdx.x * N; d < D; d += kCombiners * N) {
     float sum[N] = {};
-    constexpr int kAtOnce = 8;  // loads in flight
+    Pack<E, N> more{};
     for (int first = 0; first < K; first += kAtOnce) {
       Pack<E, N> in[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k)
-        if (first + k < K)
-          in[k] = Pack<E, N>::load(rows + int64_t{row[first + k]} * rows_stride + d);
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (first + k >= K) continue;
+        const int r = first == 0 ? place[k] : row[first + k];
+        in[k] = Pack<E, N>::load(rows + int64_t{r} * rows_stride + d);
+      }
+      if (first == 0 && addend != nullptr) more = Pack<E, N>::load(addend + t * addend_stride + d);
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         if (first + k >= K) continue;
@@ -167,13 +195,11 @@ __global__ void __launch_bounds__(kCombiners)
       }
     }
     Pack<E, N> result;
-    if (addend != nullptr) {
-      const auto more = Pack<E, N>::load(addend + t * addend_stride + d);
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum[j] += static_cast<float>(more[j]);
+    for (int j = 0; j < N; ++j) {
+      if (addend != nullptr) sum[j] += static_cast<float>(more[j]);
+      result[j] = E(sum[j]);
     }
-#pragma unroll
-    for (int j = 0; j < N; ++j) result[j] = E(sum[j]);
     result.store(out + t * out_stride + d);
   }
 }
@@ -232,11 +258,11 @@ void permute_plan(Stream& stream, const PermutePlan& a) {
                    native(stream)>>>(counts, ids, slots, chunks, E);
   scan_kernel<<<static_cast<unsigned>(experts), kThreads, 0, native(stream)>>>(counts, totals,
                                                                                chunks, E);
-  offsets_kernel<<<1, 32, 0, native(stream)>>>(a.offsets.as<int>(), totals, E);
-  if (slots > 0)
-    scatter_kernel<<<blocks, kWarps * 32, shared_bytes(scatter_kernel, kWarps * experts),
-                     native(stream)>>>(a.row_of_slot.as<int>(), a.slot_of_row.as<int>(), counts,
-                                       a.offsets.as<int>(), ids, slots, chunks, E);
+  // A first warp writes the offsets, where there are no slots too.
+  scatter_kernel<<<std::max(blocks, 1u), kWarps * 32,
+                   shared_bytes(scatter_kernel, kWarps * experts), native(stream)>>>(
+      a.row_of_slot.as<int>(), a.slot_of_row.as<int>(), a.offsets.as<int>(), counts, totals, ids,
+      slots, chunks, E);
   check_launch("permute_plan");
 }
 

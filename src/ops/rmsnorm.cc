@@ -37,6 +37,28 @@ void check(const RmsNormBackward& a) {
   if (given(a.residual)) expect(op, "residual", a.residual, a.x.dtype, a.x.shape);
 }
 
+namespace {
+
+void check_pair(const char* op, const ConstTensorView& first, const ConstTensorView& second) {
+  NEREUS_CHECK(kContract, first.dtype == second.dtype && first.dim(0) == second.dim(0),
+               "{}: the first x is {}, the second {}, expected one type and as many rows", op,
+               first, second);
+}
+
+}  // namespace
+
+void check(const RmsNormPairForward& a) {
+  check(a.first);
+  check(a.second);
+  check_pair("rmsnorm_pair_forward", a.first.x, a.second.x);
+}
+
+void check(const RmsNormPairBackward& a) {
+  check(a.first);
+  check(a.second);
+  check_pair("rmsnorm_pair_backward", a.first.x, a.second.x);
+}
+
 namespace cpu {
 namespace {
 
@@ -118,6 +140,16 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& a) {
       }
     });
   });
+}
+
+void rmsnorm_pair_forward(Stream& stream, const RmsNormPairForward& a) {
+  cpu::rmsnorm_forward(stream, a.first);
+  cpu::rmsnorm_forward(stream, a.second);
+}
+
+void rmsnorm_pair_backward(Stream& stream, const RmsNormPairBackward& a) {
+  cpu::rmsnorm_backward(stream, a.first);
+  cpu::rmsnorm_backward(stream, a.second);
 }
 
 }  // namespace cpu

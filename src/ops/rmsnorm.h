@@ -11,7 +11,10 @@
 // and dweight are f32; sums are f32. Rows may be strided. s is rounded to its type before the norm
 // reads it. With round_normalized (Hugging Face's order) s * rstd is rounded to the activation type
 // before it is multiplied by the weight. y may alias x, and dx may alias dy or residual. The order
-// of the sum over t depends on T and D only.
+// of the sum over t depends on T, D and the device only.
+//
+// A pair is two norms of as many rows, such as those of the latents of queries and of keys, which
+// stand side by side in one tensor; done in one launch where a GPU's kernels hold both.
 #pragma once
 
 #include "ops/op.h"
@@ -39,7 +42,17 @@ struct RmsNormBackward {
   bool accumulate = false;   // into dweight
 };
 
+struct RmsNormPairForward {
+  RmsNormForward first, second;  // [T, D] and [T, D'] of one type
+};
+
+struct RmsNormPairBackward {
+  RmsNormBackward first, second;
+};
+
 NEREUS_OP(rmsnorm_forward, RmsNormForward)
 NEREUS_OP(rmsnorm_backward, RmsNormBackward)
+NEREUS_OP(rmsnorm_pair_forward, RmsNormPairForward)
+NEREUS_OP(rmsnorm_pair_backward, RmsNormPairBackward)
 
 }  // namespace nereus::ops

@@ -31,6 +31,7 @@ std::vector<Case> cases() {
             {2, 7168},
             // Several rows for each warp or thread block of a GPU, and every plan of its kernels.
             {9000, 64},
+            {1700, 256},
             {2500, 1536},
             {301, 1000},
             {9, 3200},
@@ -133,6 +134,109 @@ TEST(RmsNorm, WritesOnlyItsColumnsAndRoundsTheNormalisedValueWhenAsked) {
         EXPECT_EQ(y[t * 12 + d], static_cast<float>(bf16(rounded * static_cast<float>(w[d - 2]))));
       }
   }
+}
+
+// The latents of MLA at their real widths, which a GPU does in one launch, and others.
+TEST(RmsNormPair, GivesWhatItsTwoNormsGive) {
+  struct Sizes {
+    DType dtype;
+    int64_t T, first, second;
+  };
+  for (const Device device : test::devices())
+    for (const auto& [dtype, T, first, second] : {Sizes{DType::bf16, 1, 1536, 512},
+                                                  {DType::bf16, 5000, 1536, 512},
+                                                  {DType::f32, 40, 1536, 512},
+                                                  {DType::bf16, 40, 24, 8},
+                                                  {DType::bf16, 0, 1536, 512}}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << " " << T << "x" << first);
+      const int64_t width = first + second + 64;
+      const auto x = test::Tensor(device, dtype, {T, width}).fill_normal(1),
+                 dx = test::Tensor(device, dtype, {T, width}).poison(),
+                 want_dx = test::Tensor(device, dtype, {T, width}).poison();
+      struct Norm {
+        int64_t begin, end;
+        test::Tensor weight, dy, y, rstd, dweight, want_y, want_rstd, want_dweight;
+      };
+      const auto norm = [&](int64_t begin, int64_t end) {
+        const int64_t D = end - begin;
+        return Norm{begin,
+                    end,
+                    test::Tensor(device, DType::f32, {D}).fill_normal(2, 1, 0.5),
+                    test::Tensor(device, dtype, {T, D}).fill_normal(3),
+                    test::Tensor(device, dtype, {T, D}).poison(),
+                    test::Tensor(device, DType::f32, {T}).poison(),
+                    test::Tensor(device, DType::f32, {D}).fill_normal(4),
+                    test::Tensor(device, dtype, {T, D}).poison(),
+                    test::Tensor(device, DType::f32, {T}).poison(),
+                    test::Tensor(device, DType::f32, {D}).fill_normal(4)};
+      };
+      const Norm q = norm(0, first), kv = norm(first, first + second);
+      const auto forward = [&](const Norm& n, bool want) {
+        return RmsNormForward{.y = want ? n.want_y : n.y,
+                              .rstd = want ? n.want_rstd : n.rstd,
+                              .sum = {},
+                              .x = x.view().columns(n.begin, n.end),
+                              .addend = {},
+                              .weight = n.weight,
+                              .eps = 1e-6f};
+      };
+      // The first dweight is added to, the second written.
+      const auto backward = [&](const Norm& n, bool want) {
+        return RmsNormBackward{.dx = (want ? want_dx : dx).view().columns(n.begin, n.end),
+                               .dweight = want ? n.want_dweight : n.dweight,
+                               .dy = n.dy,
+                               .x = x.view().columns(n.begin, n.end),
+                               .residual = {},
+                               .weight = n.weight,
+                               .rstd = n.want_rstd,
+                               .accumulate = n.begin == 0};
+      };
+      Stream s = test::stream(device);
+      for (const Norm* n : {&q, &kv}) {
+        rmsnorm_forward(s, forward(*n, true));
+        rmsnorm_backward(s, backward(*n, true));
+      }
+      rmsnorm_pair_forward(s, {.first = forward(q, false), .second = forward(kv, false)});
+      rmsnorm_pair_backward(s, {.first = backward(q, false), .second = backward(kv, false)});
+      s.synchronize();
+
+      const double u = test::unit_roundoff(dtype);
+      const auto near = [&](const test::Tensor& got, const test::Tensor& want, double relative,
+                            double absolute) {
+        const auto a = got.values(), b = want.values();
+        ASSERT_EQ(a.size(), b.size());
+        for (size_t i = 0; i < a.size(); ++i) {
+          if (std::isnan(b[i])) {  // poison that neither wrote
+            ASSERT_TRUE(std::isnan(a[i])) << i;
+          } else {
+            ASSERT_NEAR(a[i], b[i], relative * std::abs(b[i]) + absolute) << i;
+          }
+        }
+      };
+      near(dx, want_dx, 2 * u, 1e-6);
+      for (const Norm* n : {&q, &kv}) {
+        near(n->y, n->want_y, 2 * u, 0);
+        near(n->rstd, n->want_rstd, 0x1p-22, 0);
+        // Sums of T products of about 1, in another order.
+        near(n->dweight, n->want_dweight, 0, 0x1p-24 * 16 * std::sqrt(static_cast<double>(T)) * 8);
+      }
+    }
+}
+
+TEST(RmsNormErrors, NamesTheRowsOfAPairThatDiffer) {
+  const test::Tensor x(Device::cpu(), DType::f32, {4, 8}), y(Device::cpu(), DType::f32, {4, 8}),
+      rstd(Device::cpu(), DType::f32, {4}), weight(Device::cpu(), DType::f32, {8});
+  Stream s = test::stream(Device::cpu());
+  const RmsNormForward whole{
+      .y = y, .rstd = rstd, .sum = {}, .x = x, .addend = {}, .weight = weight};
+  RmsNormForward part = whole;
+  part.y = y.view().rows(0, 2);
+  part.rstd = rstd.view().rows(0, 2);
+  part.x = x.view().rows(0, 2);
+  EXPECT_THAT([&] { rmsnorm_pair_forward(s, {.first = whole, .second = part}); },
+              ThrowsMessage<Error>(HasSubstr(
+                  "the first x is f32 [4, 8], the second f32 [2, 8], expected one type and as many "
+                  "rows")));
 }
 
 TEST(RmsNormErrors, NamesTheTensorThatBreaksTheContract) {

@@ -11,15 +11,12 @@ struct Best {
   float value;
   int index;
 };
-// The larger value, ties to the smaller index; the same in every lane.
-__device__ Best warp_best(Best b) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const float value = __shfl_xor_sync(0xffffffffu, b.value, offset);
-    const int index = __shfl_xor_sync(0xffffffffu, b.index, offset);
-    if (value > b.value || (value == b.value && index < b.index)) b = {value, index};
-  }
-  return b;
+// The index of the largest value, ties to the smaller index; the same in every lane.
+__device__ int warp_best(Best b) {
+  const unsigned bits = __float_as_uint(b.value + 0.0f);                        // no -0
+  const unsigned key = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;  // in order of value
+  const unsigned top = __reduce_max_sync(0xffffffffu, key);
+  return __reduce_min_sync(0xffffffffu, key == top ? b.index : INT32_MAX);
 }
 
 template <class Logit>
@@ -84,15 +81,16 @@ __global__ void __launch_bounds__(kWarps * 32)
     forward_kernel(ForwardArguments a, const Logit* logits) {
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  float* const choice = shared + warp * (a.E + a.rule.groups);
+  float* const choice = shared + warp * (2 * a.E + a.rule.groups);
+  float* const score = choice + a.E + a.rule.groups;
   const int64_t t = int64_t{blockIdx.x} * kWarps + warp;
   if (t >= a.T) return;
-  float* const score = a.scores + t * a.scores_stride;
   int* const ids = a.ids + t * a.ids_stride;
   float* const weights = a.weights + t * a.weights_stride;
   score_row(score, logits + t * a.logits_stride, a.E, a.rule.score, lane);
   __syncwarp();
   for (int e = lane; e < a.E; e += 32) {
+    a.scores[t * a.scores_stride + e] = score[e];
     const float c = a.bias == nullptr ? score[e] : score[e] + a.bias[e];
     choice[e] = isnan(c) ? -INFINITY : c;
   }
@@ -108,7 +106,7 @@ __global__ void __launch_bounds__(kWarps * 32)
         const float c = choice[e];  // NaN: taken
         if (c > best.value || (c == best.value && e < best.index)) best = {c, e};
       }
-      chosen = warp_best(best).index;
+      chosen = warp_best(best);
       __syncwarp();
       if (lane == 0) choice[chosen] = NAN;
       __syncwarp();
@@ -126,13 +124,15 @@ __global__ void __launch_bounds__(kWarps * 32)
 
 // How often each expert was chosen; sums of integers, in any order.
 __global__ void __launch_bounds__(256)
-    load_kernel(unsigned long long* load, const int* ids, int64_t stride, int64_t T, int K, int E) {
+    load_kernel(unsigned long long* load, const int* ids, int64_t stride, int slots, int K, int E) {
   extern __shared__ int counts[];
   for (int e = threadIdx.x; e < E; e += 256) counts[e] = 0;
   __syncthreads();
-  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < T * K;
-       i += int64_t{gridDim.x} * 256)
-    atomicAdd(counts + ids[i / K * stride + i % K], 1);
+  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < slots;
+       i += int64_t{gridDim.x} * 256) {
+    const int slot = static_cast<int>(i);
+    atomicAdd(counts + ids[slot / K * stride + slot % K], 1);
+  }
   __syncthreads();
   for (int e = threadIdx.x; e < E; e += 256)
     if (counts[e] > 0) atomicAdd(load + e, static_cast<unsigned long long>(counts[e]));
@@ -231,16 +231,16 @@ void router_forward(Stream& stream, const RouterForward& a) {
                                    .K = static_cast<int>(K),
                                    .rule = a.rule};
   visit_float(a.logits.dtype, [&]<class Logit>() {
-    const size_t bytes = shared_bytes(forward_kernel<Logit>, kWarps * (E + a.rule.groups));
+    const size_t bytes = shared_bytes(forward_kernel<Logit>, kWarps * (2 * E + a.rule.groups));
     forward_kernel<Logit>
         <<<static_cast<unsigned>(ceil_div(T, kWarps)), kWarps * 32, bytes, native(stream)>>>(
             arguments, a.logits.as<Logit>());
   });
   if (a.load) {
-    const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(T * K, 2048), 128));
+    const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(T * K, 512), 256));
     load_kernel<<<blocks, 256, shared_bytes(load_kernel, E), native(stream)>>>(
-        a.load.as<unsigned long long>(), a.ids.as<int>(), a.ids.row_stride(), T,
-        static_cast<int>(K), static_cast<int>(E));
+        a.load.as<unsigned long long>(), a.ids.as<int>(), a.ids.row_stride(),
+        static_cast<int>(T * K), static_cast<int>(K), static_cast<int>(E));
   }
   check_launch("router_forward");
 }
