@@ -128,7 +128,7 @@ struct JobConfig {
     int64_t context_parallel_degree = 1;
     std::string context_parallel_rotate_method = "allgather";
     int64_t expert_parallel_degree = 1, expert_tensor_parallel_degree = 1;
-    double expert_receive_bound = 0;
+    double expert_receive_bound = 1.25;
     std::string expert_dispatcher = "auto";
   } parallelism;
 

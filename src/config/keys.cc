@@ -357,8 +357,9 @@ void system_keys(Table& t, JobConfig& c) {
   degree("expert_tensor_parallel_degree", p.expert_tensor_parallel_degree,
          "tensor parallelism of experts");
   t.from("expert_receive_bound", p.expert_receive_bound,
-         "rows that a rank's experts have room for, over those that it sends (1: even routing); "
-         "more end the run; 0: room for any routing");
+         "rows of a microbatch that a rank's experts have room for, over those that it sends (1: "
+         "even routing); a step that needs more grows the room and runs again; 0: room for any "
+         "routing");
   t.from("expert_dispatcher", p.expert_dispatcher,
          "how rows get to other ranks' experts: device (into each other's memory, the host waits "
          "for nothing), host_counts (all-to-all; the host reads the counts), auto (device between "

@@ -1,5 +1,7 @@
 #include "data/loader.h"
 
+#include "base/check.h"
+
 namespace nereus::data {
 
 Loader::Loader(std::unique_ptr<RowSource> source, const RowPlan& plan, int ahead)
@@ -7,7 +9,7 @@ Loader::Loader(std::unique_ptr<RowSource> source, const RowPlan& plan, int ahead
       rows_(plan.local_rows()),
       tokens_(plan.local_rows() * plan.seq_len),
       ahead_(static_cast<size_t>(ahead)) {
-  current_.state = source_->save_state();
+  state_ = source_->save_state();
   thread_ = std::thread([this] { work(); });
 }
 
@@ -54,19 +56,30 @@ void Loader::work() {
 }
 
 const Batch& Loader::next() {
+  if (again_ < kept_.size()) return kept_[again_++].batch;
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return failure_ || !ready_.empty() || ended_; });
   if (ready_.empty()) {
     if (failure_) std::rethrow_exception(failure_);
-    current_.batch.rows = 0;  // after the end
-    return current_.batch;
+    return end_;
   }
-  std::swap(current_, ready_.front());
-  free_.push_back(std::move(ready_.front()));
+  kept_.push_back(std::move(ready_.front()));
+  again_ = kept_.size();
   ready_.pop_front();
   changed_.notify_all();
-  return current_.batch;
+  return kept_.back().batch;
 }
+
+void Loader::confirm() {
+  NEREUS_CHECK(kContract, again_ > 0, "every batch that was handed out has been confirmed");
+  state_ = kept_.front().state;
+  const std::lock_guard lock(mutex_);
+  free_.push_back(std::move(kept_.front()));
+  kept_.pop_front();
+  --again_;
+}
+
+void Loader::rewind() { again_ = 0; }
 
 SourceStatus Loader::status() const {
   const std::lock_guard lock(mutex_);

@@ -1,4 +1,4 @@
-// Batches made ahead of time by a thread of its own.
+// Batches made ahead of time by a thread of its own, and kept until their step is known to count.
 #pragma once
 
 #include <condition_variable>
@@ -25,11 +25,13 @@ class Loader {
   Loader(std::unique_ptr<RowSource> source, const RowPlan& plan, int ahead = 2);
   ~Loader();
 
-  // The next batch, valid until the next call. Waits for it; rethrows what the source threw.
+  // The next batch, valid until it is confirmed. Waits for it; rethrows what the source threw.
   const Batch& next();
+  void confirm();               // the oldest batch handed out that was not confirmed
+  void rewind();                // next() hands out what was not confirmed again, in the same order
   SourceStatus status() const;  // of the batches handed out so far, at least
-  // Where the source was after the batch handed out last: RowSource::save_state().
-  const std::string& state() const { return current_.state; }
+  // Where the source was after the batch confirmed last: RowSource::save_state().
+  const std::string& state() const { return state_; }
 
  private:
   void work();
@@ -44,7 +46,10 @@ class Loader {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Item> ready_, free_;
-  Item current_;
+  std::deque<Item> kept_;  // handed out and not confirmed
+  size_t again_ = 0;       // of them: the next to be handed out; all: a new one is
+  Batch end_;              // of no rows
+  std::string state_;
   SourceStatus status_;
   std::exception_ptr failure_;
   bool stopping_ = false, ended_ = false;

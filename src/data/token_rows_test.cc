@@ -144,9 +144,18 @@ TEST(Loader, HandsOutBatchesInOrderWithTheirStatesAndRethrows) {
   };
   Loader loader(std::make_unique<Counting>(), {.seq_len = 1, .global_batch = 2});
   EXPECT_EQ(loader.state(), "at 0");
-  EXPECT_THAT(loader.next().inputs, ElementsAre(0, 1));
-  EXPECT_EQ(loader.state(), "at 2");
+  const Batch& first = loader.next();
+  EXPECT_THAT(first.inputs, ElementsAre(0, 1));
+  EXPECT_EQ(loader.state(), "at 0");
   EXPECT_THAT(loader.next().inputs, ElementsAre(2, 3));
+  loader.rewind();
+  EXPECT_EQ(&loader.next(), &first);
+  loader.confirm();
+  EXPECT_EQ(loader.state(), "at 2");
+  EXPECT_THAT([&] { loader.confirm(); }, ThrowsMessage<Error>(HasSubstr("has been confirmed")))
+      << "the second was not handed out again";
+  EXPECT_THAT(loader.next().inputs, ElementsAre(2, 3));
+  loader.confirm();
   EXPECT_EQ(loader.state(), "at 4");
   EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<Error>(HasSubstr("row 5")));
   EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<Error>(HasSubstr("row 5")));  // still

@@ -67,6 +67,7 @@ void MetricsFile::write(const StepMetrics& m) {
   json["step_seconds"] = number(m.step_seconds);
   json["data_seconds"] = number(m.data_seconds);
   json["tokens_seen"] = m.tokens_seen;
+  json["expert_overflows"] = m.expert_overflows;
   json["expert_load_max_over_mean"] = number(m.expert_load_max_over_mean);
   line(json.dump());
 }

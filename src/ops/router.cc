@@ -44,6 +44,7 @@ void check(const BalanceUpdate& a) {
   expect_rank("balance_update", "bias", a.bias, 1);
   expect("balance_update", "bias", a.bias, DType::f32, a.bias.shape);
   expect("balance_update", "load", a.load, DType::i64, a.bias.shape);
+  expect("balance_update", "step_ok", a.step_ok, DType::i32, {1});
 }
 
 namespace cpu {
@@ -182,6 +183,7 @@ void router_backward(Stream& stream, const RouterBackward& a) {
 }
 
 void balance_update(Stream&, const BalanceUpdate& a) {
+  if (a.step_ok.as<int32_t>()[0] == 0) return;
   const int64_t E = a.bias.dim(0);
   const int64_t* load = a.load.as<int64_t>();
   float* bias = a.bias.as<float>();

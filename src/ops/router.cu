@@ -187,7 +187,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 
 // One block. Every thread adds up all loads, in the CPU's order, and updates its own experts.
 __global__ void __launch_bounds__(256)
-    balance_kernel(float* bias, const int64_t* load, int E, float coefficient) {
+    balance_kernel(float* bias, const int64_t* load, const int* step_ok, int E, float coefficient) {
+  if (*step_ok == 0) return;
   extern __shared__ float loads[];
   for (int e = threadIdx.x; e < E; e += 256) loads[e] = static_cast<float>(load[e]);
   __syncthreads();
@@ -271,7 +272,8 @@ void router_backward(Stream& stream, const RouterBackward& a) {
 void balance_update(Stream& stream, const BalanceUpdate& a) {
   const int64_t E = a.bias.dim(0);
   balance_kernel<<<1, 256, shared_bytes(balance_kernel, E), native(stream)>>>(
-      a.bias.as<float>(), a.load.as<int64_t>(), static_cast<int>(E), a.coefficient);
+      a.bias.as<float>(), a.load.as<int64_t>(), a.step_ok.as<int>(), static_cast<int>(E),
+      a.coefficient);
   check_launch("balance_update");
 }
 

@@ -51,9 +51,12 @@ NEREUS_OP(router_backward, RouterBackward)
 // The load balancing of DeepSeek-V3 without an auxiliary loss, in TorchTitan's mean-centred form:
 //
 //   delta[e] = coefficient * sign(mean(load) - load[e]);   bias[e] += delta[e] - mean(delta)
+//
+// Nothing changes when *step_ok is 0.
 struct BalanceUpdate {
-  TensorView bias;       // f32 [E]
-  ConstTensorView load;  // i64 [E]
+  TensorView bias;          // f32 [E]
+  ConstTensorView load;     // i64 [E]
+  ConstTensorView step_ok;  // i32 [1]
   float coefficient = 0;
 };
 

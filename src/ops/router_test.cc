@@ -264,10 +264,16 @@ TEST(BalanceUpdate, MovesTheBiasAgainstTheLoadWithoutMovingItsMean) {
     bias.set({0.1, 0, 0, -0.1});
     load.set({10, 0, 0, 2});  // mean 3: signs -1, 1, 1, 1; their mean 0.5
     Stream s = test::stream(device);
-    balance_update(s, {.bias = bias, .load = load, .coefficient = 1e-3f});
+    auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
+    balance_update(s, {.bias = bias, .load = load, .step_ok = ok, .coefficient = 1e-3f});
     s.synchronize();
     const std::vector<double> want = {0.1 - 1.5e-3, 0.5e-3, 0.5e-3, -0.1 + 0.5e-3};
     for (int64_t e = 0; e < 4; ++e) EXPECT_NEAR(bias[e], want[static_cast<size_t>(e)], 1e-8);
+    const std::vector<double> moved = bias.values();
+    ok.fill(0);
+    balance_update(s, {.bias = bias, .load = load, .step_ok = ok, .coefficient = 1e-3f});
+    s.synchronize();
+    EXPECT_EQ(bias.values(), moved) << "a step that does not count";
   }
 }
 

@@ -56,7 +56,7 @@ TokenDispatcher::Plan DeviceDispatcher::plan(Context& ctx, Arena& arena, ConstTe
   ops::peer_plan(ctx.stream, {.place = plan.place,
                               .local_offsets = plan.offsets,
                               .first_row = first,
-                              .wanted = {},
+                              .wanted = overflow_,
                               .ids = ids,
                               .row_of_slot = row_of_slot,
                               .offsets = offsets,

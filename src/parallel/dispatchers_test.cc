@@ -212,9 +212,56 @@ TEST(HostCountsDispatcher, ABoundThatIsTooSmallIsRefusedWithTheNumbers) {
   }
   EXPECT_EQ(
       message,
-      "expert parallelism: rank 0 of 2 receives 48 rows for its 4 experts, and has room for 30 "
+      "expert parallelism: a rank of 2 receives 48 rows for its 4 experts, and has room for 30 "
       "(24 slots of its own, 1.25 times).\n  Routing is more skewed than the bound on receive "
       "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.");
+}
+
+// Each expert adds its share; a token loses the shares of choices that were left out, and nothing
+// else.
+TEST(HostCountsDispatcher, RowsWithoutRoomAreLeftOutOnEveryRankAndTheWordTells) {
+  for (const bool weigh : {false, true}) {
+    constexpr int64_t kTokens = 8;
+    std::vector<Result> whole(2), part(2);
+    std::vector<int64_t> word(2);
+    run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
+      const auto me = static_cast<size_t>(group.rank());
+      Stream stream(Device::cpu(), &test::pool());
+      const auto once = [&](HostCountsDispatcher& d) {
+        return run(d, stream, Routing::all_to_the_first, group.rank() * kTokens, kTokens,
+                   group.rank() * kExperts / 2, weigh);
+      };
+      const Tensor overflow = Tensor(Device::cpu(), DType::i64, {1}).fill(0);
+      HostCountsDispatcher enough(group, kExperts), tight(group, kExperts, 1.25);
+      enough.set_overflow(overflow);
+      whole[me] = once(enough);
+      EXPECT_EQ(overflow[0], 0);
+      EXPECT_EQ(enough.room(), 2 * kTokens * kTopK);
+      tight.set_overflow(overflow);
+      part[me] = once(tight);
+      EXPECT_EQ(tight.room(), 30);
+      word[me] = static_cast<int64_t>(overflow[0]);
+      tight.make_room(word[me]);
+      const Result again = once(tight);
+      EXPECT_EQ(again.out, whole[me].out) << "with the room it wanted nothing is missing";
+      EXPECT_EQ(again.dx, whole[me].dx);
+      EXPECT_EQ(again.dweights, whole[me].dweights);
+      EXPECT_EQ(tight.room(), 48);
+    });
+    // 3 choices of 8 tokens of 2 ranks, all for rank 0; of 8 rows for an expert, 8 * 30 / 48 = 5.
+    EXPECT_EQ(word, (std::vector<int64_t>{48, 48}));
+    EXPECT_EQ(part[0].offsets, (std::vector<double>{0, 10, 20, 30, 30}));
+    EXPECT_EQ(part[1].offsets, (std::vector<double>{0, 0, 0, 0, 0}));
+    for (size_t r = 0; r < 2; ++r) {
+      int missing = 0;
+      for (size_t i = 0; i < whole[r].out.size(); ++i) {
+        ASSERT_TRUE(std::isfinite(part[r].out[i]) && std::isfinite(part[r].dx[i]));
+        missing += part[r].out[i] != whole[r].out[i];
+      }
+      // Slots are sorted by expert, then token: each expert's last three tokens.
+      EXPECT_EQ(missing, 3 * kWidth);
+    }
+  }
 }
 
 TEST(HostCountsDispatcher, IsMeasuredOnTheMetaDeviceWithoutTheOthers) {

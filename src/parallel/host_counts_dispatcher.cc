@@ -4,13 +4,24 @@
 
 #include "base/check.h"
 #include "ops/arrivals.h"
+#include "ops/elementwise.h"
 #include "ops/permute.h"
+#include "ops/step.h"
+#include "parallel/clipped_rows.h"
 
 namespace nereus {
 namespace {
 
-int64_t received_rows(const TokenDispatcher::Plan& plan) {
-  return std::accumulate(plan.received.begin(), plan.received.end(), int64_t{0});
+int64_t sum(const std::vector<int64_t>& rows) {
+  return std::accumulate(rows.begin(), rows.end(), int64_t{0});
+}
+int64_t received_rows(const TokenDispatcher::Plan& plan) { return sum(plan.received); }
+
+// Rows that were left out do not come back.
+void clear_left_out(Stream& stream, const TokenDispatcher::Plan& plan, TensorView sorted) {
+  const int64_t sent = sum(plan.sent);
+  if (!stream.on_meta() && sent < sorted.dim(0))
+    ops::fill(stream, {.out = sorted.rows(sent, sorted.dim(0)), .value = 0});
 }
 
 }  // namespace
@@ -54,25 +65,48 @@ TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, Con
 }
 
 // The host learns how many rows go to and come from each rank.
-void HostCountsDispatcher::read_counts(Stream& stream, ConstTensorView offsets, Plan& plan,
+void HostCountsDispatcher::read_counts(Stream& stream, TensorView offsets, Plan& plan,
                                        int64_t slots) {
   copy_to_host(stream, counts_.data(), offsets);
   stream.synchronize();
   const int64_t E = local_experts(), me = group_.rank();
+  const ClippedRows clipped(counts_, group_.size(), experts_, plan.rows);
+  if (clipped.wanted > plan.rows) {
+    NEREUS_CHECK(
+        kConfig, overflow_,
+        "expert parallelism: a rank of {} receives {} rows for its {} experts, and has room for {} "
+        "({} slots of its own, {} times).\n  Routing is more skewed than the bound on receive "
+        "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.",
+        group_.size(), clipped.wanted, E, plan.rows, slots, bound_);
+    leave_out(stream, clipped, offsets, plan);
+  }
   const auto rows = [&](int64_t from, int64_t to) {
-    const int32_t* at = counts_.data() + from * (experts_ + 1) + to * E;
+    const int32_t* at = clipped.offsets.data() + from * (experts_ + 1) + to * E;
     return at[E] - at[0];
   };
   for (int64_t r = 0; r < group_.size(); ++r) {
     plan.sent[static_cast<size_t>(r)] = rows(me, r);
     plan.received[static_cast<size_t>(r)] = rows(r, me);
   }
-  NEREUS_CHECK(
-      kConfig, received_rows(plan) <= plan.rows,
-      "expert parallelism: rank {} of {} receives {} rows for its {} experts, and has room "
-      "for {} ({} slots of its own, {} times).\n  Routing is more skewed than the bound on "
-      "receive buffers allows: raise parallelism.expert_receive_bound, or set it to 0.",
-      me, group_.size(), received_rows(plan), E, plan.rows, slots, bound_);
+}
+
+// This rank's rows that are sent come first, and all counts are those of rows that are sent.
+void HostCountsDispatcher::leave_out(Stream& stream, const ClippedRows& clipped, TensorView offsets,
+                                     Plan& plan) {
+  ops::raise(stream, {.word = overflow_, .value = clipped.wanted});
+  const std::vector<int32_t> place = clipped.places(counts_, group_.rank(), experts_);
+  std::vector<int32_t> row_of_slot(place.size()), slot_of_row(place.size());
+  copy_to_host(stream, row_of_slot.data(), plan.row_of_slot);
+  stream.synchronize();
+  for (size_t slot = 0; slot < place.size(); ++slot) {
+    int32_t& row = row_of_slot[slot];
+    row = place[static_cast<size_t>(row)];
+    slot_of_row[static_cast<size_t>(row)] = static_cast<int32_t>(slot);
+  }
+  copy_to_device(stream, plan.row_of_slot, row_of_slot.data());
+  copy_to_device(stream, plan.slot_of_row, slot_of_row.data());
+  copy_to_device(stream, offsets, clipped.offsets.data());
+  stream.synchronize();  // with the host's memory
 }
 
 void HostCountsDispatcher::to_experts(Context& ctx, const Plan& plan, TensorView rows,
@@ -105,6 +139,7 @@ void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorVi
                                      .x = rows.rows(0, n),
                                      .index = plan.row_of_arrival.reshape({plan.rows}).rows(0, n)});
     group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
+    clear_left_out(ctx.stream, plan, sorted);
     return;
   }
   const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "leaving rows");
@@ -114,6 +149,7 @@ void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorVi
                             .weights = {},
                             .addend = {}});
   group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
+  clear_left_out(ctx.stream, plan, sorted);
 }
 
 void HostCountsDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView x,

@@ -6,6 +6,8 @@
 // the order that one rank with all tokens would have, so that an expert's sums are the same.
 //
 // A plan keeps its counts: combine, the backward pass and a replay exchange the same rows again.
+// Where a rank would receive more rows than it has room for, each of its experts gets the same
+// share of what each rank has for it (parallel/clipped_rows.h).
 #pragma once
 
 #include "comm/communicator.h"
@@ -13,12 +15,13 @@
 
 namespace nereus {
 
+struct ClippedRows;
+
 class HostCountsDispatcher final : public TokenDispatcher {
  public:
   // `group` must outlive the dispatcher; `experts` of all ranks, which its size divides.
   // `bound`: rows this rank can receive for each slot (token and choice) of its own; 0: what all
-  // ranks together can send at most, which never overflows. A plan that needs more is an
-  // Error{kConfig} with the numbers.
+  // ranks together can send at most, which never overflows.
   HostCountsDispatcher(Communicator& group, int64_t experts, double bound = 0);
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
@@ -32,7 +35,8 @@ class HostCountsDispatcher final : public TokenDispatcher {
   void dispatch_backward(Context&, const Plan&, const DispatchBackward&) override;
 
  private:
-  void read_counts(Stream&, ConstTensorView offsets, Plan&, int64_t slots);
+  void read_counts(Stream&, TensorView offsets, Plan&, int64_t slots);
+  void leave_out(Stream&, const ClippedRows&, TensorView offsets, Plan&);
   // This rank's rows, sorted by expert, to the experts' rows, and back.
   void to_experts(Context&, const Plan&, TensorView rows, ConstTensorView sorted);
   void from_experts(Context&, const Plan&, TensorView sorted, ConstTensorView rows);

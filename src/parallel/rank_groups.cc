@@ -28,16 +28,4 @@ void RankGroups::sum_over_tokens(Stream& stream, TensorView data) const {
   sum(stream, replicate, data);
 }
 
-void RankGroups::sum_losses(Stream& stream, TensorView data) const {
-  sum(stream, shard, data);
-  sum(stream, replicate, data);
-  sum(stream, pp, data);
-}
-
-void RankGroups::sum_over_model(Stream& stream, TensorView data) const {
-  sum(stream, shard, data);
-  sum(stream, tp, data);
-  sum(stream, pp, data);
-}
-
 }  // namespace nereus

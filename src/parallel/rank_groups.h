@@ -14,6 +14,7 @@ struct RankGroups {
   Communicator* replicate = nullptr;     // hold the same shards as this rank
   Communicator* tp = nullptr;            // cut layers
   Communicator* pp = nullptr;            // hold other layers
+  Communicator* world = nullptr;         // all ranks
 
   Communicator* shard_of(bool experts) const { return experts ? expert_shard : shard; }
   int shards(bool experts) const;
@@ -22,11 +23,8 @@ struct RankGroups {
   // Is this the rank of its tp group that counts what all of them have?
   bool first_of_tp() const;
 
-  // data = its sum over all ranks, of what differs: what each rank adds from its own tokens.
-  void sum_over_tokens(Stream&, TensorView data) const;  // routing, which tp divides too
-  void sum_losses(Stream&, TensorView data) const;       // not over tp, whose ranks have the same
-  // Over all that hold different parameters: not over replicas.
-  void sum_over_model(Stream&, TensorView data) const;
+  // data = its sum over all ranks that have different tokens: routing, which tp divides too.
+  void sum_over_tokens(Stream&, TensorView data) const;
 };
 
 }  // namespace nereus

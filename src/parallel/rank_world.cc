@@ -44,7 +44,8 @@ RankGroups RankWorld::groups() const {
           .expert_shard = group(MeshGroup::expert_shard),
           .replicate = group(MeshGroup::dp_replicate),
           .tp = group(MeshGroup::tp),
-          .pp = group(MeshGroup::pp)};
+          .pp = group(MeshGroup::pp),
+          .world = &world_};
 }
 
 }  // namespace nereus

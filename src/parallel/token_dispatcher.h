@@ -4,6 +4,10 @@
 //
 // The plan of a microbatch is made once, in the forward pass, from the router's ids, and kept: a
 // replay of the forward pass exchanges the same rows again.
+//
+// Between ranks a plan has room for a bounded number of rows. Where the routing wants more, every
+// rank of the group leaves out the same rows: nothing is written out of bounds, nobody waits for
+// what does not come, values stay finite, and `overflow` tells that the step must not count.
 #pragma once
 
 #include <algorithm>
@@ -45,6 +49,16 @@ class TokenDispatcher {
   // collective; what was given before is gone.
   virtual std::byte* shared_memory(Stream&, int64_t /*bytes*/) { return nullptr; }
 
+  // i64 [1] on the streams' device: a plan that wants more rows than it has room for raises it to
+  // the rows that it wanted (ops::raise, or an atomic maximum); nobody here lowers it. Not given:
+  // such a plan is an Error{kConfig} with the numbers, where the host knows them.
+  void set_overflow(TensorView word) { overflow_ = word; }
+  // Rows that the last plan had room for; 0: before the first, or it always has enough.
+  int64_t room() const { return room_; }
+  // Plans have room for `rows` from here on, or for all that can be sent here, if that is less.
+  // Memory of plans that are in use is not touched: between steps, before arenas are measured.
+  void make_room(int64_t rows) { rows_ = rows; }
+
   virtual Plan plan(Context&, Arena& arena, ConstTensorView ids) = 0;  // ids i32 [T, K]
 
   // rows.x[r] = x of its token, times its weight with `weigh` (score_before_experts);
@@ -71,13 +85,22 @@ class TokenDispatcher {
   virtual void dispatch_backward(Context&, const Plan&, const DispatchBackward&) = 0;
 
  protected:
-  // Rows that a rank of `ranks` with E experts has room for, when each has T tokens of K choices:
-  // `bound` times its own slots, or (0) what all can send at most.
-  static int64_t capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) {
-    const int64_t all = ranks * T * std::min(K, E);
-    if (bound <= 0) return all;
-    return std::min(all, static_cast<int64_t>(std::ceil(bound * static_cast<double>(T * K))));
+  // Rows that a plan of a rank of `ranks` with E experts has room for, when each has T tokens of K
+  // choices: what make_room() said, else `bound` times its own slots, or (0) what all can send at
+  // most. Kept as room().
+  int64_t capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) {
+    room_ = ranks * T * std::min(K, E);
+    if (rows_ > 0) {
+      room_ = std::min(room_, rows_);
+    } else if (bound > 0) {
+      room_ = std::min(room_, static_cast<int64_t>(std::ceil(bound * static_cast<double>(T * K))));
+    }
+    return room_;
   }
+
+  TensorView overflow_;
+  int64_t room_ = 0;  // of the last plan
+  int64_t rows_ = 0;  // as make_room() says; 0: it was not called
 };
 
 // All experts live on this rank: a permutation, no communication.

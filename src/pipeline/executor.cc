@@ -54,10 +54,21 @@ Executor::Executor(Stream& stream, std::vector<const Stage*> stages, ParameterSt
   for (const Stage* stage : stages) stages_.emplace_back().stage = stage;
   for (const Action& a : options_.actions)
     if (a.kind == Action::Kind::backward_input) local(a.stage).split = true;
+  make_memory();
+  connect();
+}
+
+void Executor::make_memory() {
+  stream_.synchronize();
+  for (Local& l : stages_) l.memory.clear();
+  buffer_ = Buffer();
+  activations_ = nullptr;
+  outgoing_buffer_ = Buffer();
+  memory_ = {};
+  shared_ = 0;
   measure();
   store_.begin_step(stream_);  // measuring took buckets
   make_slots();
-  connect();
 }
 
 // Neighbours in the pipeline meet before the first step.

@@ -66,6 +66,9 @@ class Executor {
 
   void set_observer(Observer* observer) { observer_ = observer; }  // of run(); null: none
   const Memory& memory() const { return memory_; }
+  // Between steps, after what layers need has changed: waits for the stream, gives back what there
+  // is, measures again and makes it anew.
+  void make_memory();
 
  private:
   // A microbatch on a stage.

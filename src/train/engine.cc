@@ -142,6 +142,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                                             options.sequence);
   dispatcher_ = make_dispatcher(group(MeshGroup::ep), stream, args.moe.num_experts, options);
 
+  expert_slots_ = options.rows * options.sequence / (tp * cp) * expert_tp_->size() * args.moe.top_k;
+
   std::vector<Recompute> recompute = options.recompute;
   recompute.resize(static_cast<size_t>(args.n_layers));
   const LayerParallel parallel{.tp = *tp_,
@@ -188,7 +190,22 @@ void Engine::reset_expert_load() {
   for (const LayerLoad& l : loads_) ops::fill(stream_, {.out = l.load, .value = 0});
 }
 
-void Engine::update_expert_bias() {
+// By a plan on the meta device: this rank may have no layer of experts.
+int64_t Engine::expert_rows() {
+  Stream meta(Device::meta());
+  Arena arena("plan"), scratch("scratch");
+  Context ctx{meta, arena, arena, scratch};
+  const int64_t K = args_.moe.top_k;
+  dispatcher_->plan(ctx, arena, ConstTensorView(nullptr, DType::i32, {expert_slots_ / K, K}));
+  return dispatcher_->room();
+}
+
+void Engine::make_room(int64_t rows) {
+  dispatcher_->make_room(rows);
+  executor_->make_memory();
+}
+
+void Engine::update_expert_bias(ConstTensorView step_ok) {
   for (const LayerLoad& l : loads_) store_->groups().sum_over_tokens(stream_, l.load);
   if (args_.moe.load_balance_coeff == 0) return;
   for (const LayerLoad& l : loads_)
@@ -196,6 +213,7 @@ void Engine::update_expert_bias() {
       ops::balance_update(stream_,
                           {.bias = l.bias,
                            .load = l.load,
+                           .step_ok = step_ok,
                            .coefficient = static_cast<float>(args_.moe.load_balance_coeff)});
 }
 

@@ -59,8 +59,18 @@ class Engine {
   };
   const std::vector<LayerLoad>& expert_load() const { return loads_; }
   void reset_expert_load();
-  // From the load of all ranks since the last reset, by load_balance_coeff.
-  void update_expert_bias();
+  // From the load of all ranks since the last reset, by load_balance_coeff; not where step_ok,
+  // i32 [1], is 0.
+  void update_expert_bias(ConstTensorView step_ok);
+
+  // What one rank's experts have room for, of a microbatch's rows, and the slots (token and choice)
+  // that it sends itself: with even routing as many rows. A step that wants more raises `word`
+  // (TokenDispatcher::set_overflow), which must outlive the engine's steps.
+  int64_t expert_rows();  // 0: always enough
+  int64_t expert_slots() const { return expert_slots_; }
+  void watch_overflow(TensorView word) { dispatcher_->set_overflow(word); }
+  // Between steps: waits for the stream and makes the memory of activations again, for `rows`.
+  void make_room(int64_t rows);
 
   // Bytes by owner beside the store's and the executor's.
   int64_t table_bytes() const { return tables_.bytes() + balance_.bytes(); }
@@ -75,6 +85,7 @@ class Engine {
   std::vector<LayerLoad> loads_;
   std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
+  int64_t expert_slots_ = 0;
   std::unique_ptr<ParameterStore> store_;
   std::vector<std::unique_ptr<Stage>> stages_;  // of this rank
   std::vector<Action> actions_;

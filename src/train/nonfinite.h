@@ -10,12 +10,12 @@
 namespace nereus {
 
 // Looks, in this order, at the weights, at what the forward pass of each microbatch makes (run
-// again: the weights were not updated), and at the gradients of the step. Returns for example
+// again: the weights were not updated), and at the gradients, which must be those of the step.
+// Returns for example
 //   "layers.2 mlp_out of microbatch 0 has 17 NaN and 3 Inf among 65536 values"
-// or "" when all are finite. CPU and GPU; waits for the stream.
-std::string first_nonfinite(Stream&, Engine&, std::span<const HostMicrobatch>, TensorView loss);
-
-// The same of this rank's weights and gradients alone: without a forward pass, in which ranks meet.
-std::string nonfinite_state(Stream&, const Engine&);
+// or "" when all are finite. With a world a collective: what comes first on any rank, with the
+// rank, on all of them. CPU and GPU; waits for the stream.
+std::string first_nonfinite(Stream&, Engine&, std::span<const HostMicrobatch>, TensorView loss,
+                            Communicator* world);
 
 }  // namespace nereus

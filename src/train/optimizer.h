@@ -1,8 +1,9 @@
 // The update at the end of a step: gradient norm, clipping, expert-bias update, Adam or AdamW. All
-// of it stays on the device; the host reads the result afterwards.
+// of it stays on the device, and happens where the step counts (train/step_gate.h).
 #pragma once
 
 #include "train/engine.h"
+#include "train/step_gate.h"
 
 namespace nereus {
 
@@ -14,27 +15,20 @@ class Optimizer {
     double max_norm = 1.0;
   };
 
+  // The engine's overflows are told to this optimizer's gate from here on.
   Optimizer(Stream&, Engine&, const Options&);
 
-  // Enqueues the update of step `step` (from 1) with learning rate `lr`. A step whose gradient norm
-  // is not finite changes no weight and no moment.
+  // Enqueues the update of step `step` (from 1) with learning rate `lr`, and closes the step.
   void update(int64_t step, double lr);
 
-  TensorView loss() const { return loss_; }  // f32 [1], written by the executor
-
-  // What the host reads after a step; waits for the stream.
-  struct Result {
-    float loss, grad_norm;  // grad_norm before clipping
-    bool ok;                // false: not finite, the update was not done
-  };
-  Result read();
+  StepGate& gate() { return gate_; }
+  TensorView loss() const { return gate_.loss(); }  // f32 [1], written by the executor
 
  private:
   Stream& stream_;
   Engine& engine_;
   Options options_;
-  Buffer buffer_;
-  TensorView loss_, norm_, coefficient_, step_ok_, sum_squares_;
+  StepGate gate_;
 };
 
 }  // namespace nereus

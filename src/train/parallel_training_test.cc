@@ -181,7 +181,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
     engine.executor().run(pipe.schedule.actions[static_cast<size_t>(at(MeshGroup::pp))], host,
                           1 / static_cast<float>(tokens), optimizer.loss(),
                           [&] { optimizer.update(step, 2.2e-4); });
-    const Optimizer::Result result = optimizer.read();
+    const StepGate::Outcome result = optimizer.gate().read();
     losses.push_back(static_cast<double>(result.loss));
     norms.push_back(static_cast<double>(result.grad_norm));
   }

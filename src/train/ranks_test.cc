@@ -148,17 +148,20 @@ TEST(Ranks, EveryLayoutSavesWholeWeightsThatEveryOtherLoads) {
 }
 
 TEST(Ranks, ASignalEndsAllAfterTheSameStep) {
-  const test::TemporaryFolder folder;
-  Arguments more = {"--training.steps=100000", "--checkpoint.enable=false",
-                    "--validation.enable=false"};
-  std::thread sender([] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    std::raise(SIGTERM);
-  });
-  const Outcome run = train(4, small(folder.path(), more));
-  sender.join();
-  EXPECT_EQ(run.code, 128 + SIGTERM);
-  EXPECT_THAT(run.log, HasSubstr("SIGTERM received: stopped after step"));
+  for (const char* log_freq : {"1", "1000000"}) {  // known at once, or a step late
+    const test::TemporaryFolder folder;
+    const Arguments more = {"--training.steps=100000", "--checkpoint.enable=false",
+                            "--validation.enable=false",
+                            std::string("--metrics.log_freq=") + log_freq};
+    std::thread sender([] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+      std::raise(SIGTERM);
+    });
+    const Outcome run = train(4, small(folder.path(), more));
+    sender.join();
+    EXPECT_EQ(run.code, 128 + SIGTERM);
+    EXPECT_THAT(run.log, HasSubstr("SIGTERM received: stopped after step"));
+  }
 }
 
 TEST(Ranks, WhatCannotBeDividedIsOneMessage) {

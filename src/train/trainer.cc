@@ -23,10 +23,8 @@
 namespace nereus {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 LrSchedule lr_schedule(const JobConfig& c) {
@@ -64,13 +62,6 @@ double load_max_over_mean(Stream& stream, const Engine& engine) {
 }
 
 }  // namespace
-
-// Sums since the last logged step.
-struct Trainer::Interval {
-  Clock::time_point begin = Clock::now();
-  int64_t steps = 0;
-  double data_seconds = 0;
-};
 
 ModelArgs training_model_args(const JobConfig& config) {
   ModelArgs args = resolve_model_args(config);
@@ -147,7 +138,6 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .reshard = reshards(config),
                       .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
-  stop_ = std::make_unique<StopVote>(stream, world_ ? world : nullptr);
   flops_per_token_ = static_cast<double>(flops_per_token(args_, t.seq_len).torchtitan);
   engine_->store().initialize(stream, static_cast<uint64_t>(t.seed.value_or(0)));
   load_weights();
@@ -229,51 +219,117 @@ void Trainer::load_weights() {
   log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
 }
 
-Optimizer::Result Trainer::train_step(int64_t step, Interval& interval) {
+// The next batch, cut into the step's microbatches.
+void Trainer::load_batch() {
   microbatches_.clear();
   const auto begin = Clock::now();
   const data::Batch& batch = loader_->next();  // sources of training loop: it is full
-  interval.data_seconds += seconds_since(begin);
-  const int64_t sequence = config_.training.seq_len;
-  const auto tokens = static_cast<size_t>(layout_.microbatch_rows * sequence);
+  interval_.data_seconds += seconds_since(begin);
+  const auto tokens = static_cast<size_t>(layout_.microbatch_rows * config_.training.seq_len);
   for (size_t i = 0; i < static_cast<size_t>(layout_.microbatches); ++i)
     microbatches_.push_back({.ids = std::span(batch.inputs).subspan(i * tokens, tokens),
                              .labels = std::span(batch.labels).subspan(i * tokens, tokens)});
-  engine_->reset_expert_load();
-  const double counted = static_cast<double>(layout_.global_batch * sequence);
-  engine_->executor().run(engine_->actions(), microbatches_, static_cast<float>(1 / counted),
-                          optimizer_->loss(), [&] { optimizer_->update(step, lr_.at(step)); });
-  const Optimizer::Result result = optimizer_->read();
-  if (!result.ok) fail_nonfinite(step, result);
-  tokens_seen_ += static_cast<int64_t>(counted);
-  ++interval.steps;
-  return result;
 }
 
-void Trainer::fail_nonfinite(int64_t step, const Optimizer::Result& result) {
-  const std::string culprit =
-      world_ ? nonfinite_state(stream_, *engine_)
-             : first_nonfinite(stream_, *engine_, microbatches_, optimizer_->loss());
+void Trainer::run_batch(const std::function<void()>& update) {
+  const auto counted = static_cast<double>(layout_.global_batch * config_.training.seq_len);
+  engine_->executor().run(engine_->actions(), microbatches_, static_cast<float>(1 / counted),
+                          optimizer_->loss(), update);
+}
+
+void Trainer::enqueue(int64_t step) {
+  load_batch();
+  optimizer_->gate().tell(StopSignal::received());
+  engine_->reset_expert_load();
+  run_batch([&] { optimizer_->update(step, lr_.at(step)); });
+  enqueued_ = step;
+}
+
+void Trainer::confirm(int64_t step) {
+  while (confirmed_ < step) {
+    const StepGate::Outcome outcome = optimizer_->gate().read();
+    signal_ = std::max(signal_, outcome.signal);
+    if (!outcome.ok) {
+      run_again(confirmed_ + 1, outcome);
+      continue;
+    }
+    ++confirmed_;
+    last_ = outcome;
+    loader_->confirm();
+    tokens_seen_ += layout_.global_batch * config_.training.seq_len;
+    ++interval_.steps;
+    step_seconds_.push_back(seconds_since(step_begin_));
+    step_begin_ = Clock::now();
+  }
+}
+
+// The step, and those that were enqueued behind it, changed nothing.
+void Trainer::run_again(int64_t step, const StepGate::Outcome& outcome) {
+  StepGate& gate = optimizer_->gate();
+  while (gate.unread() > 0) gate.read();
+  loader_->rewind();
+  if (outcome.wanted_rows == 0) fail_nonfinite(step, outcome);
+  ++overflows_;
+  make_room(step, outcome.wanted_rows);
+  gate.reopen();
+  for (const int64_t last = enqueued_; step <= last; ++step) enqueue(step);
+}
+
+// An eighth more than was wanted: the routing of the next steps is much like that of this one.
+void Trainer::make_room(int64_t step, int64_t wanted_rows) {
+  const int64_t had = engine_->expert_rows(), rows = wanted_rows + (wanted_rows + 7) / 8;
+  const auto bound = [&](int64_t n) {
+    return static_cast<double>(n) / static_cast<double>(engine_->expert_slots());
+  };
+  NEREUS_CHECK(kContract, wanted_rows > had, "step {}: experts want {} rows, and have room for {}",
+               step, wanted_rows, had);
+  try {
+    if (stream_.on_gpu()) {
+      JobConfig larger = config_;
+      larger.parallelism.expert_receive_bound = bound(rows);
+      check_fits(larger, layout_, world_ ? world_->rank() : 0, stream_,
+                 static_cast<double>(stream_.free_at_start()));
+    }
+    engine_->make_room(rows);
+  } catch (const Error& e) {
+    if (e.fault() != Fault::kConfig) throw;
+    NEREUS_FAIL(kConfig,
+                "step {}: a rank's experts were sent {} rows of a microbatch and had room for {} "
+                "(parallelism.expert_receive_bound {:.3f}). Room for {} ({:.3f}) does not fit:\n{}",
+                step, wanted_rows, had, bound(had), rows, bound(rows), e.what());
+  }
+  log::warning(
+      "Step {}: a rank's experts were sent {} rows of a microbatch and had room for {}. It runs "
+      "again with room for {}; parallelism.expert_receive_bound was {:.3f} and is {:.3f} from here "
+      "on.",
+      step, wanted_rows, had, engine_->expert_rows(), bound(had), bound(engine_->expert_rows()));
+}
+
+// The batch of the step is the next one, and the weights are those before it.
+void Trainer::fail_nonfinite(int64_t step, const StepGate::Outcome& outcome) {
+  load_batch();
+  run_batch([] {});
+  const std::string culprit = first_nonfinite(stream_, *engine_, microbatches_, optimizer_->loss(),
+                                              world_ ? &world_->world() : nullptr);
   NEREUS_FAIL(kNumeric,
               "step {}: loss is {}, gradient norm is {}: training cannot go on.\n"
               "  first: {}.\n"
               "  The weights are those after step {}. Look at the data of this step and at "
               "optimizer.lr = {}; a lower rate or a longer lr_scheduler.warmup_steps is the usual "
               "remedy.",
-              step, result.loss, result.grad_norm,
-              !culprit.empty() ? culprit
-              : world_         ? "not among this rank's weights and gradients; see the other ranks"
-                               : "every tensor is finite; the norm itself overflowed",
+              step, outcome.loss, outcome.grad_norm,
+              culprit.empty() ? "every tensor is finite; the norm itself overflowed" : culprit,
               step - 1, config_.optimizer.lr);
 }
 
-void Trainer::log_step(int64_t step, const Optimizer::Result& result, Interval& interval) {
+void Trainer::log_step(int64_t step) {
+  const Interval& interval = interval_;
   const double seconds = seconds_since(interval.begin);
   const MemoryUse memory = memory_use(stream_);
   StepMetrics m;
   m.step = step;
-  m.loss = static_cast<double>(result.loss);
-  m.grad_norm = static_cast<double>(result.grad_norm);
+  m.loss = static_cast<double>(last_.loss);
+  m.grad_norm = static_cast<double>(last_.grad_norm);
   m.lr = lr_.at(step);
   m.memory_gib = memory.peak_gib;
   m.memory_percent = memory.peak_percent;
@@ -285,10 +341,11 @@ void Trainer::log_step(int64_t step, const Optimizer::Result& result, Interval& 
   m.step_seconds = seconds / static_cast<double>(interval.steps);
   m.data_seconds = interval.data_seconds / static_cast<double>(interval.steps);
   m.tokens_seen = tokens_seen_;
+  m.expert_overflows = overflows_;
   m.expert_load_max_over_mean = load_max_over_mean(stream_, *engine_);  // of this rank's stages
   log::info("{}", step_line(m, log_in_color(config_)));
   if (metrics_) metrics_->write(m);
-  interval = Interval();
+  interval_ = Interval();
 }
 
 double Trainer::validate(int64_t step) {
@@ -296,17 +353,9 @@ double Trainer::validate(int64_t step) {
   const std::vector<data::Batch> batches =
       validation_batches(config_, args_, layout_.microbatch_rows, dp_size());
   int64_t counted = 0;
-  ops::fill(stream_, {.out = optimizer_->loss(), .value = 0});
   for (const data::Batch& b : batches)
     for (const int32_t label : b.labels) counted += label >= 0;
-  // All data-parallel ranks evaluate as many batches: they meet in collectives.
-  for (size_t i = static_cast<size_t>(dp_rank()); i < batches.size();
-       i += static_cast<size_t>(dp_size()))
-    engine_->executor().evaluate({.ids = batches[i].inputs, .labels = batches[i].labels},
-                                 static_cast<float>(1 / static_cast<double>(counted)),
-                                 optimizer_->loss());
-  engine_->store().groups().sum_losses(stream_, optimizer_->loss());
-  const double loss = static_cast<double>(optimizer_->read().loss);
+  const auto loss = static_cast<double>(evaluate(batches, step, counted));
   const MemoryUse memory = memory_use(stream_);
   const double a_device = static_cast<double>(counted) / static_cast<double>(layout_.mesh.world());
   log::info("validate step: {:2}  loss: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}", step, loss,
@@ -316,6 +365,25 @@ double Trainer::validate(int64_t step) {
   return loss;
 }
 
+// All steps are confirmed. Experts may want more room than in training: then all is done again.
+float Trainer::evaluate(const std::vector<data::Batch>& batches, int64_t step, int64_t counted) {
+  StepGate& gate = optimizer_->gate();
+  for (;;) {
+    ops::fill(stream_, {.out = gate.loss(), .value = 0});
+    // All data-parallel ranks evaluate as many batches: they meet in collectives.
+    for (size_t i = static_cast<size_t>(dp_rank()); i < batches.size();
+         i += static_cast<size_t>(dp_size()))
+      engine_->executor().evaluate({.ids = batches[i].inputs, .labels = batches[i].labels},
+                                   static_cast<float>(1 / static_cast<double>(counted)),
+                                   gate.loss());
+    gate.close(static_cast<float>(config_.training.max_norm));
+    const StepGate::Outcome outcome = gate.read();
+    gate.reopen();
+    if (outcome.wanted_rows == 0) return outcome.loss;
+    make_room(step, outcome.wanted_rows);
+  }
+}
+
 // Of one device, as TorchTitan counts them.
 double Trainer::tokens_a_step() const {
   return static_cast<double>(layout_.global_batch * config_.training.seq_len) /
@@ -323,9 +391,9 @@ double Trainer::tokens_a_step() const {
 }
 
 // A device's error ends the run: it says at which step, and what is left of the run.
-Optimizer::Result Trainer::guarded_step(int64_t step, Interval& interval) {
+void Trainer::guard(int64_t step, const std::function<void()>& work) const {
   try {
-    return train_step(step, interval);
+    work();
   } catch (const Error& e) {
     if (e.fault() != Fault::kDevice) throw;
     NEREUS_FAIL(kDevice,
@@ -357,33 +425,40 @@ int Trainer::run() {
   const StopSignal stop;
   if (v.enable) first_validation_ = last_validation_ = validate(0);
   log::info("Training starts at step 1");
-  Interval interval;
-  auto step_begin = Clock::now();
+  interval_ = Interval();
+  step_begin_ = Clock::now();
   int64_t step = 0;
-  int signal = StopSignal::received();
-  while (step < t.steps && signal == 0) {
+  if (!world_) signal_ = StopSignal::received();
+  while (step < t.steps && signal_ == 0) {
     ++step;
     if (world_) world_->world().set_step(step);
-    stop_->cast(StopSignal::received());
+    if (step == t.steps) guard(step, [&] { confirm(step - 1); });  // the last one runs alone
     const bool account = account_for(step);
+    const bool logged = step == 1 || step % config_.metrics.log_freq == 0;
+    const bool validated = v.enable && (step % v.freq == 0 || step == t.steps);
     const auto begin = Clock::now();
-    const Optimizer::Result result = guarded_step(step, interval);
-    step_seconds_.push_back(seconds_since(step_begin));
-    step_begin = Clock::now();
-    if (account) say_account(seconds_since(begin));
-    if (step == 1 || step % config_.metrics.log_freq == 0) log_step(step, result, interval);
-    if (v.enable && (step % v.freq == 0 || step == t.steps)) last_validation_ = validate(step);
+    // The host is a step ahead of what it knows, except where something is asked of this very step.
+    guard(step, [&] {
+      enqueue(step);
+      confirm(logged || validated || step == t.steps ? step : step - 1);
+    });
+    if (account) {
+      stream_.synchronize();  // with the update, which the outcome does not wait for
+      say_account(seconds_since(begin));
+    }
+    if (logged) log_step(step);
+    if (validated) last_validation_ = validate(step);
     if (step == 1 && world_)
       world_->world().set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
-    signal = stop_->result();
-    if (!world_) signal = StopSignal::received();
+    if (!world_) signal_ = StopSignal::received();
   }
-  if (signal != 0)
-    log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal), step,
+  guard(step, [&] { confirm(step); });
+  if (signal_ != 0)
+    log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal_), step,
                  t.steps);
   save_last(step);
-  say_goodbye(step, signal);
-  return signal == 0 ? 0 : 128 + signal;
+  say_goodbye(step, signal_);
+  return signal_ == 0 ? 0 : 128 + signal_;
 }
 
 void Trainer::save_last(int64_t step) {

@@ -3,6 +3,8 @@
 // rank 0 writes.
 #pragma once
 
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,7 +17,6 @@
 #include "train/lr_schedule.h"
 #include "train/optimizer.h"
 #include "train/run_layout.h"
-#include "train/stop_vote.h"
 
 namespace nereus {
 
@@ -31,12 +32,19 @@ class Trainer {
   // process's exit code: 0, or 128 + the signal's number.
   int run();
 
-  // Of each step of run(), from the end of the one before (of the first: from its beginning), with
-  // its loading and logging.
+  // Of each step of run(), from when the host knew of the end of the one before (of the first: from
+  // its beginning), with its loading and logging.
   const std::vector<double>& step_seconds() const { return step_seconds_; }
 
  private:
-  struct Interval;  // what is measured between two logged steps
+  using Clock = std::chrono::steady_clock;
+
+  // Sums since the last logged step.
+  struct Interval {
+    Clock::time_point begin = Clock::now();
+    int64_t steps = 0;
+    double data_seconds = 0;
+  };
 
   bool writes() const { return world_ == nullptr || world_->rank() == 0; }
   int dp_rank() const { return world_ == nullptr ? 0 : world_->position(MeshGroup::dp); }
@@ -47,10 +55,18 @@ class Trainer {
   void say_attention() const;
   void load_weights();
   void save_weights(const std::string& folder, DType);
-  Optimizer::Result train_step(int64_t step, Interval&);
-  Optimizer::Result guarded_step(int64_t step, Interval&);
-  void fail_nonfinite(int64_t step, const Optimizer::Result&);
-  void log_step(int64_t step, const Optimizer::Result&, Interval&);
+  void load_batch();
+  void run_batch(const std::function<void()>& update);
+  void enqueue(int64_t step);
+  // Until `step`, at most the last enqueued, is known to count: a step that does not is run again
+  // with those behind it.
+  void confirm(int64_t step);
+  void run_again(int64_t step, const StepGate::Outcome&);
+  void make_room(int64_t step, int64_t wanted_rows);
+  [[noreturn]] void fail_nonfinite(int64_t step, const StepGate::Outcome&);
+  void guard(int64_t step, const std::function<void()>& work) const;
+  void log_step(int64_t step);
+  float evaluate(const std::vector<data::Batch>&, int64_t step, int64_t counted);
   double validate(int64_t step);
   double tokens_a_step() const;
   bool account_for(int64_t step);  // records the kernels of this step, the last one
@@ -68,8 +84,13 @@ class Trainer {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Optimizer> optimizer_;
   LrSchedule lr_;
-  std::unique_ptr<StopVote> stop_;
-  std::vector<HostMicrobatch> microbatches_;  // of the current step
+  std::vector<HostMicrobatch> microbatches_;  // of the step enqueued last
+  int64_t enqueued_ = 0, confirmed_ = 0;      // steps
+  StepGate::Outcome last_;                    // of the step confirmed last
+  int64_t overflows_ = 0;                     // steps run again for room
+  int signal_ = 0;                            // the highest that a rank told
+  Interval interval_;
+  Clock::time_point step_begin_;
   double flops_per_token_ = 0;
   std::vector<double> step_seconds_;
   KernelRecorder recorder_;

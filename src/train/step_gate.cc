@@ -1,0 +1,104 @@
+#include "train/step_gate.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+#include "comm/communicator.h"
+#include "ops/elementwise.h"
+#include "ops/optimizer.h"
+#include "ops/step.h"
+
+namespace nereus {
+namespace {
+
+constexpr int64_t kSlot = Arena::kAlignment;  // bytes: no slot shares a line with another
+constexpr int64_t kRecordsSlot = 6;           // the last
+
+// What the host reads, as it lies on the device.
+struct Decision {
+  double total[ops::kStepRecord];
+  float norm;
+  int32_t ok;
+};
+static_assert(sizeof(Decision) <= kSlot);
+
+int64_t world_size(const RankGroups& groups) {
+  return groups.world == nullptr ? 1 : groups.world->size();
+}
+
+}  // namespace
+
+TensorView StepGate::place(int64_t slot, DType dtype, const Shape& shape, int64_t offset) const {
+  std::byte* data = buffer_.data() == nullptr ? nullptr : buffer_.data() + slot * kSlot + offset;
+  return TensorView(data, dtype, shape);
+}
+
+StepGate::StepGate(Stream& stream, const RankGroups& groups)
+    : stream_(stream),
+      groups_(groups),
+      buffer_(stream.device(),
+              kRecordsSlot * kSlot + world_size(groups) * ops::kStepRecord * size_of(DType::f64),
+              "step results"),
+      host_(stream.on_gpu() ? stream.device() : Device::cpu(), kAhead * kSlot,
+            "step results on their way to the host",
+            stream.on_gpu() ? Buffer::Kind::pinned : Buffer::Kind::device),
+      decision_(place(0, DType::u8, {int64_t{sizeof(Decision)}})),
+      total_(place(0, DType::f64, {ops::kStepRecord})),
+      norm_(place(0, DType::f32, {1}, offsetof(Decision, norm))),
+      ok_(place(0, DType::i32, {1}, offsetof(Decision, ok))),
+      loss_(place(1, DType::f32, {1})),
+      sum_squares_(place(2, DType::f64, {1})),
+      overflow_(place(3, DType::i64, {1})),
+      coefficient_(place(4, DType::f32, {1})),
+      record_(place(5, DType::f64, {ops::kStepRecord})),
+      records_(place(kRecordsSlot, DType::f64, {world_size(groups), ops::kStepRecord})),
+      read_by_host_{Event(stream.device()), Event(stream.device())} {
+  reopen();
+}
+
+void StepGate::close(float max_norm) {
+  NEREUS_CHECK(kContract, unread() < kAhead, "{} steps are closed and not read", unread());
+  ops::step_record(
+      stream_, {.record = record_,
+                .overflow = overflow_,
+                .sum_squares = sum_squares_,
+                .loss = loss_,
+                .counts_squares = groups_.replicate == nullptr || groups_.replicate->rank() == 0,
+                .counts_loss = groups_.first_of_tp(),
+                .signal = signal_});
+  if (groups_.world != nullptr)
+    groups_.world->all_gather(stream_, records_, record_.reshape({1, ops::kStepRecord}));
+  ops::step_outcome(
+      stream_,
+      {.total = total_,
+       .step_ok = ok_,
+       .records = groups_.world != nullptr ? records_ : record_.reshape({1, ops::kStepRecord})});
+  ops::clip_coefficient(stream_, {.norm = norm_,
+                                  .coefficient = coefficient_,
+                                  .step_ok = ok_,
+                                  .sum_squares = total_.rows(0, 1),
+                                  .max_norm = max_norm});
+  const int64_t slot = closed_ % kAhead;
+  copy_to_host(stream_, host_.data() + slot * kSlot, decision_);
+  read_by_host_[slot].record(stream_);
+  ++closed_;
+}
+
+StepGate::Outcome StepGate::read() {
+  NEREUS_CHECK(kContract, unread() > 0, "all steps that were closed have been read");
+  const int64_t slot = read_ % kAhead;
+  read_by_host_[slot].synchronize();
+  Decision d;
+  std::memcpy(&d, host_.data() + slot * kSlot, sizeof d);
+  ++read_;
+  return {.loss = static_cast<float>(d.total[1]),
+          .grad_norm = d.norm,
+          .wanted_rows = static_cast<int64_t>(d.total[2]),
+          .signal = static_cast<int>(d.total[3]),
+          .ok = d.ok != 0};
+}
+
+void StepGate::reopen() { ops::fill(stream_, {.out = ok_, .value = 1}); }
+
+}  // namespace nereus

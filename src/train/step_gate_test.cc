@@ -1,0 +1,138 @@
+#include "train/step_gate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "comm/thread_ranks.h"
+#include "ops/elementwise.h"
+#include "ops/step.h"
+#include "parallel/rank_world.h"
+#include "test/test_tensor.h"
+#include "train/optimizer.h"
+
+namespace nereus {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+void set(const TensorView& f32, const TensorView& f64, float loss, double squares) {
+  f32.as<float>()[0] = loss;
+  f64.as<double>()[0] = squares;
+}
+
+TEST(StepGate, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
+  // Two replicas of a model that is cut in two by tp: one of each pair counts.
+  const Mesh mesh({.dp_replicate = 2, .tp = 2}, 4);
+  run_thread_ranks(4, {.timeout = std::chrono::seconds(60)}, [&](Communicator& all) {
+    const RankWorld world(mesh, all);
+    Stream stream(Device::cpu(), &test::pool());
+    StepGate gate(stream, world.groups());
+    const int replica = world.position(MeshGroup::dp_replicate), tp = world.position(MeshGroup::tp);
+    // Squares: of the first replica 3 + 6. Losses: of the first of each pair 1 + 2.
+    set(gate.loss(), gate.sum_squares(), static_cast<float>(tp == 0 ? 1 + replica : 100),
+        replica == 0 ? 3.0 * (1 + tp) : 100);
+    if (all.rank() == 2) ops::raise(stream, {.word = gate.overflow(), .value = 48});
+    gate.tell(all.rank() == 1 ? 15 : 0);
+    gate.close(1.5f);
+    const StepGate::Outcome outcome = gate.read();
+    EXPECT_EQ(outcome.loss, 3);
+    EXPECT_EQ(outcome.grad_norm, 3);
+    EXPECT_NEAR(gate.coefficient().as<float>()[0], 0.5, 1e-6);
+    EXPECT_EQ(outcome.wanted_rows, 48);
+    EXPECT_EQ(outcome.signal, 15);
+    EXPECT_FALSE(outcome.ok);
+  });
+}
+
+TEST(StepGate, StaysClosedUntilItIsReopenedAndRemembersTwoSteps) {
+  Stream stream(Device::cpu(), &test::pool());
+  StepGate gate(stream, {});
+  set(gate.loss(), gate.sum_squares(), 1, 4);
+  gate.close(1);
+  set(gate.loss(), gate.sum_squares(), std::nanf(""), 9);
+  gate.close(1);
+  EXPECT_THAT([&] { gate.close(1); }, ThrowsMessage<Error>(HasSubstr("2 steps are closed")));
+  StepGate::Outcome outcome = gate.read();
+  EXPECT_EQ(outcome.loss, 1);
+  EXPECT_EQ(outcome.grad_norm, 2);
+  EXPECT_TRUE(outcome.ok);
+  set(gate.loss(), gate.sum_squares(), 2, 16);
+  gate.close(1);  // enqueued behind the bad one
+  outcome = gate.read();
+  EXPECT_TRUE(std::isnan(outcome.loss));
+  EXPECT_FALSE(outcome.ok);
+  outcome = gate.read();
+  EXPECT_EQ(outcome.grad_norm, 4);
+  EXPECT_FALSE(outcome.ok);
+  EXPECT_THAT([&] { gate.read(); }, ThrowsMessage<Error>(HasSubstr("have been read")));
+  gate.reopen();
+  gate.close(1);
+  EXPECT_TRUE(gate.read().ok);
+  set(gate.loss(), gate.sum_squares(), 2, HUGE_VAL);
+  gate.close(1);
+  EXPECT_FALSE(gate.read().ok) << "the norm alone";
+}
+
+// Everything that a step may change.
+std::vector<std::byte> state(const Engine& engine) {
+  std::vector<std::byte> out;
+  const auto add = [&](const TensorView& v) { out.insert(out.end(), v.data, v.data + v.bytes()); };
+  add(engine.store().masters());
+  add(engine.store().first_moments());
+  add(engine.store().second_moments());
+  add(engine.store().copies());
+  for (const Engine::LayerLoad& l : engine.expert_load()) add(l.bias);
+  return out;
+}
+
+TEST(Optimizer, AStepThatDoesNotCountAndThoseBehindItChangeNothing) {
+  ModelArgs args;
+  args.max_seq_len = 8;
+  args.vocab_size = 32;
+  args.dim = 16;
+  args.inter_dim = 24;
+  args.moe_inter_dim = 8;
+  args.n_layers = 2;
+  args.n_dense_layers = 1;
+  args.n_heads = 2;
+  args.kv_lora_rank = 8;
+  args.qk_nope_head_dim = 8;
+  args.qk_rope_head_dim = 4;
+  args.v_head_dim = 8;
+  args.moe.num_experts = 4;
+  args.moe.top_k = 2;
+  Stream stream(Device::cpu(), &test::pool());
+  Engine engine(args, stream, {.compute = DType::bf16, .rows = 2, .sequence = 8, .eos_id = 1});
+  engine.store().initialize(stream, 1);
+  engine.store().refresh_copies(stream);
+  Optimizer optimizer(stream, engine, {});
+  std::vector<int32_t> ids;
+  for (uint64_t i = 0; i < 16; ++i) ids.push_back(static_cast<int32_t>(philox(1, i).v[0] % 32));
+  const HostMicrobatch microbatch{.ids = ids, .labels = ids};
+  const auto step = [&](int64_t n, int64_t overflow) {
+    engine.reset_expert_load();
+    engine.executor().run(
+        engine.actions(), std::span(&microbatch, 1), 1.0f / 16, optimizer.loss(), [&] {
+          ops::raise(stream, {.word = optimizer.gate().overflow(), .value = overflow});
+          optimizer.update(n, 1e-3);
+        });
+    return state(engine);
+  };
+  const std::vector<std::byte> first = step(1, 0);
+  EXPECT_TRUE(optimizer.gate().read().ok);
+  EXPECT_TRUE(step(2, 7) == first);
+  EXPECT_TRUE(step(3, 0) == first);
+  EXPECT_EQ(optimizer.gate().read().wanted_rows, 7);
+  const StepGate::Outcome behind = optimizer.gate().read();
+  EXPECT_EQ(behind.wanted_rows, 0);
+  EXPECT_FALSE(behind.ok);
+  optimizer.gate().reopen();
+  EXPECT_FALSE(step(2, 0) == first);
+  EXPECT_TRUE(optimizer.gate().read().ok);
+}
+
+}  // namespace
+}  // namespace nereus
