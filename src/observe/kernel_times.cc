@@ -1,9 +1,85 @@
 #include "observe/kernel_times.h"
 
+#include <algorithm>
+#include <map>
+
 #include "base/check.h"
 #include "base/log.h"
 
 namespace nereus {
+namespace {
+
+enum class Kind { products, attention, memory_bound, copies, communication };
+
+Kind kind_of(const std::string& name) {
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (has("ncclDevKernel") || has("meet_kernel") || has("peer_permute") || has("peer_combine") ||
+      has("peer_dot"))
+    return Kind::communication;
+  if (name == "copy" || name == "fill") return Kind::copies;
+  if (has("sdpa") || has("cudnn") || has("flash")) return Kind::attention;
+  if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return Kind::products;
+  return Kind::memory_bound;
+}
+
+double& time_of(KernelTimes& t, Kind kind) {
+  switch (kind) {
+    case Kind::products:
+      return t.products;
+    case Kind::attention:
+      return t.attention;
+    case Kind::copies:
+      return t.copies;
+    case Kind::communication:
+      return t.communication;
+    case Kind::memory_bound:
+      break;
+  }
+  return t.memory_bound;
+}
+
+// ns that runs of `sorted` take together, each moment counted once.
+template <class Counts>
+uint64_t covered(const std::vector<KernelRun>& sorted, Counts counts) {
+  uint64_t sum = 0, until = 0;
+  for (const KernelRun& r : sorted) {
+    if (!counts(r)) continue;
+    if (r.end > until) sum += r.end - std::max(until, r.begin);
+    until = std::max(until, r.end);
+  }
+  return sum;
+}
+
+}  // namespace
+
+KernelTimes add_up(std::vector<KernelRun> runs) {
+  KernelTimes out;
+  if (runs.empty()) return out;
+  std::sort(runs.begin(), runs.end(),
+            [](const KernelRun& a, const KernelRun& b) { return a.begin < b.begin; });
+  std::map<std::string, KernelTimes::Kernel> by_name;
+  uint64_t last = 0;
+  for (const KernelRun& r : runs) {
+    KernelTimes::Kernel& k = by_name[r.name];
+    const double seconds = 1e-9 * static_cast<double>(r.end - r.begin);
+    k.name = r.name;
+    ++k.launches;
+    k.seconds += seconds;
+    time_of(out, kind_of(r.name)) += seconds;
+    last = std::max(last, r.end);
+  }
+  for (const auto& [name, k] : by_name) out.kernels.push_back(k);
+  std::sort(out.kernels.begin(), out.kernels.end(),
+            [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
+  const uint64_t span = last - runs.front().begin;
+  const uint64_t busy = covered(runs, [](const KernelRun&) { return true; });
+  const uint64_t computing =
+      covered(runs, [](const KernelRun& r) { return kind_of(r.name) != Kind::communication; });
+  out.span = 1e-9 * static_cast<double>(span);
+  out.gaps = 1e-9 * static_cast<double>(span - busy);
+  out.exposed = 1e-9 * static_cast<double>(busy - computing);
+  return out;
+}
 
 std::string speed_of_light(const KernelTimes& t, double step_seconds, double flops,
                            std::optional<double> peak) {
@@ -12,11 +88,15 @@ std::string speed_of_light(const KernelTimes& t, double step_seconds, double flo
   if (peak)
     light = fmt::format("its arithmetic at {:.0f} TFLOP/s takes {:.1f} ms ({:.1f} %); ",
                         *peak / 1e12, ms(flops / *peak), 100 * flops / *peak / step_seconds);
+  std::string communication;
+  if (t.communication > 0)
+    communication = fmt::format("communication {:.1f} ({:.1f} beside nothing else), ",
+                                ms(t.communication), ms(t.exposed));
   return fmt::format(
       "Speed of light: a step took {:.1f} ms; {}products {:.1f}, attention {:.1f}, memory-bound "
-      "kernels {:.1f}, copies {:.1f}, gaps {:.1f} ms",
+      "kernels {:.1f}, copies {:.1f}, {}gaps {:.1f} ms",
       ms(step_seconds), light, ms(t.products), ms(t.attention), ms(t.memory_bound), ms(t.copies),
-      ms(t.gaps));
+      communication, ms(t.gaps));
 }
 
 std::string kernel_table(const KernelTimes& t) {
@@ -26,9 +106,26 @@ std::string kernel_table(const KernelTimes& t) {
   return out;
 }
 
+std::string kernel_trace(const std::vector<KernelRun>& runs) {
+  uint64_t first = ~uint64_t{0};
+  for (const KernelRun& r : runs) first = std::min(first, r.begin);
+  std::string out = "[";
+  for (const KernelRun& r : runs) {
+    std::string name = r.name;
+    std::replace(name.begin(), name.end(), '"', '\'');
+    std::replace(name.begin(), name.end(), '\\', '/');
+    out += fmt::format(
+        "{}\n{{\"name\":\"{}\",\"ph\":\"X\",\"ts\":{:.3f},\"dur\":{:.3f},"
+        "\"pid\":0,\"tid\":{}}}",
+        out.size() > 1 ? "," : "", name, 1e-3 * static_cast<double>(r.begin - first),
+        1e-3 * static_cast<double>(r.end - r.begin), r.stream);
+  }
+  return out + "\n]\n";
+}
+
 #ifndef NEREUS_CUDA
 bool KernelRecorder::start(Stream&) { return false; }
-KernelTimes KernelRecorder::stop(Stream&) { return {}; }
+std::vector<KernelRun> KernelRecorder::stop(Stream&) { return {}; }
 #endif
 
 }  // namespace nereus

@@ -11,6 +11,13 @@
 
 namespace nereus {
 
+// A kernel, copy or fill as it ran.
+struct KernelRun {
+  std::string name;             // readable
+  uint64_t begin = 0, end = 0;  // ns
+  uint32_t stream = 0;
+};
+
 struct KernelTimes {
   struct Kernel {
     std::string name;
@@ -22,16 +29,21 @@ struct KernelTimes {
   double attention = 0;
   double memory_bound = 0;  // all other kernels
   double copies = 0;
-  double span = 0;  // from the first kernel's start to the last one's end
-  double gaps = 0;  // of the span, with nothing running
+  double communication = 0;  // collectives, exchanges of experts' rows, waiting for ranks in them
+  double exposed = 0;        // of that, with nothing else running
+  double span = 0;           // from the first kernel's start to the last one's end
+  double gaps = 0;           // of the span, with nothing running
 };
 
-// Records between start() and stop(). One at a time in a process.
+KernelTimes add_up(std::vector<KernelRun>);
+
+// Records what one GPU ran between start() and stop(). One at a time in a process. While either
+// call runs, no kernel of this process may wait for another GPU.
 class KernelRecorder {
  public:
   // False (and a warning) when this build or machine has no CUPTI.
   bool start(Stream&);
-  KernelTimes stop(Stream&);
+  std::vector<KernelRun> stop(Stream&);
 };
 
 // "Speed of light: ..." for the log: a step's time beside that of its arithmetic at the device's
@@ -41,5 +53,8 @@ std::string speed_of_light(const KernelTimes&, double step_seconds, double flops
 
 // name, launches, microseconds: as CSV, longest first.
 std::string kernel_table(const KernelTimes&);
+
+// A row a stream in Chrome's trace format, for chrome://tracing or ui.perfetto.dev.
+std::string kernel_trace(const std::vector<KernelRun>&);
 
 }  // namespace nereus

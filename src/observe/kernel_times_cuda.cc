@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 #include <mutex>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -38,16 +38,12 @@ struct Cupti {
   }
 };
 
-struct Record {
-  std::string name;
-  uint64_t begin, end;  // ns
-};
-
 // CUPTI calls back from a thread of its own and passes nothing along: what it fills is global.
 struct Recording {
   Cupti cupti;
   std::mutex mutex;
-  std::vector<Record> records;
+  uint32_t device = 0;  // whose runs are kept
+  std::vector<KernelRun> runs;
 };
 Recording& recording() {
   static Recording* const instance = new Recording;  // outlives CUPTI's thread
@@ -67,15 +63,17 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   const std::lock_guard lock(r.mutex);
   CUpti_Activity* record = nullptr;
   while (valid > 0 && r.cupti.next(buffer, valid, &record) == CUPTI_SUCCESS) {
+    const auto keep = [&](const auto* activity, const char* name) {
+      if (activity->deviceId == r.device)
+        r.runs.push_back({name, activity->start, activity->end, activity->streamId});
+    };
     if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
       const auto* k = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
-      r.records.push_back({k->name, k->start, k->end});
+      keep(k, k->name);
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
-      const auto* m = reinterpret_cast<const CUpti_ActivityMemcpy6*>(record);
-      r.records.push_back({"copy", m->start, m->end});
+      keep(reinterpret_cast<const CUpti_ActivityMemcpy6*>(record), "copy");
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
-      const auto* m = reinterpret_cast<const CUpti_ActivityMemset4*>(record);
-      r.records.push_back({"fill", m->start, m->end});
+      keep(reinterpret_cast<const CUpti_ActivityMemset4*>(record), "fill");
     }
   }
   std::free(buffer);
@@ -97,14 +95,6 @@ std::string readable(const std::string& mangled) {
   return name.substr(0, std::min(name.find('('), kLongest));
 }
 
-double& kind_of(KernelTimes& t, const std::string& name) {
-  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
-  if (name == "copy" || name == "fill") return t.copies;
-  if (has("sdpa") || has("cudnn") || has("flash")) return t.attention;
-  if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return t.products;
-  return t.memory_bound;
-}
-
 }  // namespace
 
 bool KernelRecorder::start(Stream& stream) {
@@ -115,43 +105,20 @@ bool KernelRecorder::start(Stream& stream) {
     log::warning("libcupti.so.13 was not found: no account of the kernels' time");
     return false;
   }
+  r.device = static_cast<uint32_t>(stream.device().index);
   stream.synchronize();
   for (const CUpti_ActivityKind kind : kKinds) r.cupti.enable(kind);
   return true;
 }
 
-KernelTimes KernelRecorder::stop(Stream& stream) {
+std::vector<KernelRun> KernelRecorder::stop(Stream& stream) {
   Recording& r = recording();
   stream.synchronize();
   for (const CUpti_ActivityKind kind : kKinds) r.cupti.disable(kind);
   r.cupti.flush(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
   const std::lock_guard lock(r.mutex);
-  std::sort(r.records.begin(), r.records.end(),
-            [](const Record& a, const Record& b) { return a.begin < b.begin; });
-  KernelTimes out;
-  std::map<std::string, KernelTimes::Kernel> by_name;
-  uint64_t busy_until = r.records.empty() ? 0 : r.records.front().begin;
-  const uint64_t first = busy_until;
-  uint64_t gaps = 0;
-  for (const Record& record : r.records) {
-    KernelTimes::Kernel& k = by_name[record.name];
-    const double seconds = 1e-9 * static_cast<double>(record.end - record.begin);
-    ++k.launches;
-    k.seconds += seconds;
-    kind_of(out, record.name) += seconds;
-    if (record.begin > busy_until) gaps += record.begin - busy_until;
-    busy_until = std::max(busy_until, record.end);
-  }
-  for (auto& [name, k] : by_name) {
-    k.name = readable(name);
-    out.kernels.push_back(std::move(k));
-  }
-  std::sort(out.kernels.begin(), out.kernels.end(),
-            [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
-  out.gaps = 1e-9 * static_cast<double>(gaps);
-  out.span = 1e-9 * static_cast<double>(busy_until - first);
-  r.records.clear();
-  return out;
+  for (KernelRun& run : r.runs) run.name = readable(run.name);
+  return std::exchange(r.runs, {});
 }
 
 }  // namespace nereus

@@ -407,16 +407,32 @@ void Trainer::guard(int64_t step, const std::function<void()>& work) const {
 // Of the last step: recording slows a step a little. Not of the first ones, which warm up.
 bool Trainer::account_for(int64_t step) {
   constexpr int64_t kWarm = 5;
-  return stream_.on_gpu() && writes() && step == config_.training.steps && step > kWarm &&
-         recorder_.start(stream_);
+  if (!stream_.on_gpu() || step != config_.training.steps || step <= kWarm) return false;
+  recording_ = false;
+  while_gpus_rest([&] { recording_ = writes() && recorder_.start(stream_); });
+  return true;
+}
+
+// What stops all GPUs of this process must not find one that waits for another.
+void Trainer::while_gpus_rest(FunctionRef<void()> work) {
+  stream_.synchronize();
+  if (world_) world_->world().meet_on_host(stream_);
+  work();
+  if (world_) world_->world().meet_on_host(stream_);
 }
 
 void Trainer::say_account(double seconds) {
-  const KernelTimes times = recorder_.stop(stream_);
+  std::vector<KernelRun> runs;
+  while_gpus_rest([&] {
+    if (recording_) runs = recorder_.stop(stream_);
+  });
+  if (!recording_) return;
+  const KernelTimes times = add_up(runs);
   const double flops = tokens_a_step() *
                        static_cast<double>(flops_per_token(args_, config_.training.seq_len).causal);
   log::info("{}", speed_of_light(times, seconds, flops, peak_flops(stream_)));
   std::ofstream(config_.job.dump_folder + "/kernels.csv") << kernel_table(times);
+  std::ofstream(config_.job.dump_folder + "/kernels_trace.json") << kernel_trace(runs);
 }
 
 int Trainer::run() {

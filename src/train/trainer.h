@@ -70,6 +70,7 @@ class Trainer {
   double validate(int64_t step);
   double tokens_a_step() const;
   bool account_for(int64_t step);  // records the kernels of this step, the last one
+  void while_gpus_rest(FunctionRef<void()> work);
   void say_account(double seconds);
   void save_last(int64_t step);
   void say_goodbye(int64_t step, int signal) const;
@@ -94,6 +95,7 @@ class Trainer {
   double flops_per_token_ = 0;
   std::vector<double> step_seconds_;
   KernelRecorder recorder_;
+  bool recording_ = false;
   int64_t tokens_seen_ = 0;
   double first_validation_ = 0, last_validation_ = 0;
 };
