@@ -79,14 +79,14 @@ std::string first_of(Stream& stream, const std::vector<NamedView>& views, const 
 }  // namespace
 
 std::string nonfinite_state(Stream& stream, const Engine& engine) {
-  const std::string weight = first_of(stream, engine.weights(), "weight ");
+  const std::string weight = first_of(stream, engine.read_weights(), "weight ");
   if (!weight.empty()) return weight;
   return first_of(stream, engine.store().gradient_views(), "gradient of ");
 }
 
 std::string first_nonfinite(Stream& stream, Engine& engine,
                             std::span<const HostMicrobatch> microbatches, TensorView loss) {
-  const std::string weight = first_of(stream, engine.weights(), "weight ");
+  const std::string weight = first_of(stream, engine.read_weights(), "weight ");
   if (!weight.empty()) return weight;
   for (size_t i = 0; i < microbatches.size(); ++i) {
     FirstNonfinite observer(i);

@@ -40,20 +40,23 @@ void Optimizer::update(int64_t step, double lr) {
                                   .sum_squares = sum_squares_,
                                   .max_norm = static_cast<float>(options_.max_norm)});
   engine_.update_expert_bias();
-  ops::adam(stream_, {.param = store.masters(),
-                      .m = store.first_moments(),
-                      .v = store.second_moments(),
-                      .copy = store.copies(),
-                      .grad = store.gradients(),
-                      .coefficient = coefficient_,
-                      .step_ok = step_ok_,
-                      .lr = lr,
-                      .beta1 = options_.beta1,
-                      .beta2 = options_.beta2,
-                      .eps = options_.eps,
-                      .weight_decay = options_.weight_decay,
-                      .step = step,
-                      .decoupled = options_.decoupled});
+  store.visit_states(stream_, true, [&](const ParameterStore::States& s) {
+    ops::adam(stream_, {.param = s.master,
+                        .remainder = s.remainder,
+                        .m = s.first_moment,
+                        .v = s.second_moment,
+                        .copy = s.copy,
+                        .grad = s.gradient,
+                        .coefficient = coefficient_,
+                        .step_ok = step_ok_,
+                        .lr = lr,
+                        .beta1 = options_.beta1,
+                        .beta2 = options_.beta2,
+                        .eps = options_.eps,
+                        .weight_decay = options_.weight_decay,
+                        .step = step,
+                        .decoupled = options_.decoupled});
+  });
 }
 
 Optimizer::Result Optimizer::read() {
