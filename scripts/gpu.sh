@@ -22,11 +22,11 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target nereus device_test ops_test train_test comm_test
+  cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target nereus device_test ops_test parallel_test train_test comm_test
   local program folder
   folder=$(mktemp -d)
   mkdir -p "$folder/bin" "$folder/lib"
-  for program in nereus src/device_test src/ops_test src/train_test src/comm_test; do
+  for program in nereus src/device_test src/ops_test src/parallel_test src/train_test src/comm_test; do
     strip -o "$folder/bin/$(basename $program)" "build-cuda/$program"
   done
   # Small libraries of this distribution's; CUDA's and the C library's are the other machine's own.
@@ -92,6 +92,7 @@ run_suite() {
       grep -E 'MiB|Driver' "$out/device.log"
       tests device_test 60 device_test '*'
       tests ops_test 300 ops_test '*'
+      tests parallel_test 60 parallel_test '*'
       ;;
     golden) tests golden 200 train_test '*Golden*:*Bf16*:Trainer*' ;;
     slice)

@@ -94,7 +94,7 @@ void ParameterStore::assemble_masters(Stream& stream) {
           stream,
           {.x = s.gradient, .copy = s.copy, .remainder = s.remainder, .v = s.second_moment});
     } else {
-      copy_rows(stream, s.gradient, s.master);
+      copy_to_device(stream, s.gradient, s.master.data);
     }
   });
   assembled_ = true;
@@ -111,7 +111,7 @@ void ParameterStore::refresh_copies(Stream& stream) {
           stream,
           {.copy = s.copy, .remainder = s.remainder, .v = s.second_moment, .x = s.gradient});
     } else {
-      copy_rows(stream, s.master, s.gradient);
+      copy_to_device(stream, s.master, s.gradient.data);
       ops::cast(stream, {.out = s.copy, .x = s.gradient});
     }
   });

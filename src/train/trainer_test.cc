@@ -171,6 +171,25 @@ TEST(Trainer, TrainsInBf16NearF32) {
   for (size_t i = 0; i < f32.size(); ++i) EXPECT_NEAR(bf16[i], f32[i], 0.02 * f32[i]);
 }
 
+TEST(Trainer, KeepsStatesInPartsAndInHostMemoryWithoutChangingABit) {
+  for (const Device device : test::devices()) {
+    const test::TemporaryFolder plain, split, both;
+    const log::Capture quiet;
+    const auto run = [&](const test::TemporaryFolder& folder, const Arguments& more) {
+      Arguments all = {"--training.mixed_precision_param=bfloat16", "--training.steps=5",
+                       "--checkpoint.enable", "--checkpoint.last_save_in_hf"};
+      all.insert(all.end(), more.begin(), more.end());
+      EXPECT_EQ(train(small(folder.path(), all), 2, device), 0);
+      return test::read_file(folder.file("checkpoint/step-5/model.safetensors"));
+    };
+    const std::string weights = run(plain, {});
+    EXPECT_EQ(run(split, {"--optimizer.master_dtype=split"}), weights);
+    EXPECT_EQ(run(both, {"--optimizer.master_dtype=split", "--optimizer.offload=states"}), weights);
+    EXPECT_EQ(losses(split.path()), losses(plain.path()));
+    EXPECT_EQ(losses(both.path()), losses(plain.path()));
+  }
+}
+
 TEST(Trainer, TheLossFallsOnTextThatRepeats) {
   const test::TemporaryFolder folder;
   std::string shard;
