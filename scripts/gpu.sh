@@ -94,6 +94,7 @@ run_suite() {
       grep -E 'MiB|Driver' "$out/device.log"
       tests device_test 60 device_test '*'
       tests ops_test 300 ops_test '*'
+      tests parallel_test 60 parallel_test '*'
       ;;
     golden) tests golden 200 train_test '*Golden*:*Bf16*:Trainer*' ;;
     slice)

@@ -19,6 +19,7 @@
 #include "ops/rmsnorm.h"
 #include "ops/router.h"
 #include "ops/swiglu.h"
+#include "parallel/host_states.h"
 
 namespace nereus {
 
@@ -252,7 +253,8 @@ void memory(Bench& bench) {
   const int64_t n = int64_t{1} << 30;
   const TensorView p = bench.random(DType::f32, {n}), m = bench.tensor(DType::f32, {n}),
                    v = bench.tensor(DType::f32, {n}), g = bench.random(DType::f32, {n}),
-                   copy = bench.tensor(DType::bf16, {n}), norm = bench.tensor(DType::f32, {64}),
+                   copy = bench.tensor(DType::bf16, {n}), remainder = bench.tensor(DType::i16, {n}),
+                   norm = bench.tensor(DType::f32, {64}),
                    coefficient = bench.tensor(DType::f32, {64}),
                    ok = bench.integers(std::vector<int32_t>(64, 1), {64}),
                    sum = bench.tensor(DType::f64, {64});
@@ -262,20 +264,41 @@ void memory(Bench& bench) {
                             .coefficient = coefficient.rows(0, 1),
                             .step_ok = ok.rows(0, 1),
                             .sum_squares = sum.rows(0, 1)});
-  bench.run("adam, 2^30 parameters", 0, 30 * d(n), [&] {
-    ops::adam(s, {.param = p,
-                  .m = m,
-                  .v = v,
-                  .copy = copy,
-                  .grad = g,
-                  .coefficient = coefficient.rows(0, 1),
-                  .step_ok = ok.rows(0, 1),
-                  .lr = 1e-4,
-                  .beta1 = 0.9,
-                  .beta2 = 0.95,
-                  .eps = 1e-8,
-                  .weight_decay = 0.1});
-  });
+  ops::Adam adam{.param = p,
+                 .remainder = {},
+                 .m = m,
+                 .v = v,
+                 .copy = copy,
+                 .grad = g,
+                 .coefficient = coefficient.rows(0, 1),
+                 .step_ok = ok.rows(0, 1),
+                 .lr = 1e-4,
+                 .beta1 = 0.9,
+                 .beta2 = 0.95,
+                 .eps = 1e-8,
+                 .weight_decay = 0.1};
+  bench.run("adam, 2^30 parameters", 0, 30 * d(n), [&] { ops::adam(s, adam); });
+  adam.param = {};
+  adam.remainder = remainder;
+  bench.run("adam with split masters, 2^30", 0, 28 * d(n), [&] { ops::adam(s, adam); });
+  // As ParameterStore does it; what bounds it is the way to the host, 8 bytes in each direction.
+  const int64_t few = n / 8;
+  if (bench.wanted("adam with moments in host memory")) {
+    HostStates moments(s.device(), few, {{DType::f32, "moments"}, {DType::f32, "moments"}},
+                       HostStates::kChunk);
+    bench.run("adam with moments in host memory, 2^27", 0, 30 * d(few), [&] {
+      moments.visit(s, 0, few, true, [&](int64_t first, const std::vector<TensorView>& chunk) {
+        const int64_t end = first + chunk[0].count();
+        adam.param = p.rows(first, end);
+        adam.remainder = {};
+        adam.copy = copy.rows(first, end);
+        adam.grad = g.rows(first, end);
+        adam.m = chunk[0];
+        adam.v = chunk[1];
+        ops::adam(s, adam);
+      });
+    });
+  }
   bench.clear();
 }
 

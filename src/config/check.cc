@@ -178,6 +178,17 @@ void check_recompute(const JobConfig& c, const Origins& at) {
       p.profile_freq, p.profiler_warmup, p.profiler_active);
 }
 
+void check_optimizer(const JobConfig& c, const Origins& at) {
+  NEREUS_CHECK(
+      kConfig,
+      c.optimizer.master_dtype != "split" || c.training.mixed_precision_param == "bfloat16",
+      "optimizer.master_dtype = \"split\" ({}) keeps what bf16 copies lack of the masters, "
+      "and training.mixed_precision_param = \"{}\" ({}) makes no such copies: set that to "
+      "bfloat16, or optimizer.master_dtype to float32.",
+      at("optimizer.master_dtype"), c.training.mixed_precision_param,
+      at("training.mixed_precision_param"));
+}
+
 }  // namespace
 
 void check_config(LoadedConfig& loaded, int64_t world) {
@@ -185,6 +196,7 @@ void check_config(LoadedConfig& loaded, int64_t world) {
   check_model(loaded, at);
   check_classes(loaded);
   check_recompute(loaded.config, at);
+  check_optimizer(loaded.config, at);
   if (world > 0) check_batches(loaded.config, at, world);
   check_checkpoint(loaded.config, at);
 }

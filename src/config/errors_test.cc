@@ -169,6 +169,11 @@ TEST(ContradictionErrors, NameBothKeysAndTheRemedy) {
       {"[validation]\nenable = true\nseq_len = 64\n",
        "validation.seq_len = 64 (c.toml:3), training.seq_len = 2048 (default): held-out rows are "
        "evaluated at the training length; make them equal."},
+      {"[optimizer]\nmaster_dtype = \"split\"\n[training]\nmixed_precision_param = \"float32\"\n",
+       "optimizer.master_dtype = \"split\" (c.toml:2) keeps what bf16 copies lack of the masters, "
+       "and "
+       "training.mixed_precision_param = \"float32\" (c.toml:4) makes no such copies: set that to "
+       "bfloat16, or optimizer.master_dtype to float32."},
       {"[profiling]\nenable_profiling = true\nprofile_freq = 3\n",
        "profile_freq must be greater than or equal to warmup + active\n  profiling.profile_freq = "
        "3, profiler_warmup = 3, profiler_active = 1"},

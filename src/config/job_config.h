@@ -71,6 +71,8 @@ struct JobConfig {
     std::string implementation = "fused";
     bool early_step_in_backward = false;
     std::string moment_dtype = "float32";
+    std::string master_dtype = "float32";  // or split
+    std::string offload = "none";          // or moments, states
   } optimizer;
 
   struct LrScheduler {

@@ -238,6 +238,16 @@ void model_keys(Table& t, JobConfig& c) {
   t.from("weight_decay", c.optimizer.weight_decay, "of every parameter");
   t.choice("moment_dtype", c.optimizer.moment_dtype,
            "type of the two moments; bfloat16 halves their memory", {"float32", "bfloat16"});
+  t.choice(
+      "master_dtype", c.optimizer.master_dtype,
+      "split: f32 masters are kept as the bf16 copies and the 16 bits that those lack, the same "
+      "values in 2 bytes less a parameter",
+      {"float32", "split"});
+  t.choice("offload", c.optimizer.offload,
+           "on a GPU: what lives in host memory and passes through the device during the update, "
+           "the two moments or, with the masters, all states (moments, states); on the CPU it has "
+           "nothing to act on",
+           {"none", "moments", "states"});
   t.none("implementation", c.optimizer.implementation, "there is one").allowed = {
       "for-loop", "foreach", "fused"};
   t.refused("early_step_in_backward", c.optimizer.early_step_in_backward,

@@ -12,9 +12,9 @@
 namespace nereus {
 namespace {
 
-// A field of /proc/self/status in KiB.
-double status_kib(const std::string& name) {
-  std::ifstream in("/proc/self/status");
+// A field in KiB of a file like /proc/self/status.
+double field_kib(const char* file, const std::string& name) {
+  std::ifstream in(file);
   for (std::string line; std::getline(in, line);)
     if (line.starts_with(name + ":")) return std::stod(line.substr(name.size() + 1));
   return 0;
@@ -72,9 +72,11 @@ MemoryUse memory_use([[maybe_unused]] const Stream& stream) {
             .peak_percent = 100 * used / static_cast<double>(memory.total)};
   }
 #endif
-  const double bytes = status_kib("VmHWM") * 1024;
+  const double bytes = field_kib("/proc/self/status", "VmHWM") * 1024;
   return {.peak_gib = bytes / (1 << 30), .peak_percent = 100 * bytes / machine_bytes()};
 }
+
+double available_host_memory() { return 1024 * field_kib("/proc/meminfo", "MemAvailable"); }
 
 void log_device([[maybe_unused]] const Stream& stream) {
 #ifdef NEREUS_CUDA

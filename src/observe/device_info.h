@@ -25,6 +25,9 @@ struct MemoryUse {
 };
 MemoryUse memory_use(const Stream&);
 
+// Bytes of the machine's memory that programs can still take (MemAvailable).
+double available_host_memory();
+
 // Logs the device's name and memory, and its peak if it is known.
 void log_device(const Stream&);
 

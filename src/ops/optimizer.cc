@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "ops/contract.h"
 #include "ops/simd.h"
@@ -25,8 +27,16 @@ void check(const ClipCoefficient& a) {
 
 void check(const Adam& a) {
   const char* op = "adam";
-  const Shape n{a.param.count()};
-  expect(op, "param", a.param, DType::f32, n);
+  const Shape n{a.grad.count()};
+  if (given(a.remainder)) {
+    NEREUS_CHECK(kContract, !given(a.param) && given(a.copy),
+                 "adam: with a remainder the parameter is {} and the copy {}; it needs the copy "
+                 "alone",
+                 a.param, a.copy);
+    expect(op, "remainder", a.remainder, DType::i16, n);
+  } else {
+    expect(op, "param", a.param, DType::f32, n);
+  }
   expect_float(op, "m", a.m);
   expect(op, "m", a.m, a.m.dtype, n);
   expect(op, "v", a.v, a.m.dtype, n);
@@ -42,6 +52,23 @@ namespace {
 
 constexpr int64_t kParts = 64;       // of a sum, whatever its length
 constexpr int64_t kChunk = 1 << 15;  // elements a task of adam
+
+// The parts of a master (ops/split_math.h), eight at a time.
+simd::f32x8 magnitude(simd::f32x8 v) { return simd::from_bits(simd::bits(v) & 0x7fffffff); }
+simd::f32x8 with_signs(simd::f32x8 v, simd::i32x8 minus) {
+  return simd::from_bits(simd::bits(v) | (minus & std::numeric_limits<int32_t>::min()));
+}
+simd::f32x8 join(simd::f32x8 copy, simd::i32x8 remainder, simd::f32x8 v) {
+  const simd::i32x8 tie_down = simd::bits(v) < 0;  // -1 where it is
+  return simd::from_bits(simd::bits(copy) + remainder + (tie_down & 0x10000));
+}
+simd::i32x8 remainder_of(simd::f32x8 p) {
+  const simd::u32x8 copy = simd::round_to_bf16(p) << 16;
+  simd::i32x8 copy_bits;
+  memcpy(&copy_bits, &copy, sizeof copy_bits);
+  const simd::i32x8 is_number = p == p;
+  return (simd::bits(p) - copy_bits) & is_number;
+}
 
 using f64x8 = double __attribute__((vector_size(64)));
 
@@ -82,7 +109,8 @@ void clip_coefficient(Stream&, const ClipCoefficient& a) {
 void adam(Stream& stream, const Adam& a) {
   if (a.step_ok.as<int32_t>()[0] == 0) return;
   using simd::splat;
-  const int64_t n = a.param.count();
+  const int64_t n = a.grad.count();
+  const bool split = given(a.remainder);
   const auto step = static_cast<double>(a.step);
   const double correction1 = 1 - std::pow(a.beta1, step);
   const double correction2_sqrt = std::sqrt(1 - std::pow(a.beta2, step));
@@ -98,12 +126,15 @@ void adam(Stream& stream, const Adam& a) {
   visit_float(a.m.dtype, [&]<class M>() {
     stream.parallel_for((n + kChunk - 1) / kChunk, [&](int64_t task, Scratch) {
       const int64_t begin = task * kChunk, count = std::min(n - begin, kChunk);
-      float* param = a.param.as<float>() + begin;
+      float* param = split ? nullptr : a.param.as<float>() + begin;
+      int16_t* remainder = split ? a.remainder.as<int16_t>() + begin : nullptr;
       M *m = a.m.as<M>() + begin, *v = a.v.as<M>() + begin;
       const float* grad = a.grad.as<float>() + begin;
       bf16* copy = given(a.copy) ? a.copy.as<bf16>() + begin : nullptr;
       simd::for_each(count, [&](auto get, auto put) {
-        simd::f32x8 p = get(param, 0), g = coefficient * get(grad, 0);
+        const simd::f32x8 v0 = get(v, 0);
+        simd::f32x8 p = split ? join(get(copy, 0), get(remainder, 0), v0) : get(param, 0);
+        simd::f32x8 g = coefficient * get(grad, 0);
         if (a.decoupled) {
           p *= shrink;
         } else {
@@ -111,13 +142,19 @@ void adam(Stream& stream, const Adam& a) {
         }
         const simd::f32x8 m0 = get(m, 0);
         const simd::f32x8 m1 = m0 + weight_m * (g - m0);
-        const simd::f32x8 v1 = beta2 * get(v, 0) + weight_v * g * g;
+        const simd::f32x8 v1 = beta2 * magnitude(v0) + weight_v * g * g;
         simd::f32x8 root;
         for (int i = 0; i < 8; ++i) root[i] = std::sqrt(v1[i]);
         p -= rate * m1 / (root / root_scale + eps);
         put(m, m1);
-        put(v, v1);
-        put(param, p);
+        if (split) {
+          const simd::i32x8 d = remainder_of(p);
+          put(remainder, d);
+          put(v, with_signs(v1, d == 0x8000));
+        } else {
+          put(param, p);
+          put(v, v1);
+        }
         if (copy != nullptr) put(copy, p);
       });
     });

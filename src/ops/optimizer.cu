@@ -2,6 +2,7 @@
 
 #include "ops/cuda.cuh"
 #include "ops/optimizer.h"
+#include "ops/split_math.h"
 #include "ops/workspace.h"
 
 namespace nereus::ops::cuda {
@@ -76,7 +77,7 @@ __device__ void adam_element(float& p, float& m, float& v, float g, const AdamCo
   p -= c.rate * m / (sqrtf(v) / c.root_scale + c.eps);
 }
 
-// Eight bytes, or sixteen, that nobody reads again.
+// Bytes that nobody reads again, sixteen at a time where there are as many.
 template <class M, int N>
 __device__ Pack<M, N> load_moments(const M* p) {
   if constexpr (sizeof(M) * N == 16) {
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(kThreads)
     Pack<bf16, N> rounded;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      float m1 = static_cast<float>(mm[j]), v1 = static_cast<float>(vv[j]);
+      float m1 = static_cast<float>(mm[j]), v1 = magnitude(static_cast<float>(vv[j]));
       adam_element(pp[j], m1, v1, scale * gg[j], c);
       mm[j] = M(m1);
       vv[j] = M(v1);
@@ -113,6 +114,39 @@ __global__ void __launch_bounds__(kThreads)
     mm.store(m + i * N);
     vv.store(v + i * N);
     if (copy != nullptr) rounded.store(copy + i * N);
+  }
+}
+
+// The same with masters in two parts.
+template <class M, int N>
+__global__ void __launch_bounds__(kThreads)
+    split_adam_kernel(int16_t* remainder, M* m, M* v, bf16* copy, const float* grad,
+                      const float* coefficient, const int* step_ok, int64_t n, AdamConstants c) {
+  if (*step_ok == 0) return;
+  const float scale = *coefficient;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n / N;
+       i += int64_t{gridDim.x} * kThreads) {
+    auto cc = load_moments<bf16, N>(copy + i * N);
+    auto rr = load_moments<int16_t, N>(remainder + i * N);
+    auto mm = load_moments<M, N>(m + i * N);
+    auto vv = load_moments<M, N>(v + i * N);
+    const auto gg = load_moments<float, N>(grad + i * N);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const float v0 = static_cast<float>(vv[j]);
+      float p = join({cc[j], rr[j], negative(v0)});
+      float m1 = static_cast<float>(mm[j]), v1 = magnitude(v0);
+      adam_element(p, m1, v1, scale * gg[j], c);
+      const MasterParts parts = split(p);
+      cc[j] = parts.copy;
+      rr[j] = parts.remainder;
+      mm[j] = M(m1);
+      vv[j] = M(with_sign(v1, parts.tie_down));
+    }
+    cc.store(copy + i * N);
+    rr.store(remainder + i * N);
+    mm.store(m + i * N);
+    vv.store(v + i * N);
   }
 }
 
@@ -138,7 +172,7 @@ void clip_coefficient(Stream& stream, const ClipCoefficient& a) {
 }
 
 void adam(Stream& stream, const Adam& a) {
-  const int64_t n = a.param.count();
+  const int64_t n = a.grad.count();
   if (n == 0) return;
   const auto step = static_cast<double>(a.step);
   const AdamConstants c{.weight_m = static_cast<float>(1 - a.beta1),
@@ -152,17 +186,24 @@ void adam(Stream& stream, const Adam& a) {
                         .decoupled = a.decoupled};
   const auto moments = static_cast<uintptr_t>(4 * size_of(a.m.dtype));
   const bool packs = n % 4 == 0 && fits(a.param, 16) && fits(a.m, moments) && fits(a.v, moments) &&
-                     fits(a.grad, 16) && fits(a.copy, 8);
-  const auto run = [&]<class M>(auto kernel, int64_t elements) {
+                     fits(a.grad, 16) && fits(a.copy, 8) && fits(a.remainder, 8);
+  const auto run = [&]<class M>(auto kernel, auto* param, int64_t elements) {
     const int64_t blocks =
         std::min<int64_t>(ceil_div(n / elements, kThreads), int64_t{stream.processors()} * 32);
     kernel<<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(
-        a.param.as<float>(), a.m.as<M>(), a.v.as<M>(), a.copy.as<bf16>(), a.grad.as<float>(),
+        param, a.m.as<M>(), a.v.as<M>(), a.copy.as<bf16>(), a.grad.as<float>(),
         a.coefficient.as<float>(), a.step_ok.as<int>(), n, c);
   };
   visit_float(a.m.dtype, [&]<class M>() {
-    packs ? run.template operator()<M>(adam_kernel<M, 4>, 4)
-          : run.template operator()<M>(adam_kernel<M, 1>, 1);
+    if (a.remainder.data != nullptr) {
+      auto* const remainder = a.remainder.as<int16_t>();
+      packs ? run.template operator()<M>(split_adam_kernel<M, 4>, remainder, 4)
+            : run.template operator()<M>(split_adam_kernel<M, 1>, remainder, 1);
+    } else {
+      auto* const param = a.param.as<float>();
+      packs ? run.template operator()<M>(adam_kernel<M, 4>, param, 4)
+            : run.template operator()<M>(adam_kernel<M, 1>, param, 1);
+    }
   });
   check_launch("adam");
 }

@@ -9,7 +9,8 @@
 //          m += (1 - beta1) * (g - m)       v = beta2 * v + (1 - beta2) * g^2
 //          p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 //          copy = p rounded to bf16, when given. Bias corrections are computed in double on the
-//          host. Nothing changes when *step_ok is 0.
+//          host. Nothing changes when *step_ok is 0. Of a stored v the magnitude counts.
+//          With `remainder` p is kept as (copy, remainder, sign of v): see ops/split_master.h.
 #pragma once
 
 #include "ops/op.h"
@@ -30,7 +31,8 @@ struct ClipCoefficient {
 };
 
 struct Adam {
-  TensorView param;                      // f32, n elements, contiguous
+  TensorView param;                      // f32, n elements, contiguous; or "not given", and
+  TensorView remainder;                  // i16, n elements, with copy
   TensorView m, v;                       // n elements, both f32 or both bf16 (rounded when stored)
   TensorView copy;                       // bf16, n elements, optional
   ConstTensorView grad;                  // f32, n elements

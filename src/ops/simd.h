@@ -24,6 +24,7 @@ using f32x8 = float __attribute__((vector_size(32)));
 using i32x8 = int32_t __attribute__((vector_size(32)));
 using u32x8 = uint32_t __attribute__((vector_size(32)));
 using u16x8 = uint16_t __attribute__((vector_size(16)));
+using i16x8 = int16_t __attribute__((vector_size(16)));
 
 inline f32x8 splat(float x) { return f32x8{x, x, x, x, x, x, x, x}; }
 
@@ -45,8 +46,23 @@ inline f32x8 load(const bf16* p) {
   return v;
 #endif
 }
-inline void store(float* p, f32x8 v) { memcpy(p, &v, sizeof v); }
-inline void store(bf16* p, f32x8 v) {
+inline i32x8 load(const int16_t* p) {
+  i16x8 h;
+  memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, i32x8);
+}
+inline i32x8 bits(f32x8 v) {
+  i32x8 b;
+  memcpy(&b, &v, sizeof b);
+  return b;
+}
+inline f32x8 from_bits(i32x8 b) {
+  f32x8 v;
+  memcpy(&v, &b, sizeof v);
+  return v;
+}
+// Bits of the bf16 that v is rounded to.
+inline u32x8 round_to_bf16(f32x8 v) {
   u32x8 u;
   memcpy(&u, &v, sizeof u);
   const u32x8 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -54,7 +70,15 @@ inline void store(bf16* p, f32x8 v) {
   const i32x8 is_nan = v != v;
   u32x8 mask;
   memcpy(&mask, &is_nan, sizeof mask);
-  const u16x8 h = __builtin_convertvector((rounded & ~mask) | (quiet & mask), u16x8);
+  return (rounded & ~mask) | (quiet & mask);
+}
+inline void store(float* p, f32x8 v) { memcpy(p, &v, sizeof v); }
+inline void store(bf16* p, f32x8 v) {
+  const u16x8 h = __builtin_convertvector(round_to_bf16(v), u16x8);
+  memcpy(p, &h, sizeof h);
+}
+inline void store(int16_t* p, i32x8 v) {  // the low 16 bits
+  const i16x8 h = __builtin_convertvector(v, i16x8);
   memcpy(p, &h, sizeof h);
 }
 
@@ -189,18 +213,27 @@ inline void store_partial(E* p, f32x8 v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = E(v[i]);
 }
 
+inline i32x8 load_partial(const int16_t* p, int64_t n, float) {
+  i32x8 v = {};
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+inline void store_partial(int16_t* p, i32x8 v, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = static_cast<int16_t>(v[i]);
+}
+
 // f(load, store) over a row: `body(get, put)`, where get(p, fill) loads from p + i and put(p, v)
 // stores to p + i, for i = 0, 8, ... with the rest handled.
 template <class Body>
 inline void for_each(int64_t count, Body&& body) {
   int64_t i = 0;
   for (; i + kWidth <= count; i += kWidth) {
-    body([i](auto* p, float) { return load(p + i); }, [i](auto* p, f32x8 v) { store(p + i, v); });
+    body([i](auto* p, float) { return load(p + i); }, [i](auto* p, auto v) { store(p + i, v); });
   }
   if (i < count) {
     const int64_t n = count - i;
     body([i, n](auto* p, float fill) { return load_partial(p + i, n, fill); },
-         [i, n](auto* p, f32x8 v) { store_partial(p + i, v, n); });
+         [i, n](auto* p, auto v) { store_partial(p + i, v, n); });
   }
 }
 

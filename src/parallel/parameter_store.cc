@@ -122,14 +122,7 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
   }
   summed_.resize(static_cast<size_t>(buckets_.empty() ? 0 : buckets_.back() + 1));
   place_tensors();
-  masters_ = Buffer(device, 4 * elements_, "parameters (f32 masters)");
-  if (options.gradients) gradients_ = Buffer(device, 4 * elements_, "gradients (f32)");
-  if (options.moments) {
-    const int64_t size = size_of(options.moment_type);
-    m_ = Buffer(device, size * elements_, "optimizer (first moments)");
-    v_ = Buffer(device, size * elements_, "optimizer (second moments)");
-  }
-  if (options.compute != DType::f32) copies_ = Buffer(device, 2 * elements_, "parameters (bf16)");
+  allocate_states(device);
   constexpr int kOpen = 2;  // the one in use, and the next or the last
   if (options.reshard) {
     weight_ring_ = BucketRing(device, kOpen, most_bytes, "gathered parameters");
@@ -146,17 +139,22 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
 }
 
 // Tensors that tensor parallelism leaves whole come last, so that what a rank counts in a norm is
-// one run.
+// one run; those of full precision in the middle are another.
 void ParameterStore::place_tensors() {
   offsets_.resize(tensors_.size());
-  for (const bool same_on_tp : {false, true}) {
+  const auto place = [this](bool same_on_tp, bool full_precision) {
     for (size_t i = 0; i < tensors_.size(); ++i) {
-      if (tensors_[i].same_on_tp != same_on_tp) continue;
+      const StoredTensor& t = tensors_[i];
+      if (t.same_on_tp != same_on_tp || t.full_precision != full_precision) continue;
       offsets_[i] = elements_;
-      elements_ += aligned(layouts_[i].rows_per_shard() * row_elements(tensors_[i]));
+      elements_ += aligned(layouts_[i].rows_per_shard() * row_elements(t));
     }
-    if (!same_on_tp) cut_elements_ = elements_;
-  }
+    return elements_;
+  };
+  full_begin_ = place(false, false);
+  cut_elements_ = place(false, true);
+  full_end_ = place(true, true);
+  place(true, false);
 }
 
 TensorView ParameterStore::counted_gradients() const {
@@ -169,16 +167,21 @@ TensorView ParameterStore::flat(const Buffer& buffer, DType dtype) const {
   return TensorView(buffer.data(), dtype, {elements_});
 }
 
-TensorView ParameterStore::copies() const { return flat(copies_, DType::bf16); }
-
 TensorView ParameterStore::shard_of(const Buffer& buffer, DType dtype, size_t i) const {
   return at(buffer, offsets_[i] * size_of(dtype), dtype,
             with_rows(tensors_[i].shape, layouts_[i].rows_per_shard()));
 }
 
+TensorView ParameterStore::read_shard(size_t i) const {
+  if (copied(i)) return shard_of(copies_, DType::bf16, i);
+  const int64_t first = whole_masters() ? 0 : full_begin_;
+  return at(masters_, 4 * (offsets_[i] - first), DType::f32,
+            with_rows(tensors_[i].shape, layouts_[i].rows_per_shard()));
+}
+
 TensorView ParameterStore::whole_weight(size_t i) const {
   const DType dtype = copied(i) ? DType::bf16 : DType::f32;
-  if (group_of(i) == nullptr) return shard_of(copied(i) ? copies_ : masters_, dtype, i);
+  if (group_of(i) == nullptr) return read_shard(i);
   const Buffer* buffer = &whole_weights_;
   if (options_.reshard) {
     const BucketRing::Slot* slot = weight_ring_.find(tensors_[i].bucket);
@@ -219,13 +222,14 @@ TensorView ParameterStore::master(TensorHandle handle) const {
   if (handle < 0) return {};
   const auto i = static_cast<size_t>(handle);
   const RowRange mine = layouts_[i].rows(shard_index(i));
-  return shard_of(masters_, DType::f32, i).rows(0, mine.count());
+  return shard_of(all_masters(), DType::f32, i).rows(0, mine.count());
 }
 
-std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
+std::vector<NamedView> ParameterStore::views(
+    FunctionRef<TensorView(size_t)> shard_of_tensor) const {
   std::vector<NamedView> out;
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    const TensorView shard = shard_of(buffer, DType::f32, i);
+    const TensorView shard = shard_of_tensor(i);
     for (const ParameterPart& part : tensors_[i].parts) {
       for (const ShardLayout::Slice& s :
            layouts_[i].slices(part, tensors_[i].shape, shard_index(i)))
@@ -235,10 +239,19 @@ std::vector<NamedView> ParameterStore::views(const Buffer& buffer) const {
   return out;
 }
 
-std::vector<NamedView> ParameterStore::master_views() const { return views(masters_); }
-std::vector<NamedView> ParameterStore::gradient_views() const { return views(gradients_); }
+std::vector<NamedView> ParameterStore::master_views() const {
+  const Buffer& masters = all_masters();
+  return views([&](size_t i) { return shard_of(masters, DType::f32, i); });
+}
+std::vector<NamedView> ParameterStore::gradient_views() const {
+  return views([&](size_t i) { return shard_of(gradients_, DType::f32, i); });
+}
+std::vector<NamedView> ParameterStore::weight_views() const {
+  return views([&](size_t i) { return read_shard(i); });
+}
 
 void ParameterStore::begin_step(Stream& stream) {
+  assembled_ = false;
   weight_ring_.forget();
   gradient_ring_.forget();
   summed_.assign(summed_.size(), false);
@@ -250,9 +263,7 @@ void ParameterStore::begin_step(Stream& stream) {
 void ParameterStore::gather_into_place(Stream& stream, int bucket) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     if (tensors_[i].bucket != bucket || group_of(i) == nullptr) continue;
-    const TensorView whole = whole_weight(i);
-    group_of(i)->all_gather(stream, whole,
-                            shard_of(copied(i) ? copies_ : masters_, whole.dtype, i));
+    group_of(i)->all_gather(stream, whole_weight(i), read_shard(i));
   }
 }
 
@@ -364,6 +375,7 @@ void ParameterStore::reduce(Stream& stream) {
 }
 
 void ParameterStore::initialize(Stream& stream, uint64_t seed) {
+  assembled_ = true;  // all of it is written
   size_t next = 0;
   const std::vector<NamedView> mine = master_views();
   for (const StoredTensor& t : tensors_) {
@@ -376,18 +388,20 @@ void ParameterStore::initialize(Stream& stream, uint64_t seed) {
   refresh_copies(stream);
 }
 
-void ParameterStore::refresh_copies(Stream& stream) {
-  if (copies_.bytes() == 0) return;
-  ops::cast(stream, {.out = copies(), .x = masters()});
-}
-
 ParameterStore::Bytes ParameterStore::bytes() const {
-  return {.masters = masters_.bytes(),
+  Bytes b{.masters = masters_.bytes(),
           .gradients = gradients_.bytes() + whole_gradients_.bytes() + gradient_ring_.bytes() +
                        addend_.bytes(),
           .moments = m_.bytes() + v_.bytes(),
           .copies = copies_.bytes(),
-          .gathered = whole_weights_.bytes() + weight_ring_.bytes()};
+          .gathered = whole_weights_.bytes() + weight_ring_.bytes(),
+          .remainders = remainders_.bytes()};
+  if (host_ == nullptr) return b;
+  b.chunks = host_->device_bytes();
+  b.host_moments = host_->host_bytes(0) + host_->host_bytes(1);
+  if (masters_on_host())
+    (options_.split_masters ? b.host_remainders : b.host_masters) = host_->host_bytes(2);
+  return b;
 }
 
 }  // namespace nereus

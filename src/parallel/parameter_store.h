@@ -2,6 +2,10 @@
 // when kernels compute in bf16, bf16 copies. Each state is one flat buffer in the same layout,
 // tensor after tensor, so that norm, clipping and the optimizer are one op over all of it.
 //
+// Masters of tensors that have copies can be kept as what the copies lack (split_masters: see
+// ops/split_master.h), and moments and masters in host memory (Offload). Masters are then not
+// "whole": outside of steps they can be put together as f32 in the memory of the gradients.
+//
 // With a shard group these flat states hold this rank's shards alone (ShardLayout). Kernels read
 // whole weights, which gather() brings together from the shards, and write whole gradients, which
 // reduce() sums into the shards: over the shard group in the order of its ranks, then over the tp
@@ -15,6 +19,7 @@
 
 #include "device/device.h"
 #include "parallel/bucket_ring.h"
+#include "parallel/host_states.h"
 #include "parallel/parameter.h"
 #include "parallel/rank_groups.h"
 #include "parallel/shard_layout.h"
@@ -29,13 +34,20 @@ struct NamedView {
                                   // shape; no dims: the view is all of it
 };
 
+// What is kept in host memory: nothing, the moments, or the moments and what of the masters no
+// kernel of a pass reads.
+enum class Offload : uint8_t { none, moments, states };
+
 class ParameterStore {
  public:
   struct Options {
     DType compute = DType::f32;  // f32, or bf16: copies are kept beside the masters
     bool gradients = true;
     bool moments = true;
-    DType moment_type = DType::f32;  // or bf16
+    DType moment_type = DType::f32;              // or bf16
+    bool split_masters = false;                  // with bf16 copies, gradients and moments only
+    Offload offload = Offload::none;             // `states` likewise
+    int64_t offload_chunk = HostStates::kChunk;  // elements
     RankGroups groups = {};
     // Whole weights live only while their bucket is open (reshard_after_forward), gathered one
     // ahead; else all of them for the step.
@@ -56,25 +68,41 @@ class ParameterStore {
   // This rank's rows of the master.
   TensorView master(TensorHandle) const;
 
+  // Masters that are not whole are put together in the memory of the gradients, whose contents are
+  // lost: until the next step begins, masters(), master() and master_views() are f32 views there.
+  void assemble_masters(Stream&);
+
   // Flat views over this rank's shards of all tensors, padding (always zero) included.
-  TensorView masters() const { return flat(masters_, DType::f32); }
+  TensorView masters() const;
   TensorView gradients() const { return flat(gradients_, DType::f32); }  // reduced
   // The part of them that this rank counts in a norm: all ranks of a model together count each
   // element once.
   TensorView counted_gradients() const;
-  TensorView first_moments() const { return flat(m_, options_.moment_type); }
-  TensorView second_moments() const { return flat(v_, options_.moment_type); }
-  TensorView copies() const;  // bf16; "no tensor" when kernels compute in f32
+
+  // The states of consecutive elements, on the device.
+  struct States {
+    TensorView master;     // f32; or "no tensor", and
+    TensorView remainder;  // i16: what the copy lacks
+    TensorView copy;       // bf16; "no tensor" when kernels compute in f32
+    TensorView gradient;   // f32
+    // The sign of a second moment is the master's when that is split: its magnitude counts.
+    TensorView first_moment, second_moment;
+  };
+  // Calls `body` for states that together are all; what it enqueues on the stream may change them,
+  // and with `write` that is kept. With everything on the device and whole it is one call.
+  void visit_states(Stream&, bool write, FunctionRef<void(const States&)> body);
 
   // This rank's rows of the logical parameters, as strided views into the masters, or into the
   // reduced gradients. A parameter of which it has none is left out.
   std::vector<NamedView> master_views() const;
   std::vector<NamedView> gradient_views() const;
+  // The same of what kernels read: copies, or masters where there are none.
+  std::vector<NamedView> weight_views() const;
 
   // Draws every parameter's initial value; a function of the seed and its name alone.
   void initialize(Stream&, uint64_t seed);
-  // Makes the bf16 copies from the masters: after loading or initializing. The optimizer keeps
-  // them.
+  // Makes the bf16 copies from the masters, and keeps the masters that are not whole: after loading
+  // or initializing masters or moments. The optimizer keeps them.
   void refresh_copies(Stream&);
 
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
@@ -98,10 +126,13 @@ class ParameterStore {
   void reduce(Stream&);
   const RankGroups& groups() const { return options_.groups; }
 
-  // Bytes by owner, for the memory table.
+  // Bytes by owner, for the memory table: of the device's memory, but for host_*.
   struct Bytes {
     int64_t masters = 0, gradients = 0, moments = 0, copies = 0;  // gradients: whole and reduced
     int64_t gathered = 0;                                         // whole weights, with shards
+    int64_t remainders = 0;                                       // of split masters
+    int64_t chunks = 0;  // of states in host memory, on the device
+    int64_t host_masters = 0, host_remainders = 0, host_moments = 0;
   };
   Bytes bytes() const;
 
@@ -113,16 +144,23 @@ class ParameterStore {
   int shard_index(size_t tensor) const {
     return options_.groups.shard_index(tensors_[tensor].experts);
   }
+  bool moments_on_host() const { return options_.moments && options_.offload != Offload::none; }
+  bool masters_on_host() const { return options_.offload == Offload::states; }
+  bool whole_masters() const { return !options_.split_masters && !masters_on_host(); }
   bool copied(size_t tensor) const {  // do kernels read a bf16 copy of it?
     return options_.compute != DType::f32 && !tensors_[tensor].full_precision;
   }
   TensorView flat(const Buffer& buffer, DType dtype) const;
+  void allocate_states(Device);
+  States states_of(int64_t begin, int64_t end, const std::vector<TensorView>& on_host) const;
   // Tensor i of a buffer of shards, all its rows with padding.
   TensorView shard_of(const Buffer& buffer, DType dtype, size_t i) const;
+  TensorView read_shard(size_t i) const;  // as kernels read it
   // Tensor i as kernels see it, with padding rows: its shard's own memory where it is not divided.
   TensorView whole_weight(size_t i) const;
   TensorView whole_gradient(size_t i) const;
-  std::vector<NamedView> views(const Buffer& buffer) const;
+  std::vector<NamedView> views(FunctionRef<TensorView(size_t)> shard) const;
+  const Buffer& all_masters() const;
   void place_tensors();
   Stream& exchange(Stream& stream) const {
     return options_.exchange != nullptr && !stream.on_meta() ? *options_.exchange : stream;
@@ -139,9 +177,13 @@ class ParameterStore {
                                                       // gradients (elements), weights
   int64_t elements_ = 0, cut_elements_ = 0;  // of all tensors; of those that are not same_on_tp,
                                              // which come first
+  int64_t full_begin_ = 0, full_end_ = 0;    // of full_precision tensors: no kernel reads a copy
   Options options_;
-  Buffer masters_, gradients_, m_, v_, copies_;  // shards
-  Buffer whole_gradients_, whole_weights_;       // of tensors that are divided, or:
+  Buffer masters_;  // shards; not whole: of full_precision ones only
+  Buffer gradients_, m_, v_, copies_, remainders_;
+  std::unique_ptr<HostStates> host_;  // of all elements: moments; then remainders or masters
+  bool assembled_ = false;
+  Buffer whole_gradients_, whole_weights_;  // of tensors that are divided, or:
   BucketRing weight_ring_, gradient_ring_;
   Buffer addend_;                // a bucket's summed gradients, before they are added
   std::vector<bool> summed_;     // by bucket: in this step

@@ -98,6 +98,7 @@ bool is_float(DType t) {
       return true;
     case DType::i64:
     case DType::i32:
+    case DType::i16:
     case DType::u8:
       return false;
   }

@@ -9,7 +9,7 @@
 
 namespace nereus {
 
-enum class DType : uint8_t { f32, bf16, f16, f8e4m3, f64, i64, i32, u8 };
+enum class DType : uint8_t { f32, bf16, f16, f8e4m3, f64, i64, i32, i16, u8 };
 
 constexpr int64_t size_of(DType t) {
   switch (t) {
@@ -21,6 +21,7 @@ constexpr int64_t size_of(DType t) {
       return 4;
     case DType::bf16:
     case DType::f16:
+    case DType::i16:
       return 2;
     case DType::f8e4m3:
     case DType::u8:
@@ -45,6 +46,8 @@ constexpr const char* name_of(DType t) {
       return "i64";
     case DType::i32:
       return "i32";
+    case DType::i16:
+      return "i16";
     case DType::u8:
       return "u8";
   }

@@ -42,6 +42,11 @@ double load(const std::byte* p, DType t) {
       memcpy(&x, p, 4);
       return x;
     }
+    case DType::i16: {
+      int16_t x;
+      memcpy(&x, p, 2);
+      return x;
+    }
     default:
       NEREUS_FAIL(kContract, "test::Tensor does not read {}", name_of(t));
   }
@@ -72,15 +77,21 @@ void store(std::byte* p, DType t, double value) {
       memcpy(p, &x, 4);
       return;
     }
+    case DType::i16: {
+      const int16_t x = static_cast<int16_t>(value);
+      memcpy(p, &x, 2);
+      return;
+    }
     default:
       NEREUS_FAIL(kContract, "test::Tensor does not write {}", name_of(t));
   }
 }
 
-bool integral(DType t) { return t == DType::i32 || t == DType::i64; }
+bool integral(DType t) { return t == DType::i16 || t == DType::i32 || t == DType::i64; }
 double lowest(DType t) {
-  return t == DType::i32 ? static_cast<double>(std::numeric_limits<int32_t>::min())
-                         : static_cast<double>(std::numeric_limits<int64_t>::min());
+  return t == DType::i16   ? static_cast<double>(std::numeric_limits<int16_t>::min())
+         : t == DType::i32 ? static_cast<double>(std::numeric_limits<int32_t>::min())
+                           : static_cast<double>(std::numeric_limits<int64_t>::min());
 }
 
 }  // namespace

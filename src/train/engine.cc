@@ -128,6 +128,9 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .gradients = options.gradients,
           .moments = options.gradients && options.moments,
           .moment_type = options.moment_type,
+          .split_masters = options.split_masters,
+          .offload = options.offload,
+          .offload_chunk = options.offload_chunk,
           .groups = world == nullptr ? RankGroups{} : world->groups(),
           .reshard = options.reshard,
           .reduce_each_microbatch = options.reshard && options.gradients && schedule.stages() == 1,
@@ -179,8 +182,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .memory = [this](int64_t bytes) { return dispatcher_->shared_memory(stream_, bytes); }});
 }
 
-std::vector<NamedView> Engine::weights() const {
-  std::vector<NamedView> all = store_->master_views();
+std::vector<NamedView> Engine::with_biases(std::vector<NamedView> all) const {
   for (const LayerLoad& l : loads_)
     if (l.bias) all.push_back({expert_bias_name(l.layer), l.bias});
   return all;

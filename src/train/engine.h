@@ -30,11 +30,14 @@ class Engine {
     bool gradients = true;             // false: evaluation only
     bool moments = true;               // false: no optimizer will run
     DType moment_type = DType::f32;    // of the optimizer's moments: f32 or bf16
-    bool unordered_attention = false;  // see ops/attention.h
-    const RankWorld* world = nullptr;  // null: one rank
-    double receive_bound = 0;          // see HostCountsDispatcher
-    std::string dispatcher = "auto";   // parallelism.expert_dispatcher
-    bool reshard = false;              // see ParameterStore::Options
+    bool split_masters = false;        // see ParameterStore::Options
+    Offload offload = Offload::none;   // likewise
+    int64_t offload_chunk = HostStates::kChunk;
+    bool unordered_attention = false;    // see ops/attention.h
+    const RankWorld* world = nullptr;    // null: one rank
+    double receive_bound = 0;            // see HostCountsDispatcher
+    std::string dispatcher = "auto";     // parallelism.expert_dispatcher
+    bool reshard = false;                // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
 
@@ -48,8 +51,11 @@ class Engine {
   const TokenDispatcher& dispatcher() const { return *dispatcher_; }
   const ModelArgs& args() const { return args_; }
 
-  // Parameters and expert biases under their logical names, f32: what checkpoints hold.
-  std::vector<NamedView> weights() const;
+  // Parameters and expert biases under their logical names, f32: what checkpoints hold. Masters
+  // that are not whole must have been put together (ParameterStore::assemble_masters).
+  std::vector<NamedView> weights() const { return with_biases(store_->master_views()); }
+  // The same as kernels read them.
+  std::vector<NamedView> read_weights() const { return with_biases(store_->weight_views()); }
 
   // i64 [E] of each of this rank's layers of experts, in order of layer: tokens routed since the
   // last reset.
@@ -76,6 +82,7 @@ class Engine {
   int64_t table_bytes() const { return tables_.bytes() + balance_.bytes(); }
 
  private:
+  std::vector<NamedView> with_biases(std::vector<NamedView>) const;
   std::vector<ExpertLoad> make_balance(std::span<const StagePart> parts);
 
   ModelArgs args_;

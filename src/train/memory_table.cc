@@ -29,7 +29,11 @@ struct Change {
   const char* setting;
   void (*apply)(JobConfig&);
 };
+void split_masters(JobConfig& c) {
+  if (c.training.mixed_precision_param == "bfloat16") c.optimizer.master_dtype = "split";
+}
 constexpr Change kChanges[] = {
+    {"--optimizer.master_dtype=split", split_masters},
     {"--activation_checkpoint.mode=selective --activation_checkpoint.selective_ac_option=op",
      [](JobConfig& c) {
        c.activation_checkpoint.mode = "selective";
@@ -42,13 +46,32 @@ constexpr Change kChanges[] = {
        c.activation_checkpoint.mode = "full";
        c.training.local_batch_size = 1;
      }},
+    {"--optimizer.offload=moments", [](JobConfig& c) { c.optimizer.offload = "moments"; }},
+    {"--optimizer.offload=states", [](JobConfig& c) { c.optimizer.offload = "states"; }},
+    {"--optimizer.offload=states --optimizer.master_dtype=split",
+     [](JobConfig& c) {
+       c.optimizer.offload = "states";
+       split_masters(c);
+     }},
+    {"--optimizer.offload=states --training.local_batch_size=1 --activation_checkpoint.mode=full",
+     [](JobConfig& c) {
+       c.optimizer.offload = "states";
+       c.activation_checkpoint.mode = "full";
+       c.training.local_batch_size = 1;
+     }},
 };
 
 }  // namespace
 
 double MemoryTable::total() const {
   double sum = 0;
-  for (const Row& r : rows) sum += r.bytes;
+  for (const Row& r : rows) sum += r.host ? 0 : r.bytes;
+  return sum;
+}
+
+double MemoryTable::host_total() const {
+  double sum = 0;
+  for (const Row& r : rows) sum += r.host ? r.bytes : 0;
   return sum;
 }
 
@@ -57,8 +80,12 @@ std::string MemoryTable::text() const {
   const auto line = [&](const std::string& what, double b, const std::string& note) {
     out += fmt::format("  {:<34} {}{}{}\n", what, bytes(b), note.empty() ? "" : "  ", note);
   };
-  for (const Row& r : rows) line(r.owner, r.bytes, r.note);
+  for (const Row& r : rows)
+    if (!r.host) line(r.owner, r.bytes, r.note);
   line("total", total(), "");
+  if (host_total() > 0) out += "In host memory (pinned)\n";
+  for (const Row& r : rows)
+    if (r.host) line(r.owner, r.bytes, r.note);
   out += "Activations when they are the most, by name\n";
   for (size_t i = 0; i < std::min<size_t>(8, largest.size()); ++i)
     line(largest[i].what, static_cast<double>(largest[i].bytes), "");
@@ -70,6 +97,7 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
   const ModelArgs args = training_model_args(config);
   Stream meta = Stream::meta_for(target);
   const bool bf16 = config.training.mixed_precision_param == "bfloat16";
+  const bool gpu = target.on_gpu() || (target.on_meta() && config.device.kind == "cuda");
   std::unique_ptr<RankWorld> world;
   if (layout.mesh.world() > 1) world = std::make_unique<RankWorld>(layout.mesh, rank);
   Engine engine(args, meta,
@@ -79,6 +107,8 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .eos_id = 0,
                  .recompute = recompute_by_block(config, args.n_layers),
                  .moment_type = moment_type(config),
+                 .split_masters = config.optimizer.master_dtype == "split",
+                 .offload = offload(config, gpu),
                  .unordered_attention = config.device.unordered_attention,
                  .world = world.get(),
                  .receive_bound = config.parallelism.expert_receive_bound,
@@ -87,20 +117,25 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .pipeline = &layout.pipeline});
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;
-  const auto row = [&](const char* owner, int64_t b, const char* note = "") {
-    if (b > 0) table.rows.push_back({owner, static_cast<double>(b), note});
+  const auto row = [&](const char* owner, int64_t b, const char* note = "", bool host = false) {
+    if (b > 0) table.rows.push_back({owner, static_cast<double>(b), note, host});
   };
+  const char* const moments = moment_type(config) == DType::f32 ? "optimizer (two f32 moments)"
+                                                                : "optimizer (two bf16 moments)";
   row("parameters (f32 masters)", state.masters);
+  row("parameters (f32 beyond bf16)", state.remainders);
   row("gradients (f32)", state.gradients);
-  row(moment_type(config) == DType::f32 ? "optimizer (two f32 moments)"
-                                        : "optimizer (two bf16 moments)",
-      state.moments);
+  row(moments, state.moments);
   row("parameters (bf16)", state.copies);
   row("parameters gathered", state.gathered);
+  row("states on their way to the host", state.chunks);
+  row(moments, state.host_moments, "", true);
+  row("parameters (f32 masters)", state.host_masters, "", true);
+  row("parameters (f32 beyond bf16)", state.host_remainders, "", true);
   row("activations", engine.executor().memory().total);
   row("tables, expert load and bias", engine.table_bytes());
   table.largest = engine.executor().memory().largest;
-  if (target.on_gpu()) {
+  if (gpu) {
     row("kernels and libraries (fixed)", static_cast<int64_t>(kGpuBytes), "measured");
     return table;
   }
@@ -116,10 +151,18 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
 }
 
 void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stream& stream,
-                double available) {
+                double available, double host_available) {
   const MemoryTable table = memory_table(config, layout, rank, stream);
+  NEREUS_CHECK(kConfig, table.host_total() <= host_available,
+               "optimizer.offload = \"{}\" keeps {:.2f} GiB of this rank's states in the host's "
+               "memory, which has {:.2f} GiB left. More ranks (parallelism) have less each; "
+               "optimizer.master_dtype = \"split\" and optimizer.moment_dtype = \"bfloat16\" make "
+               "them smaller.",
+               config.optimizer.offload, table.host_total() / kGiB, host_available / kGiB);
   if (table.total() <= available) return;
   std::string remedies;
+  bool any_fits = false;
+  double last = table.total();
   for (const Change& change : kChanges) {
     JobConfig other = config;
     change.apply(other);
@@ -131,16 +174,20 @@ void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stre
     } catch (const Error&) {
       continue;  // a batch that this layout cannot divide
     }
-    if (need <= available)
-      remedies += fmt::format("\n  {} needs {:.2f} GiB", change.setting, need / kGiB);
+    if (need >= table.total() || need == last) continue;
+    last = need;
+    remedies +=
+        fmt::format("\n  {} saves {:.2f} GiB and needs {:.2f}{}", change.setting,
+                    (table.total() - need) / kGiB, need / kGiB, need <= available ? ": fits" : "");
+    any_fits = any_fits || need <= available;
   }
-  if (remedies.empty())
-    remedies =
-        "\n  None of these does: the model is too large for one device; fewer blocks or "
+  if (!any_fits)
+    remedies +=
+        "\n  None of these is enough: the model is too large for one device; fewer blocks or "
         "experts ([model_overrides]) make it smaller.";
   NEREUS_FAIL(
       kConfig,
-      "the run needs {:.2f} GiB and the device has {:.2f} GiB free:\n{}Settings that fit:{}",
+      "the run needs {:.2f} GiB and the device has {:.2f} GiB free:\n{}Settings that save:{}",
       table.total() / kGiB, available / kGiB, table.text(), remedies);
 }
 

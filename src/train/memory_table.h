@@ -16,19 +16,23 @@ struct MemoryTable {
     std::string owner;
     double bytes = 0;
     std::string note;
+    bool host = false;  // pinned memory of the host, not the device's
   };
   std::vector<Row> rows;
   std::vector<Arena::Entry> largest;  // activations when they are the most, by name
-  double total() const;
-  std::string text() const;  // a line a row, the total, the largest activations
+  double total() const;               // of the device
+  double host_total() const;          // of what the rank keeps in the host's memory beside a device
+  std::string text() const;  // a line a row, the total, the host's rows, the largest activations
 };
 
 // For rank `rank` of a layout on `target`'s device, whose libraries' plans are made on the way;
-// with a meta stream, for the CPU.
+// with a meta stream, for the CPU, or for a GPU when device.kind asks for one.
 MemoryTable memory_table(const JobConfig&, const RunLayout&, int rank, Stream& target);
 
 // Throws Error{kConfig} when the rank needs more than `available` bytes of the stream's device: the
-// table, and which settings would make it fit.
-void check_fits(const JobConfig&, const RunLayout&, int rank, Stream&, double available);
+// table, what settings would save, and which would make it fit; and when it alone needs more of the
+// host's memory than `host_available`.
+void check_fits(const JobConfig&, const RunLayout&, int rank, Stream&, double available,
+                double host_available);
 
 }  // namespace nereus

@@ -116,7 +116,7 @@ std::string first_nonfinite(Stream& stream, Engine& engine,
                             std::span<const HostMicrobatch> microbatches, TensorView loss,
                             Communicator* world) {
   Finding finding;
-  look_at(stream, engine.weights(), "weight ", 0, finding);
+  look_at(stream, engine.read_weights(), "weight ", 0, finding);
   for (size_t i = 0; i < microbatches.size(); ++i) {
     FirstNonfinite observer(static_cast<int64_t>(i), engine.args().n_layers, finding);
     engine.executor().evaluate(microbatches[i], 1.0f, loss, &observer);

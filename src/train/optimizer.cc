@@ -14,20 +14,23 @@ void Optimizer::update(int64_t step, double lr) {
   ops::sum_squares(stream_, {.out = gate_.sum_squares(), .x = store.counted_gradients()});
   gate_.close(static_cast<float>(options_.max_norm));
   engine_.update_expert_bias(gate_.ok());
-  ops::adam(stream_, {.param = store.masters(),
-                      .m = store.first_moments(),
-                      .v = store.second_moments(),
-                      .copy = store.copies(),
-                      .grad = store.gradients(),
-                      .coefficient = gate_.coefficient(),
-                      .step_ok = gate_.ok(),
-                      .lr = lr,
-                      .beta1 = options_.beta1,
-                      .beta2 = options_.beta2,
-                      .eps = options_.eps,
-                      .weight_decay = options_.weight_decay,
-                      .step = step,
-                      .decoupled = options_.decoupled});
+  store.visit_states(stream_, true, [&](const ParameterStore::States& s) {
+    ops::adam(stream_, {.param = s.master,
+                        .remainder = s.remainder,
+                        .m = s.first_moment,
+                        .v = s.second_moment,
+                        .copy = s.copy,
+                        .grad = s.gradient,
+                        .coefficient = gate_.coefficient(),
+                        .step_ok = gate_.ok(),
+                        .lr = lr,
+                        .beta1 = options_.beta1,
+                        .beta2 = options_.beta2,
+                        .eps = options_.eps,
+                        .weight_decay = options_.weight_decay,
+                        .step = step,
+                        .decoupled = options_.decoupled});
+  });
 }
 
 }  // namespace nereus

@@ -60,6 +60,8 @@ struct Layout {
   bool documents = false;  // attention within documents
   DType moments = DType::f32;
   bool reshard = false;  // weights and gradients of a block at a time
+  bool split = false;    // masters
+  Offload offload = Offload::none;
 };
 std::string name_of(const Layout& l) {
   std::string text = Mesh(l.degrees, l.ranks).to_string();
@@ -148,6 +150,9 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
                  .eos_id = 5,
                  .recompute = std::vector<Recompute>(8, l.recompute),
                  .moment_type = l.moments,
+                 .split_masters = l.split,
+                 .offload = l.offload,
+                 .offload_chunk = 1000,
                  .world = world,
                  .reshard = l.reshard,
                  .pipeline = &pipe});
@@ -185,6 +190,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
     losses.push_back(static_cast<double>(result.loss));
     norms.push_back(static_cast<double>(result.grad_norm));
   }
+  engine.store().assemble_masters(stream);
   const std::lock_guard lock(mutex);
   if (run.losses.empty()) {
     run.losses = losses;
@@ -383,6 +389,43 @@ TEST(ParallelTraining, BFloat16CopiesAreGatheredFromShards) {
   const Outcome one = train(alone), run = train(two);
   EXPECT_NEAR(run.losses[0], one.losses[0], 1e-6);
   expect_equal(run, one, 2e-2, 5e-3);
+}
+
+// Where and in which parts states are kept changes no bit: not of a loss, not of a weight.
+TEST(ParallelTraining, StatesInPartsAndInHostMemoryGiveTheSameBits) {
+  Layout one, sharded{{.dp_shard = 2}, 2}, experts{{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4};
+  for (Layout l : {one, sharded, resharded(experts)}) {
+    for (const DType moments : {DType::f32, DType::bf16}) {
+      if (moments == DType::bf16 && l.ranks > 2) continue;
+      l.compute = DType::bf16;
+      l.moments = moments;
+      l.split = false;
+      l.offload = Offload::none;
+      const Outcome plain = train(l);
+      for (const bool split : {false, true}) {
+        for (const Offload offload : {Offload::none, Offload::moments, Offload::states}) {
+          if (!split && offload == Offload::none) continue;
+          SCOPED_TRACE(fmt::format("{}, moments {}, split {}, offload {}", name_of(l),
+                                   name_of(moments), split, static_cast<int>(offload)));
+          l.split = split;
+          l.offload = offload;
+          const Outcome run = train(l);
+          EXPECT_EQ(run.losses, plain.losses);
+          EXPECT_EQ(run.norms, plain.norms);
+          EXPECT_EQ(run.weights, plain.weights);
+          EXPECT_EQ(run.masters, plain.masters);
+        }
+      }
+    }
+  }
+}
+
+TEST(ParallelTraining, MomentsInHostMemoryServeF32Too) {
+  Layout l;
+  l.offload = Offload::moments;
+  const Outcome run = train(l);
+  EXPECT_EQ(run.losses, one_rank().losses);
+  EXPECT_EQ(run.masters, one_rank().masters);
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -115,6 +117,47 @@ TEST(Ranks, DataParallelRunsSaveTheWeightsOfOneRank) {
   EXPECT_THAT(run.log, Not(HasSubstr("[rank1]")));
   EXPECT_THAT(run.log, HasSubstr("Layout: dp_shard 4;"));
   EXPECT_FALSE(std::filesystem::exists(four + "/metrics.1.jsonl")) << "one rank makes the folder";
+}
+
+std::vector<std::string> metrics_without_times(const std::string& folder) {
+  std::vector<std::string> out;
+  std::istringstream in(test::read_file(folder + "/metrics.jsonl"));
+  for (std::string line; std::getline(in, line);) {
+    const auto all = nlohmann::json::parse(line);
+    std::string kept;
+    for (const char* key : {"step", "loss", "grad_norm", "validation_loss"})
+      if (all.contains(key)) kept += all[key].dump() + " ";
+    out.push_back(kept);
+  }
+  return out;
+}
+
+// From loaded f32 weights to saved ones, with held-out losses in between.
+TEST(Ranks, SplitMastersGiveTheBitsOfWholeOnes) {
+  const test::TemporaryFolder folder;
+  const std::string first = folder.path() + "/first";
+  ASSERT_EQ(train(1, small(first, {"--training.seed=7"})).code, 0);
+  for (const int ranks : {1, 2}) {
+    for (const char* reshard : {"always", "never"}) {
+      const std::string plain = fmt::format("{}/plain-{}-{}", folder.path(), ranks, reshard),
+                        split = fmt::format("{}/split-{}-{}", folder.path(), ranks, reshard);
+      const Arguments same = {"--training.mixed_precision_param=bfloat16",
+                              "--checkpoint.export_dtype=float32",
+                              "--checkpoint.initial_load_in_hf",
+                              "--checkpoint.initial_load_path=" + first + "/checkpoint/step-3",
+                              std::string("--parallelism.fsdp_reshard_after_forward=") + reshard};
+      Arguments parts = same;
+      parts.insert(parts.end(), {"--optimizer.master_dtype=split", "--optimizer.offload=states"});
+      EXPECT_EQ(train(ranks, small(plain, same)).code, 0);
+      const Outcome run = train(ranks, small(split, parts));
+      EXPECT_EQ(run.code, 0);
+      EXPECT_THAT(run.log, HasSubstr("Accepted, with nothing here to act on: optimizer.offload = "
+                                     "states; the CPU's memory is the host's."));
+      EXPECT_EQ(metrics_without_times(split), metrics_without_times(plain));
+      EXPECT_EQ(weights_of(split), weights_of(plain));
+      EXPECT_NE(weights_of(split), weights_of(first));
+    }
+  }
 }
 
 TEST(Ranks, EveryLayoutSavesWholeWeightsThatEveryOtherLoads) {

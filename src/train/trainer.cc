@@ -74,6 +74,18 @@ DType moment_type(const JobConfig& config) {
   return config.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32;
 }
 
+Offload offload(const JobConfig& config, bool gpu) {
+  const std::string& what = config.optimizer.offload;
+  if (!gpu || what == "none") return Offload::none;
+  if (what == "moments") return Offload::moments;
+  NEREUS_CHECK(kConfig, config.training.mixed_precision_param == "bfloat16",
+               "optimizer.offload = \"states\" keeps the masters in host memory, and with "
+               "training.mixed_precision_param = \"{}\" products read the masters themselves: set "
+               "that to bfloat16, or optimizer.offload to moments.",
+               config.training.mixed_precision_param);
+  return Offload::states;
+}
+
 std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
   const auto& ac = config.activation_checkpoint;
   std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
@@ -131,6 +143,8 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .eos_id = static_cast<int32_t>(args_.eos_id),
                       .recompute = recompute_by_block(config, args_.n_layers),
                       .moment_type = moment_type(config),
+                      .split_masters = config.optimizer.master_dtype == "split",
+                      .offload = offload(config, stream.on_gpu()),
                       .unordered_attention = config.device.unordered_attention,
                       .world = world_.get(),
                       .receive_bound = config.parallelism.expert_receive_bound,
@@ -157,7 +171,7 @@ void Trainer::make_folder() {
 
 void Trainer::check_memory() {
   check_fits(config_, layout_, world_ ? world_->rank() : 0, stream_,
-             static_cast<double>(stream_.free_at_start()));
+             static_cast<double>(stream_.free_at_start()), available_host_memory());
 }
 
 // Which kernels attention goes through, where those are not cuDNN's.
@@ -188,6 +202,11 @@ void Trainer::say_model(double seconds) const {
             with_thousands(static_cast<double>(size.active), 0));
   log_device(stream_);
   if (stream_.on_gpu()) say_attention();
+  if (!stream_.on_gpu() && config_.optimizer.offload != "none")
+    log::warning(
+        "Accepted, with nothing here to act on: optimizer.offload = {}; the CPU's memory "
+        "is the host's.",
+        config_.optimizer.offload);
   log::info(
       "Trainer is initialized with local batch size {}, global batch size {}, gradient "
       "accumulation steps {}, sequence length {}, total steps {} (warmup {})",
@@ -492,6 +511,7 @@ void Trainer::save_last(int64_t step) {
 
 void Trainer::save_weights(const std::string& folder, DType dtype) {
   const std::string model = hf_config_json(args_, dtype);
+  engine_->store().assemble_masters(stream_);
   if (!world_) {
     save_hf_weights(folder, engine_->weights(), model, dtype, kShardBytes,
                     stream_.on_gpu() ? &stream_ : nullptr);

@@ -105,6 +105,9 @@ ModelArgs training_model_args(const JobConfig&);
 
 // Of the optimizer's moments.
 DType moment_type(const JobConfig&);
+// What a run on a GPU keeps in host memory; on the CPU nothing, which is all of it. Throws
+// Error{kConfig} when products read what would be there.
+Offload offload(const JobConfig&, bool gpu);
 
 // What each block recomputes, by activation_checkpoint.mode.
 std::vector<Recompute> recompute_by_block(const JobConfig&, int64_t blocks);

@@ -171,6 +171,25 @@ TEST(Trainer, TrainsInBf16NearF32) {
   for (size_t i = 0; i < f32.size(); ++i) EXPECT_NEAR(bf16[i], f32[i], 0.02 * f32[i]);
 }
 
+TEST(Trainer, KeepsStatesInPartsAndInHostMemoryWithoutChangingABit) {
+  for (const Device device : test::devices()) {
+    const test::TemporaryFolder plain, split, both;
+    const log::Capture quiet;
+    const auto run = [&](const test::TemporaryFolder& folder, const Arguments& more) {
+      Arguments all = {"--training.mixed_precision_param=bfloat16", "--training.steps=5",
+                       "--checkpoint.enable", "--checkpoint.last_save_in_hf"};
+      all.insert(all.end(), more.begin(), more.end());
+      EXPECT_EQ(train(small(folder.path(), all), 2, device), 0);
+      return test::read_file(folder.file("checkpoint/step-5/model.safetensors"));
+    };
+    const std::string weights = run(plain, {});
+    EXPECT_EQ(run(split, {"--optimizer.master_dtype=split"}), weights);
+    EXPECT_EQ(run(both, {"--optimizer.master_dtype=split", "--optimizer.offload=states"}), weights);
+    EXPECT_EQ(losses(split.path()), losses(plain.path()));
+    EXPECT_EQ(losses(both.path()), losses(plain.path()));
+  }
+}
+
 TEST(Trainer, TheLossFallsOnTextThatRepeats) {
   const test::TemporaryFolder folder;
   std::string shard;
@@ -272,6 +291,19 @@ TEST(Trainer, NamesTheFirstTensorThatIsNotFinite) {
       ThrowsMessage<Error>(testing::AllOf(HasSubstr("training cannot go on"), HasSubstr("first: "),
                                           HasSubstr("among"),
                                           HasSubstr("The weights are those after step 1"))));
+  // With split masters too, where gradients lie in the memory in which masters are put together.
+  const auto message = [&](const char* masters) {
+    try {
+      train(small(folder.path(), {"--optimizer.lr=1e30", "--lr_scheduler.warmup_steps=0",
+                                  "--training.mixed_precision_param=bfloat16",
+                                  std::string("--optimizer.master_dtype=") + masters}));
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(message("split"), HasSubstr("training cannot go on"));
+  EXPECT_EQ(message("split"), message("float32"));
 }
 
 TEST(Trainer, ItsOwnSavedWeightsWinOverInitialLoadPath) {
@@ -335,6 +367,15 @@ TEST(TrainerErrors, Folders) {
                  "file");
 }
 
+TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
+  const test::TemporaryFolder f;
+  const LoadedConfig loaded = load(small(f.path(), {"--optimizer.offload=states"}));
+  EXPECT_EQ(offload(loaded.config, false), Offload::none);
+  EXPECT_THAT([&] { offload(loaded.config, true); },
+              ThrowsMessage<Error>(HasSubstr("products read the masters themselves: set that to "
+                                             "bfloat16, or optimizer.offload to moments.")));
+}
+
 TEST(DryRun, DescribesTheLargeModelWithoutAllocatingIt) {
   const LoadedConfig loaded =
       load({test::source_path("recipes/deepseek_v3/deepseek_v3_671b.toml")});
@@ -352,15 +393,76 @@ TEST(Memory, ARunThatDoesNotFitIsRefusedWithTheTableAndWhatWouldFit) {
   Stream meta(Device::meta());
   const RunLayout layout = run_layout(loaded.config, training_model_args(loaded.config), 1);
   const double need = memory_table(loaded.config, layout, 0, meta).total();
-  check_fits(loaded.config, layout, 0, meta, need);
+  check_fits(loaded.config, layout, 0, meta, need, 0);
   EXPECT_THAT(
-      [&] { check_fits(loaded.config, layout, 0, meta, need - 1); },
-      ThrowsMessage<Error>(AllOf(
-          HasSubstr("the device has"), HasSubstr("optimizer (two f32 moments)"),
-          HasSubstr("Settings that fit:\n  --activation_checkpoint.mode=selective"),
-          HasSubstr("--training.local_batch_size=1 --activation_checkpoint.mode=full needs"))));
-  EXPECT_THAT([&] { check_fits(loaded.config, layout, 0, meta, 1000); },
-              ThrowsMessage<Error>(HasSubstr("None of these does")));
+      [&] { check_fits(loaded.config, layout, 0, meta, need - 1, 0); },
+      ThrowsMessage<Error>(
+          AllOf(HasSubstr("the device has"), HasSubstr("optimizer (two f32 moments)"),
+                HasSubstr("Settings that save:\n  --activation_checkpoint.mode=selective"),
+                HasSubstr("--training.local_batch_size=1 --activation_checkpoint.mode=full saves"),
+                HasSubstr(": fits\n"), Not(HasSubstr("offload")), Not(HasSubstr("split")))));
+  EXPECT_THAT([&] { check_fits(loaded.config, layout, 0, meta, 1000, 0); },
+              ThrowsMessage<Error>(HasSubstr("None of these is enough")));
+}
+
+// A GPU's run: what two bytes of each master and the moments take, to the byte.
+TEST(Memory, SettingsOfTheOptimizersStatesSaveTheirBytesOfTheDevice) {
+  const test::TemporaryFolder folder;
+  const auto table = [&](Arguments more) {
+    more.insert(more.end(), {"--device.kind=cuda", "--training.mixed_precision_param=bfloat16"});
+    const LoadedConfig loaded = load(small(folder.path(), more));
+    Stream meta(Device::meta());
+    return memory_table(loaded.config,
+                        run_layout(loaded.config, training_model_args(loaded.config), 1), 0, meta);
+  };
+  const auto row = [](const MemoryTable& t, const std::string& owner, bool host = false) {
+    double sum = 0;
+    for (const MemoryTable::Row& r : t.rows)
+      sum += r.owner == owner && r.host == host ? r.bytes : 0;
+    return sum;
+  };
+  const char *masters = "parameters (f32 masters)", *moments = "optimizer (two f32 moments)",
+             *lacks = "parameters (f32 beyond bf16)", *chunks = "states on their way to the host";
+  const MemoryTable plain = table({}), split = table({"--optimizer.master_dtype=split"}),
+                    offloaded = table({"--optimizer.offload=moments"}),
+                    states = table({"--optimizer.offload=states"}),
+                    both = table({"--optimizer.offload=states", "--optimizer.master_dtype=split"});
+  const double n = row(plain, masters) / 4;
+  EXPECT_EQ(row(plain, moments), 8 * n);
+  EXPECT_EQ(plain.host_total(), 0);
+  const double norms = row(split, masters);  // stay f32
+  EXPECT_GT(norms, 0);
+  EXPECT_LT(norms, n / 4);
+  EXPECT_EQ(row(split, lacks), 2 * n);
+  EXPECT_EQ(plain.total() - split.total(), 2 * n - norms);
+  EXPECT_EQ(row(offloaded, moments), 0);
+  EXPECT_EQ(row(offloaded, moments, true), 8 * n);
+  EXPECT_EQ(row(offloaded, chunks), 2 * 8 * n) << "fewer parameters than a chunk has";
+  EXPECT_EQ(row(states, masters, true), 4 * n);
+  EXPECT_EQ(row(states, masters), norms);
+  EXPECT_EQ(row(states, chunks), 2 * 12 * n);
+  EXPECT_EQ(row(both, lacks, true), 2 * n);
+  EXPECT_EQ(both.host_total(), 10 * n);
+  EXPECT_THAT(both.text(), HasSubstr("In host memory (pinned)\n  optimizer (two f32 moments)"));
+}
+
+TEST(Memory, ARefusedRunOfAGpuNamesWhatTheOptimizersSettingsSave) {
+  const LoadedConfig loaded =
+      load({test::source_path("configs/slice1.toml"), "--device.kind=cuda"});
+  Stream meta(Device::meta());
+  const RunLayout layout = run_layout(loaded.config, training_model_args(loaded.config), 1);
+  const double GiB = 1 << 30;
+  EXPECT_THAT([&] { check_fits(loaded.config, layout, 0, meta, 50 * GiB, 1e15); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("\n  --optimizer.master_dtype=split saves "),
+                                         HasSubstr("\n  --optimizer.offload=moments saves "),
+                                         HasSubstr("\n  --optimizer.offload=states saves "))));
+  const LoadedConfig states = load({test::source_path("configs/slice1.toml"), "--device.kind=cuda",
+                                    "--optimizer.offload=states"});
+  EXPECT_THAT(
+      [&] { check_fits(states.config, layout, 0, meta, 80 * GiB, 20 * GiB); },
+      ThrowsMessage<Error>(AllOf(HasSubstr("optimizer.offload = \"states\" keeps "),
+                                 HasSubstr("of this rank's states in the host's memory, which has "
+                                           "20.00 GiB left. More ranks"))));
 }
 
 }  // namespace

@@ -1,0 +1,162 @@
+// Where the states of parameters are kept, and in which parts, changes no bit of them.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "ops/elementwise.h"
+#include "ops/init.h"
+#include "ops/optimizer.h"
+#include "parallel/parameter_store.h"
+#include "test/test_tensor.h"
+
+namespace nereus {
+namespace {
+
+// More than one chunk on both sides of the norms, and tensors of both kinds on both sides of tp.
+std::vector<StoredTensor> tensors() {
+  const Initial normal{.mean = 0, .std = 0.02, .low = -2, .high = 2};
+  const auto tensor = [&](const char* name, Shape shape, bool norm, bool same_on_tp) {
+    return StoredTensor{.name = name,
+                        .shape = shape,
+                        .full_precision = norm,
+                        .same_on_tp = same_on_tp,
+                        .parts = {{.parameter = {.name = name,
+                                                 .shape = shape,
+                                                 .initial = norm ? Initial{.mean = 1} : normal}}}};
+  };
+  return {tensor("a", {301, 70}, false, false), tensor("b", {77}, true, true),
+          tensor("c", {100, 50}, false, true),  tensor("d", {9, 5}, true, false),
+          tensor("e", {40, 33}, false, false),  tensor("f", {257, 31}, false, true)};
+}
+
+struct Outcome {
+  std::vector<std::vector<float>> weights, masters;  // by tensor; by view
+  std::vector<double> m, v;
+  bool operator==(const Outcome&) const = default;
+};
+
+std::vector<float> floats(Stream& stream, const ConstTensorView& view) {
+  test::Tensor wide(stream.device(), DType::f32, {view.count()});
+  const ConstTensorView flat(view.data, view.dtype, {view.count()});
+  if (view.dtype == DType::f32) {
+    copy_rows(stream, wide, flat);
+  } else {
+    ops::cast(stream, {.out = wide, .x = flat});
+  }
+  std::vector<float> out(static_cast<size_t>(view.count()));
+  copy_to_host(stream, out.data(), wide.view());
+  stream.synchronize();
+  return out;
+}
+
+void update(Stream& stream, ParameterStore& store, int64_t step) {
+  const Device device = stream.device();
+  const auto coefficient = test::Tensor(device, DType::f32, {1}).fill(0.5);
+  const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
+  ops::init_normal(stream, {.out = store.gradients(), .seed = static_cast<uint64_t>(step)});
+  store.visit_states(stream, true, [&](const ParameterStore::States& s) {
+    ops::adam(stream, {.param = s.master,
+                       .remainder = s.remainder,
+                       .m = s.first_moment,
+                       .v = s.second_moment,
+                       .copy = s.copy,
+                       .grad = s.gradient,
+                       .coefficient = coefficient,
+                       .step_ok = ok,
+                       .lr = 1e-3,
+                       .beta1 = 0.9,
+                       .beta2 = 0.95,
+                       .eps = 1e-8,
+                       .weight_decay = 0.1,
+                       .step = step});
+  });
+  stream.synchronize();
+}
+
+Outcome run(Device device, ParameterStore::Options options) {
+  Stream stream = test::stream(device);
+  ParameterStore store(device, tensors(), options);
+  store.initialize(stream, 3);
+  for (int64_t step = 1; step <= 6; ++step) {
+    store.begin_step(stream);
+    update(stream, store, step);
+    if (step % 3 != 0) continue;
+    store.assemble_masters(stream);
+    if (step == 3) store.refresh_copies(stream);  // as after loading: nothing changes
+  }
+  Outcome out;
+  for (const NamedView& v : store.master_views()) out.masters.push_back(floats(stream, v.view));
+  for (int i = 0; i < 6; ++i) out.weights.push_back(floats(stream, store.weight(i)));
+  store.visit_states(stream, false, [&](const ParameterStore::States& s) {
+    for (const float x : floats(stream, s.first_moment)) out.m.push_back(static_cast<double>(x));
+    for (const float x : floats(stream, s.second_moment))
+      out.v.push_back(std::abs(static_cast<double>(x)));
+  });
+  return out;
+}
+
+TEST(ParameterStates, AreTheSameBitsInPartsAndInHostMemory) {
+  for (const Device device : test::devices()) {
+    for (const DType moments : {DType::f32, DType::bf16}) {
+      const Outcome plain = run(device, {.compute = DType::bf16, .moment_type = moments});
+      ASSERT_EQ(plain.masters.size(), 6u);
+      for (const bool split : {false, true}) {
+        for (const Offload offload : {Offload::none, Offload::moments, Offload::states}) {
+          for (const int64_t chunk : {int64_t{1000}, int64_t{12345}, HostStates::kChunk}) {
+            const Outcome other = run(device, {.compute = DType::bf16,
+                                               .moment_type = moments,
+                                               .split_masters = split,
+                                               .offload = offload,
+                                               .offload_chunk = chunk});
+            EXPECT_TRUE(other == plain) << "split " << split << ", offload "
+                                        << static_cast<int>(offload) << ", chunk " << chunk;
+          }
+        }
+      }
+    }
+    const Outcome f32 = run(device, {});
+    EXPECT_TRUE(run(device, {.offload = Offload::moments, .offload_chunk = 1000}) == f32);
+  }
+}
+
+TEST(ParameterStates, OfWhichNothingIsKeptAreNotWritten) {
+  for (const Device device : test::devices()) {
+    Stream stream = test::stream(device);
+    ParameterStore store(device, tensors(), {.offload = Offload::moments, .offload_chunk = 1000});
+    for (const bool write : {false, true}) {
+      store.visit_states(stream, write, [&](const ParameterStore::States& s) {
+        ops::fill(stream, {.out = s.first_moment, .value = 2});
+      });
+      store.visit_states(stream, false, [&](const ParameterStore::States& s) {
+        for (const float m : floats(stream, s.first_moment)) ASSERT_EQ(m, write ? 2 : 0);
+      });
+    }
+  }
+}
+
+TEST(ParameterStates, MastersInPartsAreAskedForWhenTheyArePutTogether) {
+  Stream stream(Device::cpu(), &test::pool());
+  ParameterStore store(Device::cpu(), tensors(), {.compute = DType::bf16, .split_masters = true});
+  store.initialize(stream, 3);
+  EXPECT_EQ(store.masters().data, store.gradients().data);
+  store.begin_step(stream);
+  const auto message = [&](auto&& call) {
+    try {
+      call();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const char* const refused = "masters are asked for that are not whole";
+  EXPECT_NE(message([&] { store.master_views(); }).find(refused), std::string::npos);
+  EXPECT_NE(message([&] { store.refresh_copies(stream); }).find(refused), std::string::npos);
+  store.assemble_masters(stream);
+  EXPECT_EQ(message([&] { store.master_views(); }), "");
+  EXPECT_NE(message([&] {
+              ParameterStore(Device::cpu(), tensors(), {.split_masters = true});
+            }).find("masters that are not whole need bf16 copies"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace nereus
