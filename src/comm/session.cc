@@ -13,11 +13,19 @@
 #include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
 #include "device/cuda_runtime.h"
+#include "device/host_cores.h"
 
 namespace nereus {
 namespace {
 
 using Work = FunctionRef<void(ThisRank&)>;
+
+void bind_near(int gpu) {
+  if constexpr (kHasCuda) {
+    const std::vector<int> cores = bind_thread_near_gpu(gpu);
+    if (!cores.empty()) log::info("GPU {}: cores {} of the host", gpu, core_list_text(cores));
+  }
+}
 
 // `work`, whose exception ends the others. Where the world had ended before, its note is the
 // reason: what follows an abort on a GPU is undefined.
@@ -51,6 +59,7 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
     }
     if constexpr (kHasCuda) {
       Peers& mine = *peers[static_cast<size_t>(host.rank())];
+      bind_near(device.index);
       try {
         const auto world = make_nccl_world(mine, device.index, options.init_timeout);
         ThisRank me{*world, host.rank(), ranks, 1, device, nullptr};
@@ -110,6 +119,7 @@ void run_rank(const LaunchEnvironment& launch, const RankOptions& options, Contr
     return run(host_world(), Device{options.device, 0});
   if constexpr (kHasCuda) {
     const int gpu = gpu_of(local_rank);
+    bind_near(gpu);
     const auto peers = peers_of(control);
     const auto world = make_nccl_world(*peers, gpu, options.init_timeout);
     run(*world, Device::cuda(gpu));

@@ -150,6 +150,8 @@ void run_keys(Table& t, JobConfig& c) {
            {"auto", "cpu", "cuda"});
   t.works("unordered_attention", c.device.unordered_attention,
           "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
+  t.count("reserved_processors", c.device.reserved_processors,
+          "with several GPUs, multiprocessors that matrix products leave to communication", 0);
 
   t.section("validation");
   t.works("enable", c.validation.enable, "loss on held-out rows before, during and after the run");

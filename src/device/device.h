@@ -70,6 +70,11 @@ class Stream {
   void synchronize();                       // host waits; see docs/architecture.md for who may
   void* native() const { return native_; }  // cudaStream_t on a GPU, else null
   int processors() const { return processors_; }    // GPU only: multiprocessors
+  // GPU only: of those, the ones that matrix products take. Their kernels stay on a multiprocessor
+  // from begin to end; where kernels of other streams (communication) hold some at the time, a
+  // product that wants all takes twice as long. Set before plans are made.
+  int product_processors() const { return processors_ - reserved_processors_; }
+  void reserve_processors(int count) { reserved_processors_ = count; }
   Stream* plans_for() const { return plans_for_; }  // meta only: whose plans are made, or null
 
   // GPU only: bytes of the device's memory that were free when the stream was made.
@@ -102,7 +107,7 @@ class Stream {
   Device device_;
   ThreadPool* pool_;
   void* native_ = nullptr;
-  int processors_ = 0;
+  int processors_ = 0, reserved_processors_ = 0;
   int64_t free_at_start_ = 0;
   Stream* plans_for_ = nullptr;
   std::vector<std::pair<const void*, std::unique_ptr<StreamState>>> states_;

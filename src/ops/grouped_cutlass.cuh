@@ -122,7 +122,7 @@ struct GroupedKernel {
         {static_cast<int>(p.groups), groups.shape, nullptr},
         {groups.a, groups.stride_a, groups.b, groups.stride_b},
         {{}, const_cast<const Output**>(groups.out), groups.stride_c, groups.out, groups.stride_c},
-        {stream.device().index, stream.processors()},
+        {stream.device().index, stream.product_processors()},
         scheduler};
     arguments.epilogue.thread.alpha = 1.0f;
     arguments.epilogue.thread.beta = p.accumulate ? 1.0f : 0.0f;

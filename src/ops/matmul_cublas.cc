@@ -78,6 +78,11 @@ struct Plan {
     NEREUS_LT(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB, &right_op,
                                              sizeof right_op));
   }
+  // On so many multiprocessors.
+  void run_on(int32_t processors) {
+    NEREUS_LT(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET,
+                                             &processors, sizeof processors));
+  }
   ~Plan() { cublasLtMatmulDescDestroy(operation); }
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -118,7 +123,7 @@ class MatmulState : public StreamState {
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 
   explicit MatmulState(Stream& stream)
-      : workspace_(stream.device(), kWorkspaceBytes, "workspace of cuBLASLt") {
+      : stream_(stream), workspace_(stream.device(), kWorkspaceBytes, "workspace of cuBLASLt") {
     NEREUS_LT(cublasLtCreate(&handle_));
   }
   ~MatmulState() override { cublasLtDestroy(handle_); }
@@ -141,6 +146,8 @@ class MatmulState : public StreamState {
  private:
   // From the library's heuristics and the table above: the same on every run, unlike a timing.
   void choose(Plan& plan, const Matmul& a) {
+    const bool all = stream_.product_processors() == stream_.processors();
+    if (!all) plan.run_on(stream_.product_processors());
     cublasLtMatmulPreference_t preference = nullptr;
     NEREUS_LT(cublasLtMatmulPreferenceCreate(&preference));
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
@@ -160,9 +167,10 @@ class MatmulState : public StreamState {
     cublasLtMatmulPreferenceDestroy(preference);
     if (status != CUBLAS_STATUS_SUCCESS) return;
     for (int i = 0; i < count; ++i) plan.algorithms.push_back(results[i].algo);
-    plan.chosen = std::min(tuned_place(a), plan.algorithms.size() - 1);
+    plan.chosen = all ? std::min(tuned_place(a), plan.algorithms.size() - 1) : 0;
   }
 
+  Stream& stream_;
   Buffer workspace_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Key, Plan> plans_;

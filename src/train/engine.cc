@@ -105,6 +105,8 @@ std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {
 Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     : args_(args), stream_(stream) {
   const RankWorld* const world = options.world;
+  Stream* const gpu = stream.on_gpu() ? &stream : stream.plans_for();
+  if (gpu != nullptr && world != nullptr) gpu->reserve_processors(options.reserved_processors);
   const auto group = [world](MeshGroup g) { return world == nullptr ? nullptr : world->group(g); };
   const Pipeline one{.parts = {{.first_block = 0, .end_block = args.n_layers}},
                      .schedule = {.name = "",

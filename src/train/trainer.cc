@@ -146,6 +146,7 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
                       .split_masters = config.optimizer.master_dtype == "split",
                       .offload = offload(config, stream.on_gpu()),
                       .unordered_attention = config.device.unordered_attention,
+                      .reserved_processors = static_cast<int>(config.device.reserved_processors),
                       .world = world_.get(),
                       .receive_bound = config.parallelism.expert_receive_bound,
                       .dispatcher = config.parallelism.expert_dispatcher,
