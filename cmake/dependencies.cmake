@@ -1,8 +1,8 @@
 # Finds what the distribution provides. Everything missing is collected and named at once, with the
 # package to install; at the end a table says what was found.
 #
-# Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, and for tests
-# nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
+# Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, nereus_yaml,
+# and for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
 
 set(dependency_table "")
 set(missing_packages "")
@@ -64,6 +64,9 @@ endif()
 
 find_plain_library(nereus_pcre2 pcre2.h pcre2-8 "")
 dependency_row(PCRE2 ${nereus_pcre2_FOUND} "${nereus_pcre2_LIBRARY}" libpcre2-dev)
+
+find_plain_library(nereus_yaml yaml-cpp/yaml.h yaml-cpp "")
+dependency_row(yaml-cpp ${nereus_yaml_FOUND} "${nereus_yaml_LIBRARY}" libyaml-cpp-dev)
 
 # MPI's C interface alone; what its compiler wrapper adds is asked of it by FindMPI.
 set(MPI_CXX_SKIP_MPICXX TRUE)

@@ -17,6 +17,7 @@ build_packages=(
   "zlib1g-dev header:zlib.h"
   "libisal-dev header:isa-l/igzip_lib.h"
   "libpcre2-dev header:pcre2.h"
+  "libyaml-cpp-dev header:yaml-cpp/yaml.h"
   "libgtest-dev header:gtest/gtest.h"
   "libgmock-dev header:gmock/gmock.h"
   "librapidcheck-dev header:rapidcheck.h"

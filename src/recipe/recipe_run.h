@@ -3,13 +3,12 @@
 // environment; nothing is made and nothing is started.
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
-namespace nereus::recipe {
+#include "recipe/variables.h"
 
-using Variables = std::map<std::string, std::string>;
+namespace nereus::recipe {
 
 struct RecipeRun {
   std::string gpu_type, dtype, preset;

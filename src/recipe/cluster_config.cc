@@ -1,0 +1,206 @@
+#include "recipe/cluster_config.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+
+#include "recipe/yaml.h"
+
+namespace nereus::recipe {
+namespace {
+
+constexpr const char* kFile = "cluster_config.yaml";
+
+ClusterConfig::SlurmKeys slurm_keys(const YamlFile& file, const YAML::Node& block,
+                                    const std::string& where) {
+  ClusterConfig::SlurmKeys out;
+  for (const auto& item : block) {
+    const std::string key = item.first.Scalar();
+    if (where == "slurm" && (key == "gpu" || key == "cpu")) continue;
+    if (item.second.IsNull())
+      out[key] = std::nullopt;
+    else if (item.second.IsScalar())
+      out[key] = item.second.Scalar();
+    else
+      file.fail(item.second, fmt::format("{}.{} must be one value. Only slurm.gpu and slurm.cpu "
+                                         "are blocks.",
+                                         where, key));
+  }
+  return out;
+}
+
+// gpu_partition, cpu_gres and the like as the blocks of schema 2.
+void split_old_keys(ClusterConfig& config) {
+  ClusterConfig::SlurmKeys cpu;
+  for (const auto& [prefix, block] :
+       {std::pair<std::string, ClusterConfig::SlurmKeys*>{"gpu_", &config.gpu}, {"cpu_", &cpu}}) {
+    for (const char* key : {"partition", "gres"}) {
+      const auto it = config.slurm.find(prefix + key);
+      if (it == config.slurm.end()) continue;
+      if (it->second) (*block)[key] = it->second;
+      config.slurm.erase(it);
+    }
+  }
+  if (!cpu.empty()) config.cpu = cpu;
+}
+
+void read_slurm(const YamlFile& file, ClusterConfig& config) {
+  const YAML::Node root = file.root()["slurm"];
+  if (!root.IsDefined() || root.IsNull())
+    file.fail(file.root(), "Missing required 'slurm' section: slurm.gpu.partition is the least.");
+  const YAML::Node slurm = file.map(file.root(), "", "slurm");
+  config.slurm = slurm_keys(file, slurm, "slurm");
+  const bool blocks = slurm["gpu"].IsDefined() || slurm["cpu"].IsDefined();
+  for (const char* old : {"gpu_partition", "cpu_partition", "gpu_gres", "cpu_gres"})
+    if (blocks && config.slurm.count(old))
+      file.fail(slurm[old], fmt::format("slurm.{} cannot stand beside the blocks slurm.gpu and "
+                                        "slurm.cpu: move it into its block.",
+                                        old));
+  if (blocks) {
+    config.gpu = slurm_keys(file, file.map(slurm, "slurm", "gpu"), "slurm.gpu");
+    if (slurm["cpu"].IsDefined() && slurm["cpu"].size())
+      config.cpu = slurm_keys(file, file.map(slurm, "slurm", "cpu"), "slurm.cpu");
+  } else {
+    split_old_keys(config);
+  }
+  const Variables gpu = config.gpu_variables();
+  if (!gpu.count("SBATCH_PARTITION") && !gpu.count("SLURM_PARTITION"))
+    file.fail(slurm, "no partition for jobs on GPUs: set slurm.gpu.partition.");
+}
+
+// As Slurm names the variable that sets an option.
+std::string slurm_variable(const std::string& key) {
+  std::string name = key;
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
+    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  });
+  if (name == "GRES") return "SBATCH_GPUS_PER_NODE";
+  return name.starts_with("SBATCH_") || name.starts_with("SLURM_") ? name : "SBATCH_" + name;
+}
+
+Variables variables(const ClusterConfig::SlurmKeys& common, const ClusterConfig::SlurmKeys& block) {
+  Variables out;
+  for (const auto* keys : {&common, &block}) {
+    for (const auto& [key, value] : *keys) {
+      if (value)
+        out[slurm_variable(key)] = *value;
+      else
+        out.erase(slurm_variable(key));
+    }
+  }
+  return out;
+}
+
+void emit(YAML::Emitter& out, const ClusterConfig::SlurmKeys& keys) {
+  for (const auto& [key, value] : keys) {
+    out << YAML::Key << key << YAML::Value;
+    if (value)
+      out << YAML::DoubleQuoted << *value;
+    else
+      out << YAML::Null;
+  }
+}
+void emit(YAML::Emitter& out, const std::string& key, const std::string& value) {
+  out << YAML::Key << key << YAML::Value << YAML::DoubleQuoted << value;
+}
+void emit(YAML::Emitter& out, const std::string& key, const Variables& values) {
+  out << YAML::Key << key << YAML::Value << YAML::BeginMap;
+  for (const auto& [name, value] : values) emit(out, name, value);
+  out << YAML::EndMap;
+}
+
+}  // namespace
+
+Variables ClusterConfig::gpu_variables() const { return variables(slurm, gpu); }
+Variables ClusterConfig::cpu_variables() const { return variables(slurm, cpu ? *cpu : gpu); }
+
+ClusterConfig read_cluster_config(const std::string& path) {
+  const YamlFile file(path, "cluster configuration");
+  const YAML::Node& root = file.root();
+  const std::string schema = file.text(root, "", "schema_version");
+  if (!schema.empty() && schema != "1" && schema != "2")
+    file.fail(root["schema_version"],
+              fmt::format("schema_version {} is not known: 1 and 2 are.", schema));
+  const bool old = schema != "2";
+  if (old != root["launcher"].IsDefined())
+    file.fail(old ? root : root["launcher"],
+              old ? "Missing required 'launcher' section of schema 1; a file with llmb_repo, "
+                    "llmb_install and gpu_type at its top level needs \"schema_version: 2\"."
+                  : "schema 2 has no 'launcher' section: move its keys to the top level.");
+
+  ClusterConfig config;
+  const std::string where = old ? "launcher" : "";
+  const YAML::Node top = old ? file.map(root, "", "launcher") : root;
+  config.llmb_repo = file.required_text(top, where, "llmb_repo");
+  config.llmb_install = file.required_text(top, where, "llmb_install");
+  config.gpu_type = file.required_text(top, where, "gpu_type");
+  config.cluster_name = file.text(top, where, "cluster_name");
+  const YAML::Node install = file.map(root, "", "install");
+  if (install["node_architecture"].IsDefined())
+    config.node_architecture = file.required_text(install, "install", "node_architecture");
+  config.environment = file.strings(root, "", "environment");
+  read_slurm(file, config);
+
+  const YAML::Node workloads = file.map(root, "", "workloads");
+  config.installed = file.texts(workloads, "workloads", "installed");
+  const YAML::Node settings = file.map(workloads, "workloads", "config");
+  for (const auto& item : settings) {
+    const std::string key = item.first.Scalar(), at = "workloads.config." + key;
+    const YAML::Node node = file.map(settings, "workloads.config", key);
+    config.workloads[key] = {.venv_path = file.text(node, at, "venv_path"),
+                             .venv_type = file.text(node, at, "venv_type"),
+                             .environment = file.strings(node, at, "environment")};
+  }
+  return config;
+}
+
+void write_cluster_config(const ClusterConfig& config, const std::string& path) {
+  YAML::Emitter out;
+  out << YAML::BeginMap << YAML::Key << "schema_version" << YAML::Value << 2;
+  emit(out, "llmb_repo", config.llmb_repo);
+  emit(out, "llmb_install", config.llmb_install);
+  emit(out, "gpu_type", config.gpu_type);
+  if (!config.cluster_name.empty()) emit(out, "cluster_name", config.cluster_name);
+  emit(out, "install", Variables{{"node_architecture", config.node_architecture}});
+  emit(out, "environment", config.environment);
+
+  out << YAML::Key << "slurm" << YAML::Value << YAML::BeginMap;
+  emit(out, config.slurm);
+  out << YAML::Key << "gpu" << YAML::Value << YAML::BeginMap;
+  emit(out, config.gpu);
+  out << YAML::EndMap;
+  if (config.cpu) {
+    out << YAML::Key << "cpu" << YAML::Value << YAML::BeginMap;
+    emit(out, *config.cpu);
+    out << YAML::EndMap;
+  }
+  out << YAML::EndMap;
+
+  out << YAML::Key << "workloads" << YAML::Value << YAML::BeginMap;
+  out << YAML::Key << "installed" << YAML::Value << YAML::BeginSeq;
+  for (const std::string& key : config.installed) out << key;
+  out << YAML::EndSeq << YAML::Key << "config" << YAML::Value << YAML::BeginMap;
+  for (const auto& [key, workload] : config.workloads) {
+    out << YAML::Key << key << YAML::Value << YAML::BeginMap;
+    if (!workload.venv_path.empty()) emit(out, "venv_path", workload.venv_path);
+    if (!workload.venv_type.empty()) emit(out, "venv_type", workload.venv_type);
+    emit(out, "environment", workload.environment);
+    out << YAML::EndMap;
+  }
+  out << YAML::EndMap << YAML::EndMap << YAML::EndMap;
+  write_file(path, std::string(out.c_str()) + "\n");
+}
+
+std::string find_cluster_config(const std::string& install) {
+  std::error_code error;
+  if (std::filesystem::exists(kFile, error)) return std::filesystem::absolute(kFile).string();
+  const std::string there = install + "/" + kFile;
+  if (!install.empty() && std::filesystem::exists(there, error)) return there;
+  NEREUS_FAIL(kConfig,
+              "Cluster configuration file '{}' not found. Looked in the current directory and "
+              "under the path specified by the LLMB_INSTALL environment variable ({}). `nereus "
+              "setup` writes it.",
+              kFile, install.empty() ? "not set" : install);
+}
+
+}  // namespace nereus::recipe

@@ -1,0 +1,63 @@
+// $LLMB_INSTALL/cluster_config.yaml: what is installed where, and how jobs reach Slurm. `nereus
+// setup` writes it, `nereus submit` and `nereus jobs` read it; llmb-run's own files are read too.
+//
+//   schema_version: 2
+//   llmb_repo: /opt/nereus
+//   llmb_install: /lustre/llmb
+//   gpu_type: h100
+//   install: {node_architecture: x86_64}
+//   environment: {HF_HOME: /lustre/hf}          # for every workload
+//   slurm:
+//     account: research                         # for both
+//     gpu: {partition: batch, gres: 8}
+//     cpu: {partition: cpu, gres: null}         # null takes away what stands above
+//   workloads:
+//     installed: [pretrain_deepseek-v3-torchtitan]
+//     config: {pretrain_deepseek-v3-torchtitan: {venv_path: ..., environment: {A: b}}}
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "recipe/variables.h"
+
+namespace nereus::recipe {
+
+struct ClusterConfig {
+  // Slurm's settings by the file's names ("partition", "gres", "qos", "sbatch_timelimit"); without
+  // a value: unset.
+  using SlurmKeys = std::map<std::string, std::optional<std::string>>;
+  struct Workload {
+    std::string venv_path, venv_type;
+    Variables environment;
+  };
+
+  std::string llmb_repo, llmb_install, gpu_type;
+  std::string cluster_name;  // "": not given
+  std::string node_architecture = "x86_64";
+  Variables environment;
+  SlurmKeys slurm, gpu;          // for both, and for jobs on GPUs
+  std::optional<SlurmKeys> cpu;  // none: as for GPUs
+  std::vector<std::string> installed;
+  std::map<std::string, Workload> workloads;
+
+  // What Slurm's commands read of the settings above: SBATCH_PARTITION, SBATCH_GPUS_PER_NODE (from
+  // "gres"), ...
+  Variables gpu_variables() const;
+  Variables cpu_variables() const;
+};
+
+// Schema 2, and schema 1 (a `launcher` section, gpu_partition and the like). Keys that are not
+// known are left alone. Throws Error{kConfig} with the file's line.
+ClusterConfig read_cluster_config(const std::string& path);
+
+// Schema 2; written beside and renamed. Throws Error{kConfig}.
+void write_cluster_config(const ClusterConfig& config, const std::string& path);
+
+// The file that counts: ./cluster_config.yaml, else the one in `install` ($LLMB_INSTALL). Throws
+// Error{kConfig} when there is neither.
+std::string find_cluster_config(const std::string& install);
+
+}  // namespace nereus::recipe
