@@ -2,7 +2,7 @@
 # package to install; at the end a table says what was found.
 #
 # Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, nereus_yaml,
-# and for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
+# nereus_sqlite, nereus_zstd, and for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
 
 set(dependency_table "")
 set(missing_packages "")
@@ -67,6 +67,10 @@ dependency_row(PCRE2 ${nereus_pcre2_FOUND} "${nereus_pcre2_LIBRARY}" libpcre2-de
 
 find_plain_library(nereus_yaml yaml-cpp/yaml.h yaml-cpp "")
 dependency_row(yaml-cpp ${nereus_yaml_FOUND} "${nereus_yaml_LIBRARY}" libyaml-cpp-dev)
+find_plain_library(nereus_sqlite sqlite3.h sqlite3 "")
+dependency_row(SQLite ${nereus_sqlite_FOUND} "${nereus_sqlite_LIBRARY}" libsqlite3-dev)
+find_plain_library(nereus_zstd zstd.h zstd "")
+dependency_row(zstd ${nereus_zstd_FOUND} "${nereus_zstd_LIBRARY}" libzstd-dev)
 
 # MPI's C interface alone; what its compiler wrapper adds is asked of it by FindMPI.
 set(MPI_CXX_SKIP_MPICXX TRUE)

@@ -18,6 +18,8 @@ build_packages=(
   "libisal-dev header:isa-l/igzip_lib.h"
   "libpcre2-dev header:pcre2.h"
   "libyaml-cpp-dev header:yaml-cpp/yaml.h"
+  "libsqlite3-dev header:sqlite3.h"
+  "libzstd-dev header:zstd.h"
   "libgtest-dev header:gtest/gtest.h"
   "libgmock-dev header:gmock/gmock.h"
   "librapidcheck-dev header:rapidcheck.h"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
 
 namespace nereus {
@@ -26,16 +27,6 @@ constexpr const char* kHelp =
     "Reads the recipe's variables (GPU_TYPE, JOB_TOTAL_GPUS, LLMB_INSTALL, ...; docs/recipe.md) "
     "and\n"
     "NEREUS_PRESET: original, newer or ours.\n";
-
-// As a shell would take it back.
-std::string quoted(const std::string& word) {
-  constexpr const char* kPlain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
-  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
 
 [[noreturn]] void become(const std::vector<std::string>& command) {
   std::vector<char*> words;
@@ -83,9 +74,7 @@ int run_recipe(int argc, char** argv) {
               run.preset.c_str(), run.gpu_type.c_str(), static_cast<long long>(run.gpus),
               run.dtype.c_str());
   for (const std::string& s : run.settings) std::printf("  %s\n", s.c_str());
-  std::string line;
-  for (const std::string& word : run.command()) line += (line.empty() ? "" : " ") + quoted(word);
-  std::printf("%s\n", line.c_str());
+  std::printf("%s\n", recipe::quoted(run.command()).c_str());
   if (dry_run) return 0;
   std::error_code error;
   for (const char* below :
