@@ -1,0 +1,84 @@
+// From a task to a job in Slurm's queue: the run's folder, sbatch's arguments and variables, and
+// the files that say what was submitted. What llmb-run calls a configured_sbatch launcher.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "recipe/recipe_run.h"
+#include "recipe/run_config.h"
+#include "recipe/tasks.h"
+
+namespace nereus::recipe {
+
+// --nodelist and its like, and --slurm-arg.
+struct SlurmOptions {
+  std::string nodelist, exclude, reservation;
+  std::optional<int64_t> segment, nice;
+  std::vector<std::string> more;  // "key=value" or "flag"
+
+  bool empty() const;
+  // As sbatch takes them. Throws Error{kConfig} for a `more` that is not of that form, that has an
+  // option of its own, or that is there twice.
+  std::vector<std::string> words() const;
+};
+
+struct SubmittedJob {
+  int64_t id = 0;
+  std::string folder;  // the run's
+  std::string config;  // its llmb-config_*.yaml
+  std::string launch_time;
+  std::string warning;  // why the file could not be written; the job is in the queue
+};
+
+class Submitter {
+ public:
+  // `environment`: this process's; `program`: this program, which jobs run; `arguments` go to
+  // `nereus train` last.
+  Submitter(const ClusterConfig& config, const Workloads& workloads, Variables environment,
+            std::string program, SlurmOptions options, std::vector<std::string> arguments);
+
+  // Throws Error{kConfig} for what could never run: ADDITIONAL_SLURM_PARAMS beside options of
+  // Slurm's, degrees that do not multiply. Returns what to warn of: a data set or tokenizer that is
+  // not there, no sbatch.
+  std::vector<std::string> check(const Task& task) const;
+
+  // `sbatch` and its arguments for a run in `folder`.
+  std::vector<std::string> command(const Task& task, const std::string& folder) const;
+  // The variables that differ from this process's own.
+  Variables variables(const Task& task, const std::string& folder) const;
+  // The folder of a run that starts at `seconds` since 1970.
+  std::string folder(const Task& task, int64_t seconds) const;
+
+  // Makes the folder, calls sbatch, writes llmb-config_JOBID.yaml. Throws Error: what sbatch said
+  // as it is; then the folder is gone again.
+  SubmittedJob submit(const Task& task) const;
+
+  // The clock for folders' names, and how to wait a second; tests set their own.
+  std::function<int64_t()> now;
+  std::function<void()> wait;
+
+ private:
+  std::string make_folder(const Task& task) const;
+  RunConfig run_config(const Task& task, const std::string& job, const std::string& time) const;
+  std::optional<RecipeRun> recipe_run(const Task& task) const;
+  const Workload& workload(const Task& task) const { return workloads_.at(task.workload); }
+  int64_t gpus_per_node(const Variables& all) const;
+
+  const ClusterConfig& config_;
+  const Workloads& workloads_;
+  Variables environment_;
+  std::string program_;
+  SlurmOptions options_;
+  std::vector<std::string> arguments_;
+};
+
+// "llmb_version" of the repository's release.yaml, or this program's version.
+std::string release_version(const std::string& repository, const std::string& otherwise);
+
+// 2026-11-28T17:00:00, this machine's time.
+std::string local_time(int64_t seconds);
+
+}  // namespace nereus::recipe
