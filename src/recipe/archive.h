@@ -1,0 +1,30 @@
+// The runs of all workloads as one .tar.zst: logs and settings, without profiles and checkpoints.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "recipe/cluster_config.h"
+
+namespace nereus::recipe {
+
+struct ArchiveEntry {
+  std::string source, name;  // where it is; its name in the archive below the top folder
+};
+
+struct ArchiveResult {
+  std::string path;
+  int64_t experiments = 0;  // llmb-config_*.yaml files
+};
+
+// What goes in: $LLMB_INSTALL/workloads/*/experiments without *.nsys-rep, *_trace.json,
+// *.pt.trace.json, *.tar.* and without folders named code, checkpoint, checkpoints, nsys_profile,
+// torch_profile, pytorch_profile. By name. Symbolic links stay links.
+std::vector<ArchiveEntry> archive_entries(const std::string& install);
+
+// "" for `output`: $LLMB_INSTALL/llmb-archive_VERSION_UTC.tar.zst. Written beside and renamed.
+// Throws Error{kConfig} when it exists or its folder does not, Error{kIo} when writing fails.
+ArchiveResult make_archive(const ClusterConfig& config, const std::string& output);
+
+}  // namespace nereus::recipe
