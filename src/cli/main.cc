@@ -8,10 +8,15 @@
 
 #include "base/error.h"
 #include "base/suggest.h"
+#include "cli/archive.h"
 #include "cli/bench.h"
+#include "cli/jobs.h"
+#include "cli/list.h"
+#include "cli/llmb_run.h"
 #include "cli/plan.h"
 #include "cli/probe.h"
 #include "cli/recipe.h"
+#include "cli/submit.h"
 #include "cli/tokenize.h"
 #include "cli/train.h"
 
@@ -28,6 +33,10 @@ constexpr Command kCommands[] = {
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
+    {"submit", nereus::run_submit, "submit jobs of the recipe to Slurm (as llmb-run does)"},
+    {"list", nereus::run_list, "the installed workloads, their sizes, data types and scales"},
+    {"jobs", nereus::run_jobs, "the jobs that were submitted: states, speed, logs"},
+    {"archive", nereus::run_archive, "the runs of all workloads as one .tar.zst"},
     {"recipe", nereus::run_recipe, "run the recipe DeepSeek-V3 671B in a Slurm job (launch.sh)"},
     {"plan", nereus::run_plan, "draw a pipeline's schedule, its idle time and activations"},
     {"bench", nereus::run_bench,
@@ -72,7 +81,9 @@ int main(int argc, char** argv) {
   // A write beyond a file-size limit or to a closed pipe is an error to report, not a death.
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
+  const std::string called = argc > 0 ? argv[0] : "";
   try {
+    if (called.substr(called.rfind('/') + 1) == "llmb-run") return nereus::run_llmb_run(argc, argv);
     return dispatch(argc, argv);
   } catch (const nereus::Error& e) {
     std::fflush(stdout);

@@ -1,0 +1,24 @@
+#include "cli/archive.h"
+
+#include <cstdio>
+
+#include "cli/command.h"
+#include "cli/installation.h"
+#include "recipe/archive.h"
+
+namespace nereus {
+
+int run_archive(int argc, char** argv) {
+  CLI::App app("The runs of all workloads as one .tar.zst, without profiles and checkpoints",
+               "nereus archive");
+  std::string output;
+  app.add_option("--output", output,
+                 "the archive; $LLMB_INSTALL/llmb-archive_VERSION_TIME.tar.zst when left out");
+  if (const auto done = parse_command(app, argc, argv)) return *done;
+  const recipe::ArchiveResult result = recipe::make_archive(read_installation(), output);
+  std::printf("Archive created: %s\nArchived %lld experiments.\n", result.path.c_str(),
+              static_cast<long long>(result.experiments));
+  return 0;
+}
+
+}  // namespace nereus

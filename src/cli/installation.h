@@ -1,0 +1,15 @@
+// What submit, list, jobs and archive start from: $LLMB_INSTALL's cluster_config.yaml and the
+// workloads of its repository.
+#pragma once
+
+#include "recipe/cluster_config.h"
+#include "recipe/metadata.h"
+
+namespace nereus {
+
+recipe::ClusterConfig read_installation();
+
+// This program's path, as jobs are to run it.
+std::string program_path();
+
+}  // namespace nereus

@@ -1,0 +1,152 @@
+#include "cli/jobs.h"
+
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+
+#include "base/check.h"
+#include "cli/command.h"
+#include "cli/installation.h"
+#include "recipe/command_output.h"
+#include "recipe/jobs.h"
+
+namespace nereus {
+namespace {
+
+struct Options {
+  int64_t id = 0, tail = 200;
+  std::vector<int64_t> ids;
+  bool follow = false, path = false, folder = false, files = false;
+};
+
+recipe::JobDatabase open_database(const recipe::ClusterConfig& config) {
+  return recipe::JobDatabase(recipe::JobDatabase::path_in(config.llmb_install));
+}
+
+void warn(const std::string& text) {
+  if (!text.empty()) std::fprintf(stderr, "WARNING: %s\n", text.c_str());
+}
+
+recipe::JobRecord known_job(recipe::JobDatabase& database, int64_t id) {
+  const std::optional<recipe::JobRecord> job = database.job(id);
+  NEREUS_CHECK(kConfig, job,
+               "Job {} was not found in the job history. `nereus jobs` shows those that are there; "
+               "`nereus jobs rebuild` looks through the runs' folders.",
+               id);
+  return *job;
+}
+
+int list(const Options&) {
+  recipe::JobDatabase database = open_database(read_installation());
+  const recipe::Refreshed refreshed = recipe::refresh(database, {}, recipe::process_environment());
+  std::puts(recipe::table(database.jobs()).c_str());
+  std::fflush(stdout);
+  warn(refreshed.warning);
+  return 0;
+}
+
+int show(const Options& o) {
+  recipe::JobDatabase database = open_database(read_installation());
+  const recipe::Refreshed refreshed = recipe::refresh(database, {}, recipe::process_environment());
+  std::puts(recipe::details(known_job(database, o.id)).c_str());
+  warn(refreshed.warning);
+  return 0;
+}
+
+int log(const Options& o) {
+  recipe::JobDatabase database = open_database(read_installation());
+  const recipe::JobRecord job = known_job(database, o.id);
+  NEREUS_CHECK(
+      kConfig, !job.log_folder.empty(),
+      "Job {} does not have a log directory recorded. Run `nereus jobs rebuild` to rescan.", o.id);
+  NEREUS_CHECK(kConfig, o.path + o.folder + o.files <= 1,
+               "Use only one of --path, --dir, or --list.");
+  NEREUS_CHECK(kConfig, !o.follow || o.path + o.folder + o.files == 0,
+               "--follow can only be used when printing log contents.");
+  if (o.folder) {
+    std::puts(job.log_folder.c_str());
+    return 0;
+  }
+  const std::vector<recipe::RunLog> logs = recipe::find_logs(job.log_folder, o.id);
+  NEREUS_CHECK(kConfig, !logs.empty(), "No log file found for job {} in {}.", o.id, job.log_folder);
+  const std::string active = logs.back().path;
+  if (o.files) {
+    for (const recipe::RunLog& one : logs)
+      fmt::print("{}: {}{}\n", one.restart ? std::to_string(*one.restart) : "slurm", one.path,
+                 one.path == active ? " (active)" : "");
+  } else if (o.path) {
+    std::puts(active.c_str());
+  } else if (o.follow) {
+    const std::string lines = std::to_string(o.tail);
+    std::fflush(stdout);
+    execlp("tail", "tail", "-n", lines.c_str(), "-F", active.c_str(), nullptr);
+    NEREUS_FAIL(kIo, "tail cannot be started: {}", std::strerror(errno));
+  } else {
+    const std::string text = recipe::tail(active, o.tail);
+    if (!text.empty()) std::puts(text.c_str());
+  }
+  return 0;
+}
+
+int refresh(const Options& o) {
+  recipe::JobDatabase database = open_database(read_installation());
+  std::vector<int64_t> missing;
+  for (const int64_t id : o.ids)
+    if (!database.job(id)) missing.push_back(id);
+  NEREUS_CHECK(kConfig, missing.empty(), "Job ID(s) not found in the job history: {}.",
+               fmt::join(missing, ", "));
+  const recipe::Refreshed refreshed =
+      recipe::refresh(database, o.ids, recipe::process_environment());
+  NEREUS_CHECK(kIo, refreshed.warning.empty(), "{}", refreshed.warning);
+  fmt::print("Refreshed {} job status records.\n", refreshed.count);
+  return 0;
+}
+
+int rebuild(const Options&) {
+  const recipe::ClusterConfig config = read_installation();
+  const recipe::Rebuilt r = recipe::rebuild(config, recipe::read_workloads(config.llmb_repo),
+                                            recipe::process_environment());
+  if (!r.aside.empty()) fmt::print("The unusable database is kept as {}\n", r.aside);
+  fmt::print("Job history database: {}\n", r.database);
+  fmt::print("Scanned {} llmb-config files; imported {}, skipped {}.\n", r.scanned, r.imported,
+             r.skipped);
+  std::fflush(stdout);
+  warn(r.warning);
+  return 0;
+}
+
+}  // namespace
+
+int run_jobs(int argc, char** argv) {
+  CLI::App app("The jobs that were submitted: states from Slurm, speed from their logs",
+               "nereus jobs");
+  Options o;
+  std::function<int(const Options&)> chosen = list;
+  const auto add = [&](const char* name, const char* help, int (*body)(const Options&)) {
+    CLI::App* command = app.add_subcommand(name, help);
+    command->callback([&chosen, body] { chosen = body; });
+    return command;
+  };
+  app.require_subcommand(0, 1);
+  add("list", "all of them, as without a command", list);
+  add("show", "all that is known of one", show)->add_option("job", o.id, "job id")->required();
+  CLI::App* logs = add("log", "the end of a job's log", log);
+  logs->add_option("job", o.id, "job id")->required();
+  logs->add_option("--tail", o.tail, "number of lines")->capture_default_str();
+  logs->add_flag("-f,--follow", o.follow, "and what follows");
+  logs->add_flag("--path", o.path, "its path alone");
+  logs->add_flag("--dir", o.folder, "the run's folder alone");
+  logs->add_flag("--list", o.files, "the logs of all restarts");
+  add("refresh", "ask Slurm for jobs again and read their logs again", refresh)
+      ->add_option("jobs", o.ids, "job ids")
+      ->required();
+  add("rebuild", "record every run found below $LLMB_INSTALL/workloads", rebuild);
+  if (const auto done = parse_command(app, argc, argv)) return *done;
+  return chosen(o);
+}
+
+}  // namespace nereus

@@ -1,0 +1,24 @@
+#include "cli/list.h"
+
+#include <cstdio>
+
+#include "cli/command.h"
+#include "cli/installation.h"
+#include "recipe/tasks.h"
+
+namespace nereus {
+
+int run_list(int argc, char** argv) {
+  CLI::App app("The installed workloads and what they run at", "nereus list");
+  std::string workload;
+  app.add_option("-w,--workload", workload, "these alone, with commas");
+  if (const auto done = parse_command(app, argc, argv)) return *done;
+  const recipe::ClusterConfig config = read_installation();
+  std::fputs(recipe::describe_workloads(recipe::read_workloads(config.llmb_repo), config.installed,
+                                        config.gpu_type, recipe::split_commas(workload))
+                 .c_str(),
+             stdout);
+  return 0;
+}
+
+}  // namespace nereus

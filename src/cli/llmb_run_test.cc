@@ -1,0 +1,171 @@
+// The commands submit, list, jobs and archive, under llmb-run's name and under their own.
+#include "cli/llmb_run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/error.h"
+#include "cli/submit.h"
+#include "test/test_tensor.h"
+
+namespace nereus {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+const std::string kJob = "pretrain_deepseek-v3-torchtitan";
+
+class LlmbRun : public testing::Test {
+ protected:
+  const test::TemporaryFolder folder_;
+  const std::string old_path_ = std::getenv("PATH");
+  std::string out_, err_;
+
+  void SetUp() override {
+    const char* source = std::getenv("NEREUS_SOURCE_DIR");
+    folder_.write("cluster_config.yaml",
+                  std::string("schema_version: 2\nllmb_repo: ") + (source ? source : ".") +
+                      "\nllmb_install: " + folder_.path() +
+                      "\ngpu_type: h100\ncluster_name: north\nslurm: {gpu: {partition: batch}}\n"
+                      "workloads: {installed: [" +
+                      kJob + "]}\n");
+    fs::create_directories(folder_.file("bin"));
+    setenv("LLMB_INSTALL", folder_.path().c_str(), 1);
+    setenv("PATH", (folder_.file("bin") + ":" + old_path_).c_str(), 1);
+    unsetenv("SLURM_JOB_ID");
+    program("sacct", "exit 1");
+    program("scontrol", "exit 1");
+  }
+  void TearDown() override {
+    setenv("PATH", old_path_.c_str(), 1);
+    unsetenv("LLMB_INSTALL");
+    unsetenv("SLURM_JOB_ID");
+  }
+  void program(const std::string& name, const std::string& body) const {
+    fs::permissions(folder_.write("bin/" + name, "#!/bin/bash\n" + body + "\n"),
+                    fs::perms::owner_all);
+  }
+  int run(std::vector<std::string> args, int (*command)(int, char**) = run_llmb_run) {
+    args.insert(args.begin(), "llmb-run");
+    std::vector<char*> argv;
+    argv.reserve(args.size());
+    for (std::string& arg : args) argv.push_back(arg.data());
+    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
+    int code = -1;
+    try {
+      code = command(static_cast<int>(argv.size()), argv.data());
+    } catch (const Error& e) {
+      code = e.exit_code();
+      err_ = e.what();
+    }
+    out_ = testing::internal::GetCapturedStdout();
+    const std::string err = testing::internal::GetCapturedStderr();
+    if (!err.empty()) err_ = err;
+    return code;
+  }
+  const std::vector<std::string> submit_ = {"submit",  "-w",   kJob,      "-s", "671b",
+                                            "--dtype", "bf16", "--scale", "512"};
+  std::vector<std::string> submit(std::vector<std::string> more) const {
+    more.insert(more.begin(), submit_.begin(), submit_.end());
+    return more;
+  }
+};
+
+TEST_F(LlmbRun, ADryRunPrintsTheJobsAndSubmitsNothing) {
+  program("sbatch", "touch " + folder_.file("called"));
+  EXPECT_EQ(run(submit({"--dry-run", "-p", "-r", "2", "--env", "HF_TOKEN=abc", "--env", "A=b",
+                        "--slurm-arg", "exclusive", "--nice", "10", "--", "--training.steps=7"})),
+            0);
+  EXPECT_THAT(out_, StartsWith("Jobs (2):\n  - " + kJob +
+                               "_671b dtype=bf16   scale=512    "
+                               "profile=True "));
+  EXPECT_THAT(out_, HasSubstr(" JOB_TOTAL_GPUS=512 "));
+  EXPECT_THAT(out_, HasSubstr("--ntasks-per-node=8 --nice=10 --exclusive "));
+  EXPECT_THAT(out_, HasSubstr("launch.sh --training.steps=7\n"));
+  EXPECT_THAT(out_, HasSubstr("HF_TOKEN=... "));
+  EXPECT_THAT(out_, testing::EndsWith("Dry run enabled. Jobs will not be submitted.\n"));
+  EXPECT_THAT(err_, HasSubstr("WARNING: the data set is not there: "));
+  EXPECT_FALSE(fs::exists(folder_.file("called")));
+  EXPECT_FALSE(fs::exists(folder_.file("workloads")));
+}
+
+TEST_F(LlmbRun, AJobIsSubmittedRecordedShownAndArchived) {
+  program("sbatch", "echo 4711");
+  EXPECT_EQ(run(submit_), 0);
+  EXPECT_THAT(out_, HasSubstr("SUBMITTED: " + kJob + "_671b dtype=bf16   scale=512 "));
+  EXPECT_THAT(out_, HasSubstr("jobid=4711 workdir=" + folder_.file("workloads/" + kJob)));
+  program("sacct", "echo '4711|RUNNING|00:00:09|2026-11-28T17:00:00|n1|0:0'");
+  EXPECT_EQ(run({"jobs"}), 0);
+  EXPECT_THAT(out_, HasSubstr("  2026-11-28 17:00  RUNNING       00:00:09"));
+  EXPECT_EQ(run({"jobs", "show", "4711"}), 0);
+  EXPECT_THAT(out_, HasSubstr("\nNode List    : n1\n"));
+  EXPECT_EQ(run({"jobs", "log", "4711", "--dir"}), 0);
+  const std::string run_folder = out_.substr(0, out_.size() - 1);
+  EXPECT_EQ(run({"jobs", "log", "4711"}), 1);
+  EXPECT_EQ(err_, "ERROR: No log file found for job 4711 in " + run_folder + ".\n");
+  folder_.write(fs::path(run_folder + "/log-x_4711_0.out").lexically_relative(folder_.path()),
+                "a\nb\nc\n");
+  EXPECT_EQ(run({"jobs", "log", "4711", "--tail", "2"}), 0);
+  EXPECT_EQ(out_, "b\nc\n");
+  EXPECT_EQ(run({"jobs", "log", "4711", "--list"}), 0);
+  EXPECT_EQ(out_, "0: " + run_folder + "/log-x_4711_0.out (active)\n");
+  EXPECT_EQ(run({"jobs", "refresh", "4711"}), 0);
+  EXPECT_EQ(out_, "Refreshed 1 job status records.\n");
+  EXPECT_EQ(run({"jobs", "rebuild"}), 0);
+  EXPECT_THAT(out_, HasSubstr("Scanned 1 llmb-config files; imported 1, skipped 0.\n"));
+  EXPECT_EQ(run({"archive", "--output", folder_.file("a.tar.zst")}), 0);
+  EXPECT_EQ(out_, "Archive created: " + folder_.file("a.tar.zst") + "\nArchived 1 experiments.\n");
+}
+
+TEST_F(LlmbRun, ItsExitCodesAreOneForTheUserAndTwoForTheSystem) {
+  EXPECT_EQ(run({"list"}), 0);
+  EXPECT_THAT(out_, HasSubstr("Scales: 512, 1024"));
+  EXPECT_EQ(run({"list", "-w", "pretrain_x"}), 1);
+  EXPECT_THAT(err_, StartsWith("ERROR: Workload 'pretrain_x' not found."));
+  EXPECT_EQ(run(submit({"--env", "A=$(x)"})), 1);
+  EXPECT_EQ(run(submit({"--dtipe", "bf16"})), 1);
+  EXPECT_THAT(err_, HasSubstr("did you mean --dtype?"));
+  EXPECT_EQ(run({"jobs", "show", "1"}), 1);
+  EXPECT_EQ(run({"jobs", "refresh", "1", "2"}), 1);
+  EXPECT_EQ(err_, "ERROR: Job ID(s) not found in the job history: 1, 2.\n");
+  EXPECT_EQ(run({"exemplar"}), 1);
+  EXPECT_EQ(run({"sumbit"}), 1);
+
+  program("sbatch",
+          "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2\nexit 1");
+  EXPECT_EQ(run(submit_), 2);
+  EXPECT_THAT(err_, HasSubstr("error=sbatch: error: Batch job submission failed: Invalid account\n"
+                              "ERROR: Submission error: Failed to launch 1 out of 1 tasks.\n"));
+  program("sbatch", "echo 1");
+  EXPECT_EQ(run(submit_), 0);
+  EXPECT_EQ(run({"jobs", "refresh", "1"}), 2);
+  EXPECT_THAT(err_, StartsWith("ERROR: sacct unavailable; status may be stale"));
+
+  setenv("SLURM_JOB_ID", "5", 1);
+  EXPECT_EQ(run({"jobs"}), 1);
+  EXPECT_EQ(err_,
+            "ERROR: 🚫: `llmb-run` does not currently support running within a SLURM allocation. "
+            "Please run this script directly from a login node outside of a SLURM job.\n");
+  EXPECT_EQ(run({"--dry-run"}, run_submit), 2);
+  EXPECT_EQ(err_,
+            "nereus submit does not run within a Slurm allocation (SLURM_JOB_ID = 5), whose "
+            "settings sbatch would take over: run it on a login node, outside of a job.");
+}
+
+TEST_F(LlmbRun, AJobThatCannotBeRecordedIsSubmittedAllTheSame) {
+  program("sbatch", "echo 12");
+  fs::create_directories(folder_.file(".llmb/jobs.sqlite3"));
+  EXPECT_EQ(run(submit_), 0);
+  EXPECT_THAT(out_, HasSubstr("jobid=12 "));
+  EXPECT_THAT(err_, HasSubstr("WARNING: job 12 was submitted, but not recorded: "));
+  EXPECT_THAT(err_, HasSubstr("`nereus jobs rebuild` makes a new one from the runs' folders."));
+}
+
+}  // namespace
+}  // namespace nereus

@@ -1,0 +1,154 @@
+#include "cli/submit.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/check.h"
+#include "cli/command.h"
+#include "cli/installation.h"
+#include "recipe/command_output.h"
+#include "recipe/job_database.h"
+#include "recipe/submit.h"
+
+namespace nereus {
+namespace {
+
+using recipe::Task;
+
+void warn(const std::string& text) { std::fprintf(stderr, "WARNING: %s\n", text.c_str()); }
+
+// The job is in the queue whatever becomes of its record.
+void record(const recipe::ClusterConfig& config, const recipe::Workload& workload, const Task& t,
+            const recipe::SubmittedJob& job) {
+  try {
+    recipe::JobDatabase(recipe::JobDatabase::path_in(config.llmb_install))
+        .record({.id = job.id,
+                 .launcher_type = workload.launcher_type,
+                 .workload = t.workload,
+                 .model = workload.model,
+                 .size = t.size,
+                 .dtype = t.dtype,
+                 .scale = t.scale,
+                 .profile = t.profile,
+                 .proxy = t.proxy,
+                 .log_folder = job.folder,
+                 .config_path = job.config,
+                 .submitted = job.launch_time,
+                 .environment = t.environment,
+                 .parameters = t.parameters});
+  } catch (const Error& e) {
+    warn(fmt::format("job {} was submitted, but not recorded: {}", job.id, e.what()));
+  }
+}
+
+struct Options {
+  recipe::TaskRequest request;
+  recipe::SlurmOptions slurm;
+  std::vector<std::string> environment;
+  bool dry_run = false, dump_environment = false;
+};
+
+void add_options(CLI::App& app, Options& o) {
+  recipe::TaskRequest& r = o.request;
+  app.add_option("-w,--workload", r.workload,
+                 "workload, or a list with commas; a size may follow its name (NAME_671b)");
+  app.add_option("-s,--model-size", r.size, "size of the model, of one workload");
+  app.add_option("-d,--dtype", r.dtype, "data types, with commas; all when left out");
+  app.add_option("--scale", r.scale, "numbers of GPUs, with commas");
+  app.add_option("--max-scale", r.max_scale,
+                 "all listed scales up to this, and powers of two above them");
+  app.add_flag("--min-scale", r.min_scale, "the smallest listed scale");
+  app.add_flag("--exact-scales", r.exact_scales, "with --max-scale: listed scales alone");
+  app.add_option("-f,--file", r.file, "tasks from a .yaml or .txt file");
+  app.add_option("-r,--repeats", r.repeats, "how often each");
+  app.add_flag("-p,--profile", r.profile, "with a profile");
+  app.add_flag("--proxy", r.proxy, "at the workload's proxy scales");
+  app.add_flag("--dry-run", o.dry_run, "print the jobs and sbatch's command lines, and stop");
+  app.add_flag("--force", r.force, "one task whatever its data type and scale");
+  app.add_flag("--dump-env", o.dump_environment, "of other workloads; no meaning here");
+  app.add_option("--nice", o.slurm.nice, "sbatch's");
+  app.add_option("--nodelist", o.slurm.nodelist, "sbatch's");
+  app.add_option("--exclude", o.slurm.exclude, "sbatch's");
+  app.add_option("--reservation", o.slurm.reservation, "sbatch's");
+  app.add_option("--segment", o.slurm.segment, "sbatch's; chosen on GB200 when left out");
+  // One value each, so that options may be repeated and nothing else is taken for a value.
+  app.add_option("--slurm-arg", o.slurm.more, "another option of sbatch: key=value, or flag")
+      ->expected(1)
+      ->take_all();
+  app.add_option("--env", o.environment, "KEY=value for the job")->expected(1)->take_all();
+  app.footer("Words after -- go to `nereus train`: nereus submit ... -- --metrics.log_freq=1");
+}
+
+// Command lines and the variables that the job gets, so that a user sees what would run.
+void print_job(const recipe::Submitter& submitter, const Task& t) {
+  const std::string folder = submitter.folder(t, submitter.now());
+  std::string line;
+  for (const auto& [key, value] : submitter.variables(t, folder)) {
+    line += key + "=" + (recipe::is_secret(key) ? "..." : recipe::quoted(value)) + " ";
+  }
+  std::printf("%s%s\n", line.c_str(), recipe::quoted(submitter.command(t, folder)).c_str());
+}
+
+}  // namespace
+
+int run_submit(int argc, char** argv) {
+  char** const end = argv + argc;
+  char** const dashes = std::find(argv, end, std::string("--"));
+  const std::vector<std::string> arguments(dashes == end ? end : dashes + 1, end);
+
+  CLI::App app("Submit jobs of installed workloads to Slurm", "nereus submit");
+  Options o;
+  add_options(app, o);
+  if (const auto done = parse_command(app, static_cast<int>(dashes - argv), argv)) return *done;
+  const char* inside = std::getenv("SLURM_JOB_ID");
+  NEREUS_CHECK(kConfig, !inside,
+               "nereus submit does not run within a Slurm allocation (SLURM_JOB_ID = {}), whose "
+               "settings sbatch would take over: run it on a login node, outside of a job.",
+               inside);
+  o.request.environment = recipe::parse_environment(o.environment);
+  o.slurm.words();  // its errors
+  const recipe::ClusterConfig config = read_installation();
+  const recipe::Workloads workloads = recipe::read_workloads(config.llmb_repo);
+
+  const recipe::TaskList list = recipe::make_tasks(o.request, workloads, config);
+  if (!list.dropped.empty()) std::fprintf(stderr, "ERROR: %s\n", list.dropped.c_str());
+  std::vector<std::string> warnings = list.warnings;
+  if (o.dump_environment) warnings.push_back("--dump-env has a meaning for Megatron-Bridge alone.");
+  const recipe::Submitter submitter(config, workloads, recipe::process_environment(),
+                                    program_path(), o.slurm, arguments);
+  for (const Task& t : list.tasks)
+    for (const std::string& w : submitter.check(t))
+      if (std::find(warnings.begin(), warnings.end(), w) == warnings.end()) warnings.push_back(w);
+  for (const std::string& w : warnings) warn(w);
+
+  std::printf("Jobs (%zu):\n", list.tasks.size());
+  for (const Task& t : list.tasks) std::puts(recipe::describe(t, "  - ", "").c_str());
+  if (o.dry_run) {
+    for (const Task& t : list.tasks) print_job(submitter, t);
+    std::puts("Dry run enabled. Jobs will not be submitted.");
+    return 0;
+  }
+  size_t failed = 0;
+  for (const Task& t : list.tasks) {
+    std::fflush(stdout);
+    try {
+      const recipe::SubmittedJob job = submitter.submit(t);
+      std::puts(
+          recipe::describe(t, "SUBMITTED: ", fmt::format("jobid={} workdir={}", job.id, job.folder))
+              .c_str());
+      if (!job.warning.empty()) warn(job.warning);
+      record(config, workloads.at(t.workload), t, job);
+    } catch (const Error& e) {
+      ++failed;
+      std::fprintf(stderr, "%s\n",
+                   recipe::describe(t, "ERROR: ", std::string("error=") + e.what()).c_str());
+    }
+  }
+  if (failed == 0) return 0;
+  std::fprintf(stderr, "ERROR: Submission error: Failed to launch %zu out of %zu tasks.\n", failed,
+               list.tasks.size());
+  return 2;
+}
+
+}  // namespace nereus
