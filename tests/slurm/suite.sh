@@ -95,10 +95,11 @@ ranks_on() {
 
 . "$here/launch_cases.sh"
 . "$here/end_cases.sh"
+. "$here/submit_cases.sh"
 
 # Slurm looks at time limits twice a minute, and gives ranks time to die: those jobs run beside the
 # other cases.
-all=(limit_begins step_dies runs default_folder log_rank slurm_params precedence refused cancelled requeued rank_killed node_down
+all=(limit_begins step_dies runs default_folder log_rank slurm_params precedence refused submitted cancelled requeued rank_killed node_down
   step_is_dead node_dies limit_ends)
 for case_name in "${@:-${all[@]}}"; do
   begin=$(date +%s%N) before=$failures job=""
