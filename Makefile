@@ -31,6 +31,7 @@ train: program
 	$(BUILD)/nereus train configs/tiny.toml $(ARGS)
 
 test: configure
+	@scripts/bootstrap.sh test
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --parallel $(JOBS)
 

@@ -2,11 +2,14 @@
 # Installs from the distribution what is missing to build and test Nereus; silent when nothing is.
 #
 #   scripts/bootstrap.sh          the program and its tests
+#   scripts/bootstrap.sh test     and, for root, Slurm with its accounting: tests that start it are
+#                                 skipped where it cannot be installed
 #   scripts/bootstrap.sh check    and clang-format, clang-tidy, clang with libFuzzer
 #
 # Debian 12 and Ubuntu 24.04, as root or with sudo. Exit code 2: something is missing and cannot be
 # installed from here; the message names the packages.
 set -euo pipefail
+PATH=$PATH:/usr/sbin
 
 # package, and what shows that it is there: a command, or a header under an include folder.
 build_packages=(
@@ -26,6 +29,12 @@ build_packages=(
   "libopenmpi-dev command:mpicc"
   "openmpi-bin command:mpirun"
   "ccache command:ccache"
+)
+test_packages=(
+  "slurm-wlm command:slurmctld"
+  "munge command:munged"
+  "slurmdbd command:slurmdbd"
+  "mariadb-server-core command:mariadbd"
 )
 check_packages=(
   "clang-format-14 command:clang-format-14"
@@ -50,11 +59,18 @@ is_there() {
 }
 
 wanted=("${build_packages[@]}")
+optional=
 case ${1:-} in
   "") ;;
+  test)
+    "$0"
+    [[ $EUID -eq 0 ]] || exit 0
+    wanted=("${test_packages[@]}")
+    optional=1
+    ;;
   check) wanted+=("${check_packages[@]}") ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -69,6 +85,7 @@ refuse() {
   echo "error: $1" >&2
   echo "  Missing, by their names in Debian and Ubuntu: ${missing[*]}" >&2
   echo "  $2" >&2
+  [[ -z $optional ]] || { echo "  The tests that start Slurm will be skipped." >&2 && exit 0; }
   exit 2
 }
 

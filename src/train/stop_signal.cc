@@ -14,7 +14,7 @@ constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
 
 void remember(int signal) {
   received_signal = signal;
-  std::signal(signal, SIG_DFL);
+  if (signal == SIGINT) std::signal(SIGINT, SIG_DFL);
 }
 
 }  // namespace
@@ -25,7 +25,7 @@ StopSignal::StopSignal() {
 }
 
 StopSignal::~StopSignal() {
-  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
+  for (const int signal : kSignals) std::signal(signal, signal == SIGINT ? SIG_DFL : SIG_IGN);
 }
 
 int StopSignal::received() { return received_signal; }

@@ -1,6 +1,7 @@
-// SIGINT, SIGTERM and SIGUSR1 ask a run to finish its step and stop. While one lives, the first
-// such signal is remembered; a second one has the system's default effect and ends the process at
-// once.
+// SIGINT, SIGTERM and SIGUSR1 ask a run to finish its step and stop. While one lives, such a signal
+// is remembered. A second SIGINT ends the process at once. A second SIGTERM does not: at a job's
+// time limit Slurm sends two of them within milliseconds, and SIGKILL when its patience ends. Nor
+// does one that comes later, to a rank that has stopped because another one was told to.
 #pragma once
 
 namespace nereus {

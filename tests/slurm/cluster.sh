@@ -1,94 +1,139 @@
 #!/usr/bin/env bash
-# A real Slurm of two virtual nodes on this machine, for tests.
+# A real Slurm of five virtual nodes on this machine, for tests.
 #
-#   tests/slurm/cluster.sh FOLDER COMMAND...   starts munge (unless it runs), a controller and two
-#                                              nodes with everything under FOLDER, runs COMMAND with
-#                                              SLURM_CONF set, and stops what it started
+#   tests/slurm/cluster.sh FOLDER COMMAND...   starts munge, a controller, five nodes and, where
+#                                              slurmdbd and MariaDB are installed, accounting; runs
+#                                              COMMAND with SLURM_CONF set, and ends all of it
 #
-# Exit 77: it cannot be started here, with the reason. Needs root, slurm-wlm and munge.
+# Daemons, sockets and ports are its own, so that it disturbs neither a Slurm of this machine nor
+# another test; their logs are in FOLDER/log. COMMAND finds NO_ACCOUNTING set to the reason where
+# there is no sacct. Exit 77: nothing was started here, with the reason.
+# shellcheck disable=SC1091
 set -u
-folder=$1
-shift
+here=$(cd "$(dirname "$0")" && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+
+# What belongs to the cluster has its SLURM_CONF in the environment: daemons, steps and ranks.
+members() { env -u SLURM_CONF grep -lzsxF "SLURM_CONF=$1/slurm.conf" /proc/[0-9]*/environ | cut -d/ -f3; }
+end_cluster() {
+  local members
+  for _ in $(seq 100); do
+    members=$(members "$1")
+    [[ -n $members ]] || break
+    # shellcheck disable=SC2086  # one word a process
+    kill -KILL $members 2>/dev/null
+    sleep 0.1
+  done
+  rm -rf "$1"
+}
+if [[ $1 == --end-after ]]; then  # the watcher: where this script itself was killed
+  tail --pid="$2" -f /dev/null
+  end_cluster "$3"
+  exit
+fi
 
 skip() {
   echo "skipped: $*"
   exit 77
 }
+fail() {
+  echo "FAILED: $*"
+  exit 1
+}
 [[ $(id -u) == 0 ]] || skip "a test cluster of Slurm needs root"
 for program in slurmctld slurmd munged sbatch; do
-  command -v $program >/dev/null || [[ -x /usr/sbin/$program ]] || skip "$program is not installed (slurm-wlm, munge)"
+  command -v $program >/dev/null || skip "$program is not installed (slurm-wlm, munge: scripts/bootstrap.sh test)"
 done
-PATH=$PATH:/usr/sbin
 
+folder=$1
+shift
 rm -rf "$folder"
-mkdir -p "$folder"/{state,n0,n1,tmp_n0,tmp_n1,log}
-own_munge=
-daemons=()
-stop() {
-  ((${#daemons[@]})) && kill "${daemons[@]}" 2>/dev/null
-  [[ -n $own_munge ]] && kill "$(cat /run/munge/munged.pid 2>/dev/null)" 2>/dev/null
-  wait 2>/dev/null
-  return 0
+mkdir -p "$folder/log"
+folder=$(cd "$folder" && pwd)
+run=$(mktemp -d /tmp/nereus-slurm.XXXXXX)  # short: sockets' paths have 107 characters at most
+(setsid "$here/cluster.sh" --end-after $$ "$run" </dev/null >/dev/null 2>&1 &)
+export SLURM_CONF=$run/slurm.conf
+trap 'end_cluster "$run"' EXIT
+trap 'exit 143' TERM INT HUP
+
+# Waits until a command succeeds, while the last daemon lives: seconds, then the command.
+wait_for() {
+  local until=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < until)) && kill -0 "$daemon" 2>/dev/null || return 1
+    sleep 0.1
+  done
 }
-# A daemon in the foreground of a background job, so that it is known by its process.
+# A daemon as a job of this shell: its log's name, then its command.
 start() {
-  "$@" >/dev/null 2>&1 &
-  daemons+=($!)
-  sleep 0.3
-  kill -0 $! 2>/dev/null || skip "$1 does not start: $(tail -1 "$folder"/log/*.log)"
+  local name=$1
+  shift
+  "$@" </dev/null >"$folder/log/$name.out" 2>&1 &
+  daemon=$!
+  disown  # not worth a line when it ends
 }
-trap stop EXIT
-trap 'exit 143' TERM INT
+said() { tail -n 2 "$folder/log/$1.out" | tr '\n' ' '; }
 
-if ! munge -n 2>/dev/null | unmunge >/dev/null 2>&1; then
-  mkdir -p /run/munge /var/log/munge /var/lib/munge
-  [[ -s /etc/munge/munge.key ]] || (umask 377 && head -c 1024 /dev/urandom >/etc/munge/munge.key)
-  chown -R munge:munge /run/munge /etc/munge /var/lib/munge /var/log/munge
-  runuser -u munge -- /usr/sbin/munged --force || skip "munged does not start"
-  own_munge=1
-fi
+# Ports that nobody listens at, below those that the system gives to connections.
+port=
+for _ in $(seq 50); do
+  port=$((20000 + RANDOM % 12000))
+  for ((p = port; p < port + 7; ++p)); do
+    (: >"/dev/tcp/127.0.0.1/$p") 2>/dev/null && continue 2
+  done
+  break
+done
 
-port=$((20000 + RANDOM % 20000))
+(umask 077 && head -c 1024 /dev/urandom >"$run/munge.key")
+start munge munged --foreground --force --key-file="$run/munge.key" --socket="$run/munge" \
+  --pid-file="$run/munge.pid" --log-file="$folder/log/munge.log" --seed-file="$run/munge.seed"
+wait_for 20 munge -n -S "$run/munge" || fail "munged does not start: $(said munge)"
+
+# The first node (Slurm sorts them by name) is one that the ranks can connect to by its name.
 host=$(hostname -s)
-cat >"$folder/slurm.conf" <<EOF
-ClusterName=dev
+nodes=("$host" zz1 zz2 zz3 zz4)
+cat >"$SLURM_CONF" <<EOF
+ClusterName=nereus
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
-AuthType=auth/munge
-CryptoType=crypto/munge
+AuthInfo=socket=$run/munge
 SlurmctldPort=$port
-StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/%n
-TmpFS=$folder/tmp_%n
-SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/%n.pid
+FirstJobId=$((1000 + RANDOM % 9000))
+StateSaveLocation=$run/state
+SlurmdSpoolDir=$run/%n
+TmpFS=$run/tmp_%n
+SlurmctldPidFile=$run/slurmctld.pid
+SlurmdPidFile=$run/%n.pid
 SlurmctldLogFile=$folder/log/slurmctld.log
 SlurmdLogFile=$folder/log/%n.log
+SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SwitchType=switch/none
-SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=1,sched_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
-MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=60
 KillWait=5
-NodeName=n0 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=2000 State=UNKNOWN
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=2000 State=UNKNOWN
-PartitionName=main Nodes=n0,n1 Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
+PropagatePrioProcess=1
+$(for i in "${!nodes[@]}"; do
+  echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1 + i)) CPUs=2 RealMemory=1000 State=UNKNOWN"
+done)
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:8
 EOF
-export SLURM_CONF=$folder/slurm.conf
-start slurmctld -D
-sleep 1
-start slurmd -D -N n0
-start slurmd -D -N n1
-for _ in $(seq 30); do
-  [[ $(sinfo -h -o %T 2>/dev/null) == idle ]] && break
-  sleep 0.5
+echo CgroupPlugin=cgroup/v1 >"$run/cgroup.conf"
+mkdir -p "$run/state" "${nodes[@]/#/$run/}" "${nodes[@]/#/$run/tmp_}"
+. "$here/accounting.sh"
+start_accounting $((port + 6))
+start slurmctld slurmctld -D
+wait_for 20 scontrol ping || fail "slurmctld does not start: $(said slurmctld)"
+for node in "${nodes[@]}"; do
+  VIRTUAL_NODE=$node start "$node" slurmd -D -N "$node"
 done
-"$@"
+all_idle() { [[ $(sinfo -h -N -o %T | sort | uniq -c | tr -d ' ') == "${#nodes[@]}idle" ]]; }
+wait_for 30 all_idle || fail "the nodes do not come up: $(sinfo -N -o '%N %T %E'; said "$host"; said slurmctld)"
+echo "Slurm of ${#nodes[@]} virtual nodes: up after $SECONDS s${NO_ACCOUNTING:+, without accounting: $NO_ACCOUNTING}"
+
+"$@" <&0 &  # waited for, so that a signal is acted upon at once
+wait $!

@@ -1,0 +1,148 @@
+# Cases of suite.sh: how jobs end that do not complete.
+# shellcheck shell=bash disable=SC2154
+
+endless() { TRAINING_STEPS=1000000 submit "$@" -- --metrics.log_freq=1000000; }
+
+cancelled() {
+  new_folder scancel
+  endless
+  check "the job trains" trains
+  scancel "$job"
+  check "the job is cancelled" ends CANCELLED
+  check "the ranks finish their step" wait_for 10 contains "$log" '^\[rank0\]:.*SIGTERM received: stopped after step [0-9]+ of 1000000'
+  check "their exit code is 143" wait_for 10 contains "$batch_log" 'zz1: tasks 2-3: Exited with exit code 143'
+  accounted "$job" CANCELLED
+  accounted "$job.0" FAILED 15:0  # sacct takes 128 off
+
+  new_folder signal
+  endless
+  check "scancel --signal=TERM: the job trains" trains
+  scancel --signal=TERM "$job"
+  check "scancel --signal=TERM: the job fails" ends FAILED
+  check "scancel --signal=TERM: exit code 143" is ExitCode 143:0
+  check "scancel --signal=TERM: the ranks finish their step" contains "$log" 'SIGTERM received: stopped after step'
+}
+
+pends() { is JobState PENDING && is Restarts 1; }
+requeued() {
+  new_folder requeue
+  endless
+  check "the job trains" trains
+  scontrol requeue "$job"
+  check "it waits for its second attempt" wait_for 20 pends
+  check "the first attempt finishes its step" contains "$log" 'SIGTERM received: stopped after step'
+  scontrol update jobid="$job" StartTime=now+2  # not in two minutes; a second is what Slurm needs
+  log=$(log_of "$job" 1)
+  check "the second attempt has a log of its own and trains" trains
+  check "its errors have a file of their own" test -e "${log%.out}.err"
+  scancel "$job"
+  check "it can be cancelled" ends CANCELLED
+  accounted "$job" REQUEUED
+  accounted "$job" CANCELLED
+}
+
+rank_killed() {
+  new_folder rank_killed
+  endless
+  check "the job trains" trains
+  local begin
+  begin=$(date +%s%N)
+  kill -KILL "$(ranks_on zz1 3)"
+  check "the job fails within 10 s" ends FAILED 10
+  echo "from a rank's death to the job's end: $((($(date +%s%N) - begin) / 1000000)) ms"
+  check "the log names the rank" contains "$errors" '^error: rank 3 of the world \(host .*, process [0-9]+\) died at step [0-9]+'
+  check "srun names its node" contains "$batch_log" 'zz1: task 3: Killed'
+  check "the others end with 72" contains "$batch_log" "$first_node: tasks 0-1: Exited with exit code 72"
+  accounted "$job" FAILED
+  accounted "$job.0" FAILED
+}
+
+no_rank_runs() { [[ -z $(ranks_on "$first_node")$(ranks_on zz1) ]]; }
+node_down() {
+  new_folder node_down
+  endless --no-requeue
+  check "the job trains" trains
+  scontrol update nodename=zz1 state=down reason=test
+  check "the job ends as NODE_FAIL" ends NODE_FAIL
+  check "the batch log names the node" contains "$batch_log" 'Node failure on zz1'
+  check "the log says so" contains "$errors" 'DUE TO NODE FAILURE'
+  check "no rank stays" wait_for 10 no_rank_runs
+  accounted "$job" NODE_FAIL
+
+  new_folder node_down_requeue
+  endless --requeue -w "$first_node,zz4"
+  check "with --requeue: the job trains" trains
+  scontrol update nodename=zz4 state=down reason=test
+  check "with --requeue: it waits for its second attempt" wait_for 20 pends
+  scancel "$job"
+}
+
+# Kills what a node has of the job, its step's daemon and its ranks, or with "all" its own daemon too.
+kill_on() {
+  local ranks others pid
+  mapfile -t ranks < <(ranks_on "$1")
+  mapfile -t others < <(
+    for pid in "${ranks[@]}"; do awk '/^PPid:/ { print $2 }' "/proc/$pid/status"; done | sort -u
+    [[ ${2:-} != all ]] || grep -lzsx "VIRTUAL_NODE=$1" /proc/[0-9]*/environ | cut -d/ -f3
+  )
+  kill -KILL "${others[@]}" "${ranks[@]}"
+}
+others_end() {
+  check "the other node's ranks end with 72" wait_for 10 contains "$batch_log" "$first_node: tasks 0-1: Exited with exit code 72"
+  check "the log names a lost rank" contains "$errors" '^error: rank [23] of the world .* died at step [0-9]+'
+}
+
+# The daemon of a step and its ranks go without a word: srun knows nothing of it.
+step_dies() {
+  new_folder step_dies
+  ADDITIONAL_SLURM_PARAMS=wait=1 endless -w "$first_node,zz3"
+  dead_job=$job
+  check "the job trains" trains
+  kill_on zz3
+  others_end
+}
+step_is_dead() {
+  look_at step_dies "$dead_job"
+  check "the job fails" ends FAILED
+  check "srun ends the step after its wait" contains "$batch_log" 'First task exited 1s ago'
+  check "its exit code is 72" is ExitCode 72:0
+  accounted "$job" FAILED 72:0
+}
+
+# The whole node does.
+node_dies() {
+  new_folder node_dies
+  endless --no-requeue -w "$first_node,zz3"
+  check "the job trains" trains
+  kill_on zz3 all
+  others_end
+  scontrol update nodename=zz3 state=down reason=test  # what Slurm finds out after SlurmdTimeout
+  check "the job ends as NODE_FAIL" ends NODE_FAIL
+  check "Slurm's log names the node" contains "$batch_log" 'Node failure on zz3'
+  accounted "$job" NODE_FAIL
+}
+
+# Jobs at the limit of their time, with the least priority for the processor.
+limit_begins() {
+  new_folder limit
+  niceness=15 endless -w "$first_node,zz2"
+  limit_job=$job
+  check "the job trains" trains
+  scontrol update jobid="$job" EndTime="$(date -d '+1 second' +%Y-%m-%dT%H:%M:%S)"
+  new_folder warned
+  niceness=15 endless -w "$first_node,zz2" --time=1 --signal=TERM@40
+  warned_job=$job
+}
+limit_ends() {
+  look_at limit "$limit_job"
+  check "the job ends as TIMEOUT" ends TIMEOUT 60
+  check "the ranks finish their step" wait_for 10 contains "$log" 'SIGTERM received: stopped after step'
+  check "the log says why" contains "$errors" 'DUE TO TIME LIMIT'
+  check "the exit code is 143" contains "$batch_log" 'zz2: tasks 2-3: Exited with exit code 143'
+  accounted "$job" TIMEOUT
+  look_at warned "$warned_job"
+  check "--signal=TERM@40: the job ends before its limit" ends FAILED 60
+  check "--signal=TERM@40: exit code 143" is ExitCode 143:0
+  check "--signal=TERM@40: the ranks finish their step" contains "$log" 'SIGTERM received: stopped after step'
+  accounted "$job" FAILED 15:0
+}
