@@ -18,11 +18,11 @@ struct DownloadRequest {
   std::string folder;
   // Shell patterns over whole paths, where * also matches /; a path without * ? [ must be there.
   std::vector<std::string> include;
-  std::vector<std::string> exclude;
+  std::vector<std::string> exclude = {};
   bool verify = false;  // files that are there are read again; small ones always are
   int workers = 4;
-  RetryPolicy retry;
-  HttpTimeouts timeouts;
+  RetryPolicy retry = {};
+  HttpTimeouts timeouts = {};
 };
 
 struct DownloadPlan {
