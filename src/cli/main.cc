@@ -10,6 +10,7 @@
 #include "base/suggest.h"
 #include "cli/archive.h"
 #include "cli/bench.h"
+#include "cli/doctor.h"
 #include "cli/download.h"
 #include "cli/jobs.h"
 #include "cli/list.h"
@@ -36,6 +37,8 @@ constexpr Command kCommands[] = {
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
     {"download", nereus::run_download_command,
      "tokenizer, data set or weights from the Hugging Face hub"},
+    {"doctor", nereus::run_doctor,
+     "check this machine before a run: GPUs, links, libraries, disks"},
     {"submit", nereus::run_submit, "submit jobs of the recipe to Slurm (as llmb-run does)"},
     {"list", nereus::run_list, "the installed workloads, their sizes, data types and scales"},
     {"jobs", nereus::run_jobs, "the jobs that were submitted: states, speed, logs"},
