@@ -18,6 +18,7 @@
 #include "cli/plan.h"
 #include "cli/probe.h"
 #include "cli/recipe.h"
+#include "cli/setup.h"
 #include "cli/submit.h"
 #include "cli/tokenize.h"
 #include "cli/train.h"
@@ -35,6 +36,8 @@ constexpr Command kCommands[] = {
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
+    {"setup", nereus::run_setup_command,
+     "install the recipe: folders, program, tokenizer, data set, cluster_config.yaml"},
     {"download", nereus::run_download_command,
      "tokenizer, data set or weights from the Hugging Face hub"},
     {"doctor", nereus::run_doctor,
