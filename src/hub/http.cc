@@ -249,6 +249,9 @@ bool Retry::again(const HttpReply& reply) {
   const std::string asked = reply.header("retry-after");
   if (!asked.empty() && asked.find_first_not_of("0123456789") == std::string::npos)
     seconds = std::min(policy_.longest_seconds, std::strtod(asked.c_str(), nullptr));
+  if (seconds >= 1)
+    log::warning("{}: trying again in {:.0f} s, for the {}. of {} times", reply.outcome(), seconds,
+                 failed_, policy_.attempts - 1);
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
   return true;
 }

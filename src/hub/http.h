@@ -66,13 +66,13 @@ class HttpClient {
 };
 
 struct RetryPolicy {
-  int attempts = 6;          // in a row without a byte
+  int attempts = 8;          // in a row without a byte
   double first_seconds = 1;  // doubles each time
   double longest_seconds = 60;
 };
 
 // When to ask again: transport failures, 408, 429 and 5xx, after a pause that doubles or that the
-// server names (Retry-After).
+// server names (Retry-After); a long one is a warning in the log.
 class Retry {
  public:
   explicit Retry(const RetryPolicy& policy) : policy_(policy) {}

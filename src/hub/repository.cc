@@ -1,5 +1,6 @@
 #include "hub/repository.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
@@ -135,9 +136,11 @@ void refuse(const HttpReply& reply, const HubSettings& settings, const Repositor
 
 std::string resolve_commit(HttpClient& client, const HubSettings& settings, const Repository& repo,
                            const RetryPolicy& policy) {
+  RetryPolicy first = policy;  // where there is no way out, that should be said soon
+  first.attempts = std::min(first.attempts, 4);
   const HttpReply reply =
       ask(client, settings, repo, api(settings, repo) + "/revision/" + escaped_part(repo.revision),
-          fmt::format("{}, revision {}", repo.name, repo.revision), policy);
+          fmt::format("{}, revision {}", repo.name, repo.revision), first);
   const json body = json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
   const bool good = body.is_object() && body.contains("sha") && body["sha"].is_string();
   NEREUS_CHECK(kComm, good, "{}: {} does not answer as a hub does; look at HF_ENDPOINT", repo.name,
