@@ -2,7 +2,8 @@
 # package to install; at the end a table says what was found.
 #
 # Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, nereus_yaml,
-# nereus_sqlite, nereus_zstd, and for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
+# nereus_sqlite, nereus_zstd, nereus_curl, nereus_crypto, and for tests nereus_gtest (GoogleTest,
+# GoogleMock, RapidCheck).
 
 set(dependency_table "")
 set(missing_packages "")
@@ -41,6 +42,17 @@ function(find_plain_library target header library definition)
   endif()
 endfunction()
 
+function(find_plain_headers target header)
+  find_path(${target}_INCLUDE_DIR ${header})
+  mark_as_advanced(${target}_INCLUDE_DIR)
+  add_library(${target} INTERFACE)
+  set(${target}_FOUND FALSE PARENT_SCOPE)
+  if(${target}_INCLUDE_DIR)
+    set(${target}_FOUND TRUE PARENT_SCOPE)
+    target_include_directories(${target} SYSTEM INTERFACE ${${target}_INCLUDE_DIR})
+  endif()
+endfunction()
+
 if((CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12) OR
    (CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14))
   message(FATAL_ERROR
@@ -71,6 +83,12 @@ find_plain_library(nereus_sqlite sqlite3.h sqlite3 "")
 dependency_row(SQLite ${nereus_sqlite_FOUND} "${nereus_sqlite_LIBRARY}" libsqlite3-dev)
 find_plain_library(nereus_zstd zstd.h zstd "")
 dependency_row(zstd ${nereus_zstd_FOUND} "${nereus_zstd_LIBRARY}" libzstd-dev)
+
+# Their headers alone: src/hub opens them when they are needed.
+find_plain_headers(nereus_curl curl/curl.h)
+dependency_row(libcurl ${nereus_curl_FOUND} "${nereus_curl_INCLUDE_DIR}" libcurl4-openssl-dev)
+find_plain_headers(nereus_crypto openssl/evp.h)
+dependency_row(OpenSSL ${nereus_crypto_FOUND} "${nereus_crypto_INCLUDE_DIR}" libssl-dev)
 
 # MPI's C interface alone; what its compiler wrapper adds is asked of it by FindMPI.
 set(MPI_CXX_SKIP_MPICXX TRUE)

@@ -23,6 +23,8 @@ build_packages=(
   "libyaml-cpp-dev header:yaml-cpp/yaml.h"
   "libsqlite3-dev header:sqlite3.h"
   "libzstd-dev header:zstd.h"
+  "libcurl4-openssl-dev header:curl/curl.h"
+  "libssl-dev header:openssl/evp.h"
   "libgtest-dev header:gtest/gtest.h"
   "libgmock-dev header:gmock/gmock.h"
   "librapidcheck-dev header:rapidcheck.h"

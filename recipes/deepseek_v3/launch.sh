@@ -36,11 +36,5 @@ if [[ -z $repository ]]; then
   echo "launch.sh: recipes/deepseek_v3 was not found: set LLMB_REPO to Nereus' folder, or submit from it." >&2
   exit 1
 fi
-for program in "${NEREUS_BIN:-}" "$LLMB_INSTALL/bin/nereus" "$repository/build-cuda/nereus" \
-  "$repository/build/nereus"; do
-  if [[ -n $program && -x $program ]]; then
-    exec "$program" recipe launch --recipe "$repository/recipes/deepseek_v3" -- "$@"
-  fi
-done
-echo "launch.sh: no nereus: set NEREUS_BIN, or build one in $repository (make PRESET=cuda)." >&2
-exit 1
+source "$repository/recipes/deepseek_v3/program.sh"
+exec "$program" recipe launch --recipe "$repository/recipes/deepseek_v3" -- "$@"

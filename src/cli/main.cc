@@ -10,12 +10,15 @@
 #include "base/suggest.h"
 #include "cli/archive.h"
 #include "cli/bench.h"
+#include "cli/doctor.h"
+#include "cli/download.h"
 #include "cli/jobs.h"
 #include "cli/list.h"
 #include "cli/llmb_run.h"
 #include "cli/plan.h"
 #include "cli/probe.h"
 #include "cli/recipe.h"
+#include "cli/setup.h"
 #include "cli/submit.h"
 #include "cli/tokenize.h"
 #include "cli/train.h"
@@ -33,6 +36,12 @@ constexpr Command kCommands[] = {
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
+    {"setup", nereus::run_setup_command,
+     "install the recipe: folders, program, tokenizer, data set, cluster_config.yaml"},
+    {"download", nereus::run_download_command,
+     "tokenizer, data set or weights from the Hugging Face hub"},
+    {"doctor", nereus::run_doctor,
+     "check this machine before a run: GPUs, links, libraries, disks"},
     {"submit", nereus::run_submit, "submit jobs of the recipe to Slurm (as llmb-run does)"},
     {"list", nereus::run_list, "the installed workloads, their sizes, data types and scales"},
     {"jobs", nereus::run_jobs, "the jobs that were submitted: states, speed, logs"},

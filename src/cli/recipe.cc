@@ -28,6 +28,22 @@ constexpr const char* kHelp =
     "and\n"
     "NEREUS_PRESET: original, newer or ours.\n";
 
+// NEREUS_DOCTOR: 0, or the exit code with which the job ends.
+int examine_nodes(const std::vector<std::string>& command) {
+  constexpr int kSeconds = 900;
+  const recipe::CommandOutput r =
+      recipe::run_command(command, recipe::process_environment(), "", kSeconds);
+  std::printf("%s", r.out.c_str());
+  std::fflush(stdout);
+  if (r.code == 0) return 0;
+  std::fprintf(stderr,
+               "%s%serror: NEREUS_DOCTOR: the check of the nodes ended with exit code %d; what is "
+               "wrong is above.\n  Leave a node out with sbatch --exclude, or start without "
+               "NEREUS_DOCTOR.\n",
+               r.err.c_str(), r.err.empty() ? "" : "\n", r.code);
+  return r.code;
+}
+
 [[noreturn]] void become(const std::vector<std::string>& command) {
   std::vector<char*> words;
   for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
@@ -74,6 +90,7 @@ int run_recipe(int argc, char** argv) {
               run.preset.c_str(), run.gpu_type.c_str(), static_cast<long long>(run.gpus),
               run.dtype.c_str());
   for (const std::string& s : run.settings) std::printf("  %s\n", s.c_str());
+  if (!run.doctor.empty()) std::printf("%s\n", recipe::quoted(run.doctor).c_str());
   std::printf("%s\n", recipe::quoted(run.command()).c_str());
   if (dry_run) return 0;
   std::error_code error;
@@ -85,6 +102,8 @@ int run_recipe(int argc, char** argv) {
                  "LLMB_EXPERIMENT_DIR or LLMB_INSTALL to a place that can be written to.",
                  run.outputs, below, error.message(), run.experiment);
   }
+  if (!run.doctor.empty())
+    if (const int code = examine_nodes(run.doctor)) return code;
   become(run.command());
 }
 

@@ -40,15 +40,19 @@ std::vector<std::string> shards_in(const fs::path& folder) {
 
 std::vector<std::string> find_shards(const std::string& path, const std::string& split) {
   std::error_code error;
+  const auto fetch = [&] {
+    return fmt::format(
+        "\n  `nereus download dataset --dir {}` fetches C4 there (--shards N: a part).", path);
+  };
   NEREUS_CHECK(kConfig, fs::exists(path, error),
-               "training.dataset_path = {}: there is no such folder or file", path);
+               "training.dataset_path = {}: there is no such folder or file{}", path, fetch());
   if (fs::is_regular_file(path, error)) return {path};
   std::vector<std::string> all = shards_in(path);
   if (all.empty()) all = shards_in(fs::path(path) / "en");
   NEREUS_CHECK(kConfig, !all.empty(),
                "training.dataset_path = {}: neither it nor its en/ has shards named *.json.gz, "
-               "*.jsonl.gz, *.json or *.jsonl",
-               path);
+               "*.jsonl.gz, *.json or *.jsonl{}",
+               path, fetch());
   // C4's names say their split; files of other names belong to whichever is asked for.
   std::vector<std::string> chosen, other_names;
   for (const std::string& shard : all) {

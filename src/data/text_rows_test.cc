@@ -117,9 +117,14 @@ TEST(TextRows, NamesAFolderWithoutShardsOrDocumentsAndATokenizerOfAnotherModel) 
   folder.write("readme.txt", "nothing");
   const log::Capture quiet;
   EXPECT_THAT([&] { text_rows(byte_options(folder.path(), true), {}); },
-              ThrowsMessage<Error>(HasSubstr("neither it nor its en/ has shards named")));
+              ThrowsMessage<Error>(HasSubstr(
+                  "neither it nor its en/ has shards named *.json.gz, *.jsonl.gz, *.json or "
+                  "*.jsonl\n  `nereus download dataset --dir " +
+                  folder.path() + "` fetches C4 there (--shards N: a part).")));
   EXPECT_THAT([&] { text_rows(byte_options(folder.file("missing"), true), {}); },
-              ThrowsMessage<Error>(HasSubstr("there is no such folder or file")));
+              ThrowsMessage<Error>(
+                  HasSubstr("there is no such folder or file\n  `nereus download dataset --dir " +
+                            folder.file("missing") + "` fetches C4 there")));
   const auto first_row = [&](const TextOptions& options, RowPlan plan = {.seq_len = 4}) {
     rows_of(*text_rows(options, plan), 4, 1);
   };

@@ -51,6 +51,10 @@ void copy_async(void* to, const void* from, int64_t bytes, void* stream);
 void copy_rows_async(void* to, int64_t to_step, const void* from, int64_t from_step, int64_t width,
                      int64_t rows, void* stream);
 
+// Bytes a second of copies from one GPU to another, both of which must be idle; negative when they
+// have no direct way (NVLink, PCIe peer to peer). Leaves GPU `from` the thread's device.
+double peer_bandwidth(int from, int to, int64_t bytes);
+
 // Throws if a launch since the last call failed. `op` goes into the message.
 void check_launch(const char* op);
 

@@ -153,6 +153,37 @@ void copy_rows_async(void* to, int64_t to_step, const void* from, int64_t from_s
                                      static_cast<cudaStream_t>(stream)));
 }
 
+double peer_bandwidth(int from, int to, int64_t bytes) {
+  constexpr int kCopies = 8;
+  int direct = 0;
+  NEREUS_CUDA_CALL(cudaDeviceCanAccessPeer(&direct, from, to));
+  if (!direct) return -1;
+  const auto n = static_cast<size_t>(bytes);
+  void *source = nullptr, *target = nullptr;
+  NEREUS_CUDA_CALL(cudaSetDevice(to));
+  NEREUS_CUDA_CALL(cudaMalloc(&target, n));
+  NEREUS_CUDA_CALL(cudaSetDevice(from));
+  NEREUS_CUDA_CALL(cudaMalloc(&source, n));
+  if (cudaDeviceEnablePeerAccess(to, 0) != cudaSuccess) cudaGetLastError();  // it is already
+  void *stream = make_stream(from), *begin = make_event(true), *end = make_event(true);
+  const auto copy = [&] {
+    NEREUS_CUDA_CALL(
+        cudaMemcpyPeerAsync(target, to, source, from, n, static_cast<cudaStream_t>(stream)));
+  };
+  copy();  // the first one sets the way up
+  record_event(begin, stream);
+  for (int i = 0; i < kCopies; ++i) copy();
+  record_event(end, stream);
+  synchronize_event(end);
+  const double seconds = 1e-3 * static_cast<double>(milliseconds_between(begin, end));
+  destroy_event(begin);
+  destroy_event(end);
+  destroy_stream(stream);
+  NEREUS_CUDA_CALL(cudaFree(source));
+  NEREUS_CUDA_CALL(cudaFree(target));
+  return kCopies * static_cast<double>(bytes) / seconds;
+}
+
 void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
   NEREUS_CHECK(kDevice, error == cudaSuccess, "{}: the kernel could not be launched: {} ({})", op,

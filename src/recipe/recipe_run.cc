@@ -34,7 +34,9 @@ constexpr const char* kVariables[] = {"GPU_TYPE",
                                       "ADDITIONAL_SLURM_PARAMS",
                                       "COMM_INIT_TIMEOUT",
                                       "COMM_TRAIN_TIMEOUT",
+                                      "NEREUS_DOCTOR",
                                       "SLURM_JOB_ID",
+                                      "SLURM_JOB_NUM_NODES",
                                       "SLURM_RESTART_COUNT"};
 
 // A preset's values for a GPU type and a number of GPUs.
@@ -144,6 +146,26 @@ std::vector<std::string> slurm_options(const std::string& text) {
   return out;
 }
 
+std::string folder_of(const std::string& file) { return file.substr(0, file.rfind('/')); }
+
+// pyxis' options: `folders` (PATH or PATH:ro) are inside what they are outside.
+std::vector<std::string> container_options(const Reader& env,
+                                           const std::vector<std::string>& folders) {
+  const std::string image = env.text("RUN_CONF_IMAGE");
+  if (image.empty()) return {};
+  std::string mounts;
+  for (const std::string& folder : folders)
+    mounts += folder.substr(0, folder.rfind(":ro")) + ":" + folder + ",";
+  const std::string more = env.text("RUN_CONF_MOUNTS");
+  std::vector<std::string> out = {"--container-image=" + image,
+                                  "--container-mounts=" + mounts + more,
+                                  "--no-container-mount-home", "--container-writable"};
+  if (more.empty()) out[1].pop_back();
+  const std::string keys = env.text("LLMB_CONTAINER_ENV");
+  if (!keys.empty()) out.push_back("--container-env=" + keys);
+  return out;
+}
+
 Preset preset_of(const std::string& name, const std::string& gpu, int64_t gpus) {
   if (name == "original") return original(gpu);
   if (name == "newer") return newer(gpu, gpus);
@@ -213,15 +235,24 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
       fmt::format("{}/log-torchtitan_{}_{}gpus_%j_{}", run.experiment, kModel, run.gpus, restart);
   run.srun = {"srun", fmt::format("--ntasks={}", run.gpus), fmt::format("--output={}.out", log),
               fmt::format("--error={}.err", log)};
-  const std::string image = env.text("RUN_CONF_IMAGE");
-  if (!image.empty()) {
-    std::string mounts = fmt::format("{0}:{0},{1}:{1}", run.experiment, recipe_folder);
-    const std::string more = env.text("RUN_CONF_MOUNTS");
-    if (!more.empty()) mounts += "," + more;
-    run.srun.insert(run.srun.end(), {"--container-image=" + image, "--container-mounts=" + mounts,
-                                     "--no-container-mount-home", "--container-writable"});
-    const std::string keys = env.text("LLMB_CONTAINER_ENV");
-    if (!keys.empty()) run.srun.push_back("--container-env=" + keys);
+  const std::string dataset = env.text("DATASET_PATH", install + "/datasets/c4");
+  const std::string tokenizer = workload + "/torchtitan/assets/hf/DeepSeek-V3.1-Base";
+  const std::vector<std::string> container =
+      container_options(env, {run.experiment, recipe_folder + ":ro", dataset + ":ro",
+                              tokenizer + ":ro", folder_of(program) + ":ro"});
+  run.srun.insert(run.srun.end(), container.begin(), container.end());
+  if (lower(env.text("NEREUS_DOCTOR", "false")) == "true") {
+    const int64_t per_node = env.number("GPUS_PER_NODE", run.gpu_type == "gb200" ? 4 : 8, 0);
+    const int64_t nodes = env.number(
+        "SLURM_JOB_NUM_NODES", per_node > 0 ? (run.gpus + per_node - 1) / per_node : int64_t{1});
+    // A task that fails does not end the others: every node's table is wanted.
+    run.doctor = {"srun", fmt::format("--ntasks={}", nodes), "--ntasks-per-node=1",
+                  "--kill-on-bad-exit=0"};
+    run.doctor.insert(run.doctor.end(), container.begin(), container.end());
+    for (const std::string& word : {program, std::string("doctor"), std::string("--brief"),
+                                    std::string("--no-hub"), fmt::format("--gpus={}", per_node),
+                                    "--folder=" + run.outputs, std::string("--write-mib=64")})
+      run.doctor.push_back(word);
   }
   for (const std::string& option : slurm_options(env.text("ADDITIONAL_SLURM_PARAMS")))
     run.srun.push_back(option);
@@ -232,8 +263,8 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   };
   run.train = {program, "train", "--job.config_file=" + recipe_folder + "/deepseek_v3_671b.toml"};
   set("job.dump_folder", run.outputs);
-  set("model.hf_assets_path", workload + "/torchtitan/assets/hf/DeepSeek-V3.1-Base");
-  set("training.dataset_path", env.text("DATASET_PATH", install + "/datasets/c4"));
+  set("model.hf_assets_path", tokenizer);
+  set("training.dataset_path", dataset);
   set("training.steps", fmt::format("{}", env.number("TRAINING_STEPS", preset.steps)));
   set("training.seq_len", fmt::format("{}", env.number("SEQ_LEN", 4096)));
   set("training.local_batch_size",

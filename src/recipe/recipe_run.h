@@ -16,6 +16,7 @@ struct RecipeRun {
   std::string experiment;                    // folder of the run: logs, and outputs/ below
   std::string outputs;                       // job.dump_folder
   std::vector<std::string> srun;             // `srun` and its options
+  std::vector<std::string> doctor;           // with NEREUS_DOCTOR: the check of all nodes, before
   std::vector<std::string> train;            // `nereus train` and its arguments
   std::vector<std::string> settings;         // what was chosen, a line each, for the log
   std::vector<std::string> command() const;  // srun, then train

@@ -113,8 +113,28 @@ TEST(RecipeRun, SlurmsOptionsAndContainers) {
   for (const char* option : {"--reservation=a", "--exclusive", "--constraint=x&y,z", "--mpi=none",
                              "--container-image=/images/a.sqsh", "--container-env=A,B"})
     EXPECT_THAT(run.srun, Contains(option));
-  EXPECT_THAT(run.srun, Contains(testing::EndsWith(",/a:/b")));
+  const std::string l = "/lustre/llmb", w = l + "/workloads/pretrain_deepseek-v3-torchtitan";
+  const std::string tokenizer = w + "/torchtitan/assets/hf/DeepSeek-V3.1-Base";
+  const std::string recipe = "/repo/recipes/deepseek_v3", data = l + "/datasets/c4";
+  EXPECT_THAT(run.srun, Contains("--container-mounts=" + run.experiment + ":" + run.experiment +
+                                 "," + recipe + ":" + recipe + ":ro," + data + ":" + data + ":ro," +
+                                 tokenizer + ":" + tokenizer + ":ro,/opt:/opt:ro,/a:/b"));
   EXPECT_THAT(resolve(with({})).srun, Not(Contains(HasSubstr("container"))));
+}
+
+TEST(RecipeRun, TheNodesAreCheckedBeforeWhenAsked) {
+  EXPECT_THAT(resolve(with({})).doctor, testing::IsEmpty());
+  const RecipeRun run = resolve(with({{"NEREUS_DOCTOR", "true"}}));
+  EXPECT_THAT(run.doctor, testing::ElementsAre("srun", "--ntasks=64", "--ntasks-per-node=1",
+                                               "--kill-on-bad-exit=0", "/opt/nereus", "doctor",
+                                               "--brief", "--no-hub", "--gpus=8",
+                                               "--folder=" + run.outputs, "--write-mib=64"));
+  const RecipeRun other = resolve(with({{"NEREUS_DOCTOR", "True"},
+                                        {"GPUS_PER_NODE", "0"},
+                                        {"SLURM_JOB_NUM_NODES", "2"},
+                                        {"RUN_CONF_IMAGE", "/a.sqsh"}}));
+  EXPECT_THAT(other.doctor,
+              testing::IsSupersetOf({"--ntasks=2", "--gpus=0", "--container-image=/a.sqsh"}));
 }
 
 TEST(RecipeRun, RefusesWithTheRecipesTexts) {

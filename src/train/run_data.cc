@@ -31,8 +31,8 @@ std::string text_path(const Wanted& w) {
   NEREUS_CHECK(
       kConfig, w.dataset == "c4_test",
       "{}.dataset = {} needs {}.dataset_path: a folder with C4's shards "
-      "(c4-train.00000-of-01024.json.gz, ...). For a try without them, c4_test is the sample "
-      "that comes with the program.",
+      "(c4-train.00000-of-01024.json.gz, ...), which `nereus download dataset` fetches. For a try "
+      "without them, c4_test is the sample that comes with the program.",
       w.section, w.dataset, w.section);
   const std::string path = asset_path(w.sample);
   NEREUS_CHECK(kConfig, !path.empty(),

@@ -336,7 +336,8 @@ TEST(TrainerErrors, DataSets) {
   const test::TemporaryFolder f;
   expect_refused(small(f.path(), {"--training.dataset=wiki"}),
                  "Dataset wiki is not supported. Supported datasets are: ['c4', 'c4_test'");
-  expect_refused(small(f.path(), {"--training.dataset=c4"}), "needs training.dataset_path");
+  expect_refused(small(f.path(), {"--training.dataset=c4"}),
+                 "which `nereus download dataset` fetches");
   expect_refused(
       small(f.path(), {"--training.dataset=c4", "--training.dataset_path=" + f.file("none")}),
       "there is no such folder or file");

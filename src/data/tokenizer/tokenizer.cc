@@ -181,8 +181,10 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::string& path) {
     const bool named = file.extension() == ".json";
     NEREUS_FAIL(kConfig,
                 "{}: there is no tokenizer.json; {}\n  Set model.hf_assets_path (or --tokenizer) "
-                "to a folder that has one; assets/tokenizer is DeepSeek-V3's.",
-                path, contents_of(named ? file.parent_path() : file));
+                "to a folder that has one; assets/tokenizer is DeepSeek-V3's, and `nereus download "
+                "tokenizer --dir {}` fetches DeepSeek-V3.1's.",
+                path, contents_of(named ? file.parent_path() : file),
+                (named ? file.parent_path().string() : path));
   }
   const fs::path config = file.parent_path() / "tokenizer_config.json";
   const bool has_config = fs::exists(config, error);

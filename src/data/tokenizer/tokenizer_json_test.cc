@@ -260,7 +260,10 @@ TEST(TokenizerJson, AMissingFileListsWhatTheFolderHas) {
                 ThrowsMessage<Error>(
                     HasSubstr("there is no tokenizer.json; the folder has vocab.json\n  Set ")));
   EXPECT_THAT([&] { Tokenizer::load(folder.file("nowhere")); },
-              ThrowsMessage<Error>(HasSubstr("there is no such folder")));
+              ThrowsMessage<Error>(
+                  AllOf(HasSubstr("there is no such folder"),
+                        HasSubstr("`nereus download tokenizer --dir " + folder.file("nowhere") +
+                                  "` fetches DeepSeek-V3.1's."))));
 }
 
 }  // namespace

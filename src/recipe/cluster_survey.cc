@@ -1,0 +1,119 @@
+#include "recipe/cluster_survey.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "base/check.h"
+#include "recipe/command_output.h"
+
+namespace nereus::recipe {
+namespace {
+
+std::string value(const Variables& v, const char* name) {
+  const auto it = v.find(name);
+  return it == v.end() ? "" : it->second;
+}
+
+std::vector<std::string> split(const std::string& text, char at) {
+  std::vector<std::string> out;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, at);) out.push_back(part);
+  return out;
+}
+
+// Type and number of GPUs in "mps:100,gpu:h100:8(S:0-1)"; 0 without any.
+std::pair<std::string, int> gpus_of(const std::string& gres) {
+  std::string inside;  // a comma in brackets does not part
+  for (int depth = 0; const char c : gres) {
+    depth += c == '(' ? 1 : (c == ')' ? -1 : 0);
+    if (depth == 0 && c != ')') inside += c;
+  }
+  for (const std::string& item : split(inside, ',')) {
+    const std::vector<std::string> parts = split(item, ':');
+    if (parts.size() < 2 || parts[0] != "gpu") continue;
+    const int n = std::atoi(parts.back().c_str());
+    if (n > 0) return {parts.size() > 2 ? parts[1] : "", n};
+  }
+  return {"", 0};
+}
+
+}  // namespace
+
+const Partition* ClusterSurvey::partition(const std::string& name) const {
+  const auto it = std::find_if(partitions.begin(), partitions.end(),
+                               [&](const Partition& p) { return p.name == name; });
+  return it == partitions.end() ? nullptr : &*it;
+}
+
+std::string recipe_gpu_type(const std::string& slurm_type) {
+  std::string lower = slurm_type;
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  for (const char* type : {"gb200", "b200", "h200", "h100"})
+    if (lower.find(type) != std::string::npos) return type;
+  return "";
+}
+
+std::vector<Partition> parse_partitions(const std::string& text) {
+  std::vector<Partition> out;
+  std::map<std::string, int> most;  // nodes of the kind that was taken
+  for (const std::string& line : split(text, '\n')) {
+    const std::vector<std::string> part = split(line, '|');
+    if (part.size() != 3 || part[0].empty()) continue;
+    std::string name = part[0];
+    const bool is_default = name.back() == '*';
+    if (is_default) name.pop_back();
+    auto it = std::find_if(out.begin(), out.end(), [&](const auto& p) { return p.name == name; });
+    if (it == out.end()) it = out.insert(out.end(), {.name = name, .is_default = is_default});
+    const int nodes = std::atoi(part[2].c_str());
+    it->nodes += nodes;
+    const auto [type, gpus] = gpus_of(part[1]);
+    if (gpus > 0 && nodes > most[name]) {
+      most[name] = nodes;
+      it->gpus = gpus;
+      it->gpu_type = type;
+    }
+  }
+  return out;
+}
+
+ClusterSurvey survey_cluster(const Variables& environment) {
+  ClusterSurvey out;
+  const auto ask = [&](const std::vector<std::string>& words, const char* lost) {
+    const CommandOutput r = run_command(words, environment);
+    const std::string why = r.err.substr(r.err.rfind('\n') + 1);  // its last line
+    if (r.code != 0)
+      out.notes.push_back(fmt::format(
+          "{}: {}. {}", words[0], why.empty() ? fmt::format("exit code {}", r.code) : why, lost));
+    return r.code == 0 ? r.out : "";
+  };
+  if (find_program("sbatch", environment).empty())
+    out.notes.push_back(
+        "sbatch: not found in PATH. Jobs are submitted where it is; setup does not need it.");
+  out.partitions = parse_partitions(
+      ask({"sinfo", "--noheader", "-o", "%P|%G|%D"}, "Partitions are not known here."));
+  const std::string user = value(environment, "USER").empty() ? value(environment, "LOGNAME")
+                                                              : value(environment, "USER");
+  if (!user.empty()) {
+    std::set<std::string> accounts;
+    for (const std::string& line : split(ask({"sacctmgr", "--noheader", "--parsable2", "show",
+                                              "assoc", "user=" + user, "format=account"},
+                                             "Accounts are not known here."),
+                                         '\n'))
+      if (!line.empty()) accounts.insert(line);
+    out.accounts.assign(accounts.begin(), accounts.end());
+  }
+  for (const std::string& line :
+       split(ask({"scontrol", "show", "config"}, "The cluster's name is not known here."), '\n'))
+    if (line.starts_with("ClusterName")) {
+      const size_t at = line.find('=');
+      if (at != std::string::npos)
+        out.cluster_name = line.substr(line.find_first_not_of(" \t", at + 1));
+    }
+  return out;
+}
+
+}  // namespace nereus::recipe

@@ -1,0 +1,59 @@
+// The steps of `nereus setup`: the tree below $LLMB_INSTALL, and what belongs into it.
+//
+//   bin/{nereus,llmb-run}          the program, and llmb-run's name for it
+//   share/nereus/assets            what comes with the program
+//   llmb_repo/{recipes,configs}    the recipe's files
+//   images, datasets/c4            containers (none is needed), the data set
+//   workloads/pretrain_.../        tokenizer (torchtitan/assets/hf/...), runs (experiments/)
+//   cluster_config.yaml            written last: where it is, the installation is whole
+//   .llmb/setup.json               which steps are done, and with what
+//
+// A step that is done is not repeated, unless what it depends on has changed.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "recipe/setup_answers.h"
+
+namespace nereus::recipe {
+
+struct SetupSources {
+  std::string program;     // this program's file
+  std::string repository;  // has recipes/deepseek_v3
+  std::string assets;      // folder of the program's assets; "" for none
+};
+
+struct SetupOptions {
+  bool link = false;     // the program and the recipe's files are linked to, not copied
+  bool download = true;  // tokenizer and data set
+  bool resume = true;    // steps that are done are left out
+  int workers = 4;
+  std::string cluster_name;
+};
+
+// Where this program's recipe files are: beside its build folder, or in share/nereus of where it is
+// installed; "" when nowhere.
+std::string find_repository(const std::string& program);
+
+struct SetupStep {
+  std::string name;  // "folders"
+  std::string what;  // for people: "copies A to B"
+  std::string key;   // what it depends on
+  std::function<void()> run;
+};
+using Say = std::function<void(const std::string& line)>;
+
+std::vector<SetupStep> setup_steps(const SetupAnswers&, const SetupSources&, const SetupOptions&,
+                                   const Say&);
+
+// Throws Error{kConfig} when the folder cannot be made or written to.
+void check_install_path(const std::string& path);
+// The recipe's refusal of a folder in which an installation is whole.
+void refuse_existing(const std::string& install);
+
+// Runs what is not done. An error of a step comes out with how to go on.
+void run_setup(const std::string& install, const std::vector<SetupStep>&, bool resume, const Say&);
+
+}  // namespace nereus::recipe
