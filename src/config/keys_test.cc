@@ -168,7 +168,8 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
                 name.starts_with("device.") || name == "model.hf_config" ||
                 name == "activation_checkpoint.recompute" || name == "optimizer.moment_dtype" ||
                 name == "optimizer.master_dtype" || name == "optimizer.offload" ||
-                name == "parallelism.expert_receive_bound" || name == "model.torchtitan_args")
+                name == "parallelism.expert_receive_bound" ||
+                name == "parallelism.expert_dispatcher" || name == "model.torchtitan_args")
         << name;
 }
 
