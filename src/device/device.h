@@ -69,7 +69,7 @@ class Stream {
 
   void synchronize();                       // host waits; see docs/architecture.md for who may
   void* native() const { return native_; }  // cudaStream_t on a GPU, else null
-  int processors() const { return processors_; }    // GPU only: multiprocessors
+  int processors() const { return processors_; }  // GPU only: multiprocessors
   // GPU only: of those, the ones that matrix products take. Their kernels stay on a multiprocessor
   // from begin to end; where kernels of other streams (communication) hold some at the time, a
   // product that wants all takes twice as long. Set before plans are made.
