@@ -308,7 +308,7 @@ void Trainer::make_room(int64_t step, int64_t wanted_rows) {
       JobConfig larger = config_;
       larger.parallelism.expert_receive_bound = bound(rows);
       check_fits(larger, layout_, world_ ? world_->rank() : 0, stream_,
-                 static_cast<double>(stream_.free_at_start()));
+                 static_cast<double>(stream_.free_at_start()), available_host_memory());
     }
     engine_->make_room(rows);
   } catch (const Error& e) {
