@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <set>
 #include <sstream>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "comm/local_processes.h"
 #include "comm/session.h"
 #include "config/load.h"
 #include "observe/device_info.h"
@@ -35,10 +37,10 @@ constexpr const char* kHelp =
     "  --world N            with --dry-run: for N ranks (default 1)\n"
     "  --print-config       print every key with where its value comes from, and stop\n"
     "  --config-reference   print docs/configuration.md, and stop\n"
-    "  --nproc N            N ranks, as threads of this process: CPU ranks share its cores, GPU "
-    "ranks have\n"
-    "                       one GPU each. Under mpirun, srun and torchrun each\n"
-    "                       process is a rank. LOG_RANK=0,8: ranks that write the log.\n"
+    "  --nproc N            N ranks on this machine: processes with a GPU each, or threads that "
+    "share its\n"
+    "                       cores. Under mpirun, srun and torchrun each process is a rank.\n"
+    "                       LOG_RANK=0,8: ranks that write the log.\n"
     "  -h, --help           this text\n\n"
     "Exit codes: 0 trained; 2 something asked for is wrong; 70-74 as docs/operations.md says; 128 "
     "+ the\n"
@@ -117,8 +119,15 @@ int run_train(int argc, char** argv) {
     std::fputs(dry_run(loaded.config, flags.world).c_str(), stdout);
     return 0;
   }
-  return train(read_launch_environment(environment, {.nproc = static_cast<int>(flags.nproc)}),
-               loaded);
+  const LaunchEnvironment launch =
+      read_launch_environment(environment, {.nproc = static_cast<int>(flags.nproc)});
+  if (launch.launcher == Launcher::threads &&
+      choose_device(loaded.config.device.kind).kind == Device::Kind::cuda) {
+    std::vector<std::string> command = without_nproc({argv, argv + argc});
+    command.insert(command.begin(), std::filesystem::read_symlink("/proc/self/exe"));
+    return run_local_processes(command, launch.world_size);
+  }
+  return train(launch, loaded);
 }
 
 }  // namespace nereus

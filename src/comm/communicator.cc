@@ -29,10 +29,11 @@ void Communicator::check(const Stream& stream, const char* what, ConstTensorView
                "{} of group {}: {} has no memory", what, name_, x);
 }
 
-std::unique_ptr<Communicator> Communicator::split(const std::string& name, int color, int key) {
+std::unique_ptr<Communicator> Communicator::split(const std::string& name, int color, int key,
+                                                  GroupUse use) {
   NEREUS_CHECK(kContract, color >= -1, "split of group {}: color {}; -1 or more is needed", name_,
                color);
-  return do_split(name, color, key);
+  return do_split(name, color, key, use);
 }
 
 void Communicator::all_reduce(Stream& s, TensorView data, ReduceOp op) {

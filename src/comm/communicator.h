@@ -44,6 +44,11 @@ namespace nereus {
 
 enum class ReduceOp : uint8_t { sum, max };
 
+// How a group's collectives are used: somebody waits for them, or they run beside kernels. On a GPU
+// those of a background group take kBackgroundProcessors multiprocessors at most.
+enum class GroupUse : uint8_t { foreground, background };
+inline constexpr int kBackgroundProcessors = 8;
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -58,7 +63,8 @@ class Communicator {
 
   // A collective: groups of those with the same color, ranked by key and then by rank here. Null
   // for color -1. `name` is for messages.
-  std::unique_ptr<Communicator> split(const std::string& name, int color, int key);
+  std::unique_ptr<Communicator> split(const std::string& name, int color, int key,
+                                      GroupUse use = GroupUse::foreground);
 
   void all_reduce(Stream&, TensorView data, ReduceOp op = ReduceOp::sum);
   void all_gather(Stream&, TensorView out, ConstTensorView in);
@@ -97,7 +103,8 @@ class Communicator {
       : name_(std::move(name)), members_(std::move(members)), rank_(rank) {}
 
   // Arguments are checked; the stream is not on the meta device.
-  virtual std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key) = 0;
+  virtual std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
+                                                 GroupUse) = 0;
   virtual void do_all_reduce(Stream&, TensorView data, ReduceOp) = 0;
   virtual void do_all_gather(Stream&, TensorView out, ConstTensorView in) = 0;
   virtual void do_reduce_scatter(Stream&, TensorView out, ConstTensorView in, ReduceOp) = 0;

@@ -20,7 +20,9 @@ class MetaRanks final : public Communicator {
   [[noreturn]] void refuse() const {
     NEREUS_FAIL(kContract, "group {} has no ranks: it is for measuring", name());
   }
-  std::unique_ptr<Communicator> do_split(const std::string&, int, int) override { refuse(); }
+  std::unique_ptr<Communicator> do_split(const std::string&, int, int, GroupUse) override {
+    refuse();
+  }
   void do_all_reduce(Stream&, TensorView, ReduceOp) override { refuse(); }
   void do_all_gather(Stream&, TensorView, ConstTensorView) override { refuse(); }
   void do_reduce_scatter(Stream&, TensorView, ConstTensorView, ReduceOp) override { refuse(); }

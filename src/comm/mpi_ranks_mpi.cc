@@ -112,7 +112,8 @@ class MpiCommunicator final : public Communicator {
   }
 
  protected:
-  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key) override {
+  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
+                                         GroupUse) override {
     const auto n = static_cast<size_t>(size());
     struct Choice {
       int color, key;

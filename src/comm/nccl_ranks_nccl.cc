@@ -219,7 +219,8 @@ class NcclCommunicator final : public Communicator {
   }
 
  protected:
-  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key) override {
+  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
+                                         GroupUse use) override {
     const Call call = next(Call::Kind::split, {});
     const std::vector<int64_t> all = exchange(call, color, key);
     const auto color_of = [&](int r) { return all[static_cast<size_t>(2 * r)]; };
@@ -232,9 +233,9 @@ class NcclCommunicator final : public Communicator {
     for (const int r : ranks) world_ranks.push_back(members()[static_cast<size_t>(r)]);
     const auto me = std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin();
     // NCCL orders equal keys by rank, as we do.
-    NcclWorld::Group* child =
-        world_->split(*group_, name, fmt::format("{}/{}.{}", group_->id, number_, color),
-                      std::move(world_ranks), static_cast<int>(me), color, key);
+    NcclWorld::Group* child = world_->split(
+        *group_, name, fmt::format("{}/{}.{}", group_->id, number_, color), std::move(world_ranks),
+        static_cast<int>(me), color, key, use == GroupUse::background ? kBackgroundProcessors : 0);
     return child == nullptr ? nullptr : std::make_unique<NcclCommunicator>(world_, child);
   }
 

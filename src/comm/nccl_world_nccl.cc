@@ -82,14 +82,17 @@ NcclWorld::Group* NcclWorld::open(const std::string& name, const std::string& id
 }
 
 NcclWorld::Group* NcclWorld::split(Group& parent, const std::string& name, const std::string& id,
-                                   std::vector<int> members, int rank, int color, int key) {
+                                   std::vector<int> members, int rank, int color, int key,
+                                   int processors) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   ncclComm_t comm = nullptr;
   {
     std::unique_lock lock(parent.mutex);
     if (parent.comm == nullptr) lock.unlock(), check();
-    const ncclResult_t result = nccl_.comm_split(
-        parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &comm, /*config=*/nullptr);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    if (processors > 0) config.minCTAs = 1, config.maxCTAs = processors;
+    const ncclResult_t result =
+        nccl_.comm_split(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &comm, &config);
     lock.unlock();
     check_nccl(parent, result, "split");
   }

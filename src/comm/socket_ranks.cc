@@ -92,7 +92,8 @@ class SocketCommunicator final : public Communicator {
   }
 
  protected:
-  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key) override {
+  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
+                                         GroupUse) override {
     struct Choice {
       int64_t color, key;
     };

@@ -190,7 +190,8 @@ class ThreadCommunicator final : public Communicator {
   }
 
  protected:
-  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key) override {
+  std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
+                                         GroupUse) override {
     std::vector<int> ranks;  // in this group, of my color
     meet({.call = next(Call::Kind::split, {}), .color = color, .key = key}, [&] {
       for (int r = 0; r < size(); ++r)

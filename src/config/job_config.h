@@ -112,7 +112,7 @@ struct JobConfig {
   struct Device {
     std::string kind = "auto";  // auto: a GPU when the program was built for one and finds one
     bool unordered_attention = false;  // a faster backward pass; other bits in each run
-    int64_t reserved_processors = 0;   // multiprocessors that products leave to communication
+    int64_t reserved_processors = -1;  // multiprocessors that products leave to communication
   } device;
 
   struct Parallelism {

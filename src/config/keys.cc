@@ -151,7 +151,10 @@ void run_keys(Table& t, JobConfig& c) {
   t.works("unordered_attention", c.device.unordered_attention,
           "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
   t.count("reserved_processors", c.device.reserved_processors,
-          "with several GPUs, multiprocessors that matrix products leave to communication", 0);
+          "with several GPUs, multiprocessors that matrix products leave to communication; -1: as "
+          "many as collectives beside them take",
+          0)
+      .or_minus_one = true;
 
   t.section("validation");
   t.works("enable", c.validation.enable, "loss on held-out rows before, during and after the run");

@@ -12,6 +12,13 @@ constexpr MeshGroup kGroups[] = {
     MeshGroup::tp,           MeshGroup::dp_shard_cp,  MeshGroup::ep,
     MeshGroup::expert_shard, MeshGroup::expert_tp,    MeshGroup::cp_tp};
 
+// Weights come and gradients go while blocks compute.
+GroupUse use_of(MeshGroup g) {
+  const bool data =
+      g == MeshGroup::dp_shard_cp || g == MeshGroup::expert_shard || g == MeshGroup::dp_replicate;
+  return data ? GroupUse::background : GroupUse::foreground;
+}
+
 std::vector<int> all_ranks(const Mesh& mesh) {
   std::vector<int> out(static_cast<size_t>(mesh.world()));
   std::iota(out.begin(), out.end(), 0);
@@ -23,7 +30,8 @@ std::vector<int> all_ranks(const Mesh& mesh) {
 RankWorld::RankWorld(const Mesh& mesh, Communicator& world) : mesh_(mesh), world_(world) {
   for (const MeshGroup g : kGroups) {
     if (mesh.size(g) == 1) continue;
-    groups_[g] = world.split(name_of(g), mesh.index(g, rank()), mesh.position(g, rank()));
+    groups_[g] =
+        world.split(name_of(g), mesh.index(g, rank()), mesh.position(g, rank()), use_of(g));
   }
 }
 

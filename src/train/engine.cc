@@ -106,7 +106,10 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     : args_(args), stream_(stream) {
   const RankWorld* const world = options.world;
   Stream* const gpu = stream.on_gpu() ? &stream : stream.plans_for();
-  if (gpu != nullptr && world != nullptr) gpu->reserve_processors(options.reserved_processors);
+  if (gpu != nullptr && world != nullptr)
+    gpu->reserve_processors(options.reserved_processors >= 0 ? options.reserved_processors
+                            : options.reshard                ? kBackgroundProcessors
+                                                             : 0);
   const auto group = [world](MeshGroup g) { return world == nullptr ? nullptr : world->group(g); };
   const Pipeline one{.parts = {{.first_block = 0, .end_block = args.n_layers}},
                      .schedule = {.name = "",

@@ -34,7 +34,7 @@ class Engine {
     Offload offload = Offload::none;   // likewise
     int64_t offload_chunk = HostStates::kChunk;
     bool unordered_attention = false;    // see ops/attention.h
-    int reserved_processors = 0;         // of several GPUs: see Stream::product_processors
+    int reserved_processors = -1;        // device.reserved_processors
     const RankWorld* world = nullptr;    // null: one rank
     double receive_bound = 0;            // see HostCountsDispatcher
     std::string dispatcher = "auto";     // parallelism.expert_dispatcher
