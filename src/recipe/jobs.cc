@@ -46,11 +46,12 @@ Answers ask_slurm(const std::vector<int64_t>& ids, const Variables& environment)
     out.states.merge(parse_sacct(said.out));
   }
   out.from_accounting = out.reached = out.error.empty();
-  if (out.from_accounting) return out;
+  // A new job is not in the accounting for some seconds.
+  if (out.from_accounting && out.states.size() == ids.size()) return out;
   const CommandOutput said = run_command({"scontrol", "show", "job", "-o"}, environment);
   if (said.code == 0) {
     out.reached = true;
-    out.states = parse_scontrol(said.out);
+    out.states.merge(parse_scontrol(said.out));
   }
   return out;
 }

@@ -17,9 +17,10 @@ struct Refreshed {
   std::string warning;  // "" when Slurm answered
 };
 
-// Asks Slurm for the jobs' states: sacct; where there is no accounting, scontrol, and for jobs that
-// it forgot their logs. Then reads the speed of those that have ended, of jobs named in `ids` once
-// more. Empty `ids`: all that have not ended.
+// Asks Slurm for the jobs' states: sacct; for jobs that it does not know (yet), and where there is
+// no accounting, scontrol; without accounting, for jobs that Slurm forgot, their logs. Then reads
+// the speed of those that have ended, of jobs named in `ids` once more. Empty `ids`: all that have
+// not ended.
 Refreshed refresh(JobDatabase& database, const std::vector<int64_t>& ids,
                   const Variables& environment);
 

@@ -122,6 +122,9 @@ TEST_F(Jobs, AYoungJobThatSacctDoesNotKnowIsNotGone) {
   database.record(young);
   EXPECT_EQ(refresh(database, {}, there_.environment).count, 0);
   EXPECT_EQ(database.job(5)->state, "");
+  there_.program("scontrol", "echo 'JobId=5 JobState=PENDING RunTime=00:00:00'");
+  EXPECT_EQ(refresh(database, {}, there_.environment).count, 1);
+  EXPECT_EQ(database.job(5)->state, "PENDING");
 }
 
 TEST_F(Jobs, WithoutAccountingScontrolAndTheLogsSpeak) {
