@@ -131,14 +131,17 @@ run_suite() {
 --nproc=2 expert expert_dispatcher=host_counts
 --nproc=2 tensor
 --nproc=2 context
---nproc=2 pipeline
+--nproc=2 pipeline pipeline_parallel_schedule=GPipe
 --nproc=2 pipeline pipeline_parallel_schedule=ZBVZeroBubble
 --nproc=2 pipeline pipeline_parallel_schedule=Interleaved1F1B
 --nproc=2 fsdp_reshard_after_forward=never}"
       cat "$out"/two.txt
       ;;
     slice2)
-      local run
+      local run PIPE="--training.local_batch_size=8 --parallelism.pipeline_parallel_degree=2"
+      PIPE+=" --parallelism.pipeline_parallel_first_stage_less_layers=0"
+      PIPE+=" --parallelism.pipeline_parallel_last_stage_less_layers=0"
+      PIPE+=" --parallelism.pipeline_parallel_schedule"
       while read -r run; do
         [[ -z $run ]] && continue
         # shellcheck disable=SC2086
@@ -146,7 +149,13 @@ run_suite() {
           --job.dump_folder="$out/slice2_${run%% *}" ${run#* } ${ARGS:-}
         grep -E 'step: (10|20)|rror|needs|total|ready|Speed|speed' "$out/slice2_${run%% *}.log" | cut -c1-220 | tail -7
       done <<<"${RUNS:-fsdp --
-ep2 --parallelism.expert_parallel_degree=2}"
+fsdp_unordered --device.unordered_attention
+ep2 --parallelism.expert_parallel_degree=2
+ep2full --parallelism.expert_parallel_degree=2 --activation_checkpoint.mode=full
+zbv $PIPE=ZBVZeroBubble
+dualpipev $PIPE=DualPipeV
+interleaved $PIPE=Interleaved1F1B
+gpipe $PIPE=GPipe}"
       ;;
     *)
       echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, tiny, two, slice2" >&2

@@ -316,13 +316,14 @@ TEST_P(CommunicatorTest, SendDoesNotWaitAndMessagesKeepTheirOrder) {
     // 1 MiB: more than any transport buffers by itself. All send before anyone receives, and what
     // was sent is overwritten.
     Tensor out(s.device(), DType::f32, {1 << 18}), in(s.device(), DType::f32, {1 << 18});
-    for (int message = 0; message < 3; ++message) {
+    constexpr int kMessages = 2;  // and as many again where both neighbours are the same rank
+    for (int message = 0; message < kMessages; ++message) {
       out.fill(c.rank() * 10 + message);
       c.send(s, out, next);
       c.send(s, out, before);
     }
     out.fill(-1);
-    for (int message = 0; message < 3; ++message) {
+    for (int message = 0; message < kMessages; ++message) {
       for (const int from : {next, before}) {
         in.poison();
         c.recv(s, in, from);

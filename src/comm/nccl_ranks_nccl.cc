@@ -74,12 +74,20 @@ class Link {
     cudaStreamDestroy(stream_);
   }
 
-  // Opens it, with memory for kMostSends messages.
+  // Opens it, with memory for kMostSends messages, and passes one: NCCL connects more channels for
+  // a large message than for a small one, and waits for idle GPUs then.
   void prepare(size_t bytes) {
     wait_until_open();
-    if (!sends_) return;
-    const std::lock_guard lock(mutex_);
-    while (free_.size() < kMostSends) free_.push_back(make(bytes));
+    std::unique_lock lock(mutex_);
+    while (sends_ && free_.size() < kMostSends) free_.push_back(make(bytes));
+    const DeviceMemory received(sends_ ? 0 : bytes);
+    world_.enqueue(*group_, stream_, {}, [&](ncclComm_t comm) {
+      return sends_ ? nccl().send(free_.front().memory.data, bytes, ncclUint8, 1, comm, stream_)
+                    : nccl().recv(received.data, bytes, ncclUint8, 0, comm, stream_);
+    });
+    lock.unlock();
+    NEREUS_CUDA_CALL(cudaStreamSynchronize(stream_));  // the watcher ends it when it must
+    world_.check();
   }
 
   void send(cudaStream_t from, const Call& call, ConstTensorView data) {

@@ -206,7 +206,8 @@ void NcclWorld::abort_all() {
   for (Group& g : groups_) {
     const std::unique_lock lock(g.mutex, std::chrono::seconds(5));
     if (!lock.owns_lock()) {
-      log::error("rank {} cannot abort group {}: a thread is inside NCCL", peers_.rank(), g.name);
+      log::error("rank {} cannot abort group {}: a thread is inside NCCL. {}", peers_.rank(),
+                 g.name, peers_.failure().value_or(""));
       continue;
     }
     if (g.comm != nullptr) nccl_.comm_abort(g.comm);

@@ -124,6 +124,15 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
   make_folder();
   log::info("Starting job: {}", config.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
+  NEREUS_CHECK(
+      kConfig,
+      !stream.on_gpu() || layout_.pipeline.schedule.name != "1F1B" ||
+          layout_.mesh.size(MeshGroup::pp) == 1 || layout_.microbatches <= 2,
+      "parallelism.pipeline_parallel_schedule is \"1F1B\", with {} microbatches between "
+      "GPUs: such runs have hung in their first step (a fault of this version, which other "
+      "schedules do not show). Take \"ZBVZeroBubble\", \"DualPipeV\" or "
+      "\"Interleaved1F1B\", which idle less, or \"GPipe\".",
+      layout_.microbatches);
 
   RunData data = open_run_data(config, args_, dp_rank(), dp_size());
   if (args_.block_causal()) {

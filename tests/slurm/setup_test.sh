@@ -38,7 +38,7 @@ mkdir -p "$HOME"
 }
 config=$LLMB_INSTALL/cluster_config.yaml
 expect "the partition is Slurm's" grep -q 'partition: "main"' "$config"
-expect "the cluster's name is Slurm's" grep -q 'cluster_name: "dev"' "$config"
+expect "the cluster's name is Slurm's" grep -qF "cluster_name: \"$(scontrol show config | awk '$1 == "ClusterName" { print $3 }')\"" "$config"
 expect "setup shows the partition" grep -q 'partition main (default): [0-9]* nodes, no GPU' "$folder/setup.log"
 expect "llmb-run is installed" "$LLMB_INSTALL/bin/llmb-run" list
 expect "another partition is refused" bash -c \
