@@ -76,7 +76,8 @@ class NcclWorld {
   void check();
   // Ends the world.
   [[noreturn]] void fail(const std::string& reason);
-  void abort_all();
+  // False when a thread is inside NCCL with a group, which was left alone.
+  bool abort_all();
 
  private:
   Group& add(const std::string& name, const std::string& id, std::vector<int> members, int rank);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/check.h"
@@ -199,20 +200,21 @@ void NcclWorld::fail(const std::string& reason) {
   throw Error(Fault::kComm, first);
 }
 
-void NcclWorld::abort_all() {
+bool NcclWorld::abort_all() {
+  bool all_aborted = true;
   aborted_ = true;
   std::atomic_ref<int>(*ended_word_).store(1);
   const std::lock_guard all(groups_mutex_);
   for (Group& g : groups_) {
     const std::unique_lock lock(g.mutex, std::chrono::seconds(5));
     if (!lock.owns_lock()) {
-      log::error("rank {} cannot abort group {}: a thread is inside NCCL. {}", peers_.rank(),
-                 g.name, peers_.failure().value_or(""));
+      all_aborted = false;
       continue;
     }
     if (g.comm != nullptr) nccl_.comm_abort(g.comm);
     g.comm = nullptr;
   }
+  return all_aborted;
 }
 
 // ---- the watcher
@@ -245,7 +247,12 @@ void NcclWorld::watch() {
     }
     if (wrong.empty() && !peers_.failure()) continue;
     if (!peers_.failure()) peers_.fail(wrong);
-    abort_all();
+    if (abort_all()) continue;
+    // A thread that is inside NCCL cannot be got out: the process ends here, or it never would.
+    log::error("{}", peers_.failure().value_or(wrong));
+    log::error("rank {}: a thread is inside NCCL and does not come back, so its process ends here",
+               peers_.rank());
+    std::_Exit(Error(Fault::kComm, "").exit_code());
   }
 }
 
