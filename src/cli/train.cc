@@ -85,7 +85,8 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
                 log::info("Running with configs:\n{}", print_config(loaded));
               Stream stream(several ? me.device : device, &pool);
               Trainer trainer(config, stream, several ? &me.world : nullptr);
-              const int mine = trainer.run();  // the same on every rank
+              int mine = 0;  // the same on every rank
+              me.run([&] { mine = trainer.run(); });
               if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;
             });
   return code;

@@ -84,6 +84,8 @@ class Communicator {
   // The hosts of all ranks have come here; a barrier for what is not in a stream.
   virtual void meet_on_host(Stream& s) { barrier(s); }
 
+  // What moves tensors, for the start-up summary: "threads", "NCCL 2.28.9".
+  virtual std::string library() const = 0;
   // Can all ranks of the group see each other's memory? The same answer on all.
   virtual bool shares_memory() const { return false; }
   // A collective, where shares_memory(): a block of `bytes`, as many on every rank (Error{kComm}

@@ -106,6 +106,7 @@ class MpiCommunicator final : public Communicator {
 
   void set_timeout(std::chrono::milliseconds t) override { world_->timeout = t; }
   void set_step(int64_t step) override { world_->step = step; }
+  std::string library() const override { return "MPI"; }
   void give_up(const std::string& reason) override {
     world_->end_all(fmt::format("rank {} of the world failed, which ends the others: {}",
                                 world_->rank, reason));

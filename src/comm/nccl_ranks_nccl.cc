@@ -220,6 +220,11 @@ class NcclCommunicator final : public Communicator {
   ncclComm_t handle() const { return group_->comm; }
   void set_timeout(milliseconds t) override { world_->set_timeout(t); }
   void set_step(int64_t step) override { world_->set_step(step); }
+  std::string library() const override {
+    int version = 0;
+    nccl().get_version(&version);
+    return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+  }
   void give_up(const std::string& reason) override {
     world_->peers().fail(fmt::format("rank {} of the world failed, which ends the others: {}",
                                      world_->peers().rank(), reason));

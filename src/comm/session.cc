@@ -31,8 +31,10 @@ void bind_near(int gpu) {
 // reason: what follows an abort on a GPU is undefined.
 void run_guarded(ThisRank& me, FunctionRef<std::optional<std::string>()> failure, Work work) {
   const auto instead = [&] {
+    if (me.told) return;  // its own exception is the reason
     if (const auto note = failure()) throw Error(Fault::kComm, *note);
   };
+  me.ended = [&] { return failure().has_value(); };
   try {
     work(me);
   } catch (const std::exception& e) {
@@ -54,7 +56,7 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
   run_thread_ranks(ranks, {.timeout = options.init_timeout}, [&](Communicator& host) {
     const Device device{options.device, host.rank()};
     if (!nccl) {
-      ThisRank me{host, host.rank(), ranks, 1, device, nullptr};
+      ThisRank me{host, host.rank(), ranks, 1, device, nullptr, nullptr};
       return work(me);
     }
     if constexpr (kHasCuda) {
@@ -62,7 +64,7 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
       bind_near(device.index);
       try {
         const auto world = make_nccl_world(mine, device.index, options.init_timeout);
-        ThisRank me{*world, host.rank(), ranks, 1, device, nullptr};
+        ThisRank me{*world, host.rank(), ranks, 1, device, nullptr, nullptr};
         run_guarded(
             me, [&] { return mine.failure(); }, work);
       } catch (const std::exception& e) {
@@ -106,7 +108,7 @@ void run_rank(const LaunchEnvironment& launch, const RankOptions& options, Contr
   const int local_world_size =
       launch.local_world_size > 0 ? launch.local_world_size : control.local_world_size();
   const auto run = [&](Communicator& world, Device device) {
-    ThisRank me{world, local_rank, local_world_size, control.hosts(), device, &control};
+    ThisRank me{world, local_rank, local_world_size, control.hosts(), device, &control, nullptr};
     run_guarded(
         me,
         [&]() -> std::optional<std::string> {
@@ -190,6 +192,22 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
 }
 
 }  // namespace
+
+void ThisRank::run(FunctionRef<void()> work) {
+  const auto tell = [this](const char* reason) {
+    told = ended && !ended();  // what comes after the world's end is no news
+    if (told) world.give_up(reason);
+  };
+  try {
+    work();
+  } catch (const std::exception& e) {
+    tell(e.what());
+    throw;
+  } catch (...) {
+    tell("an exception of unknown type");
+    throw;
+  }
+}
 
 void run_ranks(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   switch (launch.launcher) {

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
 
 #include "comm/communicator.h"
@@ -39,6 +40,13 @@ struct ThisRank {
   int hosts = 1;
   Device device;                    // of the kind that was asked for
   ControlPlane* control = nullptr;  // where ranks are processes
+  std::function<bool()> ended;      // has the world? Not given: nobody waits for this rank's word
+  bool told = false;                // the others know that this rank failed
+
+  // Calls work. When it throws, the others are told before the exception goes on, while all that
+  // `work` uses still lives: destructors wait for a GPU's streams, which may wait for other ranks,
+  // and would do so until a time-out.
+  void run(FunctionRef<void()> work);
 };
 
 // Calls work once for each rank of this process, on that rank's thread, and returns when all have

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "base/error.h"
@@ -47,6 +49,37 @@ const ChildFunction reports("session", [] {
   try {
     run_ranks(read_launch_environment(launch_variables(), {}), options,
               [](ThisRank& me) { report(me, tell); });
+  } catch (const Error& e) {
+    tell(e.what());
+  }
+});
+
+// Rank 0 fails with something at hand whose destructor waits for rank 1's end, as a GPU's streams
+// may.
+struct WaitsForTheOthers {
+  ~WaitsForTheOthers() {
+    for (int i = 0; i < 200 && !std::filesystem::exists(given("ENDED")); ++i)
+      std::this_thread::sleep_for(milliseconds(50));
+    tell(std::filesystem::exists(given("ENDED")) ? "the others have ended" : "nobody knew");
+  }
+};
+const ChildFunction fails_first("session_fails", [] {
+  RankOptions options;
+  options.init_timeout = milliseconds(20'000);
+  try {
+    run_ranks(read_launch_environment(launch_variables(), {}), options, [](ThisRank& me) {
+      if (me.world.rank() == 0) {
+        const WaitsForTheOthers waits;
+        me.run([] { throw Error(Fault::kNumeric, "the loss is NaN"); });
+      }
+      Stream stream(me.device, &test::pool());
+      try {
+        me.world.barrier(stream);
+      } catch (const Error&) {
+        std::ofstream(given("ENDED")) << "now";
+        throw;
+      }
+    });
   } catch (const Error& e) {
     tell(e.what());
   }
@@ -100,6 +133,14 @@ TEST_F(SessionTest, AnExceptionOfOneRankEndsTheOthers) {
   for (const size_t r : {size_t{0}, size_t{2}})
     EXPECT_EQ(ranks[r].wait(),
               "rank 1 of the world failed, which ends the others: the loss is NaN\n");
+}
+
+TEST_F(SessionTest, TheOthersAreToldBeforeWhatFailedIsTakenDown) {
+  const test::TemporaryFolder folder;
+  std::vector<Child> ranks = test::start_ranks("session_fails", 2, {{"ENDED", folder.file("e")}});
+  EXPECT_EQ(ranks[0].wait(), "the others have ended\nthe loss is NaN\n");
+  EXPECT_EQ(ranks[1].wait(),
+            "rank 0 of the world failed, which ends the others: the loss is NaN\n");
 }
 
 std::string under_mpirun(const std::string& variables) {

@@ -86,6 +86,7 @@ class SocketCommunicator final : public Communicator {
     world_->set_step(step);
     world_->control.set_step(step);
   }
+  std::string library() const override { return "sockets"; }
   void give_up(const std::string& reason) override {
     world_->control.fail(fmt::format("rank {} of the world failed, which ends the others: {}",
                                      world_->control.rank(), reason));

@@ -183,6 +183,7 @@ class ThreadCommunicator final : public Communicator {
 
   void set_timeout(std::chrono::milliseconds t) override { world().timeout_ms = t.count(); }
   void set_step(int64_t step) override { world().set_step(me(), step); }
+  std::string library() const override { return "threads"; }
   void give_up(const std::string& reason) override { fail_rank(reason, nullptr); }
   void fail_rank(const std::string& reason, std::exception_ptr error) {
     world().end_all(

@@ -122,8 +122,9 @@ void Executor::measure() {
     memory_.saved += l.for_dgrad + l.for_wgrad;
     memory_.scratch = std::max(memory_.scratch, scratch.peak_bytes());
     const int64_t n = options_.backward ? slots[i] : 1;
-    // Where one stage is all, its first microbatch and the scratch grow towards each other.
-    if (stages == 1 && !l.split) shared_ = kept.shared_peak_bytes();
+    // Where one microbatch is all, it and the scratch grow towards each other. One that is kept
+    // whole while another's pass needs the scratch leaves no room for that.
+    if (stages == 1 && n == 1 && !l.split) shared_ = kept.shared_peak_bytes();
     memory_.total += n * (l.for_dgrad + l.for_wgrad);
     memory_.edges +=
         n * edge.count() * size_of(options_.compute) * ((first ? 0 : 1) + (last ? 0 : 1));

@@ -127,7 +127,7 @@ class Executor {
   Options options_;
   std::vector<Local> stages_;  // by number
   Memory memory_;
-  int64_t shared_ = 0;  // bytes of the block that scratch and the first slot share; 0: they do not
+  int64_t shared_ = 0;  // bytes of the block that scratch and the only slot share; 0: they do not
   Buffer buffer_;       // scratch, and what slots keep, where it is the executor's own
   std::byte* activations_ = nullptr;  // that, or options_.memory's
   Arena scratch_;

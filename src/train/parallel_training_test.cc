@@ -61,11 +61,13 @@ struct Layout {
   DType moments = DType::f32;
   bool reshard = false;  // weights and gradients of a block at a time
   bool split = false;    // masters
+  const char* dispatcher = "auto";
   Offload offload = Offload::none;
 };
 std::string name_of(const Layout& l) {
   std::string text = Mesh(l.degrees, l.ranks).to_string();
   if (l.reshard) text += ", resharded";
+  if (l.dispatcher != std::string("auto")) text += fmt::format(", dispatcher {}", l.dispatcher);
   if (l.degrees.pp > 1) text += fmt::format(", {} x {}", l.schedule, l.stages_per_rank);
   return fmt::format("{}, microbatches of {}", text, l.rows);
 }
@@ -154,6 +156,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
                  .offload = l.offload,
                  .offload_chunk = 1000,
                  .world = world,
+                 .dispatcher = l.dispatcher,
                  .reshard = l.reshard,
                  .pipeline = &pipe});
   engine.store().initialize(stream, kSeed);
@@ -255,6 +258,12 @@ Layout resharded(Layout l) {
   return l;
 }
 
+// Rows straight into other ranks' memory.
+Layout on_device(Layout l) {
+  l.dispatcher = "device";
+  return l;
+}
+
 Layout pp(int ranks, const char* schedule, int stages_per_rank) {
   return {.degrees = {.pp = ranks},
           .ranks = ranks,
@@ -296,6 +305,15 @@ INSTANTIATE_TEST_SUITE_P(
                     Layout{{.dp_shard = 2, .tp = 2, .ep = 2, .etp = 2}, 4},
                     Layout{{.dp_shard = 2, .tp = 2, .ep = 2, .etp = 1}, 4},
                     Layout{{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4}));
+INSTANTIATE_TEST_SUITE_P(
+    ExpertsByDevice, ParallelTraining,
+    testing::Values(on_device({{.dp_shard = 4, .ep = 2}, 4}),
+                    on_device({{.dp_shard = 8, .ep = 4}, 8}),
+                    on_device({{.dp_shard = 4, .ep = 4}, 4, "", 1, 2, Recompute::full()}),
+                    on_device({{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4}),
+                    on_device(resharded({{.dp_shard = 4, .ep = 2}, 4})),
+                    on_device({{.dp_shard = 4, .pp = 2, .ep = 4}, 8, "1F1B"}),
+                    on_device({{.dp_shard = 2, .pp = 2, .ep = 2}, 4, "ZBVZeroBubble", 2})));
 INSTANTIATE_TEST_SUITE_P(Pipelines, ParallelTraining,
                          testing::Values(pp(2, "GPipe", 1), pp(2, "1F1B", 1),
                                          pp(2, "Interleaved1F1B", 2), pp(2, "LoopedBFS", 2),

@@ -190,6 +190,28 @@ TEST(Ranks, EveryLayoutSavesWholeWeightsThatEveryOtherLoads) {
                           "--parallelism.pipeline_parallel_schedule=ZBVZeroBubble"}) == one);
 }
 
+// From the third microbatch on, 1F1B's backward passes run while another microbatch is kept whole.
+// A wide first block needs its scratch when its own stage has given most of what it kept back.
+TEST(Ranks, APipelineHasRoomForABackwardPassBesideAKeptMicrobatch) {
+  const test::TemporaryFolder folder;
+  const auto loss = [&](int ranks, const std::string& schedule) {
+    const Outcome run =
+        train(ranks, small(folder.path() + "/" + schedule,
+                           {"--model_overrides.inter_dim=1024", "--training.local_batch_size=4",
+                            "--training.global_batch_size=4", "--training.steps=1",
+                            "--parallelism.pipeline_parallel_degree=" + std::to_string(ranks),
+                            "--parallelism.pipeline_parallel_schedule=" + schedule,
+                            "--checkpoint.enable=false", "--validation.enable=false"}));
+    EXPECT_EQ(run.code, 0);
+    const size_t at = run.log.find("loss:");
+    return run.log.substr(at, run.log.find("memory", at) - at);
+  };
+  const std::string one = loss(1, "1F1B");
+  EXPECT_THAT(one, HasSubstr("grad_norm"));
+  EXPECT_EQ(loss(2, "1F1B"), one);
+  EXPECT_EQ(loss(2, "GPipe"), one);
+}
+
 TEST(Ranks, ASignalSentTwiceEndsAllAfterTheSameStep) {
   for (const char* log_freq : {"1", "1000000"}) {  // known at once, or a step late
     const test::TemporaryFolder folder;

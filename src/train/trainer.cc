@@ -124,15 +124,6 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
   make_folder();
   log::info("Starting job: {}", config.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
-  NEREUS_CHECK(
-      kConfig,
-      !stream.on_gpu() || layout_.pipeline.schedule.name != "1F1B" ||
-          layout_.mesh.size(MeshGroup::pp) == 1 || layout_.microbatches <= 2,
-      "parallelism.pipeline_parallel_schedule is \"1F1B\", with {} microbatches between "
-      "GPUs: such runs have hung in their first step (a fault of this version, which other "
-      "schedules do not show). Take \"ZBVZeroBubble\", \"DualPipeV\" or "
-      "\"Interleaved1F1B\", which idle less, or \"GPipe\".",
-      layout_.microbatches);
 
   RunData data = open_run_data(config, args_, dp_rank(), dp_size());
   if (args_.block_causal()) {
@@ -184,21 +175,22 @@ void Trainer::check_memory() {
              static_cast<double>(stream_.free_at_start()), available_host_memory());
 }
 
-// Which kernels attention goes through, where those are not cuDNN's.
-void Trainer::say_attention() const {
+// Which kernels attention goes through.
+std::string Trainer::attention_kernels() const {
+  if (!stream_.on_gpu()) return "CPU";
   const bool bf16 = config_.training.mixed_precision_param == "bfloat16";
+  const bool documents = args_.block_causal();
   const int64_t qk = args_.qk_head_dim(), v = args_.v_head_dim;
-  if (!bf16 || qk % 8 + v % 8 > 0 || qk > (args_.block_causal() ? 192 : 256) ||
-      v > (args_.block_causal() ? 128 : 256)) {
+  if (!bf16 || qk % 8 + v % 8 > 0 || qk > (documents ? 192 : 256) || v > (documents ? 128 : 256)) {
     log::warning(
         "Attention goes through a plain kernel, which is slow on long sequences: the fast ones "
         "take bfloat16 and heads of multiples of 8 up to 256 (cuDNN, causal masks) or 192/128 "
         "(document masks), and this run has {}, heads of {}/{} and {} masks.",
-        config_.training.mixed_precision_param, qk, v,
-        args_.block_causal() ? "document" : "causal");
-  } else if (args_.block_causal()) {
-    log::info("Attention with document masks goes through Nereus's own tensor-core kernels.");
+        config_.training.mixed_precision_param, qk, v, documents ? "document" : "causal");
+    return "plain";
   }
+  if (documents || layout_.mesh.size(MeshGroup::cp) > 1) return "own tensor-core kernels";
+  return config_.device.unordered_attention ? "cuDNN, unordered" : "cuDNN, deterministic";
 }
 
 void Trainer::say_model(double seconds) const {
@@ -211,7 +203,7 @@ void Trainer::say_model(double seconds) const {
             with_thousands(static_cast<double>(size.sparse()), 0),
             with_thousands(static_cast<double>(size.active), 0));
   log_device(stream_);
-  if (stream_.on_gpu()) say_attention();
+  const std::string attention = attention_kernels();
   if (!stream_.on_gpu() && config_.optimizer.offload != "none")
     log::warning(
         "Accepted, with nothing here to act on: optimizer.offload = {}; the CPU's memory "
@@ -229,12 +221,14 @@ void Trainer::say_model(double seconds) const {
                         schedule.stages(), layout_.microbatches, layout_.microbatch_rows)
           : "";
   log::info(
-      "Layout: {}{}; numerics {}; parameters seed {}; routing {}; dispatcher {}; activations {}; "
-      "recompute {}; ready in {:.2f} s",
+      "Layout: {}{}{}; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
+      "activations {}; recompute {}; ready in {:.2f} s",
       layout_.mesh.to_string(), pipeline,
-      args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface", t.seed.value_or(0),
-      args_.moe.force_load_balance ? "forced balance" : "learned", engine_->dispatcher().name(),
-      t.mixed_precision_param, config_.activation_checkpoint.mode, seconds);
+      world_ ? "; communication by " + world_->world().library() : "",
+      args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface", attention,
+      t.seed.value_or(0), args_.moe.force_load_balance ? "forced balance" : "learned",
+      engine_->dispatcher().name(), t.mixed_precision_param, config_.activation_checkpoint.mode,
+      seconds);
 }
 
 void Trainer::load_weights() {

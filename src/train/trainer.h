@@ -52,7 +52,7 @@ class Trainer {
   void make_folder();
   void check_memory();
   void say_model(double seconds) const;
-  void say_attention() const;
+  std::string attention_kernels() const;
   void load_weights();
   void save_weights(const std::string& folder, DType);
   void load_batch();
