@@ -131,6 +131,7 @@ run_suite() {
 --nproc=2 expert expert_dispatcher=host_counts
 --nproc=2 tensor
 --nproc=2 context
+--nproc=2 pipeline
 --nproc=2 pipeline pipeline_parallel_schedule=GPipe
 --nproc=2 pipeline pipeline_parallel_schedule=ZBVZeroBubble
 --nproc=2 pipeline pipeline_parallel_schedule=Interleaved1F1B
@@ -152,6 +153,7 @@ run_suite() {
 fsdp_unordered --device.unordered_attention
 ep2 --parallelism.expert_parallel_degree=2
 ep2full --parallelism.expert_parallel_degree=2 --activation_checkpoint.mode=full
+1f1b $PIPE=1F1B
 zbv $PIPE=ZBVZeroBubble
 dualpipev $PIPE=DualPipeV
 interleaved $PIPE=Interleaved1F1B

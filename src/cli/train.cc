@@ -84,7 +84,8 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
               if (config.job.print_config)
                 log::info("Running with configs:\n{}", print_config(loaded));
               Stream stream(several ? me.device : device, &pool);
-              Trainer trainer(config, stream, several ? &me.world : nullptr);
+              Trainer trainer(config, stream, several ? &me.world : nullptr,
+                              [&](FunctionRef<void()> work) { me.run(work); });
               int mine = 0;  // the same on every rank
               me.run([&] { mine = trainer.run(); });
               if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;

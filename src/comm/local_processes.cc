@@ -38,15 +38,20 @@ class SignalCounter {
       action.sa_handler = count_signal;
       sigaction(kSignals[i], &action, &before_[i]);
     }
+    // Where it is ignored, nobody learns how a child ended.
+    struct sigaction plain = {};
+    plain.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &plain, &child_before_);
   }
   ~SignalCounter() {
     for (size_t i = 0; i < 3; ++i) sigaction(kSignals[i], &before_[i], nullptr);
+    sigaction(SIGCHLD, &child_before_, nullptr);
   }
   SignalCounter(const SignalCounter&) = delete;
   SignalCounter& operator=(const SignalCounter&) = delete;
 
  private:
-  struct sigaction before_[3];
+  struct sigaction before_[3], child_before_;
 };
 
 // What a child does between fork and exec may not allocate: all is made before.
@@ -101,6 +106,8 @@ int run_local_processes(const std::vector<std::string>& command, int ranks) {
       for (; told[i] < passed_on[i]; ++told[i]) tell(kSignals[i]);
     int status = 0;
     const pid_t ended = waitpid(-1, &status, WNOHANG);
+    NEREUS_CHECK(kIo, ended >= 0 || errno == EINTR, "{} ranks' processes cannot be waited for: {}",
+                 left, std::strerror(errno));
     const auto child = std::find(children.begin(), children.end(), ended);
     if (ended > 0 && child != children.end()) {
       *child = 0;

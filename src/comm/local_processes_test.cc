@@ -36,6 +36,12 @@ TEST(LocalProcesses, TheFirstFailureIsTheOutcome) {
   EXPECT_EQ(run_local_processes({"/nowhere"}, 2), 127);
 }
 
+TEST(LocalProcesses, AnIgnoredSigchldHidesNoOutcome) {
+  const auto before = std::signal(SIGCHLD, SIG_IGN);
+  EXPECT_EQ(run_local_processes(shell("exit 72"), 2), 72);
+  EXPECT_EQ(std::signal(SIGCHLD, before), SIG_IGN) << "is as it was";
+}
+
 TEST(LocalProcesses, SignalsArePassedOn) {
   const test::TemporaryFolder folder;
   std::thread sender([] {

@@ -334,7 +334,6 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Window> do_window(Stream& s, int64_t bytes) override {
     check_stream(s);
     const std::string id = fmt::format("window {} of {} bytes", ++number_, bytes);
-    world_->meet(*group_, id);
     return make_nccl_window(*world_, *group_, id, s, bytes);
   }
 

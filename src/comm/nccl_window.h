@@ -9,7 +9,7 @@
 
 namespace nereus {
 
-// A collective of the group, after a meeting. `id` is the same on all its ranks and no other
+// A collective of the group. `id` is the same on all its ranks and no other
 // window's.
 std::unique_ptr<Window> make_nccl_window(NcclWorld&, NcclWorld::Group&, const std::string& id,
                                          Stream&, int64_t bytes);

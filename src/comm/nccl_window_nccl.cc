@@ -29,6 +29,7 @@ class NcclWindow final : public Window {
     }
     data_ = static_cast<std::byte*>(memory_);
     cuda::zero(memory_, static_cast<int64_t>(all));
+    world.meet(group, id);  // all have their memory: registering waits inside NCCL
     {
       const std::lock_guard lock(group.mutex);
       const ncclResult_t result =

@@ -142,25 +142,31 @@ void ThreadWorld::end(int rank) {
   wake_all();
 }
 
-// Blocks of one process's memory.
+// Blocks of one process's memory. Each rank keeps all of them alive: one that fails must not take
+// away what another reads.
 class ThreadWindow final : public Window {
  public:
   ThreadWindow(Communicator& group, Stream& stream, int64_t bytes)
       : group_(group),
-        memory_(stream.device(), bytes, "a window"),
+        memory_(std::make_shared<Buffer>(stream.device(), bytes, "a window")),
         addresses_(stream.device(), 8 * group.size(), "addresses of a window's blocks") {
-    data_ = memory_.data();
+    const int ranks = group.size();
+    data_ = memory_->data();
     bytes_ = bytes;
-    const TensorView all(addresses_.data(), DType::i64, {group.size()});
+    const TensorView all(addresses_.data(), DType::i64, {ranks});
     bases_ = all;
-    int64_t mine[2] = {bytes, reinterpret_cast<int64_t>(memory_.data())};
-    std::vector<int64_t> sizes(static_cast<size_t>(group.size()));
-    group.all_gather(stream, view(sizes.data(), group.size()), view(mine, 1));
-    for (int r = 0; r < group.size(); ++r)
+    int64_t mine[3] = {bytes, reinterpret_cast<int64_t>(&memory_),
+                       reinterpret_cast<int64_t>(memory_->data())};
+    std::vector<int64_t> sizes(static_cast<size_t>(ranks)), owners(sizes);
+    group.all_gather(stream, view(sizes.data(), ranks), view(mine, 1));
+    for (int r = 0; r < ranks; ++r)
       NEREUS_CHECK(kComm, sizes[static_cast<size_t>(r)] == bytes,
                    "window of group {}: {} bytes on rank {}, {} on rank {}", group.name(), bytes,
                    group.rank(), sizes[static_cast<size_t>(r)], r);
-    group.all_gather(stream, all, view(mine + 1, 1));
+    group.all_gather(stream, view(owners.data(), ranks), view(mine + 1, 1));
+    for (const int64_t owner : owners)
+      kept_.push_back(*reinterpret_cast<const std::shared_ptr<Buffer>*>(owner));
+    group.all_gather(stream, all, view(mine + 2, 1));  // nobody goes before all have theirs
   }
   void meet(Stream& stream) override { group_.barrier(stream); }
 
@@ -170,7 +176,9 @@ class ThreadWindow final : public Window {
   }
 
   Communicator& group_;
-  Buffer memory_, addresses_;
+  std::shared_ptr<Buffer> memory_;
+  std::vector<std::shared_ptr<Buffer>> kept_;
+  Buffer addresses_;
 };
 
 class ThreadCommunicator final : public Communicator {

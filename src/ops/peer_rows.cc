@@ -43,8 +43,9 @@ void check(const PeerPlan& a) {
   expect_contiguous(op, "ids", a.ids);
   expect_contiguous(op, "row_of_slot", a.row_of_slot);
   expect_contiguous(op, "offsets", a.offsets);
-  NEREUS_CHECK(kContract, a.rank >= 0 && a.rank < P && a.rows >= 0,
-               "peer_plan: rank {} of {}, {} rows", a.rank, P, a.rows);
+  NEREUS_CHECK(kContract, a.rank >= 0 && a.rank < P && a.rows >= 0 && P * E <= 12'288,
+               "peer_plan: rank {} of {}, {} rows, {} experts; at most 12,288 are taken", a.rank, P,
+               a.rows, P * E);
 }
 
 void check(const PeerPermute& a) {

@@ -188,9 +188,6 @@ void peer_plan(Stream& stream, const PeerPlan& a) {
   const auto E = static_cast<int>(a.local_offsets.dim(0) - 1);
   const int64_t slots = a.ids.count();
   const size_t shared = sizeof(int) * static_cast<size_t>(P * E);
-  if (shared > 48 * 1024)
-    cudaFuncSetAttribute(first_rows_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(shared));
   first_rows_kernel<<<1, kThreads, shared, native(stream)>>>(
       a.first_row.as<int>(), a.local_offsets.as<int>(),
       a.wanted ? reinterpret_cast<unsigned long long*>(a.wanted.as<int64_t>()) : nullptr,

@@ -7,6 +7,7 @@
 // all ranks: what is at a place here is at that place there.
 //
 // Rows are in the order that one rank with all tokens would have, so an expert's sums are the same.
+// Where a rank has too little room, the rows with the highest places are left out on all ranks.
 #pragma once
 
 #include <memory>

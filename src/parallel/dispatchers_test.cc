@@ -264,6 +264,43 @@ TEST(HostCountsDispatcher, RowsWithoutRoomAreLeftOutOnEveryRankAndTheWordTells) 
   }
 }
 
+// As above, but what is left out are the highest rows: the second and third expert's.
+TEST(DeviceDispatcher, RowsWithoutRoomAreLeftOutAndTheWordTells) {
+  constexpr int64_t kTokens = 8;
+  std::vector<Result> whole(2), part(2);
+  std::vector<int64_t> word(2);
+  run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
+    const auto me = static_cast<size_t>(group.rank());
+    Stream stream(Device::cpu(), &test::pool());
+    const auto once = [&](DeviceDispatcher& d) {
+      return run(d, stream, Routing::all_to_the_first, group.rank() * kTokens, kTokens,
+                 group.rank() * kExperts / 2, false);
+    };
+    const Tensor overflow = Tensor(Device::cpu(), DType::i64, {1}).fill(0);
+    DeviceDispatcher enough(group, kExperts), tight(group, kExperts, 1.25);
+    enough.set_overflow(overflow);
+    whole[me] = once(enough);
+    EXPECT_EQ(overflow[0], 0);
+    tight.set_overflow(overflow);
+    part[me] = once(tight);
+    word[me] = static_cast<int64_t>(overflow[0]);
+    tight.make_room(word[me]);
+    const Result again = once(tight);
+    EXPECT_EQ(again.out, whole[me].out) << "with the room it wanted nothing is missing";
+    EXPECT_EQ(again.dx, whole[me].dx);
+    EXPECT_EQ(again.dweights, whole[me].dweights);
+  });
+  // 3 choices of 8 tokens of 2 ranks, 16 rows for each of rank 0's first three experts.
+  EXPECT_EQ(word, (std::vector<int64_t>{48, 48}));
+  EXPECT_EQ(part[0].offsets, (std::vector<double>{0, 16, 30, 30, 30}));
+  EXPECT_EQ(part[1].offsets, (std::vector<double>{0, 0, 0, 0, 0}));
+  for (size_t r = 0; r < 2; ++r)
+    for (size_t i = 0; i < whole[r].out.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(part[r].out[i]) && std::isfinite(part[r].dx[i]));
+      ASSERT_NE(part[r].out[i], whole[r].out[i]) << "the third expert's part is missing";
+    }
+}
+
 TEST(HostCountsDispatcher, IsMeasuredOnTheMetaDeviceWithoutTheOthers) {
   run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
     if (group.rank() == 1) return;

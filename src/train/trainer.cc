@@ -111,21 +111,29 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
   return out;
 }
 
-Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
+Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world, const Guard& guard)
     : config_(config),
       stream_(stream),
       args_(training_model_args(config)),
       layout_(run_layout(config, args_, world == nullptr ? 1 : world->size())),
       lr_(lr_schedule(config)) {
-  const auto& t = config.training;
+  if (guard) {
+    guard([&] { set_up(world); });
+  } else {
+    set_up(world);
+  }
+}
+
+void Trainer::set_up(Communicator* world) {
+  const auto& t = config_.training;
   const auto started = Clock::now();
   if (world != nullptr && world->size() > 1)
     world_ = std::make_unique<RankWorld>(layout_.mesh, *world);
   make_folder();
-  log::info("Starting job: {}", config.job.description);
+  log::info("Starting job: {}", config_.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
 
-  RunData data = open_run_data(config, args_, dp_rank(), dp_size());
+  RunData data = open_run_data(config_, args_, dp_rank(), dp_size());
   if (args_.block_causal()) {
     NEREUS_CHECK(kConfig, data.eos_id.has_value() || args_.eos_id >= 0,
                  "attn_mask_type is block_causal, and nothing says which token ends a document: "
@@ -134,31 +142,32 @@ Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
     if (args_.eos_id < 0) args_.eos_id = *data.eos_id;
   }
 
-  if (stream.on_gpu()) check_memory();
+  if (stream_.on_gpu()) check_memory();
   engine_ = std::make_unique<Engine>(
-      args_, stream,
+      args_, stream_,
       Engine::Options{.compute = t.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
                       .rows = layout_.microbatch_rows,
                       .sequence = t.seq_len,
                       .eos_id = static_cast<int32_t>(args_.eos_id),
-                      .recompute = recompute_by_block(config, args_.n_layers),
-                      .moment_type = moment_type(config),
-                      .split_masters = config.optimizer.master_dtype == "split",
-                      .offload = offload(config, stream.on_gpu()),
-                      .unordered_attention = config.device.unordered_attention,
-                      .reserved_processors = static_cast<int>(config.device.reserved_processors),
+                      .recompute = recompute_by_block(config_, args_.n_layers),
+                      .moment_type = moment_type(config_),
+                      .split_masters = config_.optimizer.master_dtype == "split",
+                      .offload = offload(config_, stream_.on_gpu()),
+                      .unordered_attention = config_.device.unordered_attention,
+                      .reserved_processors = static_cast<int>(config_.device.reserved_processors),
                       .world = world_.get(),
-                      .receive_bound = config.parallelism.expert_receive_bound,
-                      .dispatcher = config.parallelism.expert_dispatcher,
-                      .reshard = reshards(config),
+                      .receive_bound = config_.parallelism.expert_receive_bound,
+                      .dispatcher = config_.parallelism.expert_dispatcher,
+                      .reshard = reshards(config_),
                       .pipeline = &layout_.pipeline});
-  optimizer_ = std::make_unique<Optimizer>(stream, *engine_, optimizer_options(config));
+  optimizer_ = std::make_unique<Optimizer>(stream_, *engine_, optimizer_options(config_));
   flops_per_token_ = static_cast<double>(flops_per_token(args_, t.seq_len).torchtitan);
-  engine_->store().initialize(stream, static_cast<uint64_t>(t.seed.value_or(0)));
+  engine_->store().initialize(stream_, static_cast<uint64_t>(t.seed.value_or(0)));
   load_weights();
 
   loader_ = std::move(data.loader);
-  if (writes()) metrics_ = std::make_unique<MetricsFile>(config.job.dump_folder + "/metrics.jsonl");
+  if (writes())
+    metrics_ = std::make_unique<MetricsFile>(config_.job.dump_folder + "/metrics.jsonl");
   say_model(seconds_since(started));
 }
 

@@ -22,10 +22,13 @@ namespace nereus {
 
 class Trainer {
  public:
-  // Checks everything that can be checked and allocates everything that will be needed. `config`
-  // and `world` (null: one rank) must outlive the trainer. Throws Error{kConfig} before anything is
-  // written when the run cannot start.
-  Trainer(const JobConfig& config, Stream& stream, Communicator* world = nullptr);
+  // Calls its argument; may see what that throws while the trainer's parts still live.
+  using Guard = std::function<void(FunctionRef<void()>)>;
+  // Checks everything that can be checked and allocates everything that will be needed, inside of
+  // `guard` where there is one. `config` and `world` (null: one rank) must outlive the trainer.
+  // Throws Error{kConfig} before anything is written when the run cannot start.
+  Trainer(const JobConfig& config, Stream& stream, Communicator* world = nullptr,
+          const Guard& guard = nullptr);
   ~Trainer();
 
   // Trains to training.steps, or to the end of the step in which a StopSignal came. Returns the
@@ -49,6 +52,7 @@ class Trainer {
   bool writes() const { return world_ == nullptr || world_->rank() == 0; }
   int dp_rank() const { return world_ == nullptr ? 0 : world_->position(MeshGroup::dp); }
   int dp_size() const { return layout_.mesh.size(MeshGroup::dp); }
+  void set_up(Communicator* world);
   void make_folder();
   void check_memory();
   void say_model(double seconds) const;
