@@ -6,11 +6,16 @@ namespace nereus {
 
 namespace fs = std::filesystem;
 
-std::string asset_path(const std::string& name) {
+std::string program_path() {
   std::error_code error;
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (error) return "";
-  const fs::path folder = program.parent_path();
+  return fs::read_symlink("/proc/self/exe", error).string();
+}
+
+std::string asset_path(const std::string& name) {
+  const std::string program = program_path();
+  if (program.empty()) return "";
+  std::error_code error;
+  const fs::path folder = fs::path(program).parent_path();
   for (const char* place : {"../assets", "../share/nereus/assets", "../../assets"}) {
     const fs::path candidate = (folder / place / name).lexically_normal();
     if (fs::exists(candidate, error)) return candidate.string();

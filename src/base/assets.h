@@ -1,9 +1,13 @@
-// The files that come with the program: the DeepSeek-V3 tokenizer, the sample of text.
+// The program's own file, and those that come with it: the DeepSeek-V3 tokenizer, the sample of
+// text.
 #pragma once
 
 #include <string>
 
 namespace nereus {
+
+// This program's file, as it is started again; "" where the system does not tell.
+std::string program_path();
 
 // `name` ("sample/en") in the assets folder that belongs to this program: beside its build folder
 // or in share/nereus of where it is installed. "" when there is none.

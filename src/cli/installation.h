@@ -2,14 +2,12 @@
 // workloads of its repository.
 #pragma once
 
+#include "base/assets.h"
 #include "recipe/cluster_config.h"
 #include "recipe/metadata.h"
 
 namespace nereus {
 
 recipe::ClusterConfig read_installation();
-
-// This program's path, as jobs are to run it.
-std::string program_path();
 
 }  // namespace nereus

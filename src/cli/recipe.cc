@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/assets.h"
 #include "base/check.h"
 #include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
@@ -84,7 +85,7 @@ int run_recipe(int argc, char** argv) {
   NEREUS_CHECK(kConfig, fs::exists(folder + "/deepseek_v3_671b.toml"),
                "--recipe {}: it has no deepseek_v3_671b.toml", folder.empty() ? "FOLDER" : folder);
   const recipe::RecipeRun run =
-      recipe::resolve_run(recipe::recipe_variables(), fs::read_symlink("/proc/self/exe").string(),
+      recipe::resolve_run(recipe::recipe_variables(), program_path(),
                           fs::absolute(folder).lexically_normal().string(), arguments);
   std::printf("Nereus, preset %s, %s x %lld, %s; routing is forced even, as in the recipe\n",
               run.preset.c_str(), run.gpu_type.c_str(), static_cast<long long>(run.gpus),

@@ -4,13 +4,13 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <set>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/assets.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "comm/local_processes.h"
@@ -126,7 +126,7 @@ int run_train(int argc, char** argv) {
   if (launch.launcher == Launcher::threads &&
       choose_device(loaded.config.device.kind).kind == Device::Kind::cuda) {
     std::vector<std::string> command = without_nproc({argv, argv + argc});
-    command.insert(command.begin(), std::filesystem::read_symlink("/proc/self/exe"));
+    command.insert(command.begin(), program_path());
     return run_local_processes(command, launch.world_size);
   }
   return train(launch, loaded);

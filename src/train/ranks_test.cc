@@ -17,80 +17,32 @@
 #include "train/dry_run.h"
 #include "train/memory_table.h"
 #include "train/trainer.h"
+#include "train/whole_run_test.h"
 
 namespace nereus {
 namespace {
 
+using test::Arguments;
 using testing::HasSubstr;
 using testing::Not;
 using testing::ThrowsMessage;
-using Arguments = std::vector<std::string>;
+using test::operator+;
+using Outcome = test::WholeRun;
 
 Arguments small(const std::string& folder, const Arguments& more = {}) {
-  Arguments a = {"--model.flavor=671B",
-                 "--model_overrides.vocab_size=64",
-                 "--model_overrides.dim=32",
-                 "--model_overrides.inter_dim=48",
-                 "--model_overrides.moe_inter_dim=16",
-                 "--model_overrides.n_layers=4",
-                 "--model_overrides.n_dense_layers=1",
-                 "--model_overrides.n_heads=2",
-                 "--model_overrides.num_experts=4",
-                 "--model_overrides.top_k=2",
-                 "--model_overrides.q_lora_rank=16",
-                 "--model_overrides.kv_lora_rank=16",
-                 "--model_overrides.qk_nope_head_dim=8",
-                 "--model_overrides.qk_rope_head_dim=8",
-                 "--model_overrides.v_head_dim=8",
-                 "--model_overrides.attn_mask_type=causal",
-                 "--training.dataset=random",
-                 "--training.local_batch_size=2",
-                 "--training.global_batch_size=8",
-                 "--training.seq_len=16",
-                 "--training.steps=3",
-                 "--training.mixed_precision_param=float32",
-                 "--validation.enable",
-                 "--validation.dataset=random",
-                 "--validation.steps=3",
-                 "--validation.local_batch_size=2",
-                 "--validation.seq_len=16",
-                 "--checkpoint.enable",
-                 "--checkpoint.last_save_in_hf",
-                 "--metrics.log_freq=1",
-                 "--job.dump_folder=" + folder};
-  a.insert(a.end(), more.begin(), more.end());
-  return a;
+  return test::small_model(folder) +
+         Arguments{"--training.global_batch_size=8",
+                   "--validation.enable",
+                   "--validation.dataset=random",
+                   "--validation.steps=3",
+                   "--validation.local_batch_size=2",
+                   "--validation.seq_len=16",
+                   "--checkpoint.enable",
+                   "--checkpoint.last_save_in_hf"} +
+         more;
 }
 
-// Trains on `ranks` threads; returns rank 0's exit code and its log.
-struct Outcome {
-  int code = -1;
-  std::string log;
-};
-Outcome train(int ranks, const Arguments& arguments) {
-  Arguments all = arguments;
-  if (ranks > 1) all.push_back("--nproc=" + std::to_string(ranks));
-  TrainFlags flags;
-  const LoadedConfig loaded = load_config(all, flags);
-  ThreadPool pool(2);
-  Outcome run;
-  const log::Capture capture;
-  const auto rank = [&](Communicator* world) {
-    if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
-    Stream stream(Device::cpu(), &pool);
-    Trainer trainer(loaded.config, stream, world);
-    const int code = trainer.run();
-    if (world == nullptr || world->rank() == 0) run.code = code;
-  };
-  if (ranks == 1) {
-    rank(nullptr);
-  } else {
-    run_thread_ranks(ranks, {.timeout = std::chrono::seconds(60)},
-                     [&](Communicator& world) { rank(&world); });
-  }
-  run.log = capture.text();
-  return run;
-}
+Outcome train(int ranks, const Arguments& arguments) { return test::train_on(ranks, arguments); }
 
 std::string weights_of(const std::string& folder) {
   return test::read_file(folder + "/checkpoint/step-3/model.safetensors");

@@ -12,71 +12,38 @@
 #include "comm/thread_ranks.h"
 #include "config/load.h"
 #include "test/test_tensor.h"
-#include "train/trainer.h"
+#include "train/whole_run_test.h"
 
 namespace nereus {
 namespace {
 
+using test::Arguments;
 using testing::HasSubstr;
-using Arguments = std::vector<std::string>;
+using test::operator+;
 
 constexpr int kSteps = 9;
 
 // Experts of three layers on several ranks; only the first and the last step are logged, so that
 // what happens in between is learnt late.
 Arguments small(const std::string& folder, const Arguments& more) {
-  Arguments a = {"--model.flavor=671B",
-                 "--model_overrides.vocab_size=64",
-                 "--model_overrides.dim=32",
-                 "--model_overrides.inter_dim=48",
-                 "--model_overrides.moe_inter_dim=16",
-                 "--model_overrides.n_layers=4",
-                 "--model_overrides.n_dense_layers=1",
-                 "--model_overrides.n_heads=2",
-                 "--model_overrides.num_experts=8",
-                 "--model_overrides.top_k=2",
-                 "--model_overrides.q_lora_rank=16",
-                 "--model_overrides.kv_lora_rank=16",
-                 "--model_overrides.qk_nope_head_dim=8",
-                 "--model_overrides.qk_rope_head_dim=8",
-                 "--model_overrides.v_head_dim=8",
-                 "--model_overrides.attn_mask_type=causal",
-                 "--training.dataset=random",
-                 "--training.local_batch_size=1",
-                 "--training.global_batch_size=8",
-                 "--training.seq_len=16",
-                 "--training.steps=" + std::to_string(kSteps),
-                 "--training.mixed_precision_param=float32",
-                 "--optimizer.lr=1e-2",
-                 "--lr_scheduler.warmup_steps=2",
-                 "--checkpoint.enable",
-                 "--checkpoint.last_save_in_hf",
-                 "--metrics.log_freq=" + std::to_string(kSteps),
-                 "--job.dump_folder=" + folder};
-  a.insert(a.end(), more.begin(), more.end());
-  return a;
+  return test::small_model(folder) +
+         Arguments{"--model_overrides.num_experts=8",
+                   "--training.local_batch_size=1",
+                   "--training.global_batch_size=8",
+                   "--training.steps=" + std::to_string(kSteps),
+                   "--optimizer.lr=1e-2",
+                   "--lr_scheduler.warmup_steps=2",
+                   "--checkpoint.enable",
+                   "--checkpoint.last_save_in_hf",
+                   "--metrics.log_freq=" + std::to_string(kSteps)} +
+         more;
 }
 
-std::string train(int ranks, Arguments arguments) {  // rank 0's log
-  if (ranks > 1) arguments.push_back("--nproc=" + std::to_string(ranks));
-  TrainFlags flags;
-  const LoadedConfig loaded = load_config(arguments, flags);
-  ThreadPool pool(2);
-  const log::Capture capture;
-  const auto rank = [&](Communicator* world) {
-    if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
-    Stream stream(Device::cpu(), &pool);
-    Trainer trainer(loaded.config, stream, world);
-    EXPECT_EQ(trainer.run(), 0);
-    EXPECT_EQ(trainer.step_seconds().size(), static_cast<size_t>(loaded.config.training.steps));
-  };
-  if (ranks == 1) {
-    rank(nullptr);
-  } else {
-    run_thread_ranks(ranks, {.timeout = std::chrono::seconds(60)},
-                     [&](Communicator& world) { rank(&world); });
-  }
-  return capture.text();
+std::string train(int ranks, const Arguments& arguments) {  // rank 0's log
+  const test::WholeRun run = test::train_on(ranks, arguments);
+  EXPECT_EQ(run.code, 0);
+  EXPECT_EQ(run.seconds.size(), static_cast<size_t>(kSteps));
+  return run.log;
 }
 
 std::string weights_of(const std::string& folder) {

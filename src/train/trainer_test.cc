@@ -17,6 +17,7 @@
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
 #include "train/memory_table.h"
+#include "train/whole_run_test.h"
 
 namespace nereus {
 namespace {
@@ -26,7 +27,8 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::ThrowsMessage;
 
-using Arguments = std::vector<std::string>;
+using test::Arguments;
+using test::operator+;
 
 LoadedConfig load(const Arguments& arguments) {
   TrainFlags flags;
@@ -42,33 +44,8 @@ int train(const Arguments& arguments, int threads = 2, Device device = Device::c
   return trainer.run();
 }
 
-// A model that trains in milliseconds, on random ids.
-Arguments small(const std::string& folder, Arguments more = {}) {
-  Arguments a = {"--model.flavor=671B",
-                 "--model_overrides.vocab_size=64",
-                 "--model_overrides.dim=32",
-                 "--model_overrides.inter_dim=48",
-                 "--model_overrides.moe_inter_dim=16",
-                 "--model_overrides.n_layers=3",
-                 "--model_overrides.n_dense_layers=1",
-                 "--model_overrides.n_heads=2",
-                 "--model_overrides.num_experts=4",
-                 "--model_overrides.top_k=2",
-                 "--model_overrides.q_lora_rank=16",
-                 "--model_overrides.kv_lora_rank=16",
-                 "--model_overrides.qk_nope_head_dim=8",
-                 "--model_overrides.qk_rope_head_dim=8",
-                 "--model_overrides.v_head_dim=8",
-                 "--model_overrides.attn_mask_type=causal",
-                 "--training.dataset=random",
-                 "--training.local_batch_size=2",
-                 "--training.seq_len=16",
-                 "--training.steps=3",
-                 "--training.mixed_precision_param=float32",
-                 "--metrics.log_freq=1",
-                 "--job.dump_folder=" + folder};
-  a.insert(a.end(), more.begin(), more.end());
-  return a;
+Arguments small(const std::string& folder, const Arguments& more = {}) {
+  return test::small_model(folder) + Arguments{"--model_overrides.n_layers=3"} + more;
 }
 
 std::vector<json> metrics(const std::string& folder) {
