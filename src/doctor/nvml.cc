@@ -12,7 +12,7 @@ namespace {
 // driver's development files only. Its structs and numbers are frozen by name (_v2, _v3).
 using Return = int;
 constexpr Return kSuccess = 0;
-constexpr unsigned kMaxLinks = 18;
+constexpr unsigned kMaxLinks = 36;
 
 using Device = void*;
 struct Memory {
