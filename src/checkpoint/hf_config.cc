@@ -10,10 +10,13 @@ namespace {
 
 using Json = nlohmann::json;
 
+bool uses_yarn(const ModelArgs& a) {
+  return a.family == NumericsFamily::huggingface ? a.hf_yarn : a.max_seq_len > a.original_seq_len;
+}
+
 Json rope_scaling(const ModelArgs& a) {
   const bool huggingface = a.family == NumericsFamily::huggingface;
-  const bool yarn = huggingface ? a.hf_yarn : a.max_seq_len > a.original_seq_len;
-  if (!yarn) return nullptr;
+  if (!uses_yarn(a)) return nullptr;
   Json json = {{"type", "yarn"},
                {"factor", a.rope_factor},
                {"beta_fast", a.beta_fast},
@@ -31,11 +34,11 @@ Json rope_scaling(const ModelArgs& a) {
   return json;
 }
 
+// What config.json said, or the run's sequences where they are longer.
 int64_t longest_sequence(const ModelArgs& a) {
-  if (a.family == NumericsFamily::torchtitan || !a.hf_yarn) return a.max_seq_len;
-  const auto extended =
-      static_cast<int64_t>(static_cast<double>(a.original_seq_len) * a.rope_factor);
-  return std::max(a.max_seq_len, extended);
+  if (a.family == NumericsFamily::torchtitan) return a.max_seq_len;
+  const auto reach = static_cast<double>(a.original_seq_len) * (uses_yarn(a) ? a.rope_factor : 1);
+  return std::max(a.max_seq_len, static_cast<int64_t>(reach));
 }
 
 const char* torch_name(DType t) {

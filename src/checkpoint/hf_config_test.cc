@@ -41,6 +41,11 @@ TEST(HfConfig, AHuggingFaceModelIsWrittenAsTheReferenceHasIt) {
   args.q_lora_rank = 0;
   EXPECT_TRUE(Json::parse(hf_config_json(args))["rope_scaling"].is_null());
   EXPECT_TRUE(Json::parse(hf_config_json(args))["q_lora_rank"].is_null());
+  // Sequences of a run that are shorter than the model can take, and longer.
+  args.original_seq_len = 4096;
+  EXPECT_EQ(Json::parse(hf_config_json(args))["max_position_embeddings"], 4096);
+  args.max_seq_len = 8192;
+  EXPECT_EQ(Json::parse(hf_config_json(args))["max_position_embeddings"], 8192);
 }
 
 ModelArgs torchtitan_small() {

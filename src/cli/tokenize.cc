@@ -72,7 +72,12 @@ void each_line(const std::string& path, const std::function<void(const json&, si
       if (replaced == 0) log::warning("{}:{}: invalid UTF-8 is read as U+FFFD", path, number);
       line = data::replace_invalid_utf8(line, &replaced);
     }
-    const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    json object;
+    try {
+      object = json::parse(line);
+    } catch (const json::exception& e) {
+      NEREUS_FAIL(kConfig, "{}:{}: is not a JSON object: {}", path, number, e.what());
+    }
     NEREUS_CHECK(kConfig, object.is_object(), "{}:{}: is not a JSON object", path, number);
     on_object(object, number);
   }

@@ -81,6 +81,7 @@ TEST(Tokenize, NamesTheLineThatIsWrongAndLeavesNothing) {
     EXPECT_FALSE(std::filesystem::exists(out + ".partial"));
   };
   expect("encode", "{\"text\": \"a\"}\n\n{\"text\"", "in.jsonl:3: is not a JSON object");
+  expect("encode", "{\"text\": \"a\\ud800b\"}\n", "surrogate U+D800..U+DBFF must be followed by");
   expect("encode", "[]\n", "in.jsonl:1: is not a JSON object");
   expect("encode", "{\"text\": 1}\n", "in.jsonl:1: has no string \"text\"");
   expect("decode", "{\"text\": \"a\"}\n", "in.jsonl:1: has no list \"ids\"");

@@ -42,6 +42,8 @@ struct ModelArgs {
   double norm_eps = 1e-5;
   double final_norm_eps =
       1.1920929e-07;  // torch's default for the last norm; Hugging Face: norm_eps
+  // Of the norms of the latents: Hugging Face makes them without the configuration's eps.
+  double latent_norm_eps() const { return family == NumericsFamily::huggingface ? 1e-6 : norm_eps; }
   MoeArgs moe;
 
   // Expert groups. TorchTitan declares them and never uses them; Hugging Face does.

@@ -290,6 +290,19 @@ TEST_F(HfConfigJson, LeavesOutWhatHasTransformersDefaults) {
   EXPECT_EQ(read(config).q_lora_rank, 0);
 }
 
+TEST_F(HfConfigJson, IsReadAsTransformersReadsNullsAndOldSpellings) {
+  json config = deepseek_v3();
+  config["norm_topk_prob"] = nullptr;  // None is false
+  EXPECT_FALSE(read(config).moe.route_norm);
+  config["rope_scaling"].erase("original_max_position_embeddings");
+  config["original_max_position_embeddings"] = 2048;
+  config["rope_scaling"]["beta_fast"] = 0;
+  EXPECT_EQ(read(config).original_seq_len, 2048);
+  EXPECT_EQ(read(config).beta_fast, 32);
+  config["num_hidden_layers"] = 2;  // of which three are dense
+  EXPECT_EQ(read(config).n_dense_layers, 2);
+}
+
 TEST_F(HfConfigJson, TakesTheFirstOfSeveralEndOfTextIds) {
   json config = deepseek_v3();
   config["eos_token_id"] = {7, 8};
@@ -302,6 +315,13 @@ TEST_F(HfConfigJson, OfAModelThatIsNotSupportedIsRefusedByName) {
   const std::vector<std::tuple<std::string, json, std::string>> cases = {
       {"attention_bias", true,
        ": attention_bias = true is not supported: projections have no bias"},
+      {"rope_interleave", nullptr,
+       ": rope_interleave = null is not supported: rotary pairs are adjacent"},
+      {"attention_dropout", 0.5,
+       ": attention_dropout = 0.5 is not supported: attention has no dropout"},
+      {"hidden_size", -64, ": hidden_size = -64: it must be at least 1"},
+      {"rms_norm_eps", 0.0, ": rms_norm_eps = 0.0: it must be greater than 0"},
+      {"first_k_dense_replace", -1, ": first_k_dense_replace = -1: it must be 0 or more"},
       {"rope_interleave", false,
        ": rope_interleave = false is not supported: rotary pairs are adjacent"},
       {"moe_layer_freq", 2,

@@ -1,4 +1,5 @@
 // Model arguments from JSON files: TorchTitan's, and Hugging Face's config.json.
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -41,6 +42,7 @@ class Members {
     out = at(name).get<double>();
   }
   void read(const char* name, bool& out) const {
+    if (object_.contains(name) && at(name).is_null()) out = false;  // as Python takes None
     if (!has(name)) return;
     if (!at(name).is_boolean()) fail(name, "true or false");
     out = at(name).get<bool>();
@@ -67,6 +69,11 @@ class Members {
                  prefix_, name);
     read(name, out);
   }
+  // Must be there, and at least 1.
+  void require_size(const char* name, int64_t& out) const {
+    require(name, out);
+    if (out < 1) fail(name, "at least 1");
+  }
 
   [[noreturn]] void fail(const char* name, const char* expected) const {
     NEREUS_FAIL(kConfig, "{}: {}{} = {}: it must be {}", path_, prefix_, name, at(name).dump(),
@@ -87,7 +94,7 @@ json read_json(const std::string& path) {
   json parsed;
   try {
     parsed = json::parse(text.str());
-  } catch (const json::parse_error& e) {
+  } catch (const json::exception& e) {
     NEREUS_FAIL(kConfig, "{}: not JSON: {}", path, e.what());
   }
   NEREUS_CHECK(kConfig, parsed.is_object(), "{}: it must be a JSON object", path);
@@ -127,6 +134,9 @@ void read_rope(const json& config, const std::string& path, ModelArgs& a) {
   rope.require("factor", a.rope_factor);
   rope.read("beta_fast", a.beta_fast);
   rope.read("beta_slow", a.beta_slow);
+  if (a.beta_fast == 0) a.beta_fast = 32;  // as transformers does
+  if (a.beta_slow == 0) a.beta_slow = 1;
+  top.read("original_max_position_embeddings", a.original_seq_len);
   rope.read("original_max_position_embeddings", a.original_seq_len);
   rope.read("mscale", a.mscale);
   rope.read("mscale_all_dim", a.hf_mscale_all_dim);
@@ -246,18 +256,21 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   m.read("moe_layer_freq", frequency);
   refuse(m, "moe_layer_freq", frequency != 1,
          "every block after first_k_dense_replace has experts");
+  double dropout = 0;
+  m.read("attention_dropout", dropout);
+  refuse(m, "attention_dropout", dropout != 0, "attention has no dropout");
   m.read("hidden_act", activation);
   refuse(m, "hidden_act", activation != "silu" && activation != "swish", "it must be silu");
 
-  m.require("vocab_size", a.vocab_size);
-  m.require("hidden_size", a.dim);
-  m.require("intermediate_size", a.inter_dim);
-  m.require("num_hidden_layers", a.n_layers);
-  m.require("num_attention_heads", a.n_heads);
-  m.require("kv_lora_rank", a.kv_lora_rank);
-  m.require("qk_nope_head_dim", a.qk_nope_head_dim);
-  m.require("qk_rope_head_dim", a.qk_rope_head_dim);
-  m.require("v_head_dim", a.v_head_dim);
+  m.require_size("vocab_size", a.vocab_size);
+  m.require_size("hidden_size", a.dim);
+  m.require_size("intermediate_size", a.inter_dim);
+  m.require_size("num_hidden_layers", a.n_layers);
+  m.require_size("num_attention_heads", a.n_heads);
+  m.require_size("kv_lora_rank", a.kv_lora_rank);
+  m.require_size("qk_nope_head_dim", a.qk_nope_head_dim);
+  m.require_size("qk_rope_head_dim", a.qk_rope_head_dim);
+  m.require_size("v_head_dim", a.v_head_dim);
   int64_t kv_heads = a.n_heads;
   m.read("num_key_value_heads", kv_heads);
   refuse(m, "num_key_value_heads", kv_heads != a.n_heads,
@@ -271,14 +284,17 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   m.read("q_lora_rank", a.q_lora_rank);
   a.norm_eps = 1e-6;
   m.read("rms_norm_eps", a.norm_eps);
+  if (!(a.norm_eps > 0)) m.fail("rms_norm_eps", "greater than 0");
   a.final_norm_eps = a.norm_eps;
 
   a.n_dense_layers = 3;
   m.read("first_k_dense_replace", a.n_dense_layers);
+  if (a.n_dense_layers < 0) m.fail("first_k_dense_replace", "0 or more");
+  a.n_dense_layers = std::min(a.n_dense_layers, a.n_layers);
   if (a.n_dense_layers < a.n_layers) {
-    m.require("n_routed_experts", a.moe.num_experts);
-    m.require("num_experts_per_tok", a.moe.top_k);
-    m.require("moe_intermediate_size", a.moe_inter_dim);
+    m.require_size("n_routed_experts", a.moe.num_experts);
+    m.require_size("num_experts_per_tok", a.moe.top_k);
+    m.require_size("moe_intermediate_size", a.moe_inter_dim);
   }
   a.moe.num_shared_experts = 1;
   m.read("n_shared_experts", a.moe.num_shared_experts);

@@ -30,7 +30,7 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& 
       value_(args.v_head_dim),
       q_rank_(args.q_lora_rank),
       kv_rank_(args.kv_lora_rank),
-      eps_(static_cast<float>(args.norm_eps)),
+      eps_(static_cast<float>(args.latent_norm_eps())),
       scale_(static_cast<float>(rope_parameters(args).softmax_scale)),
       round_normalized_(args.family == NumericsFamily::huggingface),
       recompute_up_(recompute.mla_up),

@@ -188,6 +188,9 @@ Tokens read_tokens(const SafetensorsFile& file, int64_t vocabulary) {
 // The model's arguments: config.json of the folder, or TorchTitan's, as docs/numerics.md says.
 ModelArgs probe_args(const ProbeOptions& o, bool shifted) {
   namespace fs = std::filesystem;
+  NEREUS_CHECK(kConfig, fs::exists(o.model),
+               "--hf {}: there is no such folder or file here (nereus download fetches one)",
+               o.model);
   const fs::path folder =
       fs::is_directory(o.model) ? fs::path(o.model) : fs::path(o.model).parent_path();
   std::string arguments = o.args.value_or("");

@@ -76,6 +76,7 @@ INSTANTIATE_TEST_SUITE_P(
                                      Golden{"v3_sharded", "hf_tiny/v3", "hf_tiny/v3/sharded"},
                                      Golden{"no_q_lora", "hf_tiny/no_q_lora", "hf_tiny/no_q_lora"},
                                      Golden{"no_yarn", "hf_tiny/no_yarn", "hf_tiny/no_yarn"},
+                                     Golden{"eps", "hf_tiny/eps", "hf_tiny/eps"},
                                      Golden{"debug_small", "torchtitan_debug/debug_small/step",
                                             "torchtitan_debug/debug_small/step"},
                                      Golden{"v3_small", "torchtitan_debug/v3_small/step",
