@@ -12,6 +12,7 @@
 #   slice     training of configs/slice1.toml, by recompute mode
 #   bench     nereus bench gpu
 #   sanitize  compute-sanitizer over the small op tests
+#   doctor    nereus doctor
 #   tiny      200 steps on real text, bf16 on the GPU
 #   two       with two GPUs: NCCL's tests, layouts of a small model in f32 beside one GPU
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
@@ -117,6 +118,10 @@ run_suite() {
         tail -5 "$out/$tool.log"
       done
       ;;
+    doctor)
+      step doctor 60 $gpu/bin/nereus doctor
+      cat "$out/doctor.log"
+      ;;
     tiny)
       step tiny 200 $gpu/bin/nereus train configs/tiny.toml --device.kind=cuda \
         --job.dump_folder="$out/tiny" ${ARGS:-}
@@ -128,6 +133,7 @@ run_suite() {
       while read -r layout; do two_layout "$layout"; done <<<"${LAYOUTS-
 --nproc=2
 --nproc=2 expert
+--nproc=2 expert --parallelism.expert_overlap
 --nproc=2 expert expert_dispatcher=host_counts
 --nproc=2 tensor
 --nproc=2 context
@@ -152,6 +158,8 @@ run_suite() {
       done <<<"${RUNS:-fsdp --
 fsdp_unordered --device.unordered_attention
 ep2 --parallelism.expert_parallel_degree=2
+ep2overlap --parallelism.expert_parallel_degree=2 --parallelism.expert_overlap
+ep2skew --parallelism.expert_parallel_degree=2 --training.debug_moe_skew_percent=50
 ep2full --parallelism.expert_parallel_degree=2 --activation_checkpoint.mode=full
 1f1b $PIPE=1F1B
 zbv $PIPE=ZBVZeroBubble
@@ -160,7 +168,7 @@ interleaved $PIPE=Interleaved1F1B
 gpipe $PIPE=GPipe}"
       ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, tiny, two, slice2" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2" >&2
       exit 2
       ;;
   esac
@@ -180,7 +188,7 @@ case ${1:-} in
     printf '%s\n' "${summary[@]}"
     ;;
   *)
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -83,7 +83,9 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
               for (const std::string& notice : loaded.notices) log::warning("{}", notice);
               if (config.job.print_config)
                 log::info("Running with configs:\n{}", print_config(loaded));
-              Stream stream(several ? me.device : device, &pool);
+              Stream stream(several ? me.device : device, &pool,
+                            config.parallelism.expert_overlap ? Stream::Priority::high
+                                                              : Stream::Priority::normal);
               Trainer trainer(config, stream, several ? &me.world : nullptr,
                               [&](FunctionRef<void()> work) { me.run(work); });
               int mine = 0;  // the same on every rank

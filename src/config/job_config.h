@@ -97,6 +97,7 @@ struct JobConfig {
     std::optional<int64_t> seed;
     bool deterministic = false;
     bool debug_moe_force_load_balance = false;
+    int64_t debug_moe_skew_percent = 0;  // ours
   } training;
 
   // Ours.
@@ -133,6 +134,7 @@ struct JobConfig {
     int64_t expert_parallel_degree = 1, expert_tensor_parallel_degree = 1;
     double expert_receive_bound = 1.25;
     std::string expert_dispatcher = "auto";
+    bool expert_overlap = false;
   } parallelism;
 
   struct Checkpoint {

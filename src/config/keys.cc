@@ -134,6 +134,11 @@ void run_keys(Table& t, JobConfig& c) {
   t.none("deterministic", c.training.deterministic, "runs are always deterministic");
   t.works("debug_moe_force_load_balance", c.training.debug_moe_force_load_balance,
           "round-robin routing, for benchmarks");
+  t.count("debug_moe_skew_percent", c.training.debug_moe_skew_percent,
+          "round-robin routing of all but so many of 100 tokens, which go to the first top_k "
+          "experts, for benchmarks",
+          0)
+      .maximum = 100;
 
   t.section("data");
   t.choice("order", c.data.order,
@@ -380,6 +385,9 @@ void system_keys(Table& t, JobConfig& c) {
          "for nothing), host_counts (all-to-all; the host reads the counts), auto (device between "
          "GPUs that see each other's memory)")
       .allowed = {"auto", "device", "host_counts"};
+  t.works("expert_overlap", p.expert_overlap,
+          "with the device dispatcher on GPUs, rows travel in a stream of their own, beside shared "
+          "experts and weight gradients");
 
   t.section("compile");
   t.none("enable", c.compile.enable, "kernels are compiled beforehand");

@@ -169,7 +169,8 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
                 name == "activation_checkpoint.recompute" || name == "optimizer.moment_dtype" ||
                 name == "optimizer.master_dtype" || name == "optimizer.offload" ||
                 name == "parallelism.expert_receive_bound" ||
-                name == "parallelism.expert_dispatcher" || name == "model.torchtitan_args")
+                name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
+                name == "training.debug_moe_skew_percent" || name == "model.torchtitan_args")
         << name;
 }
 

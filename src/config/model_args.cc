@@ -344,7 +344,8 @@ ModelArgs resolve_model_args(const JobConfig& c) {
     log::warning("Sequence length {} exceeds original maximum {}.", c.training.seq_len,
                  a.max_seq_len);
   a.max_seq_len = c.training.seq_len;
-  a.moe.force_load_balance |= c.training.debug_moe_force_load_balance;
+  a.moe.skew_percent = c.training.debug_moe_skew_percent;
+  a.moe.force_load_balance |= c.training.debug_moe_force_load_balance || a.moe.skew_percent > 0;
   apply_overrides(c.model_overrides, a);
   check(a);
   return a;

@@ -25,6 +25,7 @@ struct MoeArgs {
   double load_balance_coeff = 1e-3;  // 0: no bias and no update (TorchTitan's None)
   bool use_grouped_mm = true;        // accepted; has no meaning here
   bool force_load_balance = false;   // round-robin routing, for benchmarks
+  int64_t skew_percent = 0;  // with it: of 100 tokens, those that go to the first top_k experts
 };
 
 struct ModelArgs {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <rapidcheck.h>
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -25,7 +26,7 @@ std::string any_text() {
 void draw(const Key&, bool& out) { out = *rc::gen::arbitrary<bool>(); }
 void draw(const Key& key, int64_t& out) {
   const int64_t least = key.minimum < 0 ? -1000 : key.minimum;
-  out = *rc::gen::inRange<int64_t>(least, least + 1000000);
+  out = *rc::gen::inRange<int64_t>(least, std::min<int64_t>(least + 1000000, key.maximum));
   if (key.or_minus_one && *rc::gen::arbitrary<bool>()) out = -1;
 }
 void draw(const Key& key, double& out) {

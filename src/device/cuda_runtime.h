@@ -29,7 +29,7 @@ struct MemoryInfo {
 };
 MemoryInfo memory_info(int index);
 
-void* make_stream(int index);
+void* make_stream(int index, bool high_priority = false);
 void destroy_stream(void* stream);
 void synchronize_stream(void* stream);
 

@@ -18,14 +18,15 @@ namespace nereus {
 #define NEREUS_GPU(...)
 #endif
 
-Stream::Stream(Device device, ThreadPool* pool) : device_(device), pool_(pool) {
+Stream::Stream(Device device, ThreadPool* pool, [[maybe_unused]] Priority priority)
+    : device_(device), pool_(pool) {
   NEREUS_CHECK(kContract, !on_cpu() || pool != nullptr, "a CPU stream needs a thread pool");
   if (!on_gpu()) return;
   NEREUS_CHECK(kConfig, kHasCuda,
                "a GPU was asked for, and this program was built without GPU code. Build it with "
                "`make PRESET=cuda` (docs/operations.md), or train on the CPU with "
                "--device.kind=cpu.");
-  NEREUS_GPU(native_ = cuda::make_stream(device.index);
+  NEREUS_GPU(native_ = cuda::make_stream(device.index, priority == Priority::high);
              processors_ = cuda::properties(device.index).processors;
              free_at_start_ = cuda::memory_info(device.index).free;)
 }

@@ -48,7 +48,9 @@ class Stream {
  public:
   // `pool` is needed on the CPU and must outlive the stream; other devices ignore it. A GPU that is
   // not there or not good enough is an Error{kConfig} that says why.
-  explicit Stream(Device device, ThreadPool* pool = nullptr);
+  // Kernels of a GPU that wait for a multiprocessor get it in order of their streams' priority.
+  enum class Priority : uint8_t { normal, high };
+  explicit Stream(Device device, ThreadPool* pool = nullptr, Priority = Priority::normal);
   // A meta stream whose ops make the plans that they will need on `target`, if that is a GPU's.
   static Stream meta_for(Stream& target) { return Stream(&target); }
   ~Stream();

@@ -84,10 +84,13 @@ MemoryInfo memory_info(int index) {
   return {static_cast<int64_t>(available), static_cast<int64_t>(total)};
 }
 
-void* make_stream(int index) {
+void* make_stream(int index, bool high_priority) {
   use_device(index);
   cudaStream_t stream = nullptr;
-  NEREUS_CUDA_CALL(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  int lowest = 0, highest = 0;  // the lowest is what streams have that ask for none
+  NEREUS_CUDA_CALL(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  NEREUS_CUDA_CALL(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                                high_priority ? highest : lowest));
   return stream;
 }
 void destroy_stream(void* stream) { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }

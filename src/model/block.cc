@@ -15,7 +15,7 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       mlp_(parallel.tp, recompute.swiglu, recompute.norms) {
   if (args.is_moe_layer(layer))
     moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, parallel.expert_tp,
-                                 recompute, layer);
+                                 parallel.exchange, recompute, layer);
 }
 
 void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorView x,

@@ -18,6 +18,7 @@ struct LayerParallel {
   TpRegion& keys;            // of attention's keys and values; tp without context parallelism
   TokenDispatcher& dispatcher;
   bool unordered_attention = false;  // see ops/attention.h
+  SideStream* exchange = nullptr;    // where rows travel beside what needs none of them; null: not
 };
 
 class Block {

@@ -15,6 +15,7 @@ ops::RoutingRule routing_rule(const ModelArgs& args) {
                                                                  : ops::RoutingRule::Score::softmax,
           .normalize = args.moe.route_norm,
           .forced = args.moe.force_load_balance,
+          .skew_percent = static_cast<int>(args.moe.skew_percent),
           .scale = static_cast<float>(args.moe.route_scale),
           .groups = groups ? static_cast<int>(args.n_expert_groups) : 1,
           .limited_groups = groups ? static_cast<int>(args.n_limited_groups) : 1};
@@ -23,8 +24,9 @@ ops::RoutingRule routing_rule(const ModelArgs& args) {
 }  // namespace
 
 Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpRegion& expert_tp,
-         const Recompute& recompute, int64_t layer)
+         SideStream* exchange, const Recompute& recompute, int64_t layer)
     : dispatcher_(dispatcher),
+      exchange_(exchange),
       tp_(expert_tp),
       shared_(expert_tp.size() > 1 ? whole_ : tp, recompute.swiglu, recompute.norms),
       rule_(routing_rule(args)),
@@ -68,6 +70,18 @@ ConstTensorView Moe::used_rows(const Saved& s) const {
   return s.routing.plan.offsets.rows(experts, experts + 1);
 }
 
+Context Moe::fork(Context& ctx) const {
+  return {exchange_ == nullptr ? ctx.stream : exchange_->fork(ctx.stream),
+          ctx.saved_input,
+          ctx.saved_weight,
+          ctx.scratch,
+          ctx.accumulate,
+          ctx.observer};
+}
+void Moe::join(Context& ctx) const {
+  if (exchange_ != nullptr) exchange_->join(ctx.stream);
+}
+
 void Moe::dispatch(Context& ctx, Arena& arena, Saved& s) const {
   s.rows.x = arena.take(s.x.dtype, {s.routing.plan.rows, s.x.dim(1)}, "expert rows");
   dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.all_weights, weigh_input_, s.rows);
@@ -98,10 +112,12 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
   s.gate_up = ctx.saved_input.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
 
   const TensorView partial = y ? tp_.partial(ctx, y) : TensorView();
-  if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
   {
     const Arena::Scope rows(ctx.scratch);
-    dispatch(ctx, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
+    Context beside = fork(ctx);
+    dispatch(beside, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
+    if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
+    join(ctx);
     ops::grouped_matmul(
         ctx.stream,
         {.out = s.gate_up, .a = s.rows.x, .b = w.gate_up, .offsets = offsets, .trans_b = true});
@@ -132,7 +148,8 @@ void Moe::gated_unit_backward(Context& ctx, TensorView dgate_up, TensorView drow
 
 void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorView drow_weights,
                             ConstTensorView dshared, const Weights& w, const Saved& s,
-                            TensorView dx, TensorView dlogits) const {
+                            TensorView dx, TensorView dlogits,
+                            FunctionRef<void()> meanwhile) const {
   const Arena::Scope scope(ctx.scratch);
   const TensorView dweights =
       ctx.scratch.take(DType::f32, s.routing.weights.shape, "drouting weights");
@@ -142,7 +159,8 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
       ctx.scratch.take(dx.dtype, {s.routing.plan.rows, w.down.dim(1)}, "dexpert rows");
   ops::grouped_matmul(
       ctx.stream, {.out = drows, .a = dgate_up, .b = w.gate_up, .offsets = s.routing.plan.offsets});
-  dispatcher_.dispatch_backward(ctx, s.routing.plan,
+  Context beside = fork(ctx);
+  dispatcher_.dispatch_backward(beside, s.routing.plan,
                                 {.dx = dx_partial,
                                  .dweights = dweights_partial,
                                  .drows = drows,
@@ -151,6 +169,8 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
                                  .weights = s.routing.all_weights,
                                  .addend = dshared,
                                  .weigh = weigh_input_});
+  meanwhile();
+  join(ctx);
   tp_.enter_backward(ctx, dx, dx_partial);
   tp_.enter_backward(ctx, dweights, dweights_partial);
   ops::router_backward(ctx.stream, {.dlogits = dlogits,
@@ -176,12 +196,14 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
   const Arena::Scope scope(ctx.scratch);
   const TensorView dshared =
       has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
-  if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
   const TensorView drow_weights =
       weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
-  dispatcher_.combine_backward(ctx, s.routing.plan, dy, pending.dout);
+  Context beside = fork(ctx);
+  dispatcher_.combine_backward(beside, s.routing.plan, dy, pending.dout);
+  if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
+  join(ctx);
   gated_unit_backward(ctx, pending.dgate_up, drow_weights, pending.dout, w, s);
-  dispatch_backward(ctx, pending.dgate_up, drow_weights, dshared, w, s, dx, pending.dlogits);
+  dispatch_backward(ctx, pending.dgate_up, drow_weights, dshared, w, s, dx, pending.dlogits, [] {});
 }
 
 void Moe::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
@@ -214,14 +236,16 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
                                               {s.x_shard.dim(0), experts_}, "drouter logits");
   const TensorView drow_weights =
       weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
-  if (has_shared_) shared_.backward(ctx, w.shared, dy, dshared, s.shared, grads.shared);
 
   const TensorView dgate_up = s.gate_up;
   {
     const Arena::Scope down(ctx.scratch);
     if (recompute_swiglu_) gated_unit(ctx, ctx.scratch, s);
     const TensorView dout = ctx.scratch.take(dtype, {R, D}, "dexpert out");
-    dispatcher_.combine_backward(ctx, s.routing.plan, dy, dout);
+    Context beside = fork(ctx);
+    dispatcher_.combine_backward(beside, s.routing.plan, dy, dout);
+    if (has_shared_) shared_.backward(ctx, w.shared, dy, dshared, s.shared, grads.shared);
+    join(ctx);
     ops::grouped_wgrad(ctx.stream, {.out = grads.down,
                                     .dy = dout,
                                     .x = s.act,
@@ -229,16 +253,21 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
                                     .accumulate = ctx.accumulate});
     gated_unit_backward(ctx, dgate_up, drow_weights, dout, w, s);
   }
-  {
-    const Arena::Scope up(ctx.scratch);
-    if (recompute_dispatch_) dispatch(ctx, ctx.scratch, s);
+  const auto wgrad = [&] {
     ops::grouped_wgrad(ctx.stream, {.out = grads.gate_up,
                                     .dy = dgate_up,
                                     .x = s.rows.x,
                                     .offsets = offsets,
                                     .accumulate = ctx.accumulate});
+  };
+  if (recompute_dispatch_) {  // rows that were made again are given back before others travel
+    const Arena::Scope up(ctx.scratch);
+    dispatch(ctx, ctx.scratch, s);
+    wgrad();
   }
-  dispatch_backward(ctx, dgate_up, drow_weights, dshared, w, s, dx, dlogits);
+  dispatch_backward(ctx, dgate_up, drow_weights, dshared, w, s, dx, dlogits, [&] {
+    if (!recompute_dispatch_) wgrad();
+  });
   linear_wgrad(ctx, grads.gate, dlogits, s.x_shard);
 }
 

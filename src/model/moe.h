@@ -16,7 +16,7 @@
 #pragma once
 
 #include "config/model_args.h"
-#include "device/device.h"
+#include "device/side_stream.h"
 #include "model/microbatch.h"
 #include "model/mlp.h"
 #include "model/parameters.h"
@@ -57,8 +57,10 @@ class Moe {
     Mlp::Pending shared;
   };
 
-  Moe(const ModelArgs&, TokenDispatcher&, TpRegion& tp, TpRegion& expert_tp, const Recompute&,
-      int64_t layer);
+  // `exchange`: the dispatcher's rows travel there, beside the shared experts and wgrads; null: in
+  // the layer's own stream.
+  Moe(const ModelArgs&, TokenDispatcher&, TpRegion& tp, TpRegion& expert_tp, SideStream* exchange,
+      const Recompute&, int64_t layer);
   Moe(const Moe&) = delete;  // its parts refer to each other
   Moe& operator=(const Moe&) = delete;
 
@@ -77,18 +79,23 @@ class Moe {
                 const Grads&) const;
 
  private:
+  // For what the dispatcher is given between the two; nothing else in between may need its results.
+  Context fork(Context&) const;
+  void join(Context&) const;
   void dispatch(Context&, Arena&, Saved&) const;
   void gated_unit(Context&, Arena&, Saved&) const;
   // The gradients of gate_up and of the rows' weights, from that of the experts' outputs.
   void gated_unit_backward(Context&, TensorView dgate_up, TensorView drow_weights,
                            ConstTensorView dout, const Weights&, const Saved&) const;
   // From the gradient of gate_up (and of the shared experts' input) to dx and the logits'.
+  // `meanwhile` is enqueued while the rows travel.
   void dispatch_backward(Context&, ConstTensorView dgate_up, ConstTensorView drow_weights,
                          ConstTensorView dshared, const Weights&, const Saved&, TensorView dx,
-                         TensorView dlogits) const;
+                         TensorView dlogits, FunctionRef<void()> meanwhile) const;
   ConstTensorView used_rows(const Saved&) const;  // i32 [1]: how many rows there are
 
   TokenDispatcher& dispatcher_;
+  SideStream* exchange_;
   IdentityRegion whole_;
   TpRegion& tp_;  // of the routed experts
   Mlp shared_;

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     limit_groups(choice, a.E, a.rule.groups, a.rule.limited_groups, choice + a.E, lane);
   float sum = 0;
   for (int k = 0; k < a.K; ++k) {
-    int chosen = static_cast<int>((t * a.K + k) % a.E);
+    int chosen = forced_expert(a.rule.skew_percent, t, k, a.K, a.E);
     if (!a.rule.forced) {
       Best best{-INFINITY, a.E};
       for (int e = lane; e < a.E; e += 32) {

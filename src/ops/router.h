@@ -7,13 +7,14 @@
 //
 // Groups: with groups > 1 the experts form `groups` equal runs; a group's score is the sum of its
 // two largest choices, and only experts of the `limited_groups` best groups (ties to the smaller)
-// may be chosen. forced: ids[t,k] = (t * K + k) mod E instead of the K largest; weights as above
-// from the scores of those experts.
+// may be chosen. forced: forced_expert() instead of the K largest, token by token in turn over all
+// experts, or skew_percent of 100 tokens to the first ones; weights as above from their scores.
 //
 // router_backward gives dlogits from dweights through weights and scores; ids are constants.
 // All arithmetic is f32; logits and dlogits are f32 or bf16.
 #pragma once
 
+#include "base/hostdevice.h"
 #include "ops/op.h"
 
 namespace nereus::ops {
@@ -23,9 +24,16 @@ struct RoutingRule {
   Score score = Score::sigmoid;
   bool normalize = false;
   bool forced = false;
+  int skew_percent = 0;  // with forced
   float scale = 1;
   int groups = 1, limited_groups = 1;
 };
+
+// Token t's k-th of K choices among E experts under forced routing.
+NEREUS_HD inline int forced_expert(int skew_percent, int64_t t, int64_t k, int64_t K, int64_t E) {
+  const int64_t turn = t % 100 < skew_percent ? 0 : t;
+  return static_cast<int>((turn * K + k) % E);
+}
 
 struct RouterForward {
   TensorView weights;      // f32 [T, K]

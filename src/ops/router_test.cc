@@ -48,7 +48,8 @@ Judge judge(const std::vector<double>& logits, const std::vector<double>& bias, 
   Judge j;
   j.score = scores(logits, rule.score);
   if (rule.forced) {
-    for (int64_t k = 0; k < K; ++k) j.ids.push_back((t * K + k) % E);
+    for (int64_t k = 0; k < K; ++k)
+      j.ids.push_back(t % 100 < rule.skew_percent ? k % E : (t * K + k) % E);
   } else {
     std::vector<double> choice = j.score;
     for (size_t e = 0; e < bias.size(); ++e) choice[e] += bias[e];
@@ -165,7 +166,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"all_chosen", 4, 4, {.score = Score::sigmoid}, false},
         Case{
             "one_a_group", 4, 2, {.score = Score::sigmoid, .groups = 4, .limited_groups = 2}, true},
-        Case{"forced", 8, 3, {.score = Score::sigmoid, .normalize = true, .forced = true}, true}),
+        Case{"forced", 8, 3, {.score = Score::sigmoid, .normalize = true, .forced = true}, true},
+        Case{"forced_skew",
+             8,
+             3,
+             {.score = Score::sigmoid, .normalize = true, .forced = true, .skew_percent = 4},
+             true}),
     [](const auto& each) { return std::string(each.param.name); });
 
 TEST(Router, TiesGoToTheSmallerExpert) {

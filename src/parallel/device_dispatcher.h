@@ -28,6 +28,7 @@ class DeviceDispatcher final : public TokenDispatcher {
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
   const char* name() const override { return "device"; }
+  bool takes_scratch() const override { return false; }
   std::byte* shared_memory(Stream&, int64_t bytes) override;
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,

@@ -45,6 +45,10 @@ class TokenDispatcher {
   virtual int64_t local_experts() const = 0;  // E
   virtual const char* name() const = 0;       // for the start-up summary
 
+  // Do dispatch and combine (and their backward passes) take scratch memory? Where not, they may
+  // run in a stream beside other work (device/side_stream.h).
+  virtual bool takes_scratch() const { return true; }
+
   // Memory that other ranks see, in which the arenas of all passes must lie; null: any will do. A
   // collective; what was given before is gone.
   virtual std::byte* shared_memory(Stream&, int64_t /*bytes*/) { return nullptr; }

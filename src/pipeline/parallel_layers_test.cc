@@ -254,7 +254,7 @@ TEST(ParallelLayers, ExpertsOnSeveralRanksAreThoseOfOne) {
     load.fill(0);
     const Tensor tokens = Tensor(Device::cpu(), DType::i32, {kTokens / ep}).fill(0);
     const Microbatch mb{.ids = tokens, .labels = tokens, .positions = tokens, .first_key = tokens};
-    const Moe moe(args, dispatcher, region, region, recompute, 0);
+    const Moe moe(args, dispatcher, region, region, nullptr, recompute, 0);
     Moe::Saved saved;
     Moe::Pending pending;
     moe.route(work.ctx, w, {.bias = {}, .load = load}, mb, mine_x, saved.routing);

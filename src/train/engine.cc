@@ -149,6 +149,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     keys_ = std::make_unique<ContextRegion>(stream, *group(MeshGroup::cp_tp), cp, options.rows,
                                             options.sequence);
   dispatcher_ = make_dispatcher(group(MeshGroup::ep), stream, args.moe.num_experts, options);
+  if (options.overlap_experts && stream.on_gpu() && !dispatcher_->takes_scratch())
+    rows_ = std::make_unique<GpuSideStream>(stream.device());
 
   expert_slots_ = options.rows * options.sequence / (tp * cp) * expert_tp_->size() * args.moe.top_k;
 
@@ -158,7 +160,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                                .expert_tp = *expert_tp_,
                                .keys = cp > 1 ? *keys_ : *tp_,
                                .dispatcher = *dispatcher_,
-                               .unordered_attention = options.unordered_attention};
+                               .unordered_attention = options.unordered_attention,
+                               .exchange = rows_.get()};
   std::vector<const Stage*> stages(pipeline.parts.size());
   for (const int s : schedule.stages_of(pp_rank)) {
     const StagePart& part = pipeline.parts[static_cast<size_t>(s)];

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/model_args.h"
+#include "device/side_stream.h"
 #include "parallel/parameter_store.h"
 #include "parallel/rank_world.h"
 #include "parallel/token_dispatcher.h"
@@ -38,6 +39,7 @@ class Engine {
     const RankWorld* world = nullptr;    // null: one rank
     double receive_bound = 0;            // see HostCountsDispatcher
     std::string dispatcher = "auto";     // parallelism.expert_dispatcher
+    bool overlap_experts = false;        // parallelism.expert_overlap
     bool reshard = false;                // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
@@ -93,6 +95,7 @@ class Engine {
   std::vector<LayerLoad> loads_;
   std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
+  std::unique_ptr<SideStream> rows_;  // where experts' rows travel beside other work; null: not
   int64_t expert_slots_ = 0;
   std::unique_ptr<ParameterStore> store_;
   std::vector<std::unique_ptr<Stage>> stages_;  // of this rank

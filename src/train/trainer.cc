@@ -66,7 +66,6 @@ double load_max_over_mean(Stream& stream, const Engine& engine) {
 ModelArgs training_model_args(const JobConfig& config) {
   ModelArgs args = resolve_model_args(config);
   args.max_seq_len = config.training.seq_len;
-  if (config.training.debug_moe_force_load_balance) args.moe.force_load_balance = true;
   return args;
 }
 
@@ -137,7 +136,9 @@ void Trainer::set_up(Communicator* world) {
   if (args_.block_causal()) {
     NEREUS_CHECK(kConfig, data.eos_id.has_value() || args_.eos_id >= 0,
                  "attn_mask_type is block_causal, and nothing says which token ends a document: "
-                 "data set {} has no tokenizer, and no config.json gives eos_token_id",
+                 "data set {} has no tokenizer, and no config.json gives eos_token_id. Take the "
+                 "model's arguments from a config.json that has one (model.hf_config), or "
+                 "--model_overrides.attn_mask_type=causal.",
                  t.dataset);
     if (args_.eos_id < 0) args_.eos_id = *data.eos_id;
   }
@@ -158,6 +159,7 @@ void Trainer::set_up(Communicator* world) {
                       .world = world_.get(),
                       .receive_bound = config_.parallelism.expert_receive_bound,
                       .dispatcher = config_.parallelism.expert_dispatcher,
+                      .overlap_experts = config_.parallelism.expert_overlap,
                       .reshard = reshards(config_),
                       .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream_, *engine_, optimizer_options(config_));
@@ -229,15 +231,19 @@ void Trainer::say_model(double seconds) const {
           ? fmt::format("; schedule {}, {} stages, {} microbatches of {} rows", schedule.name,
                         schedule.stages(), layout_.microbatches, layout_.microbatch_rows)
           : "";
+  const std::string routing = args_.moe.skew_percent > 0
+                                  ? fmt::format("forced, {} % of tokens to the first {} experts",
+                                                args_.moe.skew_percent, args_.moe.top_k)
+                              : args_.moe.force_load_balance ? "forced balance"
+                                                             : "learned";
   log::info(
       "Layout: {}{}{}; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
       "activations {}; recompute {}; ready in {:.2f} s",
       layout_.mesh.to_string(), pipeline,
       world_ ? "; communication by " + world_->world().library() : "",
       args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface", attention,
-      t.seed.value_or(0), args_.moe.force_load_balance ? "forced balance" : "learned",
-      engine_->dispatcher().name(), t.mixed_precision_param, config_.activation_checkpoint.mode,
-      seconds);
+      t.seed.value_or(0), routing, engine_->dispatcher().name(), t.mixed_precision_param,
+      config_.activation_checkpoint.mode, seconds);
 }
 
 void Trainer::load_weights() {
