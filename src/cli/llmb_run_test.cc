@@ -6,15 +6,18 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 
 #include "base/error.h"
 #include "cli/submit.h"
+#include "recipe/variables.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
 namespace {
 
 namespace fs = std::filesystem;
+using recipe::Variables;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -121,6 +124,66 @@ TEST_F(LlmbRun, AJobIsSubmittedRecordedShownAndArchived) {
   EXPECT_THAT(out_, HasSubstr("Scanned 1 llmb-config files; imported 1, skipped 0.\n"));
   EXPECT_EQ(run({"archive", "--output", folder_.file("a.tar.zst")}), 0);
   EXPECT_EQ(out_, "Archive created: " + folder_.file("a.tar.zst") + "\nArchived 1 experiments.\n");
+}
+
+// By every way that a variable has to the job.
+TEST_F(LlmbRun, SecretsReachTheJobAndNothingThatIsShownOrKept) {
+  const test::TemporaryFolder outside;
+  const Variables secrets = {
+      {"HF_TOKEN", "s1-option"},       {"my_secret", "s2-option"},
+      {"WANDB_API_KEY", "s3-cluster"}, {"S3_SECRET_ACCESS_KEY", "s4-workload"},
+      {"Mlflow_Password", "s5-file"},  {"COMET_API_KEY", "s6-defaults"},
+      {"OTHER_TOKEN", "s7-params"}};
+  const std::string config =
+      folder_.write("cluster_config.yaml", test::read_file(folder_.file("cluster_config.yaml")) +
+                                               "environment: {WANDB_API_KEY: s3-cluster}\n");
+  std::string text = test::read_file(config);
+  const std::string installed = "installed: [" + kJob + "]";
+  text.insert(text.find(installed) + installed.size(),
+              ", config: {" + kJob + ": {environment: {S3_SECRET_ACCESS_KEY: s4-workload}}}");
+  folder_.write("cluster_config.yaml", text);
+  const std::string tasks = outside.write(
+      "jobs.yaml", kJob +
+                       "_671b:\n  defaults: {env: {COMET_API_KEY: s6-defaults}}\n  tasks:\n"
+                       "    - {dtypes: bf16, scales: 512, overrides: {env: {Mlflow_Password: "
+                       "s5-file}, params: {other_token: s7-params}}}\n");
+  program("sbatch", "env >" + outside.file("env") + "; echo \"$@\" >" + outside.file("called") +
+                        "; echo 'sbatch: slow' >&2; echo 4711");
+  std::string shown;
+  const auto call = [&](const std::vector<std::string>& words) {
+    EXPECT_EQ(run(words), 0);
+    shown += out_ + err_;
+  };
+  const std::vector<std::string> submit = {
+      "submit", "-f", tasks, "--env", "HF_TOKEN=s1-option", "--env", "my_secret=s2-option"};
+  std::vector<std::string> dry = submit;
+  dry.push_back("--dry-run");
+  call(dry);
+  EXPECT_THAT(out_, HasSubstr("env={'COMET_API_KEY': '...', 'HF_TOKEN': '...', 'Mlflow_Password': "
+                              "'...', 'my_secret': '...'} params={'other_token': '...'}"));
+  for (const auto& [name, value] : secrets) EXPECT_THAT(out_, HasSubstr(name + "=... "));
+  call(submit);
+  call({"jobs"});
+  call({"jobs", "show", "4711"});
+  call({"jobs", "rebuild"});
+  const std::string environment = "\n" + test::read_file(outside.file("env"));
+  for (const auto& [name, value] : secrets)
+    EXPECT_THAT(environment, HasSubstr("\n" + name + "=" + value + "\n"));
+
+  shown += test::read_file(outside.file("called"));
+  EXPECT_THAT(shown, HasSubstr("--parsable --output="));
+  EXPECT_TRUE(fs::exists(folder_.file(".llmb/jobs.sqlite3")));
+  std::map<std::string, std::string> texts = {{"shown, and sbatch's command line", shown}};
+  int with_names = 0;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder_.path()))
+    if (entry.is_regular_file() && entry.path() != config)
+      texts[entry.path()] = test::read_file(entry.path());
+  for (const auto& [place, bytes] : texts) {
+    with_names += bytes.find("other_token") != std::string::npos;
+    for (const auto& [name, value] : secrets)
+      EXPECT_THAT(bytes, testing::Not(HasSubstr(value))) << name << " in " << place;
+  }
+  EXPECT_EQ(with_names, 3) << "what is shown, llmb-config and the database have the names";
 }
 
 TEST_F(LlmbRun, ItsExitCodesAreOneForTheUserAndTwoForTheSystem) {

@@ -84,9 +84,8 @@ void add_options(CLI::App& app, Options& o) {
 void print_job(const recipe::Submitter& submitter, const Task& t) {
   const std::string folder = submitter.folder(t, submitter.now());
   std::string line;
-  for (const auto& [key, value] : submitter.variables(t, folder)) {
-    line += key + "=" + (recipe::is_secret(key) ? "..." : recipe::quoted(value)) + " ";
-  }
+  for (const auto& [key, value] : recipe::masked(submitter.variables(t, folder)))
+    line += key + "=" + recipe::quoted(value) + " ";
   std::printf("%s%s\n", line.c_str(), recipe::quoted(submitter.command(t, folder)).c_str());
 }
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "recipe/tasks.h"
 
 namespace nereus::recipe {
 namespace {
@@ -48,9 +49,7 @@ ORDER BY LOWER(COALESCE(NULLIF(workload_key, ''), NULLIF(model_name, ''), '')),
   LOWER(COALESCE(model_size, '')), LOWER(COALESCE(dtype, '')), scale, profile_enabled,
   COALESCE(NULLIF(submit_time, ''), created_at) DESC, job_id DESC)";
 
-std::string json_of(const Variables& values) {
-  return nlohmann::json(values.empty() ? Variables() : values).dump();
-}
+std::string json_of(const Variables& values) { return nlohmann::json(masked(values)).dump(); }
 
 [[noreturn]] void refuse(const std::string& path, int code, const std::string& text) {
   const int kind = code & 0xff;

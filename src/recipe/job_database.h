@@ -25,7 +25,7 @@ struct JobRecord {
   std::string state = {}, elapsed = {}, nodes = {}, exit_code = {};  // Slurm's
   std::optional<double> step_seconds = {}, tflops_per_gpu = {}, tokens_per_second_per_gpu = {};
   std::string speed_status = {};                // RunSpeed::status
-  Variables environment = {}, parameters = {};  // written, not read
+  Variables environment = {}, parameters = {};  // written without secrets, not read
 };
 
 // What Slurm says of a job. Empty texts: it does not say.

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "recipe/tasks.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
@@ -78,8 +79,8 @@ void write_run_config(const RunConfig& c, const std::string& path) {
   w.plain("profile_enabled", c.profile_enabled);
   w.plain("proxy", c.proxy);
   w.plain("strong_scaling", c.strong_scaling);
-  w.strings("env_overrides", c.env_overrides);
-  w.strings("model_overrides", c.model_overrides);
+  w.strings("env_overrides", masked(c.env_overrides));
+  w.strings("model_overrides", masked(c.model_overrides));
   w.emitter() << YAML::EndMap << YAML::EndMap;
   write_file(path, std::string(w.emitter().c_str()) + "\n");
 }

@@ -23,6 +23,7 @@ struct RunConfig {
   Variables env_overrides, model_overrides;
 };
 
+// Without the values of secrets: archives are passed on.
 void write_run_config(const RunConfig& config, const std::string& path);
 
 // What the job history needs of it; none when it cannot be read as one.

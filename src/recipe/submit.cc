@@ -288,8 +288,6 @@ RunConfig Submitter::run_config(const Task& t, const std::string& job,
   c.proxy = t.proxy;
   c.strong_scaling = get(environment_, "STRONG_SCALING") == "true";
   c.env_overrides = t.environment;
-  for (auto& [key, value] : c.env_overrides)
-    if (is_secret(key)) value = "...";  // archives are passed on
   c.model_overrides = t.parameters;
   return c;
 }

@@ -267,8 +267,15 @@ void check_variable(const std::string& key, const std::string& value, const std:
 }
 
 bool is_secret(const std::string& variable) {
-  return variable.ends_with("TOKEN") || variable.ends_with("KEY") || variable.ends_with("SECRET") ||
-         variable.ends_with("PASSWORD");
+  const std::string name = lower(variable);
+  return name.ends_with("token") || name.ends_with("key") || name.ends_with("secret") ||
+         name.ends_with("password");
+}
+
+Variables masked(Variables variables) {
+  for (auto& [name, value] : variables)
+    if (is_secret(name)) value = "...";
+  return variables;
 }
 
 Variables parse_environment(const std::vector<std::string>& words) {
@@ -289,9 +296,8 @@ std::string describe(const Task& t, const std::string& prefix, const std::string
   const auto boolean = [](bool b) { return b ? "True" : "False"; };
   const auto braces = [](const Variables& values) {
     std::string out;
-    for (const auto& [key, value] : values)
-      out +=
-          fmt::format("{}'{}': '{}'", out.empty() ? "" : ", ", key, is_secret(key) ? "..." : value);
+    for (const auto& [key, value] : masked(values))
+      out += fmt::format("{}'{}': '{}'", out.empty() ? "" : ", ", key, value);
     return "{" + out + "}";
   };
   std::string out = fmt::format(

@@ -52,8 +52,10 @@ void check_variable(const std::string& key, const std::string& value, const std:
 // A task as one line with aligned columns.
 std::string describe(const Task& task, const std::string& prefix, const std::string& suffix);
 
-// A token or password by the end of its name, which is not shown.
+// A token or password by the end of its name, in whatever case: neither shown nor written to files.
 bool is_secret(const std::string& variable);
+// The same with "..." for secrets.
+Variables masked(Variables variables);
 
 std::vector<std::string> split_commas(const std::string& text);
 
