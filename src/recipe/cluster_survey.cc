@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "recipe/command_output.h"
+#include "recipe/node_gpus.h"
 
 namespace nereus::recipe {
 namespace {
@@ -22,22 +23,6 @@ std::vector<std::string> split(const std::string& text, char at) {
   std::istringstream in(text);
   for (std::string part; std::getline(in, part, at);) out.push_back(part);
   return out;
-}
-
-// Type and number of GPUs in "mps:100,gpu:h100:8(S:0-1)"; 0 without any.
-std::pair<std::string, int> gpus_of(const std::string& gres) {
-  std::string inside;  // a comma in brackets does not part
-  for (int depth = 0; const char c : gres) {
-    depth += c == '(' ? 1 : (c == ')' ? -1 : 0);
-    if (depth == 0 && c != ')') inside += c;
-  }
-  for (const std::string& item : split(inside, ',')) {
-    const std::vector<std::string> parts = split(item, ':');
-    if (parts.size() < 2 || parts[0] != "gpu") continue;
-    const int n = std::atoi(parts.back().c_str());
-    if (n > 0) return {parts.size() > 2 ? parts[1] : "", n};
-  }
-  return {"", 0};
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ class Installation {
     config.gpu_type = gpu_type;
     config.cluster_name = "north";
     config.slurm["account"] = "research";
-    config.gpu = {{"partition", "batch"}, {"gres", "8"}};
+    config.gpu = {{"partition", "batch"}, {"gres", gpu_type == "gb200" ? "4" : "8"}};
     config.installed = {kKey};
     workloads = read_workloads(config.llmb_repo);
     environment = {{"PATH", folder.file("bin") + ":/usr/bin:/bin"}};

@@ -1,5 +1,6 @@
 #include "recipe/recipe_run.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -135,6 +136,15 @@ TEST(RecipeRun, TheNodesAreCheckedBeforeWhenAsked) {
                                         {"RUN_CONF_IMAGE", "/a.sqsh"}}));
   EXPECT_THAT(other.doctor,
               testing::IsSupersetOf({"--ntasks=2", "--gpus=0", "--container-image=/a.sqsh"}));
+  const auto doctor = [](Variables more) {
+    more["NEREUS_DOCTOR"] = "true";
+    return resolve(with(more)).doctor;
+  };
+  EXPECT_THAT(doctor({{"SLURM_GPUS_PER_NODE", "h100:4"}}),
+              testing::IsSupersetOf({"--ntasks=128", "--gpus=4"}));
+  EXPECT_THAT(doctor({{"SBATCH_GRES", "nvme:1"}}), testing::Contains("--gpus=8"));
+  EXPECT_THAT(doctor({{"SBATCH_GRES", "gpu:h100:16(S:0-1),mps:100"}}),
+              testing::IsSupersetOf({"--ntasks=32", "--gpus=16"}));
 }
 
 TEST(RecipeRun, RefusesWithTheRecipesTexts) {
@@ -160,7 +170,25 @@ TEST(RecipeRun, RefusesWithTheRecipesTexts) {
   EXPECT_EQ(refusal(with({{"DTYPE", "int8"}})),
             "❌ Error: Supported DTYPE: bf16, fp8. Got DTYPE='int8'.");
   EXPECT_EQ(refusal(with({{"JOB_TOTAL_GPUS", "many"}})),
-            "JOB_TOTAL_GPUS = \"many\": it must be a whole number, at least 1.");
+            "JOB_TOTAL_GPUS = \"many\": it must be a whole number, 1 to 999999999.");
+  EXPECT_EQ(refusal(with({{"DATA_PARALLEL_SHARD_DEGREE", "-2"}})),
+            "DATA_PARALLEL_SHARD_DEGREE = \"-2\": it must be a whole number, 1 to 999999999, or "
+            "-1.");
+  EXPECT_EQ(refusal(with({{"NEREUS_DOCTOR", "true"}, {"GPUS_PER_NODE", "-1"}})),
+            "GPUS_PER_NODE = \"-1\": it must be a whole number, 0 to 1024.");
+  for (const char* name :
+       {"JOB_TOTAL_GPUS", "PIPELINE_PARALLEL_DEGREE", "EXPERT_PARALLEL_DEGREE", "TRAINING_STEPS",
+        "SEQ_LEN", "LOCAL_BATCH_SIZE", "COMM_INIT_TIMEOUT", "COMM_TRAIN_TIMEOUT"}) {
+    Variables v = with({});
+    for (const char* wrong : {"-1", "0", "4000000000"}) {
+      v[name] = wrong;
+      EXPECT_EQ(refusal(v), fmt::format("{} = \"{}\": it must be a whole number, 1 to 999999999.",
+                                        name, wrong));
+    }
+  }
+  Variables rest = with({});
+  rest["DATA_PARALLEL_SHARD_DEGREE"] = "-1";
+  EXPECT_EQ(refusal(rest), "no error");
   EXPECT_EQ(refusal(with({{"JOB_TOTAL_GPUS", "500"}})),
             "JOB_TOTAL_GPUS = 500 is not a multiple of PIPELINE_PARALLEL_DEGREE = 8: use 496 or "
             "504 GPUs, or another degree.");

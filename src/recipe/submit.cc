@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "recipe/command_output.h"
+#include "recipe/node_gpus.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
@@ -23,6 +24,12 @@ constexpr int64_t kNvlinkNodes = 18;  // nodes of an NVL72 rack that share NVLin
 std::string get(const Variables& all, const std::string& key) {
   const auto it = all.find(key);
   return it == all.end() ? "" : it->second;
+}
+
+// `more` wins.
+Variables over(Variables all, const Variables& more) {
+  for (const auto& [key, value] : more) all[key] = value;
+  return all;
 }
 
 std::string trimmed(std::string s) {
@@ -98,16 +105,6 @@ Submitter::Submitter(const ClusterConfig& config, const Workloads& workloads, Va
       options_(std::move(options)),
       arguments_(std::move(arguments)) {}
 
-int64_t Submitter::gpus_per_node(const Variables& all) const {
-  const std::string text = get(all, "GPUS_PER_NODE");
-  if (text.empty()) return config_.gpu_type == "gb200" || config_.gpu_type == "gb300" ? 4 : 8;
-  char* end = nullptr;
-  const int64_t n = std::strtoll(text.c_str(), &end, 10);
-  NEREUS_CHECK(kConfig, !*end && n > 0 && n <= 1024,
-               "GPUS_PER_NODE = \"{}\": it must be a whole number, at least 1.", text);
-  return n;
-}
-
 std::string Submitter::folder(const Task& t, int64_t seconds) const {
   return fmt::format("{}/workloads/{}/experiments/{}_{}_{}_gpus{}/{}", config_.llmb_install,
                      t.workload, t.workload, t.size, t.dtype, t.scale, seconds);
@@ -122,9 +119,7 @@ Variables Submitter::variables(const Task& t, const std::string& run_folder) con
                    {"JOB_TOTAL_GPUS", std::to_string(t.scale)},
                    {"GPU_TYPE", config_.gpu_type}};
   if (get(environment_, "NEREUS_BIN").empty()) out["NEREUS_BIN"] = program_;
-  const auto add = [&out](const Variables& more) {
-    for (const auto& [key, value] : more) out[key] = value;
-  };
+  const auto add = [&out](const Variables& more) { out = over(std::move(out), more); };
   add(config_.gpu_variables());
   if (t.profile) out["ENABLE_PROFILE"] = "true";
   add(config_.environment);
@@ -147,13 +142,18 @@ Variables Submitter::variables(const Task& t, const std::string& run_folder) con
                    [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
     out[name] = value;
   }
+  out["GPUS_PER_NODE"] = std::to_string(gpus_per_node(over(environment_, out), config_.gpu_type));
   return out;
 }
 
+Variables Submitter::job_environment(const Task& t, const std::string& run_folder) const {
+  return over(environment_, variables(t, run_folder));
+}
+
 std::vector<std::string> Submitter::command(const Task& t, const std::string& run_folder) const {
-  Variables all = environment_;
-  for (const auto& [key, value] : variables(t, run_folder)) all[key] = value;
-  const int64_t per_node = gpus_per_node(all), nodes = (t.scale + per_node - 1) / per_node;
+  const Variables all = job_environment(t, run_folder);
+  const int64_t per_node = gpus_per_node(all, config_.gpu_type);
+  const int64_t nodes = (t.scale + per_node - 1) / per_node;
   std::vector<std::string> out = {"sbatch",
                                   "--parsable",
                                   "--output=" + run_folder + "/slurm-%j.out",
@@ -177,9 +177,8 @@ std::vector<std::string> Submitter::command(const Task& t, const std::string& ru
 std::optional<RecipeRun> Submitter::recipe_run(const Task& t) const {
   std::error_code error;
   if (!fs::exists(workload(t).folder + "/deepseek_v3_671b.toml", error)) return std::nullopt;
-  Variables all = environment_;
-  for (const auto& [key, value] : variables(t, folder(t, now()))) all[key] = value;
-  return resolve_run(all, program_, workload(t).folder, arguments_);
+  return resolve_run(job_environment(t, folder(t, now())), program_, workload(t).folder,
+                     arguments_);
 }
 
 std::vector<std::string> Submitter::check(const Task& t) const {
@@ -278,7 +277,7 @@ RunConfig Submitter::run_config(const Task& t, const std::string& job,
     if (at != std::string::npos && equals != std::string::npos)
       c.cluster_name = trimmed(text.substr(equals + 1, text.find('\n', equals) - equals - 1));
   }
-  c.gpus_per_node = of(slurm, "GPUS_PER_NODE");
+  c.gpus_per_node = get(variables(t, ""), "GPUS_PER_NODE");
   c.llmb_install = config_.llmb_install;
   c.llmb_repo = config_.llmb_repo;
   c.slurm_account = get(slurm, "SBATCH_ACCOUNT");
@@ -298,8 +297,7 @@ SubmittedJob Submitter::submit(const Task& t) const {
                "jobs with --dry-run.");
   SubmittedJob job;
   job.folder = make_folder(t);
-  Variables all = environment_;
-  for (const auto& [key, value] : variables(t, job.folder)) all[key] = value;
+  Variables all = job_environment(t, job.folder);
   all.erase("SBATCH_SEGMENT_SIZE");  // it is --segment of the command
   const CommandOutput said = run_command(command(t, job.folder), all, workload(t).folder, 120);
   job.id = std::strtoll(said.out.c_str(), nullptr, 10);

@@ -64,8 +64,8 @@ class Submitter {
   std::string make_folder(const Task& task) const;
   RunConfig run_config(const Task& task, const std::string& job, const std::string& time) const;
   std::optional<RecipeRun> recipe_run(const Task& task) const;
+  Variables job_environment(const Task& task, const std::string& folder) const;
   const Workload& workload(const Task& task) const { return workloads_.at(task.workload); }
-  int64_t gpus_per_node(const Variables& all) const;
 
   const ClusterConfig& config_;
   const Workloads& workloads_;

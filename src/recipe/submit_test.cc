@@ -1,5 +1,8 @@
 #include "recipe/submit.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <fstream>
 
 #include "recipe/installation_test.h"
@@ -58,6 +61,32 @@ TEST_F(Submit, SbatchGetsTheRecipesArguments) {
       std::vector<std::string>(command.begin() + 8, command.end()),
       ElementsAre("--nodelist=n[0-63]", "--exclude=n9", "--reservation=r", "--segment=16",
                   "--nice=100", "--constraint=x&y", "--exclusive", script, "--metrics.log_freq=1"));
+}
+
+// The job knows it too: NEREUS_DOCTOR looks whether they are there.
+TEST_F(Submit, TheGpusOfANodeAreWhatSlurmIsAskedFor) {
+  const auto nodes = [&](const std::string& gres, const Variables& environment = {}) {
+    if (gres.empty())
+      there_.config.gpu.erase("gres");
+    else
+      there_.config.gpu["gres"] = gres;
+    Task t = task();
+    t.environment = environment;
+    const std::vector<std::string> command = submitter().command(t, "/run");
+    return fmt::format("{} {} {}", *(std::find(command.begin(), command.end(), "-N") + 1),
+                       command[7], submitter().variables(t, "/run").at("GPUS_PER_NODE"));
+  };
+  EXPECT_EQ(nodes("4"), "128 --ntasks-per-node=4 4");
+  EXPECT_EQ(nodes("h100:4"), "128 --ntasks-per-node=4 4");
+  EXPECT_EQ(nodes("gpu:h100:4"), "128 --ntasks-per-node=4 4");
+  EXPECT_EQ(nodes("gpu:4"), "128 --ntasks-per-node=4 4");
+  EXPECT_EQ(nodes("nvme:1,gpu:h100:4(S:0,1)"), "128 --ntasks-per-node=4 4");
+  EXPECT_EQ(nodes(""), "64 --ntasks-per-node=8 8");
+  EXPECT_EQ(nodes("gpu"), "64 --ntasks-per-node=8 8");
+  EXPECT_EQ(nodes("4", {{"GPUS_PER_NODE", "16"}}), "32 --ntasks-per-node=16 16");
+  EXPECT_EQ(nodes("4", {{"SBATCH_GPUS_PER_NODE", "h100:2"}}), "256 --ntasks-per-node=2 2");
+  there_.config.gpu_type = "gb200";
+  EXPECT_EQ(nodes(""), "128 --ntasks-per-node=4 4");
 }
 
 TEST_F(Submit, Gb200GetsASegmentThatDividesItsNodes) {
@@ -233,7 +262,7 @@ TEST_F(Submit, ChecksWhatCouldNeverRun) {
             "EXPERT_PARALLEL_DEGREE = 48 does not divide the 64 GPUs of a pipeline stage "
             "(JOB_TOTAL_GPUS = 512 over PIPELINE_PARALLEL_DEGREE = 8): set it to a divisor.");
   EXPECT_EQ(refused({{"GPUS_PER_NODE", "none"}}),
-            "GPUS_PER_NODE = \"none\": it must be a whole number, at least 1.");
+            "GPUS_PER_NODE = \"none\": it must be a whole number, 1 to 1024.");
   options_.nice = 1;
   EXPECT_EQ(refused({{"ADDITIONAL_SLURM_PARAMS", "exclusive"}}),
             "Cannot combine first-class Slurm CLI flags with ADDITIONAL_SLURM_PARAMS from task "
