@@ -108,6 +108,7 @@ SlurmctldPidFile=$run/slurmctld.pid
 SlurmdPidFile=$run/%n.pid
 SlurmctldLogFile=$folder/log/slurmctld.log
 SlurmdLogFile=$folder/log/%n.log
+SlurmdDebug=verbose
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 SchedulerParameters=batch_sched_delay=1,sched_interval=1

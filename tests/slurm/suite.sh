@@ -39,6 +39,7 @@ check() {  # what must be, then a command
 }
 show_job() {
   scontrol show job -o "$job" | grep -oE '(JobState|Reason|ExitCode|Restarts|NodeList)=[^ ]+' | xargs
+  echo "ranks ended: $(rank_ends)"
   tail -n 6 "$job_folder"/*.{out,err} 2>/dev/null | cut -c 1-300
 }
 contains() { grep -qE -- "$2" "$1"; }  # file, pattern
@@ -92,6 +93,16 @@ ranks_on() {
     xargs -r grep -lzsxE "SLURM_PROCID=${2:-[0-9]+}" | cut -d/ -f3 |
     while read -r pid; do [[ $(cat "/proc/$pid/comm" 2>/dev/null) == nereus ]] && echo "$pid"; done
 }
+
+# How each of the job's ranks ended, as the daemons of its step wrote down: "0:72 1:72 2:signal9". A
+# rank whose daemon was killed has no entry; one that ran again has two.
+node_logs=$(sed -n 's/^SlurmdLogFile=//p' "$SLURM_CONF")
+rank_ends() {
+  sed -nE "s/.*\[$job\.0\] task ([0-9]+) \([0-9]+\) exited(\. Killed by (signal) | with exit code )([0-9]+)\.\$/\1:\3\4/p" \
+    "${node_logs%/*}"/*.log | sort | xargs
+}
+ranks_ended() { [[ $(rank_ends) == "$*" ]]; }
+ranks_end() { wait_for 10 ranks_ended "$@"; }
 
 . "$here/launch_cases.sh"
 . "$here/end_cases.sh"
