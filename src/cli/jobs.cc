@@ -115,7 +115,7 @@ int rebuild(const Options&) {
   fmt::print("Scanned {} llmb-config files; imported {}, skipped {}.\n", r.scanned, r.imported,
              r.skipped);
   std::fflush(stdout);
-  warn(r.warning);
+  for (const std::string& w : r.warnings) warn(w);
   return 0;
 }
 

@@ -16,7 +16,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kSchema = 2;
+constexpr int64_t kSchema = 2;
+// What SQLite keeps beside a database: a journal that was not played back belongs to it.
+constexpr const char* kBeside[] = {"-journal", "-wal", "-shm"};
 
 constexpr const char* kTerminal[] = {"BOOT_FAIL", "CANCELLED", "COMPLETED",
                                      "DEADLINE",  "FAILED",    "NODE_FAIL",
@@ -128,37 +130,45 @@ class JobDatabase::Statement {
 JobDatabase::JobDatabase(const std::string& path, int wait_ms) : path_(path) {
   std::error_code error;
   fs::create_directories(fs::path(path).parent_path(), error);
-  int code = sqlite3_open(path.c_str(), &db_);
-  if (code == SQLITE_OK) {
-    sqlite3_busy_timeout(db_, wait_ms);
-    code = sqlite3_exec(db_, kTables, nullptr, nullptr, nullptr);
-  }
-  if (code != SQLITE_OK) {
-    const std::string text = db_ ? sqlite3_errmsg(db_) : "out of memory";
-    sqlite3_close(db_);
-    refuse(path_, code, text);
-  }
   try {
-    Statement version(*this,
-                      "SELECT CAST(value AS INTEGER) FROM metadata WHERE key = "
-                      "'schema_version'");
-    const int64_t schema = version.step() ? version.number() : 0;
-    NEREUS_CHECK(kConfig, schema <= kSchema && schema >= 1,
-                 "{}: the job database has schema_version {}, and this Nereus knows up to {}. Use "
-                 "the newer program that made it.",
-                 path_, schema, kSchema);
-    Statement columns(*this,
-                      "SELECT COUNT(*) FROM pragma_table_info('jobs') WHERE name = "
-                      "'tokens_per_sec_per_gpu'");
-    columns.step();
-    if (columns.number() == 0) {  // schema 1
-      Statement(*this, "ALTER TABLE jobs ADD COLUMN tokens_per_sec_per_gpu REAL").step();
-      Statement(*this, "UPDATE metadata SET value = '2' WHERE key = 'schema_version'").step();
-    }
+    const int code = sqlite3_open(path.c_str(), &db_);
+    if (code != SQLITE_OK) refuse(path_, code, db_ ? sqlite3_errmsg(db_) : "out of memory");
+    sqlite3_busy_timeout(db_, wait_ms);
+    open();
   } catch (...) {
     sqlite3_close(db_);
     throw;
   }
+}
+
+int64_t JobDatabase::schema() {
+  Statement table(*this, "SELECT COUNT(*) FROM sqlite_master WHERE name = 'metadata'");
+  table.step();
+  if (table.number() == 0) return 0;
+  Statement version(*this,
+                    "SELECT CAST(value AS INTEGER) FROM metadata WHERE key = 'schema_version'");
+  return version.step() ? version.number() : 0;
+}
+
+void JobDatabase::open() {
+  const int64_t found = schema();
+  if (found > kSchema)
+    throw NewerDatabase(
+        Fault::kConfig,
+        fmt::format("{}: the job database has schema_version {}, and this Nereus knows up to {}. "
+                    "Use the newer program that made it, or move the file away: `nereus jobs "
+                    "rebuild` makes another from the runs' folders.",
+                    path_, found, kSchema));
+  const int code = sqlite3_exec(db_, kTables, nullptr, nullptr, nullptr);
+  if (code != SQLITE_OK) refuse(path_, code, sqlite3_errmsg(db_));
+  if (schema() < 1) refuse(path_, SQLITE_CORRUPT, "its schema_version is no number");
+  Statement columns(*this,
+                    "SELECT COUNT(*) FROM pragma_table_info('jobs') WHERE name = "
+                    "'tokens_per_sec_per_gpu'");
+  columns.step();
+  if (columns.number() > 0) return;
+  Statement(*this, "ALTER TABLE jobs ADD COLUMN tokens_per_sec_per_gpu REAL").step();  // schema 1
+  Statement(*this, "UPDATE metadata SET value = '2' WHERE key = 'schema_version'").step();
 }
 
 JobDatabase::~JobDatabase() { sqlite3_close(db_); }
@@ -255,11 +265,16 @@ std::string JobDatabase::path_in(const std::string& install) {
 
 std::string JobDatabase::put_aside(const std::string& path) {
   const std::string aside = fmt::format("{}.unusable-{}", path, std::time(nullptr));
+  const auto move = [&](const std::string& ending) {
+    std::error_code error;
+    fs::rename(path + ending, aside + ending, error);
+    NEREUS_CHECK(kConfig, !error, "{}: cannot be renamed: {}. Its folder must be writable.",
+                 path + ending, error.message());
+  };
   std::error_code error;
-  fs::rename(path, aside, error);
-  NEREUS_CHECK(kConfig, !error, "{}: cannot be renamed: {}. Its folder must be writable.", path,
-               error.message());
-  fs::remove(path + "-journal", error);
+  for (const char* ending : kBeside)
+    if (fs::exists(path + ending, error)) move(ending);
+  move("");
   return aside;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "recipe/run_log.h"
 #include "recipe/variables.h"
 
@@ -33,10 +34,16 @@ struct JobState {
   std::string state, elapsed = {}, submitted = {}, nodes = {}, exit_code = {};
 };
 
+// A newer program's database, which is not this one's to replace.
+class NewerDatabase : public Error {
+  using Error::Error;
+};
+
 class JobDatabase {
  public:
   // Opens it, or makes it. Waits for another program's lock for so long. Throws Error{kConfig} when
-  // it is locked, is no database or is damaged, with the remedy; every function does.
+  // it is locked, is no database or is damaged, with the remedy; every function does. Throws
+  // NewerDatabase, and has changed nothing, when its schema is not known here.
   explicit JobDatabase(const std::string& path, int wait_ms = 5000);
   ~JobDatabase();
   JobDatabase(const JobDatabase&) = delete;
@@ -55,11 +62,13 @@ class JobDatabase {
   void commit();
 
   static std::string path_in(const std::string& install);
-  // Puts one that cannot be used aside and returns where to.
+  // Puts one that cannot be used aside, with SQLite's files beside it, and returns where to.
   static std::string put_aside(const std::string& path);
 
  private:
   class Statement;
+  int64_t schema();  // 0: none
+  void open();
   std::vector<JobRecord> select(const std::string& rest, std::optional<int64_t> id);
 
   std::string path_;

@@ -3,7 +3,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <optional>
@@ -81,6 +83,44 @@ void set_states(JobDatabase& database, const std::vector<int64_t>& ids, const An
     }
   }
   database.commit();
+}
+
+// UTC of "2026-11-28T17:00:00", this machine's time, or of one with "Z" or "+01:00"; "" of others.
+std::string utc_of(std::string time) {
+  std::replace(time.begin(), time.end(), 'T', ' ');
+  std::tm parts{};
+  const char* rest = strptime(time.c_str(), "%Y-%m-%d %H:%M:%S", &parts);
+  if (!rest) return "";
+  if (*rest == '.') rest += 1 + std::strspn(rest + 1, "0123456789");
+  parts.tm_isdst = -1;
+  if (!*rest) return utc_time(std::mktime(&parts));
+  char sign = 0;
+  int hours = 0, minutes = 0;
+  if (std::sscanf(rest, "%c%2d:%2d", &sign, &hours, &minutes) < 3 && *rest != 'Z') return "";
+  const int64_t offset = (sign == '-' ? -60 : 60) * (60 * hours + minutes);
+  return utc_time(timegm(&parts) - offset);
+}
+
+void find_run_configs(const fs::path& folder, std::vector<std::string>& paths,
+                      std::vector<std::string>& warnings) {
+  const auto warn = [&warnings](const fs::path& path, const std::error_code& why) {
+    warnings.push_back(fmt::format("{}: cannot be read: {}. Runs in it are not recorded.",
+                                   path.string(), why.message()));
+  };
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    std::error_code unknown;
+    const fs::file_type type = it->symlink_status(unknown).type();
+    if (type == fs::file_type::none)
+      warn(it->path(), unknown);
+    else if (type == fs::file_type::directory && name != "outputs")
+      find_run_configs(it->path(), paths, warnings);
+    else if (name.starts_with("llmb-config_") && name.ends_with(".yaml"))
+      paths.push_back(it->path().string());
+  }
+  if (error) warn(folder, error);
 }
 
 std::string short_time(std::string time) {
@@ -184,6 +224,8 @@ Rebuilt rebuild(const ClusterConfig& config, const Workloads& workloads,
     database->begin();  // not locked
     database->commit();
     database->jobs();  // not damaged
+  } catch (const NewerDatabase&) {
+    throw;
   } catch (const Error&) {
     std::error_code error;
     database.reset();
@@ -193,15 +235,7 @@ Rebuilt rebuild(const ClusterConfig& config, const Workloads& workloads,
   }
   const fs::path root = fs::path(config.llmb_install) / "workloads";
   std::vector<std::string> paths;
-  std::error_code error;
-  for (auto it = fs::recursive_directory_iterator(
-           root, fs::directory_options::skip_permission_denied, error);
-       !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (name == "outputs" && it->is_directory(error)) it.disable_recursion_pending();
-    if (name.starts_with("llmb-config_") && name.ends_with(".yaml"))
-      paths.push_back(it->path().string());
-  }
+  find_run_configs(root, paths, result.warnings);
   std::sort(paths.begin(), paths.end());
   std::vector<int64_t> ids;
   database->begin();
@@ -227,7 +261,7 @@ Rebuilt rebuild(const ClusterConfig& config, const Workloads& workloads,
                       .proxy = run->proxy,
                       .log_folder = fs::path(path).parent_path().string(),
                       .config_path = path,
-                      .created = run->launch_time,
+                      .created = utc_of(run->launch_time),
                       .submitted = run->launch_time,
                       .environment = run->env_overrides,
                       .parameters = run->model_overrides});
@@ -235,7 +269,9 @@ Rebuilt rebuild(const ClusterConfig& config, const Workloads& workloads,
     ++result.imported;
   }
   database->commit();
-  if (!ids.empty()) result.warning = refresh(*database, ids, environment).warning;
+  if (ids.empty()) return result;
+  const Refreshed refreshed = refresh(*database, ids, environment);
+  if (!refreshed.warning.empty()) result.warnings.push_back(refreshed.warning);
   return result;
 }
 

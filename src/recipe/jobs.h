@@ -27,10 +27,11 @@ Refreshed refresh(JobDatabase& database, const std::vector<int64_t>& ids,
 struct Rebuilt {
   int64_t scanned = 0, imported = 0, skipped = 0;
   std::string database, aside;  // aside: where an unusable database went
-  std::string warning;
+  std::vector<std::string> warnings;
 };
 
-// Records every llmb-config_*.yaml below the installation's workloads.
+// Records every llmb-config_*.yaml below the installation's workloads. A database that is damaged
+// or stays locked is put aside; throws NewerDatabase for one that a newer program made.
 Rebuilt rebuild(const ClusterConfig& config, const Workloads& workloads,
                 const Variables& environment, int wait_ms = 5000);
 

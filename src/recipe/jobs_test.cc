@@ -1,10 +1,15 @@
 #include "recipe/jobs.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
+#include <ctime>
 #include <fstream>
 
 #include "recipe/installation_test.h"
@@ -42,6 +47,12 @@ class Jobs : public testing::Test {
             .config_path = folder + "/llmb-config_" + std::to_string(id) + ".yaml",
             .created = "2020-01-01T00:00:00+00:00",
             .submitted = "2026-11-28T17:00:00"};
+  }
+  void execute(const std::string& sql) const {
+    sqlite3* raw = nullptr;
+    sqlite3_open(path_.c_str(), &raw);
+    EXPECT_EQ(sqlite3_exec(raw, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+    sqlite3_close(raw);
   }
   void write_log(const JobRecord& j) const {
     std::ofstream(j.log_folder + "/log-torchtitan_x_512gpus_" + std::to_string(j.id) + "_0.out")
@@ -236,33 +247,128 @@ TEST_F(Jobs, ADatabaseThatStaysLockedIsRebuiltToo) {
 // Its first schema lacks a column.
 TEST_F(Jobs, LlmbRunsDatabasesAreRead) {
   fs::create_directories(fs::path(path_).parent_path());
-  sqlite3* raw = nullptr;
-  sqlite3_open(path_.c_str(), &raw);
-  sqlite3_exec(raw,
-               "CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
-               "INSERT INTO metadata VALUES ('schema_version', '1');"
-               "CREATE TABLE jobs (job_id INTEGER PRIMARY KEY, launcher_type TEXT NOT NULL, "
-               "workload_key TEXT, model_name TEXT, model_size TEXT, dtype TEXT, scale INTEGER, "
-               "profile_enabled INTEGER NOT NULL DEFAULT 0, proxy INTEGER NOT NULL DEFAULT 0, "
-               "log_dir TEXT, llmb_config_path TEXT, created_at TEXT, updated_at TEXT, slurm_state "
-               "TEXT, elapsed TEXT, submit_time TEXT, node_list TEXT, exit_code TEXT, "
-               "last_status_refresh TEXT, env_overrides_json TEXT, model_overrides_json TEXT, "
-               "train_step_time_seconds REAL, tflops_per_gpu REAL, perf_parse_status TEXT);"
-               "INSERT INTO jobs (job_id, launcher_type, slurm_state, tflops_per_gpu) VALUES (9, "
-               "'nemo', 'COMPLETED', 3.5);",
-               nullptr, nullptr, nullptr);
-  sqlite3_close(raw);
+  execute(
+      "CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
+      "INSERT INTO metadata VALUES ('schema_version', '1');"
+      "CREATE TABLE jobs (job_id INTEGER PRIMARY KEY, launcher_type TEXT NOT NULL, "
+      "workload_key TEXT, model_name TEXT, model_size TEXT, dtype TEXT, scale INTEGER, "
+      "profile_enabled INTEGER NOT NULL DEFAULT 0, proxy INTEGER NOT NULL DEFAULT 0, "
+      "log_dir TEXT, llmb_config_path TEXT, created_at TEXT, updated_at TEXT, slurm_state "
+      "TEXT, elapsed TEXT, submit_time TEXT, node_list TEXT, exit_code TEXT, "
+      "last_status_refresh TEXT, env_overrides_json TEXT, model_overrides_json TEXT, "
+      "train_step_time_seconds REAL, tflops_per_gpu REAL, perf_parse_status TEXT);"
+      "INSERT INTO jobs (job_id, launcher_type, slurm_state, tflops_per_gpu) VALUES (9, "
+      "'nemo', 'COMPLETED', 3.5);");
   const JobRecord old = *JobDatabase(path_).job(9);
   EXPECT_EQ(old.launcher_type, "nemo");
   EXPECT_DOUBLE_EQ(*old.tflops_per_gpu, 3.5);
   EXPECT_FALSE(old.tokens_per_second_per_gpu);
-  sqlite3_open(path_.c_str(), &raw);
-  sqlite3_exec(raw, "UPDATE metadata SET value = '3'", nullptr, nullptr, nullptr);
-  sqlite3_close(raw);
+  execute("UPDATE metadata SET value = '3'");
   EXPECT_EQ(refusal([&] { JobDatabase{path_}; }),
             path_ +
-                ": the job database has schema_version 3, and this Nereus knows up to 2. Use "
-                "the newer program that made it.");
+                ": the job database has schema_version 3, and this Nereus knows up to 2. Use the "
+                "newer program that made it, or move the file away: `nereus jobs rebuild` makes "
+                "another from the runs' folders.");
+  execute("UPDATE metadata SET value = 'two'");
+  EXPECT_THAT(refusal([&] { JobDatabase{path_}; }),
+              HasSubstr("is damaged (its schema_version is no number)"));
+}
+
+// A newer program's is neither replaced nor written to, whatever its tables are.
+TEST_F(Jobs, ANewerProgramsDatabaseIsLeftAsItIs) {
+  fs::create_directories(fs::path(path_).parent_path());
+  execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL, since TEXT NOT NULL)");
+  execute("INSERT INTO metadata VALUES ('schema_version', '3', 'now')");
+  const std::string before = test::read_file(path_);
+  EXPECT_THAT(refusal([&] { rebuild(there_.config, there_.workloads, there_.environment); }),
+              StartsWith(path_ + ": the job database has schema_version 3, and this Nereus knows "
+                                 "up to 2."));
+  EXPECT_EQ(test::read_file(path_), before);
+  EXPECT_EQ(std::distance(fs::directory_iterator(fs::path(path_).parent_path()), {}), 1);
+}
+
+// A journal is a part of its database: the kept copy is not whole without it, and the new one would
+// be damaged by it.
+TEST_F(Jobs, WhatSqliteHasBesideADatabaseIsPutAsideWithIt) {
+  for (const auto& [mode, ending] : {std::pair("DELETE", "-journal"), std::pair("WAL", "-wal")}) {
+    JobDatabase(path_).record(job(1));
+    sqlite3* other = nullptr;  // a program that hangs
+    sqlite3_open(path_.c_str(), &other);
+    for (const std::string& sql :
+         {std::string("PRAGMA journal_mode = ") + mode,
+          std::string("INSERT INTO jobs (job_id, launcher_type) VALUES (9, 'nemo')"),
+          std::string("BEGIN IMMEDIATE"), std::string("UPDATE jobs SET scale = 1")})
+      ASSERT_EQ(sqlite3_exec(other, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK) << sql;
+    ASSERT_TRUE(fs::exists(path_ + ending));
+    const std::string aside =
+        rebuild(there_.config, there_.workloads, there_.environment, 10).aside;
+    EXPECT_FALSE(fs::exists(path_ + ending));
+    const std::string copy = there_.folder.file(std::string("copy") + mode);
+    fs::copy(aside, copy);
+    fs::copy(aside + ending, copy + ending);
+    sqlite3_close(other);
+    EXPECT_TRUE(JobDatabase(copy).job(9));
+    EXPECT_EQ(JobDatabase(copy).job(1)->scale, 512);
+    EXPECT_TRUE(JobDatabase(path_).jobs().empty());
+    for (const char* name : {"", "-journal", "-wal", "-shm"}) {
+      fs::remove(path_ + name);
+      fs::remove(aside + name);
+    }
+  }
+}
+
+TEST_F(Jobs, ARebuiltJobWasMadeAtItsLaunchInUtc) {
+  setenv("TZ", "EST5EDT", 1);
+  tzset();
+  int64_t id = 0;
+  std::vector<std::string> created;
+  RunConfig run;
+  run.launcher_type = "configured_sbatch";
+  for (const char* time :
+       {"2026-11-28T17:00:00", "2026-07-28T17:00:00", "2026-11-28T17:00:00.250",
+        "2026-11-28T17:00:00Z", "2026-11-28T17:00:00+00:00", "2026-11-28 17:00:00-01:30"}) {
+    run.job_id = std::to_string(++id);
+    run.launch_time = time;
+    write_run_config(run, job(id).config_path);
+  }
+  rebuild(there_.config, there_.workloads, there_.environment);
+  JobDatabase database(path_);
+  for (int64_t i = 1; i <= id; ++i) created.push_back(database.job(i)->created);
+  unsetenv("TZ");
+  tzset();
+  EXPECT_THAT(created,
+              testing::ElementsAre("2026-11-28T22:00:00+00:00", "2026-07-28T21:00:00+00:00",
+                                   "2026-11-28T22:00:00+00:00", "2026-11-28T17:00:00+00:00",
+                                   "2026-11-28T17:00:00+00:00", "2026-11-28T18:30:00+00:00"));
+  EXPECT_EQ(database.job(1)->submitted, "2026-11-28T17:00:00");
+}
+
+// root may look into every folder, but not into one whose path is too long.
+TEST_F(Jobs, AFolderThatCannotBeReadIsNamedAndTheOthersAreLookedThrough) {
+  RunConfig run;
+  run.launcher_type = "configured_sbatch";
+  for (const char* id : {"1", "2"}) {
+    run.job_id = id;
+    write_run_config(run, job(std::atoi(id), *id == '1' ? 512 : 1024).config_path);
+  }
+  const std::string folder = job(1).log_folder;
+  fs::create_symlink("outputs", folder + "/outputs");  // a link to itself
+  const std::string name(200, 'd');
+  int at = open(folder.c_str(), O_RDONLY);
+  std::string longest = folder;
+  for (int i = 0; i < 25; ++i) {
+    ASSERT_EQ(mkdirat(at, name.c_str(), 0755), 0);
+    const int below = openat(at, name.c_str(), O_RDONLY);
+    close(at);
+    at = below;
+    if (longest.size() < PATH_MAX) longest += "/" + name;
+  }
+  close(at);
+  const Rebuilt rebuilt = rebuild(there_.config, there_.workloads, there_.environment);
+  EXPECT_EQ(rebuilt.imported, 2);
+  ASSERT_EQ(rebuilt.warnings.size(), 2u);  // sacct does not answer
+  EXPECT_EQ(rebuilt.warnings[0],
+            longest + ": cannot be read: File name too long. Runs in it are not recorded.");
 }
 
 TEST_F(Jobs, TenThousandAreATableInHalfASecond) {
