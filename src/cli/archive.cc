@@ -18,6 +18,8 @@ int run_archive(int argc, char** argv) {
   const recipe::ArchiveResult result = recipe::make_archive(read_installation(), output);
   std::printf("Archive created: %s\nArchived %lld experiments.\n", result.path.c_str(),
               static_cast<long long>(result.experiments));
+  std::fflush(stdout);
+  for (const std::string& w : result.warnings) std::fprintf(stderr, "WARNING: %s\n", w.c_str());
   return 0;
 }
 

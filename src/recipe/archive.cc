@@ -1,6 +1,7 @@
 #include "recipe/archive.h"
 
 #include <fnmatch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <ctime>
@@ -54,6 +55,11 @@ std::vector<ArchiveEntry> archive_entries(const std::string& install) {
 }
 
 ArchiveResult make_archive(const ClusterConfig& config, const std::string& output) {
+  return make_archive(config, output, archive_entries(config.llmb_install));
+}
+
+ArchiveResult make_archive(const ClusterConfig& config, const std::string& output,
+                           const std::vector<ArchiveEntry>& entries) {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
   gmtime_r(&now, &parts);
@@ -70,13 +76,17 @@ ArchiveResult make_archive(const ClusterConfig& config, const std::string& outpu
                "Archive output already exists: {}. Name another with --output.", result.path);
   NEREUS_CHECK(kConfig, fs::is_directory(folder, error), "Output directory does not exist: {}",
                folder.string());
-  const std::string beside = result.path + ".new";
+  const std::string beside = fmt::format("{}.{}.new", result.path, ::getpid());
   try {
     const std::string top = std::string("llmb-archive-") + stamp;
     TarZst tar(beside);
     tar.add_folder(top);
-    for (const ArchiveEntry& entry : archive_entries(config.llmb_install)) {
-      tar.add(entry.source, top + "/" + entry.name);
+    for (const ArchiveEntry& entry : entries) {
+      if (!tar.add(entry.source, top + "/" + entry.name)) {
+        result.warnings.push_back(
+            fmt::format("{}: was removed meanwhile and is left out.", entry.source));
+        continue;
+      }
       const std::string name = fs::path(entry.name).filename().string();
       if (matches_one(name, {"llmb-config_*.yaml"})) ++result.experiments;
     }

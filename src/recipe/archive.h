@@ -16,6 +16,7 @@ struct ArchiveEntry {
 struct ArchiveResult {
   std::string path;
   int64_t experiments = 0;  // llmb-config_*.yaml files
+  std::vector<std::string> warnings;
 };
 
 // What goes in: $LLMB_INSTALL/workloads/*/experiments without *.nsys-rep, *_trace.json,
@@ -23,8 +24,11 @@ struct ArchiveResult {
 // torch_profile, pytorch_profile. By name. Symbolic links stay links.
 std::vector<ArchiveEntry> archive_entries(const std::string& install);
 
-// "" for `output`: $LLMB_INSTALL/llmb-archive_VERSION_UTC.tar.zst. Written beside and renamed.
-// Throws Error{kConfig} when it exists or its folder does not, Error{kIo} when writing fails.
+// "" for `output`: $LLMB_INSTALL/llmb-archive_VERSION_UTC.tar.zst. Written beside, under a name of
+// this process, and renamed. An entry that was removed meanwhile is warned of. Throws
+// Error{kConfig} when it exists or its folder does not, Error{kIo} when writing fails.
 ArchiveResult make_archive(const ClusterConfig& config, const std::string& output);
+ArchiveResult make_archive(const ClusterConfig& config, const std::string& output,
+                           const std::vector<ArchiveEntry>& entries);
 
 }  // namespace nereus::recipe

@@ -1,5 +1,6 @@
 #include "recipe/archive.h"
 
+#include <unistd.h>
 #include <zstd.h>
 
 #include <fstream>
@@ -90,6 +91,45 @@ TEST(Archive, LogsAndSettingsGoInProfilesAndCheckpointsDoNot) {
       std::chrono::floor<std::chrono::seconds>(fs::last_write_time(run + "/llmb-config_7.yaml")));
 }
 
+// A run that goes on removes files, and folders with them.
+TEST(Archive, WhatIsRemovedMeanwhileIsLeftOut) {
+  const Installation there;
+  const std::string run = there.run_folder("1");
+  fs::create_directories(run + "/gone");
+  for (const char* name : {"a", "gone/b", "llmb-config_7.yaml", "z"})
+    std::ofstream(run + "/" + name) << name;
+  const std::vector<ArchiveEntry> entries = archive_entries(there.config.llmb_install);
+  fs::remove_all(run + "/gone");
+  fs::remove(run + "/llmb-config_7.yaml");
+  const ArchiveResult result = make_archive(there.config, there.folder.file("a.tar.zst"), entries);
+  EXPECT_EQ(result.experiments, 0);
+  EXPECT_THAT(result.warnings,
+              ElementsAre(run + "/gone/b: was removed meanwhile and is left out.",
+                          run + "/llmb-config_7.yaml: was removed meanwhile and is left out."));
+  unpack(result.path, there.folder.file("unpacked"));
+  const std::string below =
+      fs::directory_iterator(there.folder.file("unpacked"))->path().string() + "/" +
+      fs::path(run).lexically_relative(there.config.llmb_install + "/workloads").string();
+  EXPECT_EQ(test::read_file(below + "/a"), "a");
+  EXPECT_EQ(test::read_file(below + "/z"), "z");
+  // What cannot be read for another reason is an error.
+  EXPECT_THROW(make_archive(there.config, there.folder.file("b.tar.zst"), {{run + "/a/b", "b"}}),
+               Error);
+}
+
+// One of the same name that another process is writing at this moment.
+TEST(Archive, AnUnfinishedOneOfAnotherProcessIsNotTouched) {
+  const Installation there;
+  std::ofstream(there.run_folder("1") + "/log") << "x";
+  const std::string output = there.folder.file("a.tar.zst");
+  const std::vector<std::string> others = {
+      there.folder.write("a.tar.zst.new", "half"),
+      there.folder.write("a.tar.zst." + std::to_string(getppid()) + ".new", "half")};
+  make_archive(there.config, output);
+  unpack(output, there.folder.file("unpacked"));
+  for (const std::string& other : others) EXPECT_EQ(test::read_file(other), "half");
+}
+
 TEST(Archive, NothingIsOverwrittenOrHalfWritten) {
   const Installation there;
   const std::string output = there.folder.write("a.tar.zst", "mine");
@@ -101,7 +141,8 @@ TEST(Archive, NothingIsOverwrittenOrHalfWritten) {
   const std::string run = there.run_folder("1");
   std::ofstream(run + "/log") << "x";
   EXPECT_EQ(make_archive(there.config, there.folder.file("b.tar.zst")).experiments, 0);
-  EXPECT_FALSE(fs::exists(there.folder.file("b.tar.zst.new")));
+  EXPECT_EQ(std::distance(fs::directory_iterator(there.folder.path()), {}), 4)
+      << "the archives, bin and llmb";
   // The disk is full.
   try {
     TarZst full("/dev/full");

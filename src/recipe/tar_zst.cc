@@ -116,21 +116,26 @@ void TarZst::add_folder(const std::string& name) {
   header(name + "/", "", '5', info);
 }
 
-void TarZst::add(const std::string& source, const std::string& name) {
+bool TarZst::add(const std::string& source, const std::string& name) {
+  // What is read, or false when it was removed meanwhile.
+  const auto there = [&source](bool good) {
+    NEREUS_CHECK(kIo, good || errno == ENOENT, "{}: cannot be read: {}.", source,
+                 std::strerror(errno));
+    return good;
+  };
   struct stat info {};
-  NEREUS_CHECK(kIo, lstat(source.c_str(), &info) == 0, "{}: cannot be read: {}.", source,
-               std::strerror(errno));
-  if (S_ISDIR(info.st_mode)) return header(name + "/", "", '5', info);
+  if (!there(lstat(source.c_str(), &info) == 0)) return false;
+  if (S_ISDIR(info.st_mode)) header(name + "/", "", '5', info);
   if (S_ISLNK(info.st_mode)) {
     std::string target(4096, '\0');
     const ssize_t n = readlink(source.c_str(), target.data(), target.size());
-    NEREUS_CHECK(kIo, n >= 0, "{}: cannot be read: {}.", source, std::strerror(errno));
+    if (!there(n >= 0)) return false;
     target.resize(static_cast<size_t>(n));
-    return header(name, target, '2', info);
+    header(name, target, '2', info);
   }
-  if (!S_ISREG(info.st_mode)) return;
+  if (!S_ISREG(info.st_mode)) return true;
   std::ifstream in(source, std::ios::binary);
-  NEREUS_CHECK(kIo, in.good(), "{}: cannot be read: {}.", source, std::strerror(errno));
+  if (!there(in.good())) return false;
   header(name, "", '0', info);
   std::vector<char> bytes(1 << 20);
   for (int64_t left = info.st_size; left > 0;) {
@@ -143,6 +148,7 @@ void TarZst::add(const std::string& source, const std::string& name) {
   const auto over = static_cast<size_t>(info.st_size) % kBlock;
   const std::string padding(over ? kBlock - over : 0, '\0');
   write(padding.data(), padding.size());
+  return true;
 }
 
 void TarZst::finish() {

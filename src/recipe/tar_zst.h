@@ -24,8 +24,9 @@ class TarZst {
 
   void add_folder(const std::string& name);
   // A file, a folder (without what is in it) or a symbolic link, as `source` is now; others are
-  // left out. A file that shrinks while it is read is filled with zeros.
-  void add(const std::string& source, const std::string& name);
+  // left out. A file that shrinks while it is read is filled with zeros. False, and nothing is
+  // added, when it is not there.
+  bool add(const std::string& source, const std::string& name);
   void finish();
 
  private:
