@@ -9,6 +9,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "cli/recipe.h"
 #include "cli/submit.h"
 #include "recipe/variables.h"
 #include "test/test_tensor.h"
@@ -219,6 +220,22 @@ TEST_F(LlmbRun, ItsExitCodesAreOneForTheUserAndTwoForTheSystem) {
   EXPECT_EQ(err_,
             "nereus submit does not run within a Slurm allocation (SLURM_JOB_ID = 5), whose "
             "settings sbatch would take over: run it on a login node, outside of a job.");
+}
+
+TEST_F(LlmbRun, TheCheckOfTheNodesEndsWithWhatSrunSaid) {
+  program("srun", "echo '| n1 | FAILED |'; echo 'srun: error: n2: not responding' >&2; exit 3");
+  const Variables settings = {
+      {"GPU_TYPE", "h100"}, {"JOB_TOTAL_GPUS", "512"}, {"NEREUS_DOCTOR", "true"}};
+  for (const auto& [name, value] : settings) setenv(name.c_str(), value.c_str(), 1);
+  const char* source = std::getenv("NEREUS_SOURCE_DIR");
+  const std::string recipe = std::string(source ? source : ".") + "/recipes/deepseek_v3";
+  EXPECT_EQ(run({"launch", "--recipe", recipe}, run_recipe), 3);
+  for (const auto& [name, value] : settings) unsetenv(name.c_str());
+  EXPECT_THAT(out_, testing::EndsWith("\n| n1 | FAILED |\n"));
+  EXPECT_EQ(err_,
+            "error: NEREUS_DOCTOR: the check of the nodes ended with exit code 3; what is wrong is "
+            "above, and srun said:\nsrun: error: n2: not responding.\n  Leave a node out with "
+            "sbatch --exclude, or start without NEREUS_DOCTOR.\n");
 }
 
 TEST_F(LlmbRun, AJobThatCannotBeRecordedIsSubmittedAllTheSame) {

@@ -37,11 +37,12 @@ int examine_nodes(const std::vector<std::string>& command) {
   std::printf("%s", r.out.c_str());
   std::fflush(stdout);
   if (r.code == 0) return 0;
-  std::fprintf(stderr,
-               "%s%serror: NEREUS_DOCTOR: the check of the nodes ended with exit code %d; what is "
-               "wrong is above.\n  Leave a node out with sbatch --exclude, or start without "
-               "NEREUS_DOCTOR.\n",
-               r.err.c_str(), r.err.empty() ? "" : "\n", r.code);
+  std::fprintf(
+      stderr,
+      "error: NEREUS_DOCTOR: the check of the nodes ended with exit code %d; what is wrong "
+      "is above%s%s.\n  Leave a node out with sbatch --exclude, or start without "
+      "NEREUS_DOCTOR.\n",
+      r.code, r.err.empty() ? "" : ", and srun said:\n", r.err.c_str());
   return r.code;
 }
 

@@ -65,6 +65,17 @@ std::vector<Partition> parse_partitions(const std::string& text) {
   return out;
 }
 
+std::string parse_cluster_name(const std::string& text) {
+  for (const std::string& line : split(text, '\n')) {
+    const size_t equals = line.find('=');
+    if (!line.starts_with("ClusterName") || equals == std::string::npos) continue;
+    const size_t begin = line.find_first_not_of(" \t", equals + 1);
+    if (begin == std::string::npos) return "";
+    return line.substr(begin, line.find_last_not_of(" \t") + 1 - begin);
+  }
+  return "";
+}
+
 ClusterSurvey survey_cluster(const Variables& environment) {
   ClusterSurvey out;
   const auto ask = [&](const std::vector<std::string>& words, const char* lost) {
@@ -91,13 +102,8 @@ ClusterSurvey survey_cluster(const Variables& environment) {
       if (!line.empty()) accounts.insert(line);
     out.accounts.assign(accounts.begin(), accounts.end());
   }
-  for (const std::string& line :
-       split(ask({"scontrol", "show", "config"}, "The cluster's name is not known here."), '\n'))
-    if (line.starts_with("ClusterName")) {
-      const size_t at = line.find('=');
-      if (at != std::string::npos)
-        out.cluster_name = line.substr(line.find_first_not_of(" \t", at + 1));
-    }
+  out.cluster_name = parse_cluster_name(
+      ask({"scontrol", "show", "config"}, "The cluster's name is not known here."));
   return out;
 }
 

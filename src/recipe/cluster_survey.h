@@ -32,6 +32,9 @@ ClusterSurvey survey_cluster(const Variables& environment);
 // `sinfo -o "%P|%G|%D"`: a line for each kind of nodes of each partition.
 std::vector<Partition> parse_partitions(const std::string& text);
 
+// ClusterName of `scontrol show config`, "" without.
+std::string parse_cluster_name(const std::string& text);
+
 // "h100" of "nvidia_h100_80gb_hbm3"; "" for a GPU that the recipe has not.
 std::string recipe_gpu_type(const std::string& slurm_type);
 

@@ -82,8 +82,9 @@ CommandOutput run_command(const std::vector<std::string>& words, const Variables
   }
   result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (!whole) {
-    result.code = 124;
-    result.err = fmt::format("{} did not answer within {} s", words[0], seconds);
+    result.code = kTookTooLong;
+    if (!result.err.empty() && result.err.back() != '\n') result.err += '\n';
+    result.err += fmt::format("{} did not answer within {} s", words[0], seconds);
   }
   while (!result.err.empty() && result.err.back() == '\n') result.err.pop_back();
   return result;

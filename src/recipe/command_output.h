@@ -9,9 +9,10 @@
 namespace nereus::recipe {
 
 struct CommandOutput {
-  int code = 0;  // its exit code; 127: it could not be started; 124: it took too long
-  std::string out, err;
+  int code = 0;          // its exit code; 127: it could not be started; kTookTooLong: it was ended
+  std::string out, err;  // err: what it said, then why it could not be started or was ended
 };
+inline constexpr int kTookTooLong = 124;
 
 // Looks the program up in PATH of `environment`. Never throws for what the program does.
 CommandOutput run_command(const std::vector<std::string>& words, const Variables& environment,

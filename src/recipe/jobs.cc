@@ -54,6 +54,8 @@ Answers ask_slurm(const std::vector<int64_t>& ids, const Variables& environment)
   if (said.code == 0) {
     out.reached = true;
     out.states.merge(parse_scontrol(said.out));
+  } else if (!out.error.empty() && !said.err.empty()) {
+    out.error += "; " + said.err;
   }
   return out;
 }

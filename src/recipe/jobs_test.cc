@@ -170,7 +170,8 @@ TEST_F(Jobs, WithoutSlurmNothingIsMadeUp) {
   EXPECT_EQ(database.job(2)->state, "COMPLETED");
   there_.environment["PATH"] = "/nowhere";
   EXPECT_EQ(refresh(database, {}, there_.environment).warning,
-            "sacct unavailable; status may be stale (sacct: not found in PATH).");
+            "sacct unavailable; status may be stale (sacct: not found in PATH; scontrol: not found "
+            "in PATH).");
 }
 
 TEST_F(Jobs, ARefreshedJobsLogIsReadAgain) {

@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "recipe/cluster_survey.h"
 #include "recipe/command_output.h"
 #include "recipe/node_gpus.h"
 #include "recipe/yaml.h"
@@ -244,6 +245,14 @@ std::string Submitter::make_folder(const Task& t) const {
       kTries, path);
 }
 
+const std::string& Submitter::cluster_name() const {
+  if (!config_.cluster_name.empty()) return config_.cluster_name;
+  if (!cluster_name_)
+    cluster_name_ =
+        parse_cluster_name(run_command({"scontrol", "show", "config"}, environment_).out);
+  return *cluster_name_;
+}
+
 RunConfig Submitter::run_config(const Task& t, const std::string& job,
                                 const std::string& time) const {
   const Workload& w = workload(t);
@@ -270,13 +279,7 @@ RunConfig Submitter::run_config(const Task& t, const std::string& job,
   c.dtype = t.dtype;
   c.scale = t.scale;
   c.gpu_type = config_.gpu_type;
-  c.cluster_name = config_.cluster_name;
-  if (c.cluster_name.empty()) {
-    const std::string text = run_command({"scontrol", "show", "config"}, environment_).out;
-    const size_t at = text.find("ClusterName"), equals = text.find('=', at);
-    if (at != std::string::npos && equals != std::string::npos)
-      c.cluster_name = trimmed(text.substr(equals + 1, text.find('\n', equals) - equals - 1));
-  }
+  c.cluster_name = cluster_name();
   c.gpus_per_node = get(variables(t, ""), "GPUS_PER_NODE");
   c.llmb_install = config_.llmb_install;
   c.llmb_repo = config_.llmb_repo;
@@ -299,7 +302,12 @@ SubmittedJob Submitter::submit(const Task& t) const {
   job.folder = make_folder(t);
   Variables all = job_environment(t, job.folder);
   all.erase("SBATCH_SEGMENT_SIZE");  // it is --segment of the command
-  const CommandOutput said = run_command(command(t, job.folder), all, workload(t).folder, 120);
+  const CommandOutput said =
+      run_command(command(t, job.folder), all, workload(t).folder, sbatch_seconds);
+  NEREUS_CHECK(kIo, said.code != kTookTooLong,
+               "{}. The job may have been submitted all the same: see `squeue --me`. It would run "
+               "in {}, which is kept, and is not in the job history.",
+               said.err, job.folder);
   job.id = std::strtoll(said.out.c_str(), nullptr, 10);
   if (said.code != 0 || job.id <= 0) {
     std::error_code ignored;

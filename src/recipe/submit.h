@@ -53,18 +53,22 @@ class Submitter {
   std::string folder(const Task& task, int64_t seconds) const;
 
   // Makes the folder, calls sbatch, writes llmb-config_JOBID.yaml. Throws Error: what sbatch said
-  // as it is; then the folder is gone again.
+  // as it is; then the folder is gone again, but for a sbatch that did not answer: it may have
+  // submitted the job.
   SubmittedJob submit(const Task& task) const;
 
-  // The clock for folders' names, and how to wait a second; tests set their own.
+  // The clock for folders' names, how to wait a second, and for how long sbatch is waited for;
+  // tests set their own.
   std::function<int64_t()> now;
   std::function<void()> wait;
+  int sbatch_seconds = 120;
 
  private:
   std::string make_folder(const Task& task) const;
   RunConfig run_config(const Task& task, const std::string& job, const std::string& time) const;
   std::optional<RecipeRun> recipe_run(const Task& task) const;
   Variables job_environment(const Task& task, const std::string& folder) const;
+  const std::string& cluster_name() const;
   const Workload& workload(const Task& task) const { return workloads_.at(task.workload); }
 
   const ClusterConfig& config_;
@@ -73,6 +77,7 @@ class Submitter {
   std::string program_;
   SlurmOptions options_;
   std::vector<std::string> arguments_;
+  mutable std::optional<std::string> cluster_name_;  // Slurm is asked once, for the first job
 };
 
 // "llmb_version" of the repository's release.yaml, or this program's version.

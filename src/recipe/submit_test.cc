@@ -234,6 +234,38 @@ TEST_F(Submit, WhatSbatchSaysIsPassedOnAndNothingIsLeft) {
             "jobs with --dry-run.");
 }
 
+// It may have told the controller before it hung.
+TEST_F(Submit, AfterASbatchThatDoesNotAnswerTheFolderStays) {
+  there_.program("sbatch", "echo 'sbatch: error: timed out, retrying' >&2; exec sleep 60");
+  Submitter s = submitter();
+  s.sbatch_seconds = 1;
+  try {
+    s.submit(task());
+    ADD_FAILURE() << "submitted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::kIo);
+    EXPECT_EQ(e.what(),
+              "sbatch: error: timed out, retrying\nsbatch did not answer within 1 s. The job may "
+              "have been submitted all the same: see `squeue --me`. It would run in " +
+                  run_folder() + ", which is kept, and is not in the job history.");
+  }
+  EXPECT_TRUE(fs::exists(run_folder()));
+}
+
+TEST_F(Submit, SlurmIsAskedForTheClustersNameOnce) {
+  there_.config.cluster_name.clear();
+  there_.program("sbatch", "echo 1");
+  there_.program("scontrol", "echo \"$@\" >>" + there_.folder.file("asked") +
+                                 "\necho 'Configuration data'\necho 'ClusterName             = "
+                                 "south '");
+  Submitter s = submitter();
+  int64_t time = kTime;
+  s.now = [&time] { return time++; };
+  for (int i = 0; i < 3; ++i)
+    EXPECT_THAT(test::read_file(s.submit(task()).config), HasSubstr("cluster_name: \"south\"\n"));
+  EXPECT_EQ(test::read_file(there_.folder.file("asked")), "show config\n");
+}
+
 TEST_F(Submit, AFolderThatIsThereIsNotUsedAgain) {
   there_.program("sbatch", "echo 1");
   there_.run_folder(std::to_string(kTime));

@@ -162,8 +162,11 @@ std::vector<Task> read_text(const std::string& path) {
           base.dtype = dtype;
           base.scale = YAML::Load(scale).as<int64_t>();
           const auto times = tuple[2].as<int64_t>();
-          if (base.scale < 1 || base.scale > kMostGpus || times < 1 || times > kMostRepeats)
-            throw YAML::Exception(YAML::Mark::null_mark(), "a number out of its range");
+          NEREUS_CHECK(
+              kConfig,
+              base.scale >= 1 && base.scale <= kMostGpus && times >= 1 && times <= kMostRepeats,
+              "{}:{}: scales must be whole numbers, 1 to {}, and repeats 1 to {}: {}", path, number,
+              kMostGpus, kMostRepeats, line);
           out.insert(out.end(), static_cast<size_t>(times), base);
         }
       }

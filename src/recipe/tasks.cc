@@ -20,13 +20,20 @@ bool contains(const std::vector<std::string>& list, const std::string& item) {
   return std::find(list.begin(), list.end(), item) != list.end();
 }
 
+// `as_given`: a number that is no int64_t is the nearest one.
+void check_scale(const char* option, int64_t n, const std::string& as_given) {
+  NEREUS_CHECK(kConfig, n >= 1 && n <= kMostGpus,
+               "{} {}: a scale is a number of GPUs, 1 to {}; no layout has {}.", option, as_given,
+               kMostGpus, n < 1 ? "fewer" : "more");
+}
+
 std::vector<int64_t> scales_of(const std::string& text) {
   std::vector<int64_t> out;
   for (const std::string& word : split_commas(text)) {
     char* end = nullptr;
     const int64_t n = std::strtoll(word.c_str(), &end, 10);
-    NEREUS_CHECK(kConfig, !*end && n > 0 && n <= kMostGpus,
-                 "Invalid scale format '{}'. Scale must be a number.", word);
+    NEREUS_CHECK(kConfig, !*end, "Invalid scale format '{}'. Scale must be a number.", word);
+    check_scale("--scale", n, word);
     out.push_back(n);
   }
   return out;
@@ -44,6 +51,7 @@ void check_request(TaskRequest& r) {
                "A file has its own dtypes, scales, repeats, profile and proxy.");
   NEREUS_CHECK(kConfig, r.repeats >= 1 && r.repeats <= kMostRepeats,
                "--repeats {}: it must be 1 to {}.", r.repeats, kMostRepeats);
+  if (r.max_scale) check_scale("--max-scale", *r.max_scale, std::to_string(*r.max_scale));
   r.size = lower(r.size);
   if (!r.size.empty()) {
     NEREUS_CHECK(kConfig, !r.workload.empty(), "--model-size requires --workload");
@@ -85,7 +93,7 @@ std::vector<int64_t> discovered_scales(const TaskRequest& r, const Workload::DTy
     if (!r.max_scale || n <= *r.max_scale) out.push_back(n);
   if (r.min_scale && !out.empty()) return {out[0]};
   if (r.max_scale && !listed.empty() && !r.exact_scales && !dtype.exact_scales && !r.proxy)
-    for (int64_t n = 1; n <= std::min(*r.max_scale, kMostGpus); n *= 2)
+    for (int64_t n = 1; n <= *r.max_scale; n *= 2)
       if (n > listed.back()) out.push_back(n);
   return out;
 }

@@ -151,6 +151,16 @@ TEST_F(Tasks, OptionsThatContradictEachOtherAreRefused) {
   EXPECT_EQ(first_line(explicit_request("")), "Must specify scale parameter");
   EXPECT_EQ(first_line(explicit_request("many")),
             "Invalid scale format 'many'. Scale must be a number.");
+  for (const char* scale : {"2000000", "99999999999999999999"})
+    EXPECT_EQ(first_line(explicit_request(scale)),
+              std::string("--scale ") + scale +
+                  ": a scale is a number of GPUs, 1 to 1048576; no layout has more.");
+  EXPECT_EQ(first_line(explicit_request("0")),
+            "--scale 0: a scale is a number of GPUs, 1 to 1048576; no layout has fewer.");
+  r = explicit_request("");
+  r.max_scale = 2000000;
+  EXPECT_EQ(first_line(r),
+            "--max-scale 2000000: a scale is a number of GPUs, 1 to 1048576; no layout has more.");
   r = explicit_request("512");
   r.workload.clear();
   EXPECT_EQ(first_line(r), "--model-size requires --workload");
@@ -256,8 +266,13 @@ TEST_F(Tasks, FilesAreRefusedWithTheirLine) {
             "1: a task before any workload: write \"workload_modelsize:\" above it.");
   EXPECT_EQ(refused_file("a.txt", "x_7b:\n('bf16', [8])\n"),
             "2: Invalid task format: ('bf16', [8])");
-  EXPECT_EQ(refused_file("a.txt", "x_7b:\n('bf16', [8], 1000000000)\n"),
-            "2: Invalid task format: ('bf16', [8], 1000000000)");
+  for (const char* line : {"('bf16', [8], 1000000000)", "('bf16', [2000000], 1)"})
+    EXPECT_EQ(
+        refused_file("a.txt", std::string("x_7b:\n") + line + "\n"),
+        std::string("2: scales must be whole numbers, 1 to 1048576, and repeats 1 to 1000: ") +
+            line);
+  EXPECT_EQ(refused_file("a.yaml", "x_7b:\n  tasks:\n    - {dtypes: bf16, scales: 2000000}\n"),
+            "3: scales must be whole numbers, 1 to 1048576.");
   EXPECT_EQ(refusal([] { read_tasks("/nowhere.txt"); }),
             "/nowhere.txt: the file of tasks cannot be read.");
 }
