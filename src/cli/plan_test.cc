@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <tuple>
 
 #include "base/error.h"
 #include "test/test_tensor.h"
@@ -48,6 +50,20 @@ TEST(Plan, DrawsAScheduleAsTextAndAsAPicture) {
                         "stages (8)"));
   EXPECT_THAT(test::read_file(folder.file("s.svg")), testing::StartsWith("<svg "));
   EXPECT_FALSE(std::filesystem::exists(folder.file("s.svg.partial")));
+}
+
+TEST(Plan, TheIdleSharesThatTheRecipesPageTellsAreItsOwn) {
+  const char* source = std::getenv("NEREUS_SOURCE_DIR");
+  const std::string page = test::read_file(std::string(source ? source : ".") + "/docs/recipe.md");
+  for (const auto& [schedule, exact, rounded] :
+       {std::tuple{"1F1B", "30.4", "30"}, std::tuple{"Interleaved1F1B", "17.9", "18"},
+        std::tuple{"ZBVZeroBubble", "6.8", "7"}}) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(plan({"--schedule", schedule, "--pp", "8", "--microbatches", "16"}), 0);
+    EXPECT_THAT(testing::internal::GetCapturedStdout(),
+                HasSubstr(std::string("bubble ") + exact + " %"));
+    EXPECT_THAT(page, HasSubstr(std::string(rounded) + " % of " + schedule + "'s"));
+  }
 }
 
 TEST(Plan, WrongInputIsOneMessageAndExitCodeTwo) {

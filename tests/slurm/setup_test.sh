@@ -41,6 +41,9 @@ expect "the partition is Slurm's" grep -q 'partition: "main"' "$config"
 expect "the cluster's name is Slurm's" grep -qF "cluster_name: \"$(scontrol show config | awk '$1 == "ClusterName" { print $3 }')\"" "$config"
 expect "setup shows the partition" grep -q 'partition main (default): [0-9]* nodes, no GPU' "$folder/setup.log"
 expect "llmb-run is installed" "$LLMB_INSTALL/bin/llmb-run" list
+expect "the recipe's page makes llmb-run" env HOME="$folder/other_home" PATH="$LLMB_INSTALL/bin:$PATH" bash -c \
+  "mkdir -p ~; $(sed -n 's/^    \(mkdir .* ln -sf .*\)/\1/p' "$repository/docs/recipe.md")
+   ~/bin/llmb-run list && ~/bin/llmb-run --version | grep -q '^llmb-run of nereus'"
 expect "another partition is refused" bash -c \
   "'$program' setup --gpu-partition mian --yes 2>&1 </dev/null | grep -q 'did you mean main?'"
 
