@@ -234,8 +234,8 @@ TEST_F(LlmbRun, TheCheckOfTheNodesEndsWithWhatSrunSaid) {
   EXPECT_THAT(out_, testing::EndsWith("\n| n1 | FAILED |\n"));
   EXPECT_EQ(err_,
             "error: NEREUS_DOCTOR: the check of the nodes ended with exit code 3; what is wrong is "
-            "above, and srun said:\nsrun: error: n2: not responding.\n  Leave a node out with "
-            "sbatch --exclude, or start without NEREUS_DOCTOR.\n");
+            "above.\nsrun said:\nsrun: error: n2: not responding\n  Leave a node out with sbatch "
+            "--exclude, or start without NEREUS_DOCTOR.\n");
 }
 
 TEST_F(LlmbRun, AJobThatCannotBeRecordedIsSubmittedAllTheSame) {

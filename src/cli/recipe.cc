@@ -36,13 +36,17 @@ int examine_nodes(const std::vector<std::string>& command) {
       recipe::run_command(command, recipe::process_environment(), "", kSeconds);
   std::printf("%s", r.out.c_str());
   std::fflush(stdout);
-  if (r.code == 0) return 0;
+  const std::string said = r.err.empty() ? "" : "srun said:\n" + r.err + "\n";
+  if (r.code == 0) {
+    std::fputs(said.c_str(), stderr);
+    return 0;
+  }
   std::fprintf(
       stderr,
       "error: NEREUS_DOCTOR: the check of the nodes ended with exit code %d; what is wrong "
-      "is above%s%s.\n  Leave a node out with sbatch --exclude, or start without "
+      "is above.\n%s  Leave a node out with sbatch --exclude, or start without "
       "NEREUS_DOCTOR.\n",
-      r.code, r.err.empty() ? "" : ", and srun said:\n", r.err.c_str());
+      r.code, said.c_str());
   return r.code;
 }
 
