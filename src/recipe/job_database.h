@@ -22,7 +22,8 @@ struct JobRecord {
   int64_t scale = 0;
   bool profile = false, proxy = false;
   std::string log_folder = {}, config_path = {};
-  std::string created = {}, submitted = {};                          // ISO 8601
+  std::string created = {};    // 2026-11-28T17:00:00+00:00, UTC always
+  std::string submitted = {};  // 2026-11-28T17:00:00, this machine's time
   std::string state = {}, elapsed = {}, nodes = {}, exit_code = {};  // Slurm's
   std::optional<double> step_seconds = {}, tflops_per_gpu = {}, tokens_per_second_per_gpu = {};
   std::string speed_status = {};                // RunSpeed::status
