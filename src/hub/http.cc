@@ -1,5 +1,7 @@
 #include "hub/http.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <cctype>
 #include <chrono>
@@ -34,11 +36,13 @@ std::string trimmed(std::string s) {
   return s;
 }
 
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
-}
-
 }  // namespace
+
+bool is_loopback(const std::string& host) {
+  in_addr four{};
+  if (inet_pton(AF_INET, host.c_str(), &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
+  return host == "localhost" || host == "[::1]";
+}
 
 std::string host_of(const std::string& url) {
   const size_t begin = url.find("://") == std::string::npos ? 0 : url.find("://") + 3;
@@ -178,6 +182,8 @@ void HttpClient::State::hop(const std::string& url, int64_t from) {
       lib.curl_easy_setopt(curl, CURLOPT_CAINFO, file.c_str());
       break;
     }
+  // What may go to this machine unencrypted may not go through a proxy.
+  if (is_loopback(reply.host)) lib.curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
   const std::string range = fmt::format("{}-", from);
   if (from > 0) lib.curl_easy_setopt(curl, CURLOPT_RANGE, range.c_str());
   curl_slist* headers = nullptr;

@@ -3,7 +3,7 @@
 //
 // The token goes to the hub's own origin (scheme, host and port) and nowhere else: redirects are
 // followed by hand, and a hop to another origin carries none. It is not sent unencrypted, except to
-// this machine itself.
+// this machine itself, and then past any proxy.
 #pragma once
 
 #include <cstdint>
@@ -91,5 +91,7 @@ bool worth_retrying(const HttpReply&);
 std::string origin(const std::string& url);
 // The host alone of a URL.
 std::string host_of(const std::string& url);
+// Whether a host, as host_of() gives it, is this machine: 127.0.0.0/8, [::1] or localhost.
+bool is_loopback(const std::string& host);
 
 }  // namespace nereus::hub

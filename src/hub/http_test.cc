@@ -6,7 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 
-#include "base/error.h"
+#include "base/check.h"
 #include "base/log.h"
 #include "hub/http_server_test.h"
 
@@ -64,6 +64,22 @@ TEST(HubSettings, TheTokenIsNotSentUnencrypted) {
               AllOf(HasSubstr("http://mirror.example is not encrypted"), Not(HasSubstr("hf_abc"))));
 }
 
+TEST(HubSettings, TheTokenIsSentUnencryptedToThisMachineAlone) {
+  for (const char* host : {"127.0.0.1", "127.1.2.3", "[::1]", "localhost"}) {
+    EXPECT_TRUE(is_loopback(host)) << host;
+    const Environment environment(fmt::format("http://{}:8080", host).c_str(), "hf_abc");
+    EXPECT_EQ(HubSettings::from_environment().token, "hf_abc") << host;
+  }
+  for (const char* host :
+       {"127.evil.com", "127.0.0.1.evil.com", "127.0.0.256", "localhost.evil.com", "evil.localhost",
+        "[::2]", "128.0.0.1", "127.", ""})
+    EXPECT_FALSE(is_loopback(host)) << host;
+  const log::Capture capture;
+  const Environment environment("http://127.evil.com", "hf_abc");
+  EXPECT_EQ(HubSettings::from_environment().token, "");
+  EXPECT_THAT(capture.text(), HasSubstr("HF_ENDPOINT = http://127.evil.com is not encrypted"));
+}
+
 TEST(Origin, IsSchemeHostAndPort) {
   EXPECT_EQ(origin("https://Hub.example/a?b"), "https://hub.example:443");
   EXPECT_EQ(origin("https://hub.example:443"), "https://hub.example:443");
@@ -90,6 +106,16 @@ TEST(HttpClient, TheTokenStaysWithTheHubsOrigin) {
   ASSERT_EQ(elsewhere.requests().size(), 1u);
   EXPECT_EQ(elsewhere.requests()[0].headers.count("authorization"), 0u);
   EXPECT_EQ(elsewhere.requests()[0].target, "/storage?signature=1");
+}
+
+TEST(HttpClient, NoProxyStandsBeforeThisMachine) {
+  TestServer proxy([](const TestRequest&) -> TestAnswer { return {.body = "the proxy"}; });
+  TestServer hub([](const TestRequest&) -> TestAnswer { return {.body = "the hub"}; });
+  setenv("http_proxy", proxy.url().c_str(), 1);
+  HttpClient client({.endpoint = hub.url(), .token = "hf_abc"});
+  EXPECT_EQ(client.get(hub.url()).body, "the hub");
+  unsetenv("http_proxy");
+  EXPECT_EQ(proxy.requests().size(), 0u);
 }
 
 TEST(HttpClient, FollowsTenRedirectsAndNoMore) {
