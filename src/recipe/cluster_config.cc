@@ -4,6 +4,7 @@
 #include <cctype>
 #include <filesystem>
 
+#include "recipe/tasks.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
@@ -101,6 +102,7 @@ void emit(YAML::Emitter& out, const ClusterConfig::SlurmKeys& keys) {
   }
 }
 void emit(YAML::Emitter& out, const std::string& key, const std::string& value) {
+  if (is_hub_token(key)) return;
   out << YAML::Key << key << YAML::Value << YAML::DoubleQuoted << value;
 }
 void emit(YAML::Emitter& out, const std::string& key, const Variables& values) {
@@ -109,7 +111,93 @@ void emit(YAML::Emitter& out, const std::string& key, const Variables& values) {
   out << YAML::EndMap;
 }
 
+// What may be anything. Unlike YAML::Emitter's own way it keeps the quotes of "8" and "true".
+void emit(YAML::Emitter& out, const YAML::Node& node);
+void emit_members(YAML::Emitter& out, const YAML::Node& map,
+                  const std::vector<std::string>& without = {}) {
+  for (const auto& item : map) {
+    const std::string key = item.first.Scalar();
+    if (is_hub_token(key) || std::find(without.begin(), without.end(), key) != without.end())
+      continue;
+    out << YAML::Key;
+    emit(out, item.first);
+    out << YAML::Value;
+    emit(out, item.second);
+  }
+}
+void emit(YAML::Emitter& out, const YAML::Node& node) {
+  if (node.IsMap()) {
+    out << YAML::BeginMap;
+    emit_members(out, node);
+    out << YAML::EndMap;
+  } else if (node.IsSequence()) {
+    out << YAML::BeginSeq;
+    for (const YAML::Node& item : node) emit(out, item);
+    out << YAML::EndSeq;
+  } else if (node.IsNull()) {
+    out << YAML::Null;
+  } else {
+    if (node.Tag() == "!") out << YAML::DoubleQuoted;
+    out << node.Scalar();
+  }
+}
+
+// Keeps in `config` what is not known of a map.
+void keep_unknown(ClusterConfig& config, const std::string& where, const YAML::Node& map,
+                  const std::vector<std::string>& known) {
+  YAML::Emitter out;
+  out << YAML::BeginMap;
+  emit_members(out, map, known);
+  out << YAML::EndMap;
+  if (YAML::Load(out.c_str()).size()) config.unknown[where] = out.c_str();
+}
+void emit_unknown(YAML::Emitter& out, const ClusterConfig& config, const std::string& where) {
+  const auto it = config.unknown.find(where);
+  if (it != config.unknown.end()) emit_members(out, YAML::Load(it->second));
+}
+
+// The first of the hub's tokens that stands anywhere below; "" without one.
+std::string find_hub_token(const YAML::Node& node) {
+  for (const auto& item : node) {
+    std::string token;
+    if (!node.IsMap())
+      token = find_hub_token(item);
+    else if (!is_hub_token(item.first.Scalar()))
+      token = find_hub_token(item.second);
+    else if (item.second.IsScalar())
+      token = item.second.Scalar();
+    if (!token.empty()) return token;
+  }
+  return "";
+}
+
+// By a key's name, or a password in an address ("http://me:secret@proxy").
+bool holds_secret(const YAML::Node& node) {
+  if (node.IsScalar()) {
+    const std::string& text = node.Scalar();
+    const size_t at = text.find("://");
+    if (at == std::string::npos) return false;
+    const std::string authority = text.substr(at + 3, text.find('/', at + 3) - at - 3);
+    return authority.find(':') < authority.find('@') && authority.find('@') != std::string::npos;
+  }
+  for (const auto& item : node) {
+    if (!node.IsMap()) {
+      if (holds_secret(item)) return true;
+      continue;
+    }
+    std::string key = item.first.Scalar();
+    std::transform(key.begin(), key.end(), key.begin(),
+                   [](unsigned char c) { return std::toupper(c); });
+    if (is_secret(key) || holds_secret(item.second)) return true;
+  }
+  return false;
+}
+
 }  // namespace
+
+bool is_hub_token(const std::string& variable) {
+  return variable == "HF_TOKEN" || variable == "HUGGING_FACE_HUB_TOKEN";
+}
 
 Variables ClusterConfig::gpu_variables() const { return variables(slurm, gpu); }
 Variables ClusterConfig::cpu_variables() const { return variables(slurm, cpu ? *cpu : gpu); }
@@ -139,6 +227,7 @@ ClusterConfig read_cluster_config(const std::string& path) {
   if (install["node_architecture"].IsDefined())
     config.node_architecture = file.required_text(install, "install", "node_architecture");
   config.environment = file.strings(root, "", "environment");
+  config.hub_token = find_hub_token(root);
   read_slurm(file, config);
 
   const YAML::Node workloads = file.map(root, "", "workloads");
@@ -150,7 +239,17 @@ ClusterConfig read_cluster_config(const std::string& path) {
     config.workloads[key] = {.venv_path = file.text(node, at, "venv_path"),
                              .venv_type = file.text(node, at, "venv_type"),
                              .environment = file.strings(node, at, "environment")};
+    keep_unknown(config, at, node, {"venv_path", "venv_type", "environment"});
   }
+  keep_unknown(config, "install", install, {"node_architecture"});
+  keep_unknown(config, "workloads", workloads, {"installed", "config"});
+  // What stands in schema 1's launcher stands at the top level of schema 2.
+  YAML::Node all = YAML::Clone(root);
+  for (const auto& item : top)
+    if (!all[item.first.Scalar()].IsDefined()) all[item.first.Scalar()] = item.second;
+  keep_unknown(config, "", all,
+               {"schema_version", "launcher", "llmb_repo", "llmb_install", "gpu_type",
+                "cluster_name", "install", "environment", "slurm", "workloads"});
   return config;
 }
 
@@ -161,7 +260,10 @@ void write_cluster_config(const ClusterConfig& config, const std::string& path) 
   emit(out, "llmb_install", config.llmb_install);
   emit(out, "gpu_type", config.gpu_type);
   if (!config.cluster_name.empty()) emit(out, "cluster_name", config.cluster_name);
-  emit(out, "install", Variables{{"node_architecture", config.node_architecture}});
+  out << YAML::Key << "install" << YAML::Value << YAML::BeginMap;
+  emit(out, "node_architecture", config.node_architecture);
+  emit_unknown(out, config, "install");
+  out << YAML::EndMap;
   emit(out, "environment", config.environment);
 
   out << YAML::Key << "slurm" << YAML::Value << YAML::BeginMap;
@@ -185,10 +287,16 @@ void write_cluster_config(const ClusterConfig& config, const std::string& path) 
     if (!workload.venv_path.empty()) emit(out, "venv_path", workload.venv_path);
     if (!workload.venv_type.empty()) emit(out, "venv_type", workload.venv_type);
     emit(out, "environment", workload.environment);
+    emit_unknown(out, config, "workloads.config." + key);
     out << YAML::EndMap;
   }
-  out << YAML::EndMap << YAML::EndMap << YAML::EndMap;
-  write_file(path, std::string(out.c_str()) + "\n");
+  out << YAML::EndMap;
+  emit_unknown(out, config, "workloads");
+  out << YAML::EndMap;
+  emit_unknown(out, config, "");
+  out << YAML::EndMap;
+  const bool secret = holds_secret(YAML::Load(out.c_str()));
+  write_file(path, std::string(out.c_str()) + "\n", secret ? Readers::owner : Readers::all);
 }
 
 std::string find_cluster_config(const std::string& install) {

@@ -42,6 +42,10 @@ struct ClusterConfig {
   std::optional<SlurmKeys> cpu;  // none: as for GPUs
   std::vector<std::string> installed;
   std::map<std::string, Workload> workloads;
+  // Keys that are not known, as YAML's text of a map, by where they stand ("" for the file itself,
+  // "install", "workloads", "workloads.config.NAME").
+  std::map<std::string, std::string> unknown;
+  std::string hub_token;  // one that stands somewhere in the file; not written
 
   // What Slurm's commands read of the settings above: SBATCH_PARTITION, SBATCH_GPUS_PER_NODE (from
   // "gres"), ...
@@ -49,11 +53,15 @@ struct ClusterConfig {
   Variables cpu_variables() const;
 };
 
-// Schema 2, and schema 1 (a `launcher` section, gpu_partition and the like). Keys that are not
-// known are left alone. Throws Error{kConfig} with the file's line.
+// Schema 2, and schema 1 (a `launcher` section, gpu_partition and the like). Throws Error{kConfig}
+// with the file's line.
 ClusterConfig read_cluster_config(const std::string& path);
 
-// Schema 2; written beside and renamed. Throws Error{kConfig}.
+// A token of the hub, which is taken from the environment and written to no file.
+bool is_hub_token(const std::string& variable);
+
+// Schema 2; written beside and renamed, without a token of the hub wherever it stands. Its owner's
+// alone when it holds something else that is secret. Throws Error{kConfig}.
 void write_cluster_config(const ClusterConfig& config, const std::string& path);
 
 // The file that counts: ./cluster_config.yaml, else the one in `install` ($LLMB_INSTALL). Throws

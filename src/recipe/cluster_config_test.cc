@@ -2,16 +2,20 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "base/error.h"
+#include "test/test_tensor.h"
 
 namespace nereus::recipe {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
 using testing::Pair;
 
 class ClusterConfigFile : public testing::Test {
@@ -50,7 +54,7 @@ TEST_F(ClusterConfigFile, WhatIsWrittenIsReadAgain) {
   config.gpu_type = "gb200";
   config.cluster_name = "north";
   config.node_architecture = "aarch64";
-  config.environment = {{"HF_TOKEN", "hf_x\"y"}, {"NCCL_IB_QPS", "4"}, {"FLAG", "true"}};
+  config.environment = {{"NOTE", "x\"y"}, {"NCCL_IB_QPS", "4"}, {"FLAG", "true"}};
   config.slurm = {{"account", "research"}};
   config.gpu = {{"partition", "batch"}, {"gres", "4"}};
   config.cpu = ClusterConfig::SlurmKeys{{"partition", "cpu"}, {"account", std::nullopt}};
@@ -74,6 +78,77 @@ TEST_F(ClusterConfigFile, WhatIsWrittenIsReadAgain) {
   EXPECT_EQ(workload.venv_type, "uv");
   EXPECT_THAT(workload.environment, ElementsAre(Pair("A", "b")));
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(ClusterConfigFile, WhatIsNotKnownIsWrittenAgain) {
+  ClusterConfig config = read(std::string(kHead) +
+                              "site: {contact: [me, you], quoted: \"8\", bare: 8, none: }\n"
+                              "install: {node_architecture: x86_64, method: slurm}\n"
+                              "slurm: {qos: high, gpu: {partition: batch}}\n"
+                              "workloads:\n"
+                              "  installed: [pretrain_grok1]\n"
+                              "  order: \"true\"\n"
+                              "  config: {pretrain_grok1: {venv_path: /v, image: a/b}}\n");
+  for (int i = 0; i < 2; ++i) {
+    write_cluster_config(config, path_);
+    EXPECT_EQ(test::read_file(path_),
+              "schema_version: 2\n"
+              "llmb_repo: \"/repo\"\n"
+              "llmb_install: \"/lustre/llmb\"\n"
+              "gpu_type: \"h100\"\n"
+              "install:\n  node_architecture: \"x86_64\"\n  method: slurm\n"
+              "environment:\n  {}\n"
+              "slurm:\n  qos: \"high\"\n  gpu:\n    partition: \"batch\"\n"
+              "workloads:\n"
+              "  installed:\n    - pretrain_grok1\n"
+              "  config:\n    pretrain_grok1:\n      venv_path: \"/v\"\n"
+              "      environment:\n        {}\n      image: a/b\n"
+              "  order: \"true\"\n"
+              "site:\n  contact:\n    - me\n    - you\n  quoted: \"8\"\n  bare: 8\n  none: ~\n");
+    config = read_cluster_config(path_);
+  }
+  // Schema 1 has some of it in its launcher.
+  config = read(
+      "launcher:\n  llmb_repo: /repo\n  llmb_install: /llmb\n  gpu_type: b200\n  theme: dark\n"
+      "slurm: {gpu_partition: batch}\nsite: here\n");
+  write_cluster_config(config, path_);
+  EXPECT_THAT(test::read_file(path_), testing::EndsWith("\nsite: here\ntheme: dark\n"));
+}
+
+TEST_F(ClusterConfigFile, AHubsTokenIsNotWrittenWhereverItStands) {
+  const std::string with_token =
+      std::string(kHead) +
+      "environment: {HF_TOKEN: hf_secret1, HF_HOME: /hf}\n"
+      "site: {more: [{HUGGING_FACE_HUB_TOKEN: hf_secret2}], kept: 1}\n"
+      "slurm: {gpu: {partition: batch}}\n"
+      "workloads: {config: {a: {environment: {HF_TOKEN: hf_secret3, A: b}}}}\n";
+  const ClusterConfig config = read(with_token);
+  EXPECT_EQ(config.environment.at("HF_TOKEN"), "hf_secret1");  // jobs get it as before
+  EXPECT_EQ(config.hub_token, "hf_secret1");
+  write_cluster_config(config, path_);
+  const std::string text = test::read_file(path_);
+  EXPECT_THAT(text, Not(HasSubstr("hf_secret")));
+  EXPECT_THAT(text, AllOf(HasSubstr("HF_HOME"), HasSubstr("kept: 1"), HasSubstr("A: \"b\"")));
+  EXPECT_EQ(read_cluster_config(path_).hub_token, "");
+  EXPECT_EQ(
+      read(std::string(kHead) + "slurm: {gpu: {partition: b}}\nsite: [{HF_TOKEN: hf_secret4}]\n")
+          .hub_token,
+      "hf_secret4");
+}
+
+TEST_F(ClusterConfigFile, WhatIsSecretIsItsOwnersAlone) {
+  const auto mode = [&](const std::string& more) {
+    write_cluster_config(read(std::string(kHead) + "slurm: {gpu: {partition: b}}\n" + more), path_);
+    return static_cast<int>(std::filesystem::status(path_).permissions());
+  };
+  const mode_t before = ::umask(022);
+  EXPECT_EQ(mode(""), 0644);
+  EXPECT_EQ(mode("environment: {HF_TOKEN: hf_secret, A: 'docker://a/b@sha256:c'}\n"), 0644);
+  EXPECT_EQ(mode("environment: {WANDB_API_KEY: x}\n"), 0600);
+  EXPECT_EQ(mode("environment: {https_proxy: 'http://me:word@proxy:3128'}\n"), 0600);
+  EXPECT_EQ(mode("workloads: {config: {a: {environment: {DB_PASSWORD: x}}}}\n"), 0600);
+  EXPECT_EQ(mode("site: [{api_key: x}]\n"), 0600);
+  ::umask(before);
 }
 
 TEST_F(ClusterConfigFile, SlurmsBlocksBecomeItsVariables) {

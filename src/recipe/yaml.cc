@@ -1,11 +1,11 @@
 #include "recipe/yaml.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <set>
 
 namespace nereus::recipe {
@@ -100,26 +100,30 @@ std::map<std::string, std::string> YamlFile::strings(const YAML::Node& parent,
   return out;
 }
 
-void write_file(const std::string& path, const std::string& content) {
+void write_file(const std::string& path, const std::string& content, Readers readers) {
   const std::string beside = fmt::format("{}.{}.new", path, ::getpid());
   const auto refuse = [&] {
     const int why = errno;
-    std::error_code ignored;
-    std::filesystem::remove(beside, ignored);
+    ::unlink(beside.c_str());
     NEREUS_FAIL(kConfig, "{}: cannot be written: {}. Its folder must exist and be writable.", path,
                 std::strerror(why));
   };
-  errno = 0;
-  std::ofstream out(beside, std::ios::binary);
-  out << content;
-  out.close();
-  if (!out) refuse();
-  std::error_code error;
-  std::filesystem::rename(beside, path, error);
-  if (error) {
-    errno = error.value();
-    refuse();
+  ::unlink(beside.c_str());  // an old one may have other readers
+  const int fd = ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
+                        readers == Readers::owner ? 0600 : 0644);
+  if (fd < 0) refuse();
+  for (size_t at = 0; at < content.size();) {
+    const ssize_t n = ::write(fd, content.data() + at, content.size() - at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      const int why = errno;
+      ::close(fd);
+      errno = why;
+      refuse();
+    }
+    at += static_cast<size_t>(n);
   }
+  if (::close(fd) != 0 || ::rename(beside.c_str(), path.c_str()) != 0) refuse();
 }
 
 }  // namespace nereus::recipe

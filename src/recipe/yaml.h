@@ -43,8 +43,12 @@ class YamlFile {
   YAML::Node root_;
 };
 
+// Who may read a file that is written: whom the umask lets, or its owner alone, from the first byte
+// on.
+enum class Readers { all, owner };
+
 // Writes beside and renames, so that a reader sees the old file or the new one. Throws
 // Error{kConfig}: the folder, and why.
-void write_file(const std::string& path, const std::string& text);
+void write_file(const std::string& path, const std::string& text, Readers = Readers::all);
 
 }  // namespace nereus::recipe
