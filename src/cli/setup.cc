@@ -21,6 +21,8 @@ namespace {
 namespace fs = std::filesystem;
 using recipe::SetupAnswers;
 
+constexpr const char* kClusterConfig = "/cluster_config.yaml";
+
 void say(const std::string& line) {
   fmt::print("{}\n", line);
   std::fflush(stdout);
@@ -34,24 +36,22 @@ std::string absolute(const std::string& path) {
 
 // The answers of an installation that is there: `nereus setup` renews it.
 std::optional<SetupAnswers> answers_of(const std::string& install) {
-  const std::string path = install + "/cluster_config.yaml";
-  if (install.empty() || !fs::exists(path)) return std::nullopt;
-  const recipe::ClusterConfig c = recipe::read_cluster_config(path);
-  const auto text = [](const recipe::ClusterConfig::SlurmKeys& keys, const char* key) {
-    const auto it = keys.find(key);
-    return it == keys.end() || !it->second ? std::string() : *it->second;
-  };
-  SetupAnswers a;
+  std::error_code error;
+  if (install.empty() || !fs::exists(install + kClusterConfig, error)) return std::nullopt;
+  SetupAnswers a = recipe::answers_of(recipe::read_cluster_config(install + kClusterConfig));
   a.install_path = install;
-  a.account = text(c.slurm, "account");
-  a.gpu_partition = text(c.gpu, "partition");
-  a.cpu_partition = c.cpu ? text(*c.cpu, "partition") : a.gpu_partition;
-  a.gpu_type = c.gpu_type;
-  a.node_architecture = c.node_architecture;
-  a.environment = c.environment;
-  if (const std::string gres = text(c.gpu, "gres"); !gres.empty())
-    a.gpus_per_node = std::atoi(gres.c_str());
+  a.dataset_shards = recipe::earlier_shards(install);
   return a;
+}
+
+// A token in a file works once more, for the downloads.
+void use_token(const std::string& token, const std::string& file) {
+  if (token.empty()) return;
+  setenv("HF_TOKEN", token.c_str(), /*overwrite=*/0);
+  say(
+      fmt::format("note: {} holds HF_TOKEN. The downloads of this setup may use it; it is written "
+                  "to no file. Export it in the shell that downloads or submits.",
+                  file));
 }
 
 void say_end(const SetupAnswers& a, bool downloaded) {
@@ -77,7 +77,8 @@ int run_setup_command(int argc, char** argv) {
       "Install the recipe below a folder, $LLMB_INSTALL: program, recipe files, tokenizer, data "
       "set\n"
       "and cluster_config.yaml. Asks for what is not given, with what Slurm says as defaults.\n"
-      "A setup that was stopped goes on where it was when it is called again.\n\n"
+      "A setup that was stopped goes on where it was when it is called again. Of an installation\n"
+      "that is there, what is not asked for stays as it is.\n\n"
       "HF_TOKEN is taken from the environment for the downloads, and kept nowhere.",
       "nereus setup");
   recipe::Given given;
@@ -127,24 +128,25 @@ int run_setup_command(int argc, char** argv) {
   if (!play.empty()) {
     answers = recipe::read_play_file(play);
     fresh = true;
-    if (!answers.token.empty() && !environment.count("HF_TOKEN"))
-      setenv("HF_TOKEN", answers.token.c_str(), 1);
+    use_token(answers.token, play);
   } else {
-    const recipe::ClusterSurvey survey = recipe::survey_cluster(environment);
-    cluster_name = survey.cluster_name;
+    const recipe::Dialogue dialogue = {std::cin, std::cout, yes || express->parsed()};
     std::optional<SetupAnswers> before;
     if (express->parsed()) {
-      before = recipe::read_system_config(recipe::system_config_path(environment));
+      const std::string path = recipe::system_config_path(environment);
+      before = recipe::read_system_config(path);
+      use_token(before->token, path);
       fresh = true;
     } else {
-      const std::string place = given.count("install")                  ? given["install"]
-                                : from_environment != environment.end() ? from_environment->second
-                                                                        : "";
+      const std::string place = recipe::ask_install(
+          given, from_environment == environment.end() ? "" : from_environment->second, dialogue);
+      given["install"] = place;
       before = answers_of(place);
-      if (!before && !place.empty()) before.emplace().install_path = place;
+      if (before) use_token(before->token, place + kClusterConfig);
     }
-    answers = recipe::ask_answers(survey, given, before ? &*before : nullptr,
-                                  {std::cin, std::cout, yes || express->parsed()});
+    const recipe::ClusterSurvey survey = recipe::survey_cluster(environment);
+    cluster_name = survey.cluster_name;
+    answers = recipe::ask_answers(survey, given, before ? &*before : nullptr, dialogue);
   }
   if (!record.empty()) {
     answers.install_path = absolute(answers.install_path);

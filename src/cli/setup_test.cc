@@ -18,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
+using testing::Not;
 
 using Command = int (*)(int, char**);
 
@@ -71,6 +72,69 @@ TEST_F(SetupCommand, PlaysAFileAndIsExpressFromThenOn) {
       call(run_setup_command, {"express", other, "--no-download", "--repo", test::source_path("")}),
       0);
   EXPECT_TRUE(fs::exists(other + "/cluster_config.yaml"));
+}
+
+TEST_F(SetupCommand, AnInstallationIsRenewedWithWhatItHas) {
+  EXPECT_EQ(call(run_setup_command, from_play()), 0);
+  const std::string config = test::read_file(llmb() + "/cluster_config.yaml");
+  std::ofstream(llmb() + "/cluster_config.yaml") << config + "site: here\n";
+  const std::vector<std::string> renew = {"--install",     llmb(),   "--yes",
+                                          "--no-download", "--repo", test::source_path("")};
+  EXPECT_EQ(call(run_setup_command, renew), 0);
+  EXPECT_EQ(test::read_file(llmb() + "/cluster_config.yaml"), config + "site: here\n");
+  // Of the data set it has nothing, and without being asked to it fetches nothing.
+  std::vector<std::string> download = renew;
+  download[3] = "--dry-run";
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(call(run_setup_command, download), 0);
+  EXPECT_THAT(testing::internal::GetCapturedStdout(),
+              AllOf(HasSubstr("tokenizer: downloads"), Not(HasSubstr("dataset: downloads"))));
+}
+
+TEST_F(SetupCommand, ATokenInAFileIsToldAndKeptInNone) {
+  const std::string config = llmb() + "/cluster_config.yaml";
+  const std::string system = folder_.file(".config/llmb/system_config.yaml");
+  const auto told = [&](const std::vector<std::string>& words, const std::string& place) {
+    unsetenv("HF_TOKEN");
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(call(run_setup_command, words), 0);
+    const std::string out = testing::internal::GetCapturedStdout();
+    EXPECT_THAT(out, HasSubstr("note: " + place +
+                               " holds HF_TOKEN. The downloads of this setup may use it; it is "
+                               "written to no file. Export it in the shell that downloads or "
+                               "submits.\n"));
+    EXPECT_THAT(out, Not(HasSubstr("hf_secret")));
+    EXPECT_STREQ(getenv("HF_TOKEN"), "hf_secret");
+    unsetenv("HF_TOKEN");
+    EXPECT_THAT(test::read_file(config), Not(HasSubstr("hf_secret")));
+    EXPECT_THAT(test::read_file(system), Not(HasSubstr("hf_secret")));
+  };
+  const std::vector<std::string> more = {"--yes", "--no-download", "--repo", test::source_path("")};
+  const auto with_more = [&](std::vector<std::string> words) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  std::vector<std::string> words = from_play();
+  std::ofstream(words[1], std::ios::app) << "environment_vars: {HF_TOKEN: hf_secret, A: b}\n";
+  told(words, words[1]);
+
+  std::string text = test::read_file(config);
+  text.replace(text.find("  A: "), 0, "  HF_TOKEN: hf_secret\n");
+  std::ofstream(config) << text;
+  told(with_more({"--install", llmb()}), config);
+  // The answers that are recorded do not have it either.
+  std::ofstream(config) << text;
+  EXPECT_EQ(call(run_setup_command,
+                 {"--install", llmb(), "--yes", "--record", folder_.file("recorded.yaml")}),
+            0);
+  EXPECT_THAT(test::read_file(folder_.file("recorded.yaml")),
+              AllOf(HasSubstr("A: b"), Not(HasSubstr("hf_secret"))));
+  fs::remove_all(llmb());
+
+  text = test::read_file(system);
+  text.replace(text.find("  A: "), 0, "  HF_TOKEN: hf_secret\n");
+  std::ofstream(system) << text;
+  told(with_more({"express", llmb()}), system);
 }
 
 TEST_F(SetupCommand, ADryRunWritesNothing) {

@@ -36,6 +36,12 @@ std::pair<std::string, int> gpus_of(const std::string& gres) {
   return {"", 0};
 }
 
+std::optional<int> gpus_of_gres(const std::string& asked) {
+  const bool named = asked.find("gpu:") != std::string::npos;
+  const int n = gpus_of(named ? asked : "gpu:" + asked).second;
+  return n > 0 ? std::optional(n) : std::nullopt;
+}
+
 int64_t gpus_per_node(const Variables& variables, const std::string& gpu_type, int64_t least) {
   const std::string text = value(variables, "GPUS_PER_NODE");
   if (!text.empty()) {
@@ -46,11 +52,8 @@ int64_t gpus_per_node(const Variables& variables, const std::string& gpu_type, i
                  kMost);
     return n;
   }
-  for (const char* name : {"SLURM_GPUS_PER_NODE", "SBATCH_GPUS_PER_NODE"}) {
-    const std::string asked = value(variables, name);
-    const bool gres = asked.find("gpu:") != std::string::npos;  // else "8" or "h100:8"
-    if (const int n = gpus_of(gres ? asked : "gpu:" + asked).second; n > 0) return n;
-  }
+  for (const char* name : {"SLURM_GPUS_PER_NODE", "SBATCH_GPUS_PER_NODE"})
+    if (const auto n = gpus_of_gres(value(variables, name))) return *n;
   if (const int n = gpus_of(value(variables, "SBATCH_GRES")).second; n > 0) return n;
   return default_gpus_per_node(gpu_type);
 }

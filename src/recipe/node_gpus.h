@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,9 @@ int64_t default_gpus_per_node(const std::string& gpu_type);
 
 // Type and number of the GPUs in Slurm's gres: "mps:100,gpu:h100:8(S:0-1)"; 0 without any.
 std::pair<std::string, int> gpus_of(const std::string& gres);
+
+// The number alone of what Slurm is asked for: 4 of "4", "h100:4" and "gpu:h100:4"; none without one.
+std::optional<int> gpus_of_gres(const std::string& asked);
 
 // GPUS_PER_NODE; else what Slurm was asked for: SLURM_GPUS_PER_NODE (which sbatch sets in a job),
 // SBATCH_GPUS_PER_NODE ("8", "h100:8", "gpu:h100:8"), SBATCH_GRES; else the default. Throws

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "recipe/artifacts.h"
+#include "recipe/install_files.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
@@ -19,10 +20,11 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr const char* kRecipe = "recipes/deepseek_v3";
+constexpr const char* kDatasetStep = "dataset";
 
 std::string state_path(const std::string& install) { return install + "/.llmb/setup.json"; }
 
-// Steps that are done, with their keys. A file that cannot be read is no state.
+// Downloads that are done, with their keys. A file that cannot be read is no state.
 std::map<std::string, std::string> read_state(const std::string& install) {
   std::ifstream in(state_path(install));
   const json state = json::parse(in, nullptr, /*allow_exceptions=*/false);
@@ -39,62 +41,17 @@ void write_state(const std::string& install, const std::map<std::string, std::st
   write_file(state_path(install), state.dump(2) + "\n");
 }
 
-[[noreturn]] void cannot(const std::string& what, const std::error_code& error) {
-  NEREUS_FAIL(kConfig, "{}: {}.", what, error.message());
-}
-
-// Size and time: what tells one build of a program from another.
-std::string stamp(const std::string& file) {
-  std::error_code error;
-  const auto size = fs::file_size(file, error);
-  const auto time = fs::last_write_time(file, error).time_since_epoch().count();
-  return fmt::format("{} {} {}", file, size, time);
-}
-
 void make_folders(const std::string& install) {
-  for (const char* below : {"bin", "share/nereus", "images", "datasets/c4", ".llmb"}) {
+  const std::string workload = fmt::format("workloads/{}", kWorkload);
+  for (const std::string& below :
+       {std::string("bin"), std::string("share/nereus"), std::string("images"),
+        std::string("datasets/c4"), std::string(".llmb"), workload + "/torchtitan/assets/hf",
+        workload + "/experiments"}) {
     std::error_code error;
-    fs::create_directories(install + "/" + below, error);
-    if (error) cannot(install + "/" + below, error);
-  }
-  for (const char* below : {"torchtitan/assets/hf", "experiments"}) {
-    std::error_code error;
-    const std::string path = fmt::format("{}/workloads/{}/{}", install, kWorkload, below);
+    const std::string path = install + "/" + below;
     fs::create_directories(path, error);
-    if (error) cannot(path, error);
+    NEREUS_CHECK(kConfig, !error, "{}: {}.", path, error.message());
   }
-}
-
-// `to` becomes a link to `target`, whatever it was.
-void make_link(const std::string& target, const std::string& to) {
-  std::error_code error;
-  const std::string beside = fmt::format("{}.{}.new", to, ::getpid());
-  fs::remove(beside, error);
-  fs::create_symlink(target, beside, error);
-  if (error) cannot(beside, error);
-  // A folder does not give way to a link.
-  if (fs::is_directory(fs::symlink_status(to, error))) fs::remove_all(to, error);
-  fs::rename(beside, to, error);
-  if (error) cannot(to, error);
-}
-
-void copy_file(const std::string& from, const std::string& to) {
-  std::error_code error;
-  if (fs::equivalent(from, to, error) && !fs::is_symlink(to, error)) return;
-  const std::string beside = fmt::format("{}.{}.new", to, ::getpid());
-  fs::copy_file(from, beside, fs::copy_options::overwrite_existing, error);
-  if (error) cannot(fmt::format("{} cannot be copied to {}", from, beside), error);
-  fs::rename(beside, to, error);
-  if (error) cannot(to, error);
-}
-
-void copy_folder(const std::string& from, const std::string& to) {
-  std::error_code error;
-  if (fs::equivalent(from, to, error)) return;
-  if (fs::is_symlink(to, error)) fs::remove(to, error);
-  fs::create_directories(to, error);
-  fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::overwrite_existing, error);
-  if (error) cannot(fmt::format("{} cannot be copied to {}", from, to), error);
 }
 
 void download(hub::DownloadRequest request, int workers, const Say& say) {
@@ -143,6 +100,13 @@ void refuse_existing(const std::string& install) {
                install);
 }
 
+std::string earlier_shards(const std::string& install) {
+  const auto done = read_state(install);
+  const auto it = done.find(kDatasetStep);
+  const std::string shards = it == done.end() ? "none" : it->second;
+  return wrong_shards(shards).empty() ? shards : "none";
+}
+
 std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
                                    const SetupOptions& o, const Say& say) {
   const std::string install = a.install_path, bin = install + "/bin";
@@ -151,21 +115,21 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
   std::vector<SetupStep> steps;
   steps.push_back({"folders",
                    fmt::format("makes bin, datasets, images and workloads below {}", install),
-                   install, [=] { make_folders(install); }});
+                   [=] { make_folders(install); }});
   steps.push_back(
       {"recipe files",
        o.link ? fmt::format("uses {} where it is", s.repository)
               : fmt::format("copies recipes and configs of {} to {}", s.repository, repository),
-       fmt::format("{} {}", repository, stamp(s.repository + "/" + kRecipe + "/launch.sh")), [=] {
+       [=] {
          if (o.link) return;
+         std::error_code error;
          for (const char* part : {"recipes", "configs"})
-           if (fs::exists(s.repository + "/" + part))
+           if (fs::exists(s.repository + "/" + part, error))
              copy_folder(s.repository + "/" + part, repository + "/" + part);
        }});
   steps.push_back(
       {"program",
-       fmt::format("{} {} to {}/nereus, and calls it llmb-run too", verb, s.program, bin),
-       fmt::format("{} {}", verb, stamp(s.program)), [=] {
+       fmt::format("{} {} to {}/nereus, and calls it llmb-run too", verb, s.program, bin), [=] {
          if (o.link)
            make_link(s.program, bin + "/nereus");
          else
@@ -181,9 +145,10 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
   const Variables where = {{"LLMB_INSTALL", install}};
   if (o.download) {
     const std::string folder = model_folder(where, kModelRepository);
-    steps.push_back(
-        {"tokenizer", fmt::format("downloads {}'s tokenizer to {}", kModelRepository, folder),
-         folder, [=] { download(tokenizer_request(kModelRepository, folder), o.workers, say); }});
+    steps.push_back({"tokenizer",
+                     fmt::format("downloads {}'s tokenizer to {}", kModelRepository, folder),
+                     [=] { download(tokenizer_request(kModelRepository, folder), o.workers, say); },
+                     kModelRepository, folder});
   }
   if (o.download && a.dataset_shards != "none") {
     const std::string folder = dataset_folder(where);
@@ -191,16 +156,23 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
                                           ? std::nullopt
                                           : std::optional(std::atoi(a.dataset_shards.c_str()));
     steps.push_back(
-        {"dataset",
+        {kDatasetStep,
          fmt::format("downloads {} of C4's English texts to {}",
                      shards ? fmt::format("{} shards", *shards) : "all 1024 shards", folder),
-         folder + " " + a.dataset_shards,
-         [=] { download(dataset_request(shards, folder), o.workers, say); }});
+         [=] { download(dataset_request(shards, folder), o.workers, say); }, a.dataset_shards,
+         folder});
   }
-  const ClusterConfig config = cluster_config(a, repository, o.cluster_name);
   const std::string file = install + "/cluster_config.yaml";
-  steps.push_back(
-      {"cluster_config.yaml", "writes " + file, "", [=] { write_cluster_config(config, file); }});
+  steps.push_back({"cluster_config.yaml", "writes " + file, [=] {
+                     ClusterConfig config;
+                     std::error_code error;
+                     if (fs::exists(file, error)) config = read_cluster_config(file);
+                     const std::string before = config.llmb_repo;
+                     put_answers(config, a, repository, o.cluster_name);
+                     write_cluster_config(config, file);
+                     if (!before.empty() && before != repository)
+                       say(fmt::format("  llmb_repo was {} and is {} now", before, repository));
+                   }});
   return steps;
 }
 
@@ -208,8 +180,9 @@ void run_setup(const std::string& install, const std::vector<SetupStep>& steps, 
                const Say& say) {
   auto done = resume ? read_state(install) : std::map<std::string, std::string>{};
   for (const SetupStep& step : steps) {
-    // A step without a key costs nothing.
-    if (!step.key.empty() && done.count(step.name) && done[step.name] == step.key) {
+    std::error_code error;
+    if (!step.key.empty() && done.count(step.name) && done[step.name] == step.key &&
+        !fs::is_empty(step.folder, error) && !error) {
       say(fmt::format("done before: {}", step.name));
       continue;
     }
@@ -219,10 +192,11 @@ void run_setup(const std::string& install, const std::vector<SetupStep>& steps, 
     } catch (const Error& e) {
       throw Error(
           e.fault(),
-          fmt::format("{}\n  Setup stopped at its step \"{}\". What is done stays done: run "
-                      "the same command again to go on.",
+          fmt::format("{}\n  Setup stopped at its step \"{}\". What is downloaded is kept: run the "
+                      "same command again to go on.",
                       e.what(), step.name));
     }
+    if (step.key.empty()) continue;
     done[step.name] = step.key;
     write_state(install, done);
   }

@@ -6,9 +6,11 @@
 //   images, datasets/c4            containers (none is needed), the data set
 //   workloads/pretrain_.../        tokenizer (torchtitan/assets/hf/...), runs (experiments/)
 //   cluster_config.yaml            written last: where it is, the installation is whole
-//   .llmb/setup.json               which steps are done, and with what
+//   .llmb/setup.json               which downloads are done, and of what
 //
-// A step that is done is not repeated, unless what it depends on has changed.
+// Every setup makes folders, copies, links and the configuration again: what is damaged or out of
+// date is mended. A download that is done is not repeated, unless another one is wanted or its
+// folder is empty.
 #pragma once
 
 #include <functional>
@@ -28,7 +30,7 @@ struct SetupSources {
 struct SetupOptions {
   bool link = false;     // the program and the recipe's files are linked to, not copied
   bool download = true;  // tokenizer and data set
-  bool resume = true;    // steps that are done are left out
+  bool resume = true;    // downloads that are done are left out
   int workers = 4;
   std::string cluster_name;
 };
@@ -40,20 +42,24 @@ std::string find_repository(const std::string& program);
 struct SetupStep {
   std::string name;  // "folders"
   std::string what;  // for people: "copies A to B"
-  std::string key;   // what it depends on
   std::function<void()> run;
+  // Of a download: what it fetches, and where to. Without a key a step is done each time.
+  std::string key = {}, folder = {};
 };
 using Say = std::function<void(const std::string& line)>;
 
 std::vector<SetupStep> setup_steps(const SetupAnswers&, const SetupSources&, const SetupOptions&,
                                    const Say&);
 
+// What an earlier setup of this folder fetched of the data set: a SetupAnswers::dataset_shards.
+std::string earlier_shards(const std::string& install);
+
 // Throws Error{kConfig} when the folder cannot be made or written to.
 void check_install_path(const std::string& path);
 // The recipe's refusal of a folder in which an installation is whole.
 void refuse_existing(const std::string& install);
 
-// Runs what is not done. An error of a step comes out with how to go on.
+// An error of a step comes out with how to go on.
 void run_setup(const std::string& install, const std::vector<SetupStep>&, bool resume, const Say&);
 
 }  // namespace nereus::recipe

@@ -1,6 +1,5 @@
 #include "recipe/setup_answers.h"
 
-#include <sys/stat.h>
 #include <sys/utsname.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "base/check.h"
 #include "base/suggest.h"
 #include "recipe/artifacts.h"
+#include "recipe/cluster_survey.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
@@ -21,6 +21,29 @@ const std::vector<std::string> kKeys = {
     "environment_vars", "venv_type", "install_method", "selected_workloads"};
 const std::vector<std::string> kSlurmKeys = {"account", "gpu_partition", "cpu_partition",
                                              "gpu_partition_gres", "cpu_partition_gres"};
+
+constexpr const char* kAccount = "SBATCH_ACCOUNT";
+constexpr const char* kPartition = "SBATCH_PARTITION";
+constexpr const char* kGres = "SBATCH_GPUS_PER_NODE";
+
+std::string value(const Variables& v, const char* name) {
+  const auto it = v.find(name);
+  return it == v.end() ? "" : it->second;
+}
+
+// Removes the hub's tokens; returns one of them, or "".
+std::string take_token(Variables& v) {
+  std::string token;
+  for (auto it = v.begin(); it != v.end();) {
+    if (is_hub_token(it->first)) {
+      if (token.empty()) token = it->second;
+      it = v.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  return token;
+}
 
 void check_known(const YamlFile& file, const YAML::Node& node, const std::string& where,
                  const std::vector<std::string>& known) {
@@ -36,9 +59,10 @@ void check_known(const YamlFile& file, const YAML::Node& node, const std::string
 std::optional<int> number(const YamlFile& file, const YAML::Node& parent, const std::string& key) {
   const std::string text = file.text(parent, "slurm", key);
   if (text.empty()) return std::nullopt;
-  if (const std::string wrong = wrong_gpus(text); !wrong.empty())
+  const std::optional<int> gpus = gpus_of_gres(text);
+  if (const std::string wrong = wrong_gpus(gpus ? fmt::format("{}", *gpus) : text); !wrong.empty())
     file.fail(parent[key], fmt::format("slurm.{} = {}: {}", key, text, wrong));
-  return std::atoi(text.c_str());
+  return gpus;
 }
 
 // A play file, or without install_path a system configuration.
@@ -78,7 +102,7 @@ SetupAnswers read(const std::string& path, bool with_path) {
     file.fail(root["dataset_shards"],
               fmt::format("dataset_shards = {}: {}", a.dataset_shards, wrong));
   a.environment = file.strings(root, "", "environment_vars");
-  if (const auto token = a.environment.extract("HF_TOKEN")) a.token = token.mapped();
+  a.token = take_token(a.environment);
   for (const std::string& workload : file.texts(root, "", "selected_workloads"))
     if (workload != kWorkload && workload != "all")
       file.fail(root["selected_workloads"],
@@ -118,8 +142,8 @@ void write(const SetupAnswers& a, const std::string& path, bool with_path) {
     out << YAML::Key << "selected_workloads" << YAML::Value << YAML::BeginSeq << kWorkload
         << YAML::EndSeq;
   out << YAML::EndMap;
-  write_file(path, std::string(out.c_str()) + "\n");
-  ::chmod(path.c_str(), 0600);  // its variables may be nobody else's business
+  // Its variables may be nobody else's business.
+  write_file(path, std::string(out.c_str()) + "\n", Readers::owner);
 }
 
 }  // namespace
@@ -176,26 +200,52 @@ std::string architecture() {
   return uname(&name) == 0 ? name.machine : "x86_64";
 }
 
-ClusterConfig cluster_config(const SetupAnswers& a, const std::string& repository,
-                             const std::string& cluster_name) {
-  ClusterConfig c;
+void put_answers(ClusterConfig& c, const SetupAnswers& a, const std::string& repository,
+                 const std::string& cluster_name) {
   c.llmb_repo = repository;
   c.llmb_install = a.install_path;
   c.gpu_type = a.gpu_type;
-  c.cluster_name = cluster_name;
+  if (!cluster_name.empty()) c.cluster_name = cluster_name;
   c.node_architecture = a.node_architecture;
-  c.environment = a.environment;
-  if (!a.account.empty()) c.slurm["account"] = a.account;
-  const auto block = [](const std::string& partition, const std::optional<int>& gres) {
-    ClusterConfig::SlurmKeys keys = {{"partition", partition}};
-    keys["gres"] = gres ? std::optional(fmt::format("{}", *gres)) : std::nullopt;
-    return keys;
+  for (const auto& [name, value] : a.environment) c.environment[name] = value;
+
+  // What holds already is left as it stands: a partition for both kinds of jobs, gres of "h100:8".
+  if (value(c.gpu_variables(), kAccount) != a.account) {
+    c.gpu.erase("account");
+    c.slurm.erase("account");
+    if (!a.account.empty()) c.slurm["account"] = a.account;
+  }
+  const auto put = [](ClusterConfig::SlurmKeys& block, const Variables& holds,
+                      const std::string& partition, const std::optional<int>& gpus) {
+    if (value(holds, kPartition) != partition) block["partition"] = partition;
+    if (gpus_of_gres(value(holds, kGres)) != gpus)
+      block["gres"] = gpus ? std::optional(fmt::format("{}", *gpus)) : std::nullopt;
   };
-  c.gpu = block(a.gpu_partition, a.gpus_per_node);
-  c.cpu = block(a.cpu_partition, a.cpu_gres);
-  c.installed = {kWorkload};
-  c.workloads[kWorkload] = {};
-  return c;
+  const Variables for_cpu = c.cpu_variables();
+  if (!c.cpu) c.cpu = c.gpu;
+  put(c.gpu, c.gpu_variables(), a.gpu_partition, a.gpus_per_node);
+  put(*c.cpu, for_cpu, a.cpu_partition, a.cpu_gres);
+
+  if (std::find(c.installed.begin(), c.installed.end(), kWorkload) == c.installed.end())
+    c.installed.push_back(kWorkload);
+  c.workloads.try_emplace(kWorkload);
+}
+
+SetupAnswers answers_of(const ClusterConfig& c) {
+  const Variables gpu = c.gpu_variables(), cpu = c.cpu_variables();
+  SetupAnswers a;
+  a.install_path = c.llmb_install;
+  a.account = value(gpu, kAccount);
+  a.gpu_partition = value(gpu, kPartition);
+  a.cpu_partition = value(cpu, kPartition);
+  a.gpus_per_node = gpus_of_gres(value(gpu, kGres));
+  a.cpu_gres = gpus_of_gres(value(cpu, kGres));
+  a.gpu_type = c.gpu_type;
+  a.node_architecture = c.node_architecture;
+  a.environment = c.environment;
+  take_token(a.environment);
+  a.token = c.hub_token;
+  return a;
 }
 
 }  // namespace nereus::recipe

@@ -28,13 +28,13 @@ struct SetupAnswers {
   std::optional<int> gpus_per_node, cpu_gres;
   std::string dataset_shards = "all";
   Variables environment;
-  std::string token;  // HF_TOKEN of a play file; written nowhere
+  std::string token;  // HF_TOKEN of the file that was read; written nowhere
 };
 
 // Throws Error{kConfig}: an unknown key with the nearest one and its line, all missing ones at
 // once, a value that cannot be.
 SetupAnswers read_play_file(const std::string& path);
-// Without the path and the token; readable by the user alone.
+// Without the token; readable by the user alone.
 void write_play_file(const SetupAnswers&, const std::string& path);
 
 // ~/.config/llmb/system_config.yaml
@@ -47,8 +47,12 @@ std::string wrong_gpu_type(const std::string& value);
 std::string wrong_shards(const std::string& value);
 std::string wrong_gpus(const std::string& value);
 
-ClusterConfig cluster_config(const SetupAnswers&, const std::string& repository,
-                             const std::string& cluster_name);
+// Puts the answers into a configuration: an empty one, or that of an earlier setup, whose other
+// settings stay.
+void put_answers(ClusterConfig&, const SetupAnswers&, const std::string& repository,
+                 const std::string& cluster_name);
+// And back: the answers that a configuration was made of, apart from dataset_shards.
+SetupAnswers answers_of(const ClusterConfig&);
 std::string architecture();  // of this machine: x86_64, aarch64
 
 }  // namespace nereus::recipe

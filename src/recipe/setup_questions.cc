@@ -80,16 +80,24 @@ const Partition* first_of(const ClusterSurvey& survey, const std::string& list) 
   return survey.partition(list.substr(0, list.find(',')));
 }
 
+std::string ask_folder(Questions& q, const std::string& otherwise) {
+  return q.ask("install", "Folder of the installation, on a file system that all nodes see",
+               otherwise, [](const std::string&) { return std::string(); });
+}
+
 }  // namespace
+
+std::string ask_install(const Given& given, const std::string& otherwise, Dialogue dialogue) {
+  Questions q(given, dialogue);
+  return ask_folder(q, otherwise);
+}
 
 SetupAnswers ask_answers(const ClusterSurvey& survey, const Given& given,
                          const SetupAnswers* before, Dialogue dialogue) {
   Questions q(given, dialogue);
   SetupAnswers a = before ? *before : SetupAnswers{};
   for (const std::string& note : survey.notes) q.say("note: " + note);
-  a.install_path =
-      q.ask("install", "Folder of the installation, on a file system that all nodes see",
-            a.install_path, [](const std::string&) { return std::string(); });
+  a.install_path = ask_folder(q, a.install_path);
 
   if (!survey.accounts.empty())
     q.say(fmt::format("Your accounts: {}", fmt::join(survey.accounts, ", ")));
@@ -118,20 +126,23 @@ SetupAnswers ask_answers(const ClusterSurvey& survey, const Given& given,
   a.cpu_partition = q.ask("cpu-partition", "Partition for work without GPUs", a.cpu_partition,
                           partitions_of(names));
 
+  // Slurm's word on a partition stands behind what an earlier setup settled for it.
+  const bool known_gpu = before && before->gpu_partition == a.gpu_partition;
+  const bool known_cpu = before && before->cpu_partition == a.cpu_partition;
   const Partition* gpu = first_of(survey, a.gpu_partition);
-  if (gpu != nullptr && gpu->gpus) a.gpus_per_node = gpu->gpus;
+  if (!known_gpu && gpu != nullptr && gpu->gpus) a.gpus_per_node = gpu->gpus;
   const std::string gpus = q.ask(
       "gpus-per-node", "GPUs a node (empty where Slurm does not count them)",
       a.gpus_per_node ? fmt::format("{}", *a.gpus_per_node) : "", wrong_gpus, /*optional=*/true);
   a.gpus_per_node = gpus.empty() ? std::nullopt : std::optional(std::atoi(gpus.c_str()));
   const Partition* cpu = first_of(survey, a.cpu_partition);
-  a.cpu_gres = cpu != nullptr ? cpu->gpus : std::nullopt;
+  if (!known_cpu) a.cpu_gres = cpu != nullptr ? cpu->gpus : std::nullopt;
 
-  if (gpu != nullptr && !recipe_gpu_type(gpu->gpu_type).empty())
+  if (!known_gpu && gpu != nullptr && !recipe_gpu_type(gpu->gpu_type).empty())
     a.gpu_type = recipe_gpu_type(gpu->gpu_type);
   a.gpu_type = q.ask("gpu-type", fmt::format("GPU type ({})", fmt::join(kGpuTypes, ", ")),
                      a.gpu_type, wrong_gpu_type);
-  if (a.node_architecture.empty())
+  if (a.node_architecture.empty() || (before && before->gpu_type != a.gpu_type))
     a.node_architecture = a.gpu_type == "gb200" ? "aarch64" : architecture();
   a.dataset_shards = q.ask("shards", "Shards of C4, 0.3 GB each (a number up to 1024, all or none)",
                            a.dataset_shards, wrong_shards);

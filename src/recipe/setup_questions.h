@@ -20,6 +20,9 @@ struct Dialogue {
   bool take_defaults = false;  // --yes: a question with a default is not asked
 };
 
+// The folder alone: an installation that is there has the other answers' defaults.
+std::string ask_install(const Given&, const std::string& otherwise, Dialogue);
+
 // Asks for what is not given; an empty answer takes the default, a wrong one is asked for again.
 // `before`: the answers of an earlier setup, defaults before Slurm's. Throws Error{kConfig} for a
 // wrong value that was given, and when the input ends.

@@ -2,14 +2,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <thread>
 
 #include "base/error.h"
-#include "recipe/setup_questions.h"
+#include "recipe/cluster_survey.h"
 
 namespace nereus::recipe {
 namespace {
@@ -134,6 +136,25 @@ TEST_F(Setup, WhatItRecordsItPlays) {
   EXPECT_EQ(read_system_config((root_ / "home/.config/system.yaml").string()).install_path, "");
 }
 
+TEST_F(Setup, WhatItRecordsIsNobodyElsesFromTheFirstByteOn) {
+  const SetupAnswers a = read_play_file(file("play.yaml", kPlay));
+  const std::string path = (root_ / "recorded.yaml").string();
+  std::atomic<bool> stop = false, open_to_others = false;
+  std::thread other([&] {
+    struct stat s {};
+    while (!stop)
+      if (::stat(path.c_str(), &s) == 0 && (s.st_mode & 077) != 0) open_to_others = true;
+  });
+  for (int i = 0; i < 300; ++i) write_play_file(a, path);
+  stop = true;
+  other.join();
+  EXPECT_FALSE(open_to_others);
+  // One that is there with other rights gives way.
+  fs::permissions(path, fs::perms::all);
+  write_play_file(a, path);
+  EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
 TEST_F(Setup, RefusesAPlayFileThatItCannotFollow) {
   const auto play = [&](const std::string& text) {
     return refusal([&] { read_play_file(file("p", text)); });
@@ -150,6 +171,10 @@ TEST_F(Setup, RefusesAPlayFileThatItCannotFollow) {
   EXPECT_EQ(play(head + "}\ngpu_type: a100\n"),
             p + ":3: gpu_type = a100: it must be one of h100, h200, b200, gb200.");
   EXPECT_EQ(
+      read_play_file(file("p", head + ", gpu_partition_gres: 'gpu:h100:4'}\ngpu_type: h100\n"))
+          .gpus_per_node,
+      4);
+  EXPECT_EQ(
       play(head + ", gpu_partition_gres: many}\ngpu_type: h100\n"),
       p + ":2: slurm.gpu_partition_gres = many: it must be a number of GPUs a node, 4 or 8 as "
           "a rule.");
@@ -164,25 +189,6 @@ TEST_F(Setup, RefusesAPlayFileThatItCannotFollow) {
       refusal([&] { read_system_config("/no/such/system_config.yaml"); }),
       "/no/such/system_config.yaml: is not there, and express takes the answers of an earlier "
       "setup from it. Run `nereus setup` once, or `nereus setup --play FILE`.");
-}
-
-TEST(ClusterSurvey, ReadsPartitionsAndTheirGpus) {
-  const auto all = parse_partitions(
-      "batch*|gpu:nvidia_h100_80gb_hbm3:8(S:0-1)|64\n"
-      "batch*|gpu:4(S:0,1),mps:100|2\n"
-      "cpu|(null)|10\n"
-      "old|mib:100,gpu:8|3\n");
-  ASSERT_EQ(all.size(), 3u);
-  EXPECT_EQ(all[0].name, "batch");
-  EXPECT_TRUE(all[0].is_default);
-  EXPECT_EQ(all[0].nodes, 66);
-  EXPECT_EQ(all[0].gpus, 8);
-  EXPECT_EQ(recipe_gpu_type(all[0].gpu_type), "h100");
-  EXPECT_EQ(all[1].gpus, std::nullopt);
-  EXPECT_EQ(all[2].gpus, 8);
-  EXPECT_EQ(all[2].gpu_type, "");
-  EXPECT_EQ(recipe_gpu_type("gb200"), "gb200");
-  EXPECT_EQ(recipe_gpu_type("a100"), "");
 }
 
 // Programs of the names of Slurm's, which say what a cluster's would.
@@ -216,91 +222,6 @@ TEST_F(Setup, AsksSlurmAndSaysWhatItCannot) {
   EXPECT_THAT(survey_cluster(v).notes,
               ElementsAre("sinfo: slurm_load_partitions: Unable to contact slurm controller. "
                           "Partitions are not known here."));
-}
-
-ClusterSurvey cluster() {
-  return {.cluster_name = "eos",
-          .accounts = {"other", "research"},
-          .partitions = parse_partitions("batch*|gpu:h100:8|64\ncpu|(null)|4\n")};
-}
-
-TEST(SetupQuestions, TakeSlurmsDefaultsAndAskAgainForWhatCannotBe) {
-  std::istringstream in("/lustre/llmb\nreserch\nresearch\n\ncpuu\ncpu\n\n\n4\n");
-  std::ostringstream out;
-  const SetupAnswers a = ask_answers(cluster(), {}, nullptr, {in, out});
-  EXPECT_EQ(a.install_path, "/lustre/llmb");
-  EXPECT_EQ(a.account, "research");
-  EXPECT_EQ(a.gpu_partition, "batch");
-  EXPECT_EQ(a.cpu_partition, "cpu");
-  EXPECT_EQ(a.gpus_per_node, 8);
-  EXPECT_EQ(a.gpu_type, "h100");
-  EXPECT_EQ(a.dataset_shards, "4");
-  EXPECT_THAT(out.str(), HasSubstr("Your accounts: other, research\n"));
-  EXPECT_THAT(out.str(), HasSubstr("  partition batch (default): 64 nodes, 8 GPUs h100\n"));
-  EXPECT_THAT(out.str(), HasSubstr("  reserch: there is no such account; did you mean research? "
-                                   "Known are: other, research.\n"));
-  EXPECT_THAT(out.str(), HasSubstr("  cpuu: there is no such partition; did you mean cpu?"));
-  EXPECT_THAT(out.str(), HasSubstr("GPU type (h100, h200, b200, gb200) [h100]: "));
-}
-
-TEST(SetupQuestions, WithoutSlurmEveryAnswerIsTaken) {
-  std::istringstream in("/l\n\nmine\n\n\nb200\n\n");
-  std::ostringstream out;
-  const SetupAnswers a = ask_answers({}, {}, nullptr, {in, out});
-  EXPECT_EQ(a.account, "");
-  EXPECT_EQ(a.gpu_partition, "mine");
-  EXPECT_EQ(a.cpu_partition, "mine");
-  EXPECT_EQ(a.gpus_per_node, std::nullopt);
-  EXPECT_EQ(a.gpu_type, "b200");
-  EXPECT_EQ(a.dataset_shards, "all");
-}
-
-TEST(SetupQuestions, WhatIsGivenIsNotAskedFor) {
-  std::istringstream in("");
-  std::ostringstream out;
-  Given given = {{"install", "/l"},        {"account", "research"}, {"gpu-partition", "batch,cpu"},
-                 {"cpu-partition", "cpu"}, {"gpus-per-node", "4"},  {"gpu-type", "gb200"},
-                 {"shards", "none"}};
-  const SetupAnswers a = ask_answers(cluster(), given, nullptr, {in, out});
-  EXPECT_EQ(a.gpu_partition, "batch,cpu");
-  EXPECT_EQ(a.gpus_per_node, 4);
-  EXPECT_EQ(a.node_architecture, "aarch64");
-  const auto refusal = [&](const char* option, const char* value) {
-    Given wrong = given;
-    wrong[option] = value;
-    try {
-      ask_answers(cluster(), wrong, nullptr, {in, out});
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string("no error");
-  };
-  EXPECT_EQ(refusal("gpu-partition", "batsh"),
-            "--gpu-partition batsh: there is no such partition; did you mean batch? Known are: "
-            "batch, cpu.");
-  EXPECT_EQ(refusal("shards", "some"),
-            "--shards some: it must be all, none, or a number from 1 to 1024.");
-  given.erase("gpu-type");
-  given.erase("account");
-  try {
-    ask_answers(cluster(), given, nullptr, {in, out});
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_STREQ(e.what(),
-                 "setup: the input ended at \"Slurm account\". Give the answer with --account, or "
-                 "all of them with --play FILE.");
-  }
-}
-
-TEST(SetupQuestions, YesTakesEveryDefault) {
-  std::istringstream in("");
-  std::ostringstream out;
-  ClusterSurvey one = cluster();
-  one.accounts = {"research"};
-  const SetupAnswers a = ask_answers(one, {{"install", "/l"}}, nullptr, {in, out, true});
-  EXPECT_EQ(a.account, "research");
-  EXPECT_EQ(a.gpu_type, "h100");
-  EXPECT_EQ(a.dataset_shards, "all");
 }
 
 TEST_F(Setup, MakesTheTree) {
@@ -348,56 +269,151 @@ TEST_F(Setup, LinksForDevelopment) {
   EXPECT_EQ(read(sources_.assets + "/sample/en"), "text");
 }
 
-TEST_F(Setup, AStepThatIsDoneIsNotRepeated) {
+TEST_F(Setup, ASecondRunMendsWhatIsDamagedOrOutOfDate) {
   sources_ = sources();
   run(answers());
-  EXPECT_THAT(said_, Not(HasSubstr("done before")));
-  const fs::path program = fs::path(answers().install_path) / "bin/nereus";
-  std::ofstream(program) << "changed by hand";
+  const fs::path l = answers().install_path;
+  std::ofstream(l / "llmb_repo/configs/a.toml") << "changed";
+  file("llmb/llmb_repo/configs/stale.toml", "stale");
+  fs::remove(l / "bin/nereus");
+  fs::remove(l / "bin/llmb-run");
+  fs::remove_all(l / "images");
+  file("configs/b.toml", "new");
   run(answers());
-  EXPECT_THAT(said_, HasSubstr("done before: folders\ndone before: recipe files\ndone before: "
-                               "program\ncluster_config.yaml: writes "));
-  EXPECT_EQ(read(program), "changed by hand");
-  // A newer program is installed; so is everything without resuming.
-  fs::last_write_time(sources_.program, fs::file_time_type::clock::now() + std::chrono::hours(1));
-  run(answers());
-  EXPECT_THAT(said_, HasSubstr("done before: recipe files\nprogram: copies "));
-  EXPECT_EQ(read(program), "a program");
-  run(answers(), {.download = false, .resume = false});
   EXPECT_THAT(said_, Not(HasSubstr("done before")));
+  EXPECT_EQ(read(l / "llmb_repo/configs/a.toml"), "toml");
+  EXPECT_EQ(read(l / "llmb_repo/configs/b.toml"), "new");
+  EXPECT_FALSE(fs::exists(l / "llmb_repo/configs/stale.toml"));
+  EXPECT_EQ(read(l / "bin/nereus"), "a program");
+  EXPECT_EQ(fs::read_symlink(l / "bin/llmb-run"), "nereus");
+  EXPECT_TRUE(fs::is_directory(l / "images"));
+}
+
+TEST_F(Setup, AnInstallationKeepsWhatItIsNotAskedAbout) {
+  sources_ = sources();
+  const std::string path = file("llmb/cluster_config.yaml",
+                                "schema_version: 2\n"
+                                "llmb_repo: /nvidia\n"
+                                "llmb_install: /old\n"
+                                "gpu_type: b200\n"
+                                "cluster_name: eos\n"
+                                "site: {contact: me}\n"
+                                "environment: {HF_TOKEN: hf_secret, NCCL_DEBUG: WARN}\n"
+                                "slurm:\n"
+                                "  account: research\n"
+                                "  qos: high\n"
+                                "  gpu: {partition: batch, gres: 'h100:8', constraint: ib}\n"
+                                "workloads:\n"
+                                "  installed: [pretrain_grok1]\n"
+                                "  config:\n"
+                                "    pretrain_grok1: {venv_path: /v, environment: {A: b}}\n"
+                                "    pretrain_deepseek-v3-torchtitan: {environment: {C: d}}\n");
+  const SetupAnswers before = answers_of(read_cluster_config(path));
+  EXPECT_EQ(before.account, "research");
+  EXPECT_EQ(before.gpu_partition, "batch");
+  EXPECT_EQ(before.cpu_partition, "batch");
+  EXPECT_EQ(before.gpus_per_node, 8);
+  EXPECT_EQ(before.token, "hf_secret");
+  EXPECT_EQ(before.environment, (Variables{{"NCCL_DEBUG", "WARN"}}));
+  run(answers());
+  EXPECT_THAT(said_, HasSubstr("  llmb_repo was /nvidia and is " +
+                               (root_ / "llmb/llmb_repo").string() + " now\n"));
+  EXPECT_THAT(read(path), Not(HasSubstr("hf_secret")));
+  EXPECT_THAT(read(path), HasSubstr("site:\n  contact: me\n"));
+  const ClusterConfig c = read_cluster_config(path);
+  EXPECT_EQ(c.llmb_install, (root_ / "llmb").string());
+  EXPECT_EQ(c.gpu_type, "h100");
+  EXPECT_EQ(c.cluster_name, "eos");
+  EXPECT_EQ(c.environment, (Variables{{"HF_HOME", "/hf"}, {"NCCL_DEBUG", "WARN"}}));
+  EXPECT_EQ(c.slurm, (ClusterConfig::SlurmKeys{{"account", "research"}, {"qos", "high"}}));
+  EXPECT_EQ(c.gpu, (ClusterConfig::SlurmKeys{
+                       {"partition", "batch"}, {"gres", "h100:8"}, {"constraint", "ib"}}));
+  EXPECT_EQ(c.cpu, (ClusterConfig::SlurmKeys{
+                       {"partition", "cpu"}, {"gres", std::nullopt}, {"constraint", "ib"}}));
+  EXPECT_THAT(c.installed, ElementsAre("pretrain_grok1", "pretrain_deepseek-v3-torchtitan"));
+  EXPECT_EQ(c.workloads.at("pretrain_grok1").venv_path, "/v");
+  EXPECT_EQ(c.workloads.at("pretrain_grok1").environment, (Variables{{"A", "b"}}));
+  EXPECT_EQ(c.workloads.at(kWorkload).environment, (Variables{{"C", "d"}}));
+  // The same again changes nothing.
+  const std::string first = read(path);
+  run(answers());
+  EXPECT_EQ(read(path), first);
+}
+
+TEST_F(Setup, AnotherAnswerTakesTheOldOnesPlace) {
+  ClusterConfig c;
+  c.slurm = {{"account", "a"}, {"gres", "8"}};
+  c.gpu = {{"partition", "batch"}, {"account", "b"}};
+  c.cpu = ClusterConfig::SlurmKeys{{"partition", "cpu"}, {"gres", std::nullopt}};
+  SetupAnswers a = answers();
+  a.gpu_partition = "big";
+  a.gpus_per_node = 4;
+  put_answers(c, a, "/repo", "");
+  EXPECT_EQ(c.gpu_variables(), (Variables{{"SBATCH_ACCOUNT", "research"},
+                                          {"SBATCH_PARTITION", "big"},
+                                          {"SBATCH_GPUS_PER_NODE", "4"}}));
+  EXPECT_EQ(c.cpu_variables(),
+            (Variables{{"SBATCH_ACCOUNT", "research"}, {"SBATCH_PARTITION", "cpu"}}));
+  a.gpus_per_node = std::nullopt;
+  a.account = "";
+  put_answers(c, a, "/repo", "");
+  EXPECT_EQ(c.gpu_variables(), (Variables{{"SBATCH_PARTITION", "big"}}));
 }
 
 TEST_F(Setup, AfterAFailureItGoesOnWhereItWas) {
   sources_ = sources();
   const SetupAnswers a = answers();
   bool broken = true;
-  int first = 0;
-  const std::vector<SetupStep> steps = {{"first", "does a thing", "1",
-                                         [&] {
-                                           ++first;
-                                           fs::create_directories(a.install_path + "/.llmb");
-                                         }},
-                                        {"second", "may fail", "2", [&] {
-                                           if (broken)
-                                             throw Error(Fault::kComm, "the network is away");
-                                         }}};
+  int cheap = 0, first = 0;
+  const std::string folder = a.install_path + "/files";
+  const std::vector<SetupStep> steps = {
+      {"cheap", "makes folders",
+       [&] {
+         ++cheap;
+         fs::create_directories(a.install_path + "/.llmb");
+       }},
+      {"first", "downloads", [&] { ++first, file("llmb/files/a", "a"); }, "1", folder},
+      {"second", "may fail",
+       [&] {
+         if (broken) throw Error(Fault::kComm, "the network is away");
+       },
+       "2", folder}};
   const auto say = [](const std::string&) {};
   try {
     run_setup(a.install_path, steps, true, say);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.fault(), Fault::kComm);
-    EXPECT_STREQ(e.what(),
-                 "the network is away\n  Setup stopped at its step \"second\". What is done stays "
-                 "done: run the same command again to go on.");
+    EXPECT_STREQ(
+        e.what(),
+        "the network is away\n  Setup stopped at its step \"second\". What is downloaded is "
+        "kept: run the same command again to go on.");
   }
   broken = false;
   run_setup(a.install_path, steps, true, say);
   EXPECT_EQ(first, 1);
-  // A state that cannot be read is none.
+  EXPECT_EQ(cheap, 2);
+  // A state that cannot be read is none; nor does it count where the files are gone.
   std::ofstream(a.install_path + "/.llmb/setup.json") << "{";
   run_setup(a.install_path, steps, true, say);
   EXPECT_EQ(first, 2);
+  fs::remove_all(folder);
+  run_setup(a.install_path, steps, true, say);
+  EXPECT_EQ(first, 3);
+  run_setup(a.install_path, steps, /*resume=*/false, say);
+  EXPECT_EQ(first, 4);
+}
+
+TEST_F(Setup, KnowsTheShardsOfAnEarlierOne) {
+  const std::string l = answers().install_path;
+  EXPECT_EQ(earlier_shards(l), "none");
+  file("llmb/.llmb/setup.json", "{}");
+  for (const char* shards : {"8", "all"}) {
+    run_setup(l, {{"dataset", "downloads", [] {}, shards, l}}, true, [](const std::string&) {});
+    EXPECT_EQ(earlier_shards(l), shards);
+  }
+  file("llmb/.llmb/setup.json", R"({"done": {"dataset": "/a b"}})");
+  EXPECT_EQ(earlier_shards(l), "none");
 }
 
 TEST_F(Setup, SaysWhatItWouldDo) {
@@ -444,7 +460,7 @@ TEST_F(Setup, RefusesAPlaceThatItCannotUse) {
   sources_ = sources();
   EXPECT_EQ(refusal([&] { run(nowhere); }),
             "/proc/llmb/bin: No such file or directory.\n  Setup stopped at its step \"folders\". "
-            "What is done stays done: run the same command again to go on.");
+            "What is downloaded is kept: run the same command again to go on.");
   file("llmb/cluster_config.yaml", "schema_version: 2");
   EXPECT_EQ(refusal([&] { refuse_existing((root_ / "llmb").string()); }),
             "Existing LLMB installation found at " + (root_ / "llmb").string() +
