@@ -27,7 +27,14 @@ ended() {  # a job's state, when it has ended
   echo "still $state"
 }
 
-# 1. Setup takes what Slurm says.
+# 1. Setup takes what Slurm says. Slurm's own file is the judge: a test cluster has one partition, in
+# which all nodes are.
+of_slurm() { sed -nE "s/^$1=([^ ]+).*/\\1/p" "$SLURM_CONF"; }
+name=$(of_slurm ClusterName) partition=$(of_slurm PartitionName) nodes=$(of_slurm NodeName | wc -l)
+[[ -n $name && -n $partition && $nodes -gt 0 ]] || {
+  echo "FAILED: $SLURM_CONF does not name cluster, partition and nodes"
+  exit 1
+}
 export HOME=$folder/home LLMB_INSTALL=$folder/llmb
 mkdir -p "$HOME"
 "$program" setup --repo "$repository" --account test --gpu-type h100 --shards none --no-download --yes \
@@ -37,15 +44,23 @@ mkdir -p "$HOME"
   exit 1
 }
 config=$LLMB_INSTALL/cluster_config.yaml
-expect "the partition is Slurm's" grep -q 'partition: "main"' "$config"
-expect "the cluster's name is Slurm's" grep -qF "cluster_name: \"$(scontrol show config | awk '$1 == "ClusterName" { print $3 }')\"" "$config"
-expect "setup shows the partition" grep -q 'partition main (default): [0-9]* nodes, no GPU' "$folder/setup.log"
+expect "the partition is Slurm's" test "$(grep -cxF "    partition: \"$partition\"" "$config")" = 2 # gpu, cpu
+expect "the cluster's name is Slurm's" grep -qxF "cluster_name: \"$name\"" "$config"
+expect "setup shows the partition" grep -qxF "  partition $partition (default): $nodes nodes, no GPU" "$folder/setup.log"
 expect "llmb-run is installed" "$LLMB_INSTALL/bin/llmb-run" list
 expect "the recipe's page makes llmb-run" env HOME="$folder/other_home" PATH="$LLMB_INSTALL/bin:$PATH" bash -c \
   "mkdir -p ~; $(sed -n 's/^    \(mkdir .* ln -sf .*\)/\1/p' "$repository/docs/recipe.md")
    ~/bin/llmb-run list && ~/bin/llmb-run --version | grep -q '^llmb-run of nereus'"
 expect "another partition is refused" bash -c \
-  "'$program' setup --gpu-partition mian --yes 2>&1 </dev/null | grep -q 'did you mean main?'"
+  "'$program' setup --gpu-partition '${partition}x' --yes 2>&1 </dev/null | grep -qF 'did you mean $partition?'"
+
+# A second setup keeps what it is not asked about, and mends what is gone.
+echo "site: here" >>"$config"
+before=$(cat "$config")
+rm "$LLMB_INSTALL/bin/nereus"
+expect "setup again" "$program" setup --repo "$repository" --no-download --yes </dev/null
+expect "setup again: the configuration stays" test "$(cat "$config")" = "$before"
+expect "setup again: the program is back" "$LLMB_INSTALL/bin/llmb-run" list
 
 # 2. The check of the nodes, from the installation: one task a node; then training.
 export GPU_TYPE=h100 JOB_TOTAL_GPUS=4 NEREUS_PRESET=original NEREUS_DOCTOR=true
