@@ -9,6 +9,7 @@
 #include "base/suggest.h"
 #include "recipe/artifacts.h"
 #include "recipe/cluster_survey.h"
+#include "recipe/node_gpus.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
