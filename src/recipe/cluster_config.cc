@@ -185,10 +185,7 @@ bool holds_secret(const YAML::Node& node) {
       if (holds_secret(item)) return true;
       continue;
     }
-    std::string key = item.first.Scalar();
-    std::transform(key.begin(), key.end(), key.begin(),
-                   [](unsigned char c) { return std::toupper(c); });
-    if (is_secret(key) || holds_secret(item.second)) return true;
+    if (is_secret(item.first.Scalar()) || holds_secret(item.second)) return true;
   }
   return false;
 }

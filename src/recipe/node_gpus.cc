@@ -37,7 +37,7 @@ std::pair<std::string, int> gpus_of(const std::string& gres) {
 }
 
 std::optional<int> gpus_of_gres(const std::string& asked) {
-  const bool named = asked.find("gpu:") != std::string::npos;
+  const bool named = asked.find("gpu") != std::string::npos;
   const int n = gpus_of(named ? asked : "gpu:" + asked).second;
   return n > 0 ? std::optional(n) : std::nullopt;
 }

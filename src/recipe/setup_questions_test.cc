@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "recipe/node_gpus.h"
 
 namespace nereus::recipe {
 namespace {
