@@ -84,9 +84,9 @@ std::vector<std::vector<double>> run(const Case& c, TokenDispatcher& dispatcher,
   args.moe = {.num_experts = kExperts, .num_shared_experts = 1, .top_k = 3, .route_norm = true};
   args.moe.score_before_experts = c.scores_first;
   const Tensor gate = random(1, {kExperts, kDim}, 1), up = random(2, {kExperts, 2 * kWidth, kDim}),
-               down = random(3, {kExperts, kDim, kWidth}), shared_up = random(4, {2 * kWidth, kDim}),
-               shared_down = random(5, {kDim, kWidth}), x = random(6, {kTokens, kDim}, 1),
-               dy = random(7, {kTokens, kDim}, 1);
+               down = random(3, {kExperts, kDim, kWidth}),
+               shared_up = random(4, {2 * kWidth, kDim}), shared_down = random(5, {kDim, kWidth}),
+               x = random(6, {kTokens, kDim}, 1), dy = random(7, {kTokens, kDim}, 1);
   const Moe::Weights w{gate, up, down, {shared_up, shared_down}};
   std::vector<Tensor> out;
   for (const Shape& s : {gate.shape(), up.shape(), down.shape(), shared_up.shape(),
@@ -130,8 +130,7 @@ TEST(MoeExchange, MayRunAsLateAsItIsWaitedFor) {
         LocalDispatcher local(kExperts);
         LateDispatcher late(kExperts);
         EXPECT_EQ(run(c, late, &late), run(c, local, nullptr))
-            << "scores first " << first << ", at once " << at_once << ", norms "
-            << recompute.norms;
+            << "scores first " << first << ", at once " << at_once << ", norms " << recompute.norms;
         EXPECT_EQ(late.forks(), 3);  // dispatch, and both backward passes
       }
     }

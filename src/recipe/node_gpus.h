@@ -16,7 +16,8 @@ int64_t default_gpus_per_node(const std::string& gpu_type);
 // Type and number of the GPUs in Slurm's gres: "mps:100,gpu:h100:8(S:0-1)"; 0 without any.
 std::pair<std::string, int> gpus_of(const std::string& gres);
 
-// The number alone of what Slurm is asked for: 4 of "4", "h100:4" and "gpu:h100:4"; none without one.
+// The number alone of what Slurm is asked for: 4 of "4", "h100:4" and "gpu:h100:4"; none without
+// one.
 std::optional<int> gpus_of_gres(const std::string& asked);
 
 // GPUS_PER_NODE; else what Slurm was asked for: SLURM_GPUS_PER_NODE (which sbatch sets in a job),
