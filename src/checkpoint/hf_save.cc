@@ -119,7 +119,7 @@ class PartialFolder {
     std::error_code error;
     fs::remove_all(path_, error);  // of a run that was killed
     fs::create_directories(path_, error);
-    NEREUS_CHECK(kConfig, !error, "{}: cannot create: {}; choose a folder that can be written to",
+    NEREUS_CHECK(kIo, !error, "{}: cannot create: {}; choose a folder that can be written to",
                  place_, error.message());
   }
   ~PartialFolder() {

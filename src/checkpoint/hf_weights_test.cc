@@ -412,8 +412,8 @@ TEST(HfSave, AFolderThatCannotBeWrittenToIsNamed) {
   if (user == 0) {  // root may write anywhere; nobody may not
     ASSERT_EQ(seteuid(65534), 0);
   }
-  const std::string message = error_of(
-      Fault::kConfig, [&] { save_hf_weights(folder.file("a/step-20"), model.views(), "{}"); });
+  const std::string message =
+      error_of(Fault::kIo, [&] { save_hf_weights(folder.file("a/step-20"), model.views(), "{}"); });
   if (user == 0) {
     ASSERT_EQ(seteuid(user), 0);
   }

@@ -121,6 +121,10 @@ void check_ranks(const LaunchEnvironment& e, const char* rank, const char* size)
                "{}={} and {}={} in the environment: ranks count from 0, so the rank must be less "
                "than the number of ranks",
                rank, e.rank, size, e.world_size);
+  constexpr int kMostRanks = 1 << 20;
+  NEREUS_CHECK(kConfig, e.world_size <= kMostRanks,
+               "{}={} in the environment: at most {} ranks are possible", size, e.world_size,
+               kMostRanks);
   NEREUS_CHECK(kConfig, e.local_world_size <= e.world_size,
                "{} ranks on this host, and {} in all ({}) in the environment: at most as many as "
                "in all are possible",

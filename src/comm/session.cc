@@ -175,6 +175,11 @@ tcp::Listener meet_through(Communicator& world, ControlPlaneOptions& options, bo
 void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
   MpiSession session;
   const auto world = session.world(options.init_timeout);
+  NEREUS_CHECK(kConfig, !launch.size_known || world->size() == launch.world_size,
+               "the launcher started {} ranks, and MPI makes a world of {}: this program was built "
+               "with Open MPI, and another MPI's launcher started it.\n  Start it with Open MPI's "
+               "mpirun, with srun, or with torchrun's variables.",
+               launch.world_size, world->size());
   if (world->size() == 1) return run_threads(1, options, work);
   launch.rank = world->rank();
   launch.world_size = world->size();

@@ -170,6 +170,15 @@ TEST_F(SessionTest, MpirunsRanksMeetThroughMpi) {
   EXPECT_THAT(under_mpirun("FAILS=1"), HasSubstr("the loss is NaN"));
 }
 
+TEST_F(SessionTest, AnotherMpisLauncherIsNoticed) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "OpenMPI was built without sanitizers";
+#endif
+  if (!has_mpi()) GTEST_SKIP() << "there is no MPI";
+  EXPECT_THAT(Child("session", Environment{{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}).wait(),
+              HasSubstr("the launcher started 2 ranks, and MPI makes a world of 1"));
+}
+
 TEST_F(SessionTest, TheBuildsIdIsOfTheProgram) {
   const std::string id = build_id();
   EXPECT_TRUE(id.empty() || id.size() == 12) << id;

@@ -9,6 +9,8 @@
 namespace nereus {
 namespace {
 
+constexpr int64_t kMostRanks = 1 << 20;
+
 // One --name or --name=value.
 struct Option {
   std::string written;
@@ -106,8 +108,8 @@ class Parser {
       const bool digits = !text.empty() && text.size() < 10 &&
                           text.find_first_not_of("0123456789") == std::string::npos;
       target = digits ? std::stoll(text) : 0;
-      NEREUS_CHECK(kConfig, target >= 1, "{} {}: it must be an integer, at least 1", o.written,
-                   text);
+      NEREUS_CHECK(kConfig, target >= 1 && target <= kMostRanks,
+                   "{} {}: it must be an integer from 1 to {}", o.written, text, kMostRanks);
       return true;
     };
     return flag("print_config", f.print_config) || flag("dry_run", f.dry_run) ||

@@ -135,7 +135,7 @@ TEST(TomlErrors, AreOneMessageEach) {
        "Unknown schedule name '1f1c'.\n  c.toml:2: parallelism.pipeline_parallel_schedule = "
        "\"1f1c\": it must be one of 1F1B, Interleaved1F1B, GPipe, LoopedBFS, "
        "InterleavedZeroBubble, "
-       "PipelineScheduleSingle, PipelineScheduleMulti, ZBVZeroBubble, DualPipeV; did you mean "
+       "ZBVZeroBubble, DualPipeV; did you mean "
        "1F1B?"},
       {"[parallelism]\ntensor_parallel_degree = 0\n",
        "Parallelism degree should be >= 1, except for dp_shard\n  c.toml:2: "
@@ -277,7 +277,8 @@ TEST(CommandLineErrors, AreOneMessageEach) {
       {{"--compile.no_enable=true"},
        "--compile.no_enable=true: it takes no value; write --compile.enable=true"},
       {{"--print-config=yes"}, "--print-config=yes: it takes no value"},
-      {{"--dry-run", "--world", "0"}, "--world 0: it must be an integer, at least 1"},
+      {{"--dry-run", "--world", "0"}, "--world 0: it must be an integer from 1 to 1048576"},
+      {{"--nproc", "2147483647"}, "--nproc 2147483647: it must be an integer from 1 to 1048576"},
       {{"--world=8"},
        "--world 8: it plans for ranks that need not exist, so it goes with --dry-run"},
       {{"--nproc=2", "--dry-run"},

@@ -145,10 +145,10 @@ void run_keys(Table& t, JobConfig& c) {
            "which rows make a batch: global (does not depend on ranks) or torchtitan (its per-rank "
            "split and packing)",
            {"global", "torchtitan"});
-  t.count("workers", c.data.workers, "threads that read and tokenise");
+  t.count("workers", c.data.workers, "threads that read and tokenise").maximum = 1024;
 
   t.section("cpu");
-  t.count("threads", c.cpu.threads, "compute threads; 0: as many as cores", 0);
+  t.count("threads", c.cpu.threads, "compute threads; 0: as many as cores", 0).maximum = 4096;
 
   t.section("device");
   t.choice("kind", c.device.kind, "where to train; auto: on a GPU if there is one that can be used",
@@ -355,14 +355,8 @@ void system_keys(Table& t, JobConfig& c) {
           "layers of a stage; by default as many stages as the schedule needs");
   Key& schedule = t.works("pipeline_parallel_schedule", p.pipeline_parallel_schedule,
                           "order of a pipeline's work; `nereus plan` draws it");
-  schedule.allowed = {"1F1B",
-                      "Interleaved1F1B",
-                      "GPipe",
-                      "LoopedBFS",
-                      "InterleavedZeroBubble",
-                      "PipelineScheduleSingle",
-                      "PipelineScheduleMulti",
-                      "ZBVZeroBubble",
+  schedule.allowed = {"1F1B",      "Interleaved1F1B",       "GPipe",
+                      "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble",
                       "DualPipeV"};
   schedule.sentence = "Unknown schedule name '{}'.";
   t.works("pipeline_parallel_schedule_csv", p.pipeline_parallel_schedule_csv,

@@ -47,6 +47,9 @@ std::string print_config(const LoadedConfig&);
 // Every key as a line "section.key=value": what ranks compare.
 std::string config_lines(const JobConfig&);
 
+// Writes all keys as TorchTitan does: one JSON object a section, None as null. Throws Error{kIo}.
+void save_config(const JobConfig&, const std::string& path);
+
 // docs/configuration.md
 std::string configuration_reference();
 

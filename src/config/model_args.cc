@@ -139,6 +139,7 @@ void apply_overrides(const JobConfig::ModelOverrides& o, ModelArgs& a) {
 }
 
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // ids and rows are 32-bit
+constexpr int64_t kMostLayers = 10'000;
 
 void positive(const ModelArgs& a, const char* name, int64_t value) {
   NEREUS_CHECK(kConfig, value >= 1 && value <= kMost,
@@ -264,6 +265,9 @@ void check(const ModelArgs& a) {
   positive(a, "dim", a.dim);
   positive(a, "inter_dim", a.inter_dim);
   positive(a, "n_layers", a.n_layers);
+  NEREUS_CHECK(kConfig, a.n_layers <= kMostLayers,
+               "model {}: n_layers = {}: at most {} are possible", a.flavor, a.n_layers,
+               kMostLayers);
   positive(a, "n_heads", a.n_heads);
   positive(a, "kv_lora_rank", a.kv_lora_rank);
   positive(a, "qk_nope_head_dim", a.qk_nope_head_dim);

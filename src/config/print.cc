@@ -1,6 +1,12 @@
 // The key table as text: a run's configuration, and the reference of all keys.
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/check.h"
 #include "config/load.h"
@@ -21,6 +27,15 @@ std::string values_of(const Key& key) {
   if (!key.allowed.empty()) return fmt::format("{}", fmt::join(key.allowed, ", "));
   if (key.minimum == std::numeric_limits<int64_t>::min()) return float_rule(key);
   return fmt::format("at least {}{}", key.minimum, key.or_minus_one ? ", or -1" : "");
+}
+
+template <class T>
+nlohmann::ordered_json json_of(const T& value) {
+  return value;
+}
+template <class T>
+nlohmann::ordered_json json_of(const std::optional<T>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
 }
 
 constexpr const char* kHead =
@@ -95,6 +110,23 @@ std::string config_lines(const JobConfig& config) {
   std::string out;
   for (const Key& key : keys(copy)) out += fmt::format("{}={}\n", key.name, value_text(key));
   return out;
+}
+
+void save_config(const JobConfig& config, const std::string& path) {
+  JobConfig copy = config;
+  nlohmann::ordered_json all;
+  for (const Key& key : keys(copy)) {
+    nlohmann::ordered_json* at = &all;
+    std::istringstream sections(section_of(key));
+    for (std::string name; std::getline(sections, name, '.');) at = &(*at)[name];
+    std::visit([&](const auto* value) { (*at)[last_name_of(key)] = json_of(*value); }, key.target);
+  }
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  std::ofstream out(path);
+  out << all.dump(2) << "\n" << std::flush;
+  NEREUS_CHECK(kIo, out.good(), "job.save_config_file: {} cannot be written: {}", path,
+               std::strerror(errno));
 }
 
 std::string configuration_reference() {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <type_traits>
 
 #include "config/load.h"
@@ -72,6 +73,30 @@ TEST(PrintConfig, ReadsBackAsTheSameConfiguration) {
     read_toml(print_config(printed), "printed.toml", read);
     RC_ASSERT(values(read.config) == values(printed.config));
   }));
+}
+
+TEST(SaveConfig, WritesAllKeysAsTorchTitansJson) {
+  const test::TemporaryFolder folder;
+  JobConfig config;
+  config.training.seq_len = 77;
+  config.job.save_config_file = "a/config.json";
+  const std::string path = folder.file("a/config.json");
+  save_config(config, path);
+  const nlohmann::json json = nlohmann::json::parse(test::read_file(path));
+  EXPECT_EQ(json["training"]["seq_len"], 77);
+  EXPECT_EQ(json["job"]["save_config_file"], "a/config.json");
+  EXPECT_EQ(json["quantize"]["linear"]["float8"]["filter_fqns"],
+            config.quantize.linear.float8.filter_fqns);
+  EXPECT_TRUE(json["training"]["seed"].is_null());
+  EXPECT_EQ(json["optimizer"]["lr"], config.optimizer.lr);
+  size_t count = 0;
+  for (const Key& key : keys(config)) {
+    std::string pointer = "/" + key.name;
+    std::replace(pointer.begin(), pointer.end(), '.', '/');
+    EXPECT_TRUE(json.contains(nlohmann::json::json_pointer(pointer))) << key.name;
+    ++count;
+  }
+  EXPECT_GT(count, 132u);
 }
 
 TEST(PrintConfig, SaysWhereEachValueCameFrom) {

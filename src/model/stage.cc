@@ -52,15 +52,15 @@ ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorVi
   s.weight_marks.back() = ctx.saved_weight.mark();
   s.y = x;
   if (!part_.head) return x;
-  // The backward pass begins with the head: its weights stay open.
   store_.open(ctx.stream, head_bucket());
   if (mb.training) {
     store_.open_gradients(ctx.stream, head_bucket());
     head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, head_handles_.map(gradient));
   } else {
     head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, {});
-    store_.close(ctx.stream, head_bucket());
   }
+  // A backward pass that follows at once finds the weights where they are.
+  store_.close(ctx.stream, head_bucket());
   return {};
 }
 

@@ -97,7 +97,8 @@ class TokenDispatcher {
     if (rows_ > 0) {
       room_ = std::min(room_, rows_);
     } else if (bound > 0) {
-      room_ = std::min(room_, static_cast<int64_t>(std::ceil(bound * static_cast<double>(T * K))));
+      const double rows = std::ceil(bound * static_cast<double>(T * K));
+      if (rows < static_cast<double>(room_)) room_ = static_cast<int64_t>(rows);
     }
     return room_;
   }

@@ -4,7 +4,7 @@
 #include "config/model_flops.h"
 #include "observe/metrics.h"
 #include "train/memory_table.h"
-#include "train/trainer.h"
+#include "train/run_options.h"
 
 namespace nereus {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "train/engine.h"
-#include "train/trainer.h"
+#include "train/run_options.h"
 
 namespace nereus {
 namespace {
@@ -186,10 +186,10 @@ void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stre
     remedies +=
         "\n  None of these is enough: the model is too large for one device; fewer blocks or "
         "experts ([model_overrides]) make it smaller.";
-  NEREUS_FAIL(
-      kConfig,
-      "the run needs {:.2f} GiB and the device has {:.2f} GiB free:\n{}Settings that save:{}",
-      table.total() / kGiB, available / kGiB, table.text(), remedies);
+  NEREUS_FAIL(kConfig, "the run needs {:.2f} GiB and {} {:.2f} GiB free:\n{}Settings that save:{}",
+              table.total() / kGiB,
+              stream.on_gpu() ? "the device has" : "this machine has, for each of its ranks,",
+              available / kGiB, table.text(), remedies);
 }
 
 }  // namespace nereus

@@ -285,6 +285,8 @@ INSTANTIATE_TEST_SUITE_P(
                     resharded({{.dp_shard = 4, .ep = 4}, 4}),
                     resharded({{.dp_shard = 4, .ep = 2}, 4, "", 1, 1, Recompute::full()}),
                     resharded({{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4, "", 1, 2}),
+                    resharded({{.pp = 2}, 2, "GPipe"}),
+                    resharded({{.dp_shard = 2, .pp = 2}, 4, "DualPipeV", 2}),
                     resharded({{.dp_shard = 2, .pp = 2}, 4, "ZBVZeroBubble", 2})));
 INSTANTIATE_TEST_SUITE_P(Tensor, ParallelTraining,
                          testing::Values(Layout{{.tp = 2}, 2, "", 1, 4},

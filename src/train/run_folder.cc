@@ -1,11 +1,13 @@
 #include "train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -14,30 +16,84 @@ namespace nereus {
 
 namespace fs = std::filesystem;
 
-void prepare_run_folder(const JobConfig& config) {
-  const fs::path folder = config.job.dump_folder;
+namespace {
+
+// A folder that can be written to; `key` is what says its name.
+void make_folder(const fs::path& folder, const char* key) {
   std::error_code error;
   fs::create_directories(folder, error);
   NEREUS_CHECK(kConfig, !error && fs::is_directory(folder),
-               "job.dump_folder = {}: the folder cannot be made: {}", folder.string(),
+               "{} = {}: the folder cannot be made: {}", key, folder.string(),
                error ? error.message() : "a file of that name is in the way");
-  const fs::path metrics = folder / "metrics.jsonl";
+  const fs::path probe = folder / fmt::format(".nereus.{}", ::getpid());
+  const int file = ::open(probe.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+  NEREUS_CHECK(kConfig, file >= 0, "{} = {}: cannot be written to: {}. Choose another folder.", key,
+               folder.string(), std::strerror(errno));
+  ::close(file);
+  ::unlink(probe.c_str());
+}
+
+std::string read_small(int file) {
+  std::array<char, 200> text{};
+  const ssize_t n = ::pread(file, text.data(), text.size(), 0);
+  return {text.data(), n > 0 ? static_cast<size_t>(n) : 0};
+}
+
+std::string this_process() {
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  return fmt::format("process {} on {}", ::getpid(), host.data());
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const JobConfig& config) : path_(config.job.dump_folder) {
+  make_folder(path_, "job.dump_folder");
+  lock();
+  if (config.checkpoint.enable && !config.checkpoint.load_only)
+    make_folder(checkpoints_of(config), "checkpoint.folder");
+}
+
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) ::close(lock_);  // which ends the lock
+}
+
+void RunFolder::lock() {
+  const std::string file = path_ + "/.nereus.lock";
+  lock_ = ::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
+  if (lock_ < 0) return;
+  if (::flock(lock_, LOCK_EX | LOCK_NB) == 0) {
+    const std::string me = this_process();
+    if (::ftruncate(lock_, 0) != 0 || ::pwrite(lock_, me.data(), me.size(), 0) < 0) errno = 0;
+    return;
+  }
+  if (errno != EWOULDBLOCK) return;
+  const std::string holder = read_small(lock_);
+  ::close(lock_);
+  lock_ = -1;
+  NEREUS_FAIL(kConfig,
+              "job.dump_folder = {}: another run is in it ({}). Two would overwrite each other's "
+              "metrics and weights: choose another folder with --job.dump_folder=..., or end that "
+              "run.",
+              path_, holder.empty() ? "of an unknown process" : holder);
+}
+
+std::string RunFolder::new_metrics_file() const {
+  const fs::path folder = path_, metrics = folder / "metrics.jsonl";
   if (fs::exists(metrics)) {
     int n = 1;
     while (fs::exists(folder / fmt::format("metrics.{}.jsonl", n))) ++n;
-    fs::rename(metrics, folder / fmt::format("metrics.{}.jsonl", n), error);
+    fs::rename(metrics, folder / fmt::format("metrics.{}.jsonl", n));
   }
-  const std::ofstream probe(metrics, std::ios::app);
-  NEREUS_CHECK(kConfig, !error && probe.good(),
-               "job.dump_folder = {}: cannot be written to: {}. Choose another folder with "
-               "--job.dump_folder=...",
-               folder.string(), error ? error.message() : std::strerror(errno));
+  return metrics.string();
+}
+
+std::string checkpoints_of(const JobConfig& config) {
+  return (fs::path(config.job.dump_folder) / config.checkpoint.folder).string();
 }
 
 std::string checkpoint_folder(const JobConfig& config, int64_t step) {
-  return (fs::path(config.job.dump_folder) / config.checkpoint.folder /
-          fmt::format("step-{}", step))
-      .string();
+  return fmt::format("{}/step-{}", checkpoints_of(config), step);
 }
 
 std::optional<std::string> initial_weights(const JobConfig& config) {
@@ -52,7 +108,7 @@ std::optional<std::string> initial_weights(const JobConfig& config) {
   } else if (c.initial_load_in_hf) {
     asked = config.model.hf_assets_path;
   }
-  const fs::path own = fs::path(config.job.dump_folder) / c.folder;
+  const fs::path own = checkpoints_of(config);
   int64_t newest = -1;
   if (c.enable && fs::is_directory(own)) {
     for (const auto& entry : fs::directory_iterator(own)) {

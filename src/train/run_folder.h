@@ -8,11 +8,28 @@
 
 namespace nereus {
 
-// Makes job.dump_folder and checks that it can be written to; sets an earlier run's metrics.jsonl
-// aside as metrics.1.jsonl, .2, ... Throws Error{kConfig}.
-void prepare_run_folder(const JobConfig&);
+// A run's hold on job.dump_folder, from when it starts until it ends, however it ends.
+class RunFolder {
+ public:
+  // Makes it, and the folder of checkpoints where there will be any, and checks that they can be
+  // written to. Throws Error{kConfig}, also when another run holds it (by flock on a hidden file;
+  // file systems without locks are taken on trust).
+  explicit RunFolder(const JobConfig&);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
 
-// {dump_folder}/{checkpoint.folder}/step-{N}
+  // {folder}/metrics.jsonl, after an earlier run's was set aside as metrics.1.jsonl, .2, ...
+  std::string new_metrics_file() const;
+
+ private:
+  void lock();
+  std::string path_;
+  int lock_ = -1;
+};
+
+// {dump_folder}/{checkpoint.folder}, and step-{N} in it.
+std::string checkpoints_of(const JobConfig&);
 std::string checkpoint_folder(const JobConfig&, int64_t step);
 
 // The Hugging Face weights that the run starts from, if any: the newest complete save of its own

@@ -11,6 +11,7 @@
 #include "checkpoint/gathered_weights.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/hf_weights.h"
+#include "config/load.h"
 #include "config/model_flops.h"
 #include "observe/device_info.h"
 #include "ops/elementwise.h"
@@ -22,6 +23,8 @@
 
 namespace nereus {
 namespace {
+
+constexpr double kGiB = 1 << 30;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -63,53 +66,6 @@ double load_max_over_mean(Stream& stream, const Engine& engine) {
 
 }  // namespace
 
-ModelArgs training_model_args(const JobConfig& config) {
-  ModelArgs args = resolve_model_args(config);
-  args.max_seq_len = config.training.seq_len;
-  return args;
-}
-
-DType moment_type(const JobConfig& config) {
-  return config.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32;
-}
-
-Offload offload(const JobConfig& config, bool gpu) {
-  const std::string& what = config.optimizer.offload;
-  if (!gpu || what == "none") return Offload::none;
-  if (what == "moments") return Offload::moments;
-  NEREUS_CHECK(kConfig, config.training.mixed_precision_param == "bfloat16",
-               "optimizer.offload = \"states\" keeps the masters in host memory, and with "
-               "training.mixed_precision_param = \"{}\" products read the masters themselves: set "
-               "that to bfloat16, or optimizer.offload to moments.",
-               config.training.mixed_precision_param);
-  return Offload::states;
-}
-
-std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
-  const auto& ac = config.activation_checkpoint;
-  std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
-  if (ac.mode == "none") return out;
-  for (size_t i = 0; i < out.size(); ++i) {
-    if (ac.mode == "full") {
-      out[i] = Recompute::full();
-    } else if (ac.selective_ac_option == "op") {
-      const auto named = [&](const char* what) {
-        return std::find(ac.recompute.begin(), ac.recompute.end(), what) != ac.recompute.end();
-      };
-      out[i] = {.norms = named("norms"),
-                .mla_up = named("mla_up"),
-                .assembly = named("assembly"),
-                .swiglu = named("swiglu"),
-                .dispatch = named("dispatch")};
-    } else {
-      // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
-      const size_t every = std::stoul(ac.selective_ac_option);
-      if (every == 0 || (i + 1) % every == 0) out[i] = Recompute::full();
-    }
-  }
-  return out;
-}
-
 Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world, const Guard& guard)
     : config_(config),
       stream_(stream),
@@ -143,7 +99,7 @@ void Trainer::set_up(Communicator* world) {
     if (args_.eos_id < 0) args_.eos_id = *data.eos_id;
   }
 
-  if (stream_.on_gpu()) check_memory();
+  check_memory();
   engine_ = std::make_unique<Engine>(
       args_, stream_,
       Engine::Options{.compute = t.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
@@ -168,8 +124,7 @@ void Trainer::set_up(Communicator* world) {
   load_weights();
 
   loader_ = std::move(data.loader);
-  if (writes())
-    metrics_ = std::make_unique<MetricsFile>(config_.job.dump_folder + "/metrics.jsonl");
+  if (writes()) open_files();
   say_model(seconds_since(started));
 }
 
@@ -177,13 +132,38 @@ Trainer::~Trainer() = default;
 
 // One rank makes it; when it cannot, the others end with its message.
 void Trainer::make_folder() {
-  if (writes()) prepare_run_folder(config_);
+  if (writes()) folder_ = std::make_unique<RunFolder>(config_);
   if (world_) world_->world().barrier(stream_);
 }
 
+void Trainer::open_files() {
+  if (config_.job.save_config_file)
+    save_config(config_, config_.job.dump_folder + "/" + *config_.job.save_config_file);
+  metrics_ = std::make_unique<MetricsFile>(folder_->new_metrics_file());
+  const auto& c = config_.checkpoint;
+  if (!c.enable || c.load_only) return;
+  std::error_code error;
+  const auto space = std::filesystem::space(checkpoints_of(config_), error);
+  const double need =
+      static_cast<double>(model_size(args_).total()) * (c.export_dtype == "float32" ? 4 : 2);
+  if (!error && static_cast<double>(space.available) < need)
+    log::warning(
+        "The last step's weights take {:.2f} GiB, and {} has {:.2f} GiB free: without more room "
+        "they will not be saved.",
+        need / kGiB, checkpoints_of(config_), static_cast<double>(space.available) / kGiB);
+}
+
+// On CPUs one rank stands for those of its process: threads share the machine's memory.
 void Trainer::check_memory() {
-  check_fits(config_, layout_, world_ ? world_->rank() : 0, stream_,
-             static_cast<double>(stream_.free_at_start()), available_host_memory());
+  const double host = available_host_memory();
+  if (stream_.on_gpu()) {
+    check_fits(config_, layout_, world_ ? world_->rank() : 0, stream_,
+               static_cast<double>(stream_.free_at_start()), host);
+  } else if (writes()) {
+    const bool threads = world_ && world_->world().shares_memory();
+    const int ranks = threads ? world_->world().size() : 1;
+    check_fits(config_, layout_, 0, stream_, host / ranks, host);
+  }
 }
 
 // Which kernels attention goes through.
@@ -571,6 +551,9 @@ void Trainer::say_goodbye(int64_t step, int signal) const {
     log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", first_validation_,
               last_validation_, step);
   if (signal == 0) log::info("Training completed");
+  if (metrics_ && !std::filesystem::exists(config_.job.dump_folder + "/metrics.jsonl"))
+    log::warning("{}/metrics.jsonl was removed while the run went on: its lines are lost.",
+                 config_.job.dump_folder);
   log::info("Run folder: {} (metrics.jsonl has every logged step)", config_.job.dump_folder);
 }
 

@@ -16,7 +16,9 @@
 #include "train/engine.h"
 #include "train/lr_schedule.h"
 #include "train/optimizer.h"
+#include "train/run_folder.h"
 #include "train/run_layout.h"
+#include "train/run_options.h"
 
 namespace nereus {
 
@@ -55,6 +57,7 @@ class Trainer {
   void set_up(Communicator* world);
   void make_folder();
   void check_memory();
+  void open_files();
   void say_model(double seconds) const;
   std::string attention_kernels() const;
   void load_weights();
@@ -83,7 +86,8 @@ class Trainer {
   Stream& stream_;
   ModelArgs args_;
   RunLayout layout_;
-  std::unique_ptr<RankWorld> world_;  // null: one rank
+  std::unique_ptr<RankWorld> world_;   // null: one rank
+  std::unique_ptr<RunFolder> folder_;  // of the rank that writes
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<Engine> engine_;
@@ -103,17 +107,5 @@ class Trainer {
   int64_t tokens_seen_ = 0;
   double first_validation_ = 0, last_validation_ = 0;
 };
-
-// The model's arguments of a run, its sequence length and end-of-document id included.
-ModelArgs training_model_args(const JobConfig&);
-
-// Of the optimizer's moments.
-DType moment_type(const JobConfig&);
-// What a run on a GPU keeps in host memory; on the CPU nothing, which is all of it. Throws
-// Error{kConfig} when products read what would be there.
-Offload offload(const JobConfig&, bool gpu);
-
-// What each block recomputes, by activation_checkpoint.mode.
-std::vector<Recompute> recompute_by_block(const JobConfig&, int64_t blocks);
 
 }  // namespace nereus

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
@@ -17,6 +18,7 @@
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
 #include "train/memory_table.h"
+#include "train/run_folder.h"
 #include "train/whole_run_test.h"
 
 namespace nereus {
@@ -345,6 +347,33 @@ TEST(TrainerErrors, Folders) {
                  "file");
 }
 
+// Before the first step: a run that cannot save is worth nothing.
+TEST(TrainerErrors, AFolderOfCheckpointsThatCannotBeMade) {
+  const test::TemporaryFolder f;
+  expect_refused(small(f.path(), {"--checkpoint.enable", "--checkpoint.last_save_in_hf",
+                                  "--checkpoint.folder=/proc/none"}),
+                 "checkpoint.folder = /proc/none: the folder cannot be made: ");
+  EXPECT_FALSE(std::filesystem::exists(f.file("metrics.jsonl")));
+}
+
+TEST(TrainerErrors, AnotherRunsFolder) {
+  const test::TemporaryFolder f;
+  const LoadedConfig loaded = load(small(f.path()));
+  {
+    const RunFolder first(loaded.config);
+    expect_refused(small(f.path()),
+                   "another run is in it (process " + std::to_string(getpid()) + " on ");
+    EXPECT_FALSE(std::filesystem::exists(f.file("metrics.jsonl")));
+  }
+  const RunFolder next(loaded.config);
+}
+
+TEST(TrainerErrors, AModelThatTheMachineCannotHold) {
+  const test::TemporaryFolder f;
+  expect_refused(small(f.path(), {"--model_overrides.vocab_size=2000000000"}),
+                 "GiB and this machine has, for each of its ranks, ");
+}
+
 TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
   const test::TemporaryFolder f;
   const LoadedConfig loaded = load(small(f.path(), {"--optimizer.offload=states"}));
@@ -375,7 +404,7 @@ TEST(Memory, ARunThatDoesNotFitIsRefusedWithTheTableAndWhatWouldFit) {
   EXPECT_THAT(
       [&] { check_fits(loaded.config, layout, 0, meta, need - 1, 0); },
       ThrowsMessage<Error>(
-          AllOf(HasSubstr("the device has"), HasSubstr("optimizer (two f32 moments)"),
+          AllOf(HasSubstr("this machine has"), HasSubstr("optimizer (two f32 moments)"),
                 HasSubstr("Settings that save:\n  --activation_checkpoint.mode=selective"),
                 HasSubstr("--training.local_batch_size=1 --activation_checkpoint.mode=full saves"),
                 HasSubstr(": fits\n"), Not(HasSubstr("offload")), Not(HasSubstr("split")))));

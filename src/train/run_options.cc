@@ -1,0 +1,56 @@
+#include "train/run_options.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace nereus {
+
+ModelArgs training_model_args(const JobConfig& config) {
+  ModelArgs args = resolve_model_args(config);
+  args.max_seq_len = config.training.seq_len;
+  return args;
+}
+
+DType moment_type(const JobConfig& config) {
+  return config.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32;
+}
+
+Offload offload(const JobConfig& config, bool gpu) {
+  const std::string& what = config.optimizer.offload;
+  if (!gpu || what == "none") return Offload::none;
+  if (what == "moments") return Offload::moments;
+  NEREUS_CHECK(kConfig, config.training.mixed_precision_param == "bfloat16",
+               "optimizer.offload = \"states\" keeps the masters in host memory, and with "
+               "training.mixed_precision_param = \"{}\" products read the masters themselves: set "
+               "that to bfloat16, or optimizer.offload to moments.",
+               config.training.mixed_precision_param);
+  return Offload::states;
+}
+
+std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
+  const auto& ac = config.activation_checkpoint;
+  std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
+  if (ac.mode == "none") return out;
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (ac.mode == "full") {
+      out[i] = Recompute::full();
+    } else if (ac.selective_ac_option == "op") {
+      const auto named = [&](const char* what) {
+        return std::find(ac.recompute.begin(), ac.recompute.end(), what) != ac.recompute.end();
+      };
+      out[i] = {.norms = named("norms"),
+                .mla_up = named("mla_up"),
+                .assembly = named("assembly"),
+                .swiglu = named("swiglu"),
+                .dispatch = named("dispatch")};
+    } else {
+      // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
+      const size_t every = std::stoul(ac.selective_ac_option);
+      if (every == 0 || (i + 1) % every == 0) out[i] = Recompute::full();
+    }
+  }
+  return out;
+}
+
+}  // namespace nereus
