@@ -83,6 +83,19 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
                          plan);
 }
 
+// Below, messages speak of training's path.
+std::unique_ptr<data::RowSource> open_source_of_validation(const JobConfig& c,
+                                                           const ModelArgs& args, const Wanted& w,
+                                                           const data::RowPlan& plan) {
+  try {
+    return open_source(c, args, w, plan, nullptr);
+  } catch (const Error& e) {
+    const std::string text = e.what(), path = "training.dataset_path";
+    if (!text.starts_with(path)) throw;
+    throw Error(e.fault(), "validation" + text.substr(path.find('.')));
+  }
+}
+
 }  // namespace
 
 RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, int dp_size) {
@@ -106,13 +119,13 @@ std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs&
                                             int dp_size) {
   const auto& v = c.validation;
   const int64_t S = c.training.seq_len;
-  const auto source = open_source(c, args,
-                                  {.section = "validation",
-                                   .dataset = lower(v.dataset),
-                                   .path = v.dataset_path,
-                                   .sample = "sample/validation",
-                                   .loop = v.dataset == "random"},
-                                  {.seq_len = S, .global_batch = 1}, nullptr);
+  const auto source = open_source_of_validation(c, args,
+                                                {.section = "validation",
+                                                 .dataset = lower(v.dataset),
+                                                 .path = v.dataset_path,
+                                                 .sample = "sample/validation",
+                                                 .loop = v.dataset == "random"},
+                                                {.seq_len = S, .global_batch = 1});
   NEREUS_CHECK(kConfig, v.steps > 0 || lower(v.dataset) != "random",
                "validation.dataset = random has no end; set validation.steps");
   int64_t left = v.steps > 0 ? v.steps * v.local_batch_size : std::numeric_limits<int64_t>::max();

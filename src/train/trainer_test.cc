@@ -321,6 +321,10 @@ TEST(TrainerErrors, DataSets) {
       small(f.path(), {"--training.dataset=c4", "--training.dataset_path=" + f.file("none")}),
       "there is no such folder or file");
   expect_refused(small(f.path(), {"--training.dataset=tokens"}), "needs training.dataset_path");
+  expect_refused(
+      small(f.path(), {"--validation.enable", "--validation.seq_len=16", "--validation.dataset=c4",
+                       "--validation.dataset_path=" + f.file("none")}),
+      "validation.dataset_path = " + f.file("none") + ": there is no such folder");
   f.write("text/a.json", "{\"text\": \"a\"}\n");
   expect_refused(
       small(f.path(), {"--training.dataset=c4", "--training.dataset_path=" + f.file("text"),
