@@ -2,9 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <sstream>
 
 #include "base/error.h"
@@ -60,16 +60,20 @@ std::vector<nlohmann::json> metrics_of(const std::string& folder) {
 
 // The steps that were run again, in the order of the log.
 std::vector<int> run_again(const std::string& log) {
-  static const std::regex line(
-      "Step ([0-9]+): a rank's experts were sent ([0-9]+) rows of a microbatch and had room for "
-      "([0-9]+). It runs again with room for ([0-9]+);");
   std::vector<int> steps;
-  for (auto it = std::sregex_iterator(log.begin(), log.end(), line); it != std::sregex_iterator();
-       ++it) {
-    const int wanted = std::stoi((*it)[2]), had = std::stoi((*it)[3]), has = std::stoi((*it)[4]);
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t at = line.find("Step ");
+    int step = 0, wanted = 0, had = 0, has = 0;
+    if (at == std::string::npos ||
+        std::sscanf(line.c_str() + at,
+                    "Step %d: a rank's experts were sent %d rows of a microbatch and had room for "
+                    "%d. It runs again with room for %d;",
+                    &step, &wanted, &had, &has) != 4)
+      continue;
     EXPECT_GT(wanted, had);
     EXPECT_GE(has, wanted);
-    steps.push_back(std::stoi((*it)[1]));
+    steps.push_back(step);
   }
   return steps;
 }
