@@ -217,88 +217,73 @@ TEST(HostCountsDispatcher, ABoundThatIsTooSmallIsRefusedWithTheNumbers) {
       "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.");
 }
 
+// Two ranks' passes with room for all and with a bound of 1.25, when all 8 tokens of each choose
+// the first rank's first three experts; and that with the room it wanted nothing is missing.
+struct Tight {
+  std::vector<Result> whole{2}, part{2};
+  std::vector<int64_t> wanted = std::vector<int64_t>(2);
+};
+template <class Dispatcher>
+Tight with_little_room(bool weigh) {
+  constexpr int64_t kTokens = 8;
+  Tight t;
+  run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
+    const auto me = static_cast<size_t>(group.rank());
+    Stream stream(Device::cpu(), &test::pool());
+    const auto once = [&](Dispatcher& d) {
+      return run(d, stream, Routing::all_to_the_first, group.rank() * kTokens, kTokens,
+                 group.rank() * kExperts / 2, weigh);
+    };
+    const Tensor overflow = Tensor(Device::cpu(), DType::i64, {1}).fill(0);
+    Dispatcher enough(group, kExperts), tight(group, kExperts, 1.25);
+    enough.set_overflow(overflow);
+    t.whole[me] = once(enough);
+    EXPECT_EQ(overflow[0], 0);
+    EXPECT_EQ(enough.room(), 2 * kTokens * kTopK);
+    tight.set_overflow(overflow);
+    t.part[me] = once(tight);
+    EXPECT_EQ(tight.room(), 30);
+    t.wanted[me] = static_cast<int64_t>(overflow[0]);
+    tight.make_room(t.wanted[me]);
+    const Result again = once(tight);
+    EXPECT_EQ(again.out, t.whole[me].out);
+    EXPECT_EQ(again.dx, t.whole[me].dx);
+    EXPECT_EQ(again.dweights, t.whole[me].dweights);
+    EXPECT_EQ(tight.room(), 48);
+  });
+  // 3 choices of 8 tokens of 2 ranks, all for rank 0: 16 rows for each of its first three experts.
+  EXPECT_EQ(t.wanted, (std::vector<int64_t>{48, 48}));
+  EXPECT_EQ(t.part[1].offsets, (std::vector<double>{0, 0, 0, 0, 0}));
+  for (const Result& r : t.part)
+    for (size_t i = 0; i < r.out.size(); ++i)
+      EXPECT_TRUE(std::isfinite(r.out[i]) && std::isfinite(r.dx[i]));
+  return t;
+}
+
 // Each expert adds its share; a token loses the shares of choices that were left out, and nothing
 // else.
 TEST(HostCountsDispatcher, RowsWithoutRoomAreLeftOutOnEveryRankAndTheWordTells) {
   for (const bool weigh : {false, true}) {
-    constexpr int64_t kTokens = 8;
-    std::vector<Result> whole(2), part(2);
-    std::vector<int64_t> word(2);
-    run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
-      const auto me = static_cast<size_t>(group.rank());
-      Stream stream(Device::cpu(), &test::pool());
-      const auto once = [&](HostCountsDispatcher& d) {
-        return run(d, stream, Routing::all_to_the_first, group.rank() * kTokens, kTokens,
-                   group.rank() * kExperts / 2, weigh);
-      };
-      const Tensor overflow = Tensor(Device::cpu(), DType::i64, {1}).fill(0);
-      HostCountsDispatcher enough(group, kExperts), tight(group, kExperts, 1.25);
-      enough.set_overflow(overflow);
-      whole[me] = once(enough);
-      EXPECT_EQ(overflow[0], 0);
-      EXPECT_EQ(enough.room(), 2 * kTokens * kTopK);
-      tight.set_overflow(overflow);
-      part[me] = once(tight);
-      EXPECT_EQ(tight.room(), 30);
-      word[me] = static_cast<int64_t>(overflow[0]);
-      tight.make_room(word[me]);
-      const Result again = once(tight);
-      EXPECT_EQ(again.out, whole[me].out) << "with the room it wanted nothing is missing";
-      EXPECT_EQ(again.dx, whole[me].dx);
-      EXPECT_EQ(again.dweights, whole[me].dweights);
-      EXPECT_EQ(tight.room(), 48);
-    });
-    // 3 choices of 8 tokens of 2 ranks, all for rank 0; of 8 rows for an expert, 8 * 30 / 48 = 5.
-    EXPECT_EQ(word, (std::vector<int64_t>{48, 48}));
-    EXPECT_EQ(part[0].offsets, (std::vector<double>{0, 10, 20, 30, 30}));
-    EXPECT_EQ(part[1].offsets, (std::vector<double>{0, 0, 0, 0, 0}));
+    const Tight t = with_little_room<HostCountsDispatcher>(weigh);
+    // Of a sender's 8 rows for an expert 8 * 30 / 48 = 5.
+    EXPECT_EQ(t.part[0].offsets, (std::vector<double>{0, 10, 20, 30, 30}));
     for (size_t r = 0; r < 2; ++r) {
       int missing = 0;
-      for (size_t i = 0; i < whole[r].out.size(); ++i) {
-        ASSERT_TRUE(std::isfinite(part[r].out[i]) && std::isfinite(part[r].dx[i]));
-        missing += part[r].out[i] != whole[r].out[i];
-      }
+      for (size_t i = 0; i < t.whole[r].out.size(); ++i)
+        missing += t.part[r].out[i] != t.whole[r].out[i];
       // Slots are sorted by expert, then token: each expert's last three tokens.
       EXPECT_EQ(missing, 3 * kWidth);
     }
   }
 }
 
-// As above, but what is left out are the highest rows: the second and third expert's.
+// What is left out are the highest rows: the third expert's, and two of the second's.
 TEST(DeviceDispatcher, RowsWithoutRoomAreLeftOutAndTheWordTells) {
-  constexpr int64_t kTokens = 8;
-  std::vector<Result> whole(2), part(2);
-  std::vector<int64_t> word(2);
-  run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
-    const auto me = static_cast<size_t>(group.rank());
-    Stream stream(Device::cpu(), &test::pool());
-    const auto once = [&](DeviceDispatcher& d) {
-      return run(d, stream, Routing::all_to_the_first, group.rank() * kTokens, kTokens,
-                 group.rank() * kExperts / 2, false);
-    };
-    const Tensor overflow = Tensor(Device::cpu(), DType::i64, {1}).fill(0);
-    DeviceDispatcher enough(group, kExperts), tight(group, kExperts, 1.25);
-    enough.set_overflow(overflow);
-    whole[me] = once(enough);
-    EXPECT_EQ(overflow[0], 0);
-    tight.set_overflow(overflow);
-    part[me] = once(tight);
-    word[me] = static_cast<int64_t>(overflow[0]);
-    tight.make_room(word[me]);
-    const Result again = once(tight);
-    EXPECT_EQ(again.out, whole[me].out) << "with the room it wanted nothing is missing";
-    EXPECT_EQ(again.dx, whole[me].dx);
-    EXPECT_EQ(again.dweights, whole[me].dweights);
-  });
-  // 3 choices of 8 tokens of 2 ranks, 16 rows for each of rank 0's first three experts.
-  EXPECT_EQ(word, (std::vector<int64_t>{48, 48}));
-  EXPECT_EQ(part[0].offsets, (std::vector<double>{0, 16, 30, 30, 30}));
-  EXPECT_EQ(part[1].offsets, (std::vector<double>{0, 0, 0, 0, 0}));
+  const Tight t = with_little_room<DeviceDispatcher>(false);
+  EXPECT_EQ(t.part[0].offsets, (std::vector<double>{0, 16, 30, 30, 30}));
   for (size_t r = 0; r < 2; ++r)
-    for (size_t i = 0; i < whole[r].out.size(); ++i) {
-      ASSERT_TRUE(std::isfinite(part[r].out[i]) && std::isfinite(part[r].dx[i]));
-      ASSERT_NE(part[r].out[i], whole[r].out[i]) << "the third expert's part is missing";
-    }
+    for (size_t i = 0; i < t.whole[r].out.size(); ++i)
+      EXPECT_NE(t.part[r].out[i], t.whole[r].out[i]) << "the third expert's part is missing";
 }
 
 TEST(HostCountsDispatcher, IsMeasuredOnTheMetaDeviceWithoutTheOthers) {
