@@ -94,8 +94,7 @@ bool DocumentStream::read(Lines& out) {
   }
   out.end_document = at_.document;
   if (!more) {
-    NEREUS_CHECK(kConfig, at_.document > 0, "training.dataset_path = {}: the shards have no line",
-                 options_.path);
+    NEREUS_CHECK(kConfig, at_.document > 0, "{}: the shards have no line", options_.path);
     if (!options_.loop) return true;
     ++at_.epoch;
     at_.shard = at_.line = at_.index = 0;

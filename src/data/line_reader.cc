@@ -22,12 +22,12 @@ bool is_shard(const std::string& name) {
   return false;
 }
 
-std::vector<std::string> shards_in(const fs::path& folder) {
+std::vector<std::string> shards_in(const fs::path& folder, const std::string& path_key) {
   std::vector<std::string> out;
   std::error_code error;
   if (!fs::is_directory(folder, error)) return out;
   fs::directory_iterator entries(folder, error);
-  NEREUS_CHECK(kConfig, !error, "training.dataset_path = {}: cannot be read: {}", folder.string(),
+  NEREUS_CHECK(kConfig, !error, "{} = {}: cannot be read: {}", path_key, folder.string(),
                error.message());
   for (const auto& entry : entries)
     if (entry.is_regular_file(error) && is_shard(entry.path().filename().string()))
@@ -38,21 +38,22 @@ std::vector<std::string> shards_in(const fs::path& folder) {
 
 }  // namespace
 
-std::vector<std::string> find_shards(const std::string& path, const std::string& split) {
+std::vector<std::string> find_shards(const std::string& path, const std::string& split,
+                                     const std::string& path_key) {
   std::error_code error;
   const auto fetch = [&] {
     return fmt::format(
         "\n  `nereus download dataset --dir {}` fetches C4 there (--shards N: a part).", path);
   };
-  NEREUS_CHECK(kConfig, fs::exists(path, error),
-               "training.dataset_path = {}: there is no such folder or file{}", path, fetch());
+  NEREUS_CHECK(kConfig, fs::exists(path, error), "{} = {}: there is no such folder or file{}",
+               path_key, path, fetch());
   if (fs::is_regular_file(path, error)) return {path};
-  std::vector<std::string> all = shards_in(path);
-  if (all.empty()) all = shards_in(fs::path(path) / "en");
+  std::vector<std::string> all = shards_in(path, path_key);
+  if (all.empty()) all = shards_in(fs::path(path) / "en", path_key);
   NEREUS_CHECK(kConfig, !all.empty(),
-               "training.dataset_path = {}: neither it nor its en/ has shards named *.json.gz, "
+               "{} = {}: neither it nor its en/ has shards named *.json.gz, "
                "*.jsonl.gz, *.json or *.jsonl{}",
-               path, fetch());
+               path_key, path, fetch());
   // C4's names say their split; files of other names belong to whichever is asked for.
   std::vector<std::string> chosen, other_names;
   for (const std::string& shard : all) {
@@ -64,9 +65,8 @@ std::vector<std::string> find_shards(const std::string& path, const std::string&
   if (chosen.empty()) chosen = other_names;
   // A folder of held-out text only may be trained on; the other way round would flatter the loss.
   if (chosen.empty() && split == "train") chosen = all;
-  NEREUS_CHECK(kConfig, !chosen.empty(),
-               "training.dataset_path = {}: has shards such as {}, but none named c4-{}.*", path,
-               fs::path(all.front()).filename().string(), split);
+  NEREUS_CHECK(kConfig, !chosen.empty(), "{} = {}: has shards such as {}, but none named c4-{}.*",
+               path_key, path, fs::path(all.front()).filename().string(), split);
   return chosen;
 }
 

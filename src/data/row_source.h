@@ -16,6 +16,7 @@ struct RowPlan {
   int64_t seq_len = 1;
   int64_t global_batch = 1;  // rows a step, over all ranks; divisible by dp_size
   int dp_rank = 0, dp_size = 1;
+  std::string path_key = "training.dataset_path";  // which key names the data set, for messages
 
   int64_t local_rows() const { return global_batch / dp_size; }
   // The run's row that is this rank's `row`-th.

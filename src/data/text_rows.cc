@@ -108,7 +108,8 @@ class TextRows final : public RowSource {
   // ranks, else every dp_size-th document of all.
   std::vector<std::string> my_shards() {
     const std::vector<std::string> all =
-        find_shards(options_.path, options_.dataset == "c4_validation" ? "validation" : "train");
+        find_shards(options_.path, options_.dataset == "c4_validation" ? "validation" : "train",
+                    plan_.path_key);
     const auto size = static_cast<size_t>(plan_.dp_size), rank = static_cast<size_t>(plan_.dp_rank);
     whole_shards_ = !global_ && all.size() % size == 0;
     if (!whole_shards_) return all;
@@ -136,13 +137,13 @@ class TextRows final : public RowSource {
     const ReadPosition& reader = earliest->reader;
     const auto shards = static_cast<int64_t>(shards_.size());
     NEREUS_CHECK(kConfig, earliest->shards == shards && reader.shard >= 0 && reader.shard < shards,
-                 "training.dataset_path = {}: has {} shards for this rank, but {} when the run "
+                 "{} = {}: has {} shards for this rank, but {} when the run "
                  "was saved; give it the data set that it had",
-                 options_.path, shards, earliest->shards);
+                 plan_.path_key, options_.path, shards, earliest->shards);
     NEREUS_CHECK(kConfig, earliest->shard == shard_name(reader),
-                 "training.dataset_path = {}: shard {} is {}, but was {} when the run was saved; "
+                 "{} = {}: shard {} is {}, but was {} when the run was saved; "
                  "give it the data set that it had",
-                 options_.path, reader.shard, shard_name(reader), earliest->shard);
+                 plan_.path_key, options_.path, reader.shard, shard_name(reader), earliest->shard);
     return reader;
   }
 
@@ -221,11 +222,11 @@ class TextRows final : public RowSource {
     NEREUS_CHECK(kConfig,
                  tokens_ > 0 || (lines < kEnoughLines &&
                                  epoch - start_.epoch < kPassesPerStream * stream_count()),
-                 "training.dataset_path = {}: rank {} of {} found no document with a token in {} "
+                 "{} = {}: rank {} of {} found no document with a token in {} "
                  "lines ({} of them without a \"text\") and {} passes; the set is too small for "
                  "so many ranks, or not what it should be",
-                 options_.path, plan_.dp_rank, plan_.dp_size, lines, documents_->skipped_lines(),
-                 epoch - start_.epoch);
+                 plan_.path_key, options_.path, plan_.dp_rank, plan_.dp_size, lines,
+                 documents_->skipped_lines(), epoch - start_.epoch);
   }
 
   static constexpr int64_t kPassesPerStream = 8;

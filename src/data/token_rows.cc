@@ -93,9 +93,9 @@ class IdsFile final : public TokenFile {
 
 std::unique_ptr<TokenFile> open(const std::string& path, const RowPlan& plan) {
   NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path),
-               "training.dataset_path = {}: there is no such file; the data set `tokens` is a "
+               "{} = {}: there is no such file; the data set `tokens` is a "
                ".safetensors with inputs and labels, or a .npy of ids",
-               path);
+               plan.path_key, path);
   if (path.ends_with(".npy")) return std::make_unique<IdsFile>(path, plan);
   return std::make_unique<PairsFile>(path, plan);
 }

@@ -61,10 +61,8 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
       "'tokens', 'random']\n  {}.dataset = \"{}\": set it to one of them.",
       w.dataset, w.section, w.dataset);
   const std::string path = text_path(w);
-  data::find_shards(path,
-                    w.dataset == "c4_validation"
-                        ? "validation"
-                        : "train");  // a wrong path is said before the tokenizer is looked for
+  data::find_shards(path, w.dataset == "c4_validation" ? "validation" : "train",
+                    plan.path_key);  // a wrong path is said before the tokenizer is looked for
   const std::shared_ptr<const Tokenizer> tokenizer =
       Tokenizer::load(resolve_asset(c.model.hf_assets_path));
   NEREUS_CHECK(
@@ -81,19 +79,6 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
                           .vocab_size = args.vocab_size,
                           .make_encoder = data::document_encoder(tokenizer)},
                          plan);
-}
-
-// Below, messages speak of training's path.
-std::unique_ptr<data::RowSource> open_source_of_validation(const JobConfig& c,
-                                                           const ModelArgs& args, const Wanted& w,
-                                                           const data::RowPlan& plan) {
-  try {
-    return open_source(c, args, w, plan, nullptr);
-  } catch (const Error& e) {
-    const std::string text = e.what(), path = "training.dataset_path";
-    if (!text.starts_with(path)) throw;
-    throw Error(e.fault(), "validation" + text.substr(path.find('.')));
-  }
 }
 
 }  // namespace
@@ -119,13 +104,14 @@ std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs&
                                             int dp_size) {
   const auto& v = c.validation;
   const int64_t S = c.training.seq_len;
-  const auto source = open_source_of_validation(c, args,
-                                                {.section = "validation",
-                                                 .dataset = lower(v.dataset),
-                                                 .path = v.dataset_path,
-                                                 .sample = "sample/validation",
-                                                 .loop = v.dataset == "random"},
-                                                {.seq_len = S, .global_batch = 1});
+  const auto source = open_source(
+      c, args,
+      {.section = "validation",
+       .dataset = lower(v.dataset),
+       .path = v.dataset_path,
+       .sample = "sample/validation",
+       .loop = v.dataset == "random"},
+      {.seq_len = S, .global_batch = 1, .path_key = "validation.dataset_path"}, nullptr);
   NEREUS_CHECK(kConfig, v.steps > 0 || lower(v.dataset) != "random",
                "validation.dataset = random has no end; set validation.steps");
   int64_t left = v.steps > 0 ? v.steps * v.local_batch_size : std::numeric_limits<int64_t>::max();
