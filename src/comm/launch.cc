@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/limits.h"
 
 namespace nereus {
 namespace {
@@ -121,7 +122,6 @@ void check_ranks(const LaunchEnvironment& e, const char* rank, const char* size)
                "{}={} and {}={} in the environment: ranks count from 0, so the rank must be less "
                "than the number of ranks",
                rank, e.rank, size, e.world_size);
-  constexpr int kMostRanks = 1 << 20;
   NEREUS_CHECK(kConfig, e.world_size <= kMostRanks,
                "{}={} in the environment: at most {} ranks are possible", size, e.world_size,
                kMostRanks);

@@ -4,12 +4,11 @@
 #include <set>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "base/suggest.h"
 
 namespace nereus {
 namespace {
-
-constexpr int64_t kMostRanks = 1 << 20;
 
 // One --name or --name=value.
 struct Option {

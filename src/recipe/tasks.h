@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "recipe/cluster_config.h"
 #include "recipe/metadata.h"
 
 namespace nereus::recipe {
 
-inline constexpr int64_t kMostGpus = 1 << 20, kMostRepeats = 1000;
+inline constexpr int64_t kMostGpus = kMostRanks, kMostRepeats = 1000;
 
 struct Task {
   std::string workload, size, dtype;

@@ -149,8 +149,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     keys_ = std::make_unique<ContextRegion>(stream, *group(MeshGroup::cp_tp), cp, options.rows,
                                             options.sequence);
   dispatcher_ = make_dispatcher(group(MeshGroup::ep), stream, args.moe.num_experts, options);
-  if (options.overlap_experts && stream.on_gpu() && !dispatcher_->takes_scratch())
-    rows_ = std::make_unique<GpuSideStream>(stream.device());
+  if (options.expert_overlap && stream.on_gpu() && !dispatcher_->takes_scratch())
+    expert_exchange_ = std::make_unique<GpuSideStream>(stream.device());
 
   expert_slots_ = options.rows * options.sequence / (tp * cp) * expert_tp_->size() * args.moe.top_k;
 
@@ -161,7 +161,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                                .keys = cp > 1 ? *keys_ : *tp_,
                                .dispatcher = *dispatcher_,
                                .unordered_attention = options.unordered_attention,
-                               .exchange = rows_.get()};
+                               .exchange = expert_exchange_.get()};
   std::vector<const Stage*> stages(pipeline.parts.size());
   for (const int s : schedule.stages_of(pp_rank)) {
     const StagePart& part = pipeline.parts[static_cast<size_t>(s)];

@@ -39,7 +39,7 @@ class Engine {
     const RankWorld* world = nullptr;    // null: one rank
     double receive_bound = 0;            // see HostCountsDispatcher
     std::string dispatcher = "auto";     // parallelism.expert_dispatcher
-    bool overlap_experts = false;        // parallelism.expert_overlap
+    bool expert_overlap = false;         // parallelism.expert_overlap
     bool reshard = false;                // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
@@ -52,6 +52,7 @@ class Engine {
   Executor& executor() { return *executor_; }
   const std::vector<Action>& actions() const { return actions_; }  // a step of this rank
   const TokenDispatcher& dispatcher() const { return *dispatcher_; }
+  bool overlaps_experts() const { return expert_exchange_ != nullptr; }
   const ModelArgs& args() const { return args_; }
 
   // Parameters and expert biases under their logical names, f32: what checkpoints hold. Masters
@@ -95,7 +96,8 @@ class Engine {
   std::vector<LayerLoad> loads_;
   std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
-  std::unique_ptr<SideStream> rows_;  // where experts' rows travel beside other work; null: not
+  std::unique_ptr<SideStream>
+      expert_exchange_;  // where experts' rows travel beside other work; null: not
   int64_t expert_slots_ = 0;
   std::unique_ptr<ParameterStore> store_;
   std::vector<std::unique_ptr<Stage>> stages_;  // of this rank

@@ -115,7 +115,7 @@ void Trainer::set_up(Communicator* world) {
                       .world = world_.get(),
                       .receive_bound = config_.parallelism.expert_receive_bound,
                       .dispatcher = config_.parallelism.expert_dispatcher,
-                      .overlap_experts = config_.parallelism.expert_overlap,
+                      .expert_overlap = config_.parallelism.expert_overlap,
                       .reshard = reshards(config_),
                       .pipeline = &layout_.pipeline});
   optimizer_ = std::make_unique<Optimizer>(stream_, *engine_, optimizer_options(config_));
@@ -205,6 +205,11 @@ void Trainer::say_model(double seconds) const {
       "accumulation steps {}, sequence length {}, total steps {} (warmup {})",
       t.local_batch_size, layout_.global_batch, layout_.local_rows / t.local_batch_size, t.seq_len,
       t.steps, config_.lr_scheduler.warmup_steps);
+  if (config_.parallelism.expert_overlap && !engine_->overlaps_experts())
+    log::warning(
+        "Accepted, with nothing here to act on: parallelism.expert_overlap; it is for GPUs and the "
+        "device dispatcher, and this run's is {}.",
+        engine_->dispatcher().name());
   const Schedule& schedule = layout_.pipeline.schedule;
   const std::string pipeline =
       schedule.stages() > 1

@@ -176,31 +176,12 @@ TEST(Trainer, TheLossFallsOnTextThatRepeats) {
     shard += "{\"text\": \"to be or not to be, that is the question\"}\n";
   folder.write("text/a.json", shard);
   const log::Capture capture;
-  train({"--model.flavor=671B",
-         "--model_overrides.dim=32",
-         "--model_overrides.inter_dim=32",
-         "--model_overrides.moe_inter_dim=16",
-         "--model_overrides.n_layers=2",
-         "--model_overrides.n_dense_layers=1",
-         "--model_overrides.n_heads=2",
-         "--model_overrides.num_experts=4",
-         "--model_overrides.top_k=2",
-         "--model_overrides.q_lora_rank=16",
-         "--model_overrides.kv_lora_rank=16",
-         "--model_overrides.qk_nope_head_dim=8",
-         "--model_overrides.qk_rope_head_dim=8",
-         "--model_overrides.v_head_dim=8",
-         "--training.dataset=c4",
-         "--training.dataset_path=" + folder.file("text"),
-         "--training.local_batch_size=1",
-         "--training.seq_len=16",
-         "--training.steps=15",
-         "--training.mixed_precision_param=float32",
-         "--optimizer.lr=1e-2",
-         "--lr_scheduler.warmup_steps=2",
-         "--metrics.log_freq=1",
-         "--model.hf_assets_path=" + test::source_path("assets/tokenizer"),
-         "--job.dump_folder=" + folder.file("run")});
+  train(small(folder.file("run"),
+              {"--model_overrides.vocab_size=129280",
+               "--model_overrides.attn_mask_type=block_causal", "--training.dataset=c4",
+               "--training.dataset_path=" + folder.file("text"), "--training.local_batch_size=1",
+               "--training.steps=15", "--optimizer.lr=1e-2", "--lr_scheduler.warmup_steps=2",
+               "--model.hf_assets_path=" + test::source_path("assets/tokenizer")}));
   const auto l = losses(folder.file("run"));
   EXPECT_LT(l.back(), l.front() - 3);
   EXPECT_THAT(capture.text(), HasSubstr("the text was seen"));
@@ -376,6 +357,15 @@ TEST(TrainerErrors, AModelThatTheMachineCannotHold) {
   const test::TemporaryFolder f;
   expect_refused(small(f.path(), {"--model_overrides.vocab_size=2000000000"}),
                  "GiB and this machine has, for each of its ranks, ");
+}
+
+TEST(Trainer, SaysWhereNothingRunsBesideExperts) {
+  const test::TemporaryFolder folder;
+  const log::Capture capture;
+  train(small(folder.path(), {"--parallelism.expert_overlap", "--training.steps=1"}));
+  EXPECT_THAT(capture.text(),
+              HasSubstr("Accepted, with nothing here to act on: parallelism.expert_overlap; it is "
+                        "for GPUs and the device dispatcher, and this run's is local."));
 }
 
 TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
