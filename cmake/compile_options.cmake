@@ -21,6 +21,7 @@ if(NEREUS_SANITIZE)
   target_compile_options(nereus_options INTERFACE
     -fsanitize=${NEREUS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(nereus_options INTERFACE -fsanitize=${NEREUS_SANITIZE})
+  target_compile_definitions(nereus_options INTERFACE NEREUS_SANITIZED)  # device.poison_released is on
 endif()
 if(NEREUS_LIBFUZZER)
   target_compile_options(nereus_options INTERFACE -fsanitize=fuzzer-no-link)

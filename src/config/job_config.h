@@ -114,6 +114,7 @@ struct JobConfig {
     std::string kind = "auto";  // auto: a GPU when the program was built for one and finds one
     bool unordered_attention = false;  // a faster backward pass; other bits in each run
     int64_t reserved_processors = -1;  // multiprocessors that products leave to communication
+    bool poison_released = false;      // activations' memory is overwritten when it is given back
   } device;
 
   struct Parallelism {

@@ -160,6 +160,10 @@ void run_keys(Table& t, JobConfig& c) {
           "many as collectives beside them take",
           0)
       .or_minus_one = true;
+  t.works(
+      "poison_released", c.device.poison_released,
+      "for finding faults: memory of activations that is given back is filled with NaN, so that "
+      "nothing can read it unnoticed; no bit of a right run changes, steps are slower");
 
   t.section("validation");
   t.works("enable", c.validation.enable, "loss on held-out rows before, during and after the run");

@@ -45,6 +45,7 @@ void* allocate_pinned(int64_t bytes);      // null likewise
 void release(void* memory);
 void release_pinned(void* memory);
 void zero(void* memory, int64_t bytes);  // device memory; returns when done
+void fill_async(void* memory, int byte, int64_t bytes, void* stream) noexcept;
 
 void copy_async(void* to, const void* from, int64_t bytes, void* stream);
 // `rows` rows of `width` bytes, to_step and from_step bytes apart.

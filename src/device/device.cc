@@ -79,6 +79,11 @@ void copy_rows(Stream& stream, TensorView to, ConstTensorView from) {
                                                         width, rows, stream.native());)
 }
 
+void poison(Stream& stream, std::byte* memory, int64_t bytes) noexcept {
+  if (stream.on_cpu()) std::memset(memory, 0xFF, static_cast<size_t>(bytes));
+  NEREUS_GPU(if (stream.on_gpu()) cuda::fill_async(memory, 0xFF, bytes, stream.native());)
+}
+
 Buffer::Buffer(Device device, int64_t bytes, std::string what, Kind kind)
     : device_(device), kind_(kind), bytes_(bytes) {
   if (device.kind == Device::Kind::meta || bytes == 0) return;

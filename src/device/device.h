@@ -166,6 +166,10 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
+// Fills memory of the stream's device with 0xFF bytes, in stream order: NaN in every float type, -1
+// in integers. An error of the device shows at the stream's next call.
+void poison(Stream&, std::byte* memory, int64_t bytes) noexcept;
+
 // Sees tensors as layers make them: how `probe` writes hidden states. Training has none.
 class Observer {
  public:

@@ -142,6 +142,9 @@ void zero(void* memory, int64_t bytes) {
   NEREUS_CUDA_CALL(cudaMemset(memory, 0, static_cast<size_t>(bytes)));
   NEREUS_CUDA_CALL(cudaDeviceSynchronize());  // no stream of ours waits for the default one
 }
+void fill_async(void* memory, int byte, int64_t bytes, void* stream) noexcept {
+  cudaMemsetAsync(memory, byte, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream));
+}
 
 void copy_async(void* to, const void* from, int64_t bytes, void* stream) {
   NEREUS_CUDA_CALL(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault,

@@ -33,12 +33,14 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& 
       eps_(static_cast<float>(args.latent_norm_eps())),
       scale_(static_cast<float>(rope_parameters(args).softmax_scale)),
       round_normalized_(args.family == NumericsFamily::huggingface),
+      recompute_input_(recompute.norms),
       recompute_up_(recompute.mla_up),
       recompute_assembly_(recompute.assembly),
       unordered_(unordered) {}
 
-// From the latents (and x, without q_lora) to q, k and kv as attention reads them. The same call in
-// the forward pass and in a recomputing backward pass; only where results are taken differs.
+// From the latents (and x_full, without q_lora) to q, k and kv as attention reads them. The same
+// call in the forward pass and in a recomputing backward pass; only where results are taken
+// differs.
 void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena& latents,
                      Arena& heads, Saved& s) const {
   const int64_t rows = s.latent.dim(0), Dqk = nope_ + rotary_;
@@ -64,7 +66,6 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
   }
   s.kv_latent = keys_.enter(ctx, latents, keys_norm.y);
   s.k_pe = keys_.enter(ctx, latents, k_pe);
-  if (q_rank_ == 0) s.x_full = tp_.enter(ctx, latents, s.x);  // else latents alone are gathered
 
   const int64_t T = mb.tokens(), keys = s.kv_latent.dim(0);
   s.q = heads.take(s.latent.dtype, {T, heads_, Dqk}, "q");
@@ -109,6 +110,8 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
   linear_forward(ctx, s.latent, x, w.latent);
 
   const Arena::Scope scope(ctx.scratch);
+  if (q_rank_ == 0)  // else latents alone are gathered
+    s.x_full = tp_.enter(ctx, recompute_full_input() ? ctx.scratch : ctx.saved_weight, x);
   up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_weight,
              recompute_up_ ? ctx.scratch : ctx.saved_input, s);
   for (int run = 0; run < mb.runs; ++run) {
@@ -170,6 +173,7 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
   const DType dtype = dy_shard.dtype;
   const int64_t keys = mb.key_sequence == 0 ? T : T / mb.sequence / mb.runs * mb.key_sequence;
   const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
+  if (q_rank_ == 0 && recompute_full_input()) s.x_full = tp_.enter(ctx, ctx.saved_weight, s.x);
   if (recompute_up_) {
     up_project(ctx, w, mb, ctx.saved_weight, ctx.saved_input, s);
   } else if (recompute_assembly_) {

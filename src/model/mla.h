@@ -50,7 +50,8 @@ class Mla {
   // x must live until backward_weight.
   void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
                Saved&) const;
-  // dy must live until backward_weight. Norm weights' gradients are made here.
+  // dy must live until backward_weight, and so must Saved::x, which whoever recomputes it sets
+  // again before this. Norm weights' gradients are made here.
   void backward_input(Context&, const Weights&, const Microbatch&, ConstTensorView dy,
                       TensorView dx, Saved&, Pending&, const Grads&) const;
   void backward_weight(Context&, const Saved&, const Pending&, const Grads&) const;
@@ -59,6 +60,7 @@ class Mla {
   void attention_backward(Context&, const Microbatch&, ConstTensorView dout, TensorView dk,
                           const Saved&, const Pending&) const;
   void assemble(Context&, const Microbatch&, TensorView q, const Saved&) const;
+  bool recompute_full_input() const { return recompute_input_ || recompute_up_; }
   void up_project(Context&, const Weights&, const Microbatch&, Arena& latents, Arena& heads,
                   Saved&) const;
 
@@ -66,7 +68,7 @@ class Mla {
   RopeTables rope_;
   int64_t heads_, nope_, rotary_, value_, q_rank_, kv_rank_;
   float eps_, scale_;
-  bool round_normalized_, recompute_up_, recompute_assembly_, unordered_;
+  bool round_normalized_, recompute_input_, recompute_up_, recompute_assembly_, unordered_;
 };
 
 }  // namespace nereus

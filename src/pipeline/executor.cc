@@ -11,6 +11,12 @@
 namespace nereus {
 namespace {
 
+#ifdef NEREUS_SANITIZED
+constexpr bool kPoisonAlways = true;
+#else
+constexpr bool kPoisonAlways = false;
+#endif
+
 TensorView token_row(const Buffer& buffer, int64_t tokens, int64_t row) {
   std::byte* data = buffer.data() == nullptr ? nullptr : buffer.data() + row * tokens * 4;
   return TensorView(data, DType::i32, {tokens});
@@ -174,7 +180,12 @@ void Executor::make_slots() {
 }
 
 Arena Executor::part(int64_t offset, int64_t bytes, const char* name) const {
-  return activations_ == nullptr ? Arena(name) : Arena(name, activations_ + offset, bytes);
+  if (activations_ == nullptr) return Arena(name);
+  Arena arena(name, activations_ + offset, bytes);
+  if (options_.poison_released || kPoisonAlways)
+    arena.on_release(
+        [&stream = stream_](std::byte* memory, int64_t n) { poison(stream, memory, n); });
+  return arena;
 }
 
 Executor::Slot& Executor::take_slot(int stage, int microbatch) {

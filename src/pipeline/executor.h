@@ -32,8 +32,9 @@ class Executor {
     int64_t width = 0;        // D, of an edge
     DType compute = DType::f32;  // of an edge
     ops::AttentionMask mask = ops::AttentionMask::causal;
-    int32_t eos_id = -1;   // ends a document, for AttentionMask::document
-    bool backward = true;  // false: only evaluate() will be called
+    int32_t eos_id = -1;           // ends a document, for AttentionMask::document
+    bool backward = true;          // false: only evaluate() will be called
+    bool poison_released = false;  // device.poison_released
     // A step as this rank does it: what memory is made for.
     std::vector<Action> actions = sequential_schedule(1);
     std::vector<int> rank_of_stage = {0};  // by stage, ranks of `pp`

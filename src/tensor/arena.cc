@@ -81,10 +81,13 @@ std::vector<Arena::Entry> Arena::all_entries() const {
 }
 
 void Arena::release(Mark mark) {
+  const int64_t before = used_;
   while (entries_.size() > mark) {
     used_ -= entries_.back().bytes;
     entries_.pop_back();
   }
+  if (on_release_ && !measuring() && used_ < before)
+    on_release_(base_ + (from_end_ ? capacity_ - before : used_), before - used_);
 }
 
 std::vector<Arena::Entry> Arena::peak_entries() const { return sum_by_name(peak_entries_); }

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,12 @@ class Arena {
   Mark mark() const { return entries_.size(); }
   void release(Mark);
 
+  // Called with the memory that release() gives back. A device that overwrites it there
+  // (poison_released) shows views that are read after their scope. Must not throw.
+  void on_release(std::function<void(std::byte*, int64_t bytes)> overwrite) {
+    on_release_ = std::move(overwrite);
+  }
+
   // Gives back on leaving the block what was taken in it.
   class Scope {
    public:
@@ -77,6 +84,7 @@ class Arena {
   int64_t shared_peak_ = 0;
   Arena* other_ = nullptr;  // that shares the block
   bool from_end_ = false;
+  std::function<void(std::byte*, int64_t)> on_release_;
   std::vector<Entry> entries_;       // live, in order
   std::vector<Entry> peak_entries_;  // the copy made at the high-water mark, measuring only
 };

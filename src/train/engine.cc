@@ -184,6 +184,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .mask = args.block_causal() ? ops::AttentionMask::document : ops::AttentionMask::causal,
           .eos_id = options.eos_id,
           .backward = options.gradients,
+          .poison_released = options.poison_released,
           .actions = actions_,
           .rank_of_stage = schedule.rank_of_stage,
           .pp = group(MeshGroup::pp),

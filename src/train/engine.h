@@ -36,6 +36,7 @@ class Engine {
     int64_t offload_chunk = HostStates::kChunk;
     bool unordered_attention = false;    // see ops/attention.h
     int reserved_processors = -1;        // device.reserved_processors
+    bool poison_released = false;        // device.poison_released
     const RankWorld* world = nullptr;    // null: one rank
     double receive_bound = 0;            // see HostCountsDispatcher
     std::string dispatcher = "auto";     // parallelism.expert_dispatcher

@@ -111,6 +111,7 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
                  .offload = offload(config, gpu),
                  .unordered_attention = config.device.unordered_attention,
                  .reserved_processors = static_cast<int>(config.device.reserved_processors),
+                 .poison_released = config.device.poison_released,
                  .world = world.get(),
                  .receive_bound = config.parallelism.expert_receive_bound,
                  .dispatcher = config.parallelism.expert_dispatcher,

@@ -155,6 +155,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
                  .split_masters = l.split,
                  .offload = l.offload,
                  .offload_chunk = 1000,
+                 .poison_released = true,
                  .world = world,
                  .dispatcher = l.dispatcher,
                  .reshard = l.reshard,

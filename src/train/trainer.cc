@@ -112,6 +112,7 @@ void Trainer::set_up(Communicator* world) {
                       .offload = offload(config_, stream_.on_gpu()),
                       .unordered_attention = config_.device.unordered_attention,
                       .reserved_processors = static_cast<int>(config_.device.reserved_processors),
+                      .poison_released = config_.device.poison_released,
                       .world = world_.get(),
                       .receive_bound = config_.parallelism.expert_receive_bound,
                       .dispatcher = config_.parallelism.expert_dispatcher,
