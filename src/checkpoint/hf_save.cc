@@ -1,12 +1,8 @@
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "checkpoint/hf_names.h"
@@ -98,18 +94,9 @@ void append(SafetensorsWriter& writer, size_t index, const Source& source, DType
 }
 
 void write_text(const std::string& path, const std::string& text) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  bool good = file >= 0;
-  for (size_t done = 0; good && done < text.size();) {
-    const ssize_t n = ::write(file, text.data() + done, text.size() - done);
-    good = n > 0 || (n < 0 && errno == EINTR);
-    if (n > 0) done += static_cast<size_t>(n);
-  }
-  good = good && fsync(file) == 0;
-  const int error = errno;
-  if (file >= 0) ::close(file);
-  NEREUS_CHECK(kIo, good, "{}: cannot write: {}; it needs {} bytes; nothing of it was kept", path,
-               std::strerror(error), text.size());
+  const std::error_code error = replace_file(path, text, {.sync = true});
+  NEREUS_CHECK(kIo, !error, "{}: cannot write: {}; it needs {} bytes; nothing of it was kept", path,
+               error.message(), text.size());
 }
 
 // A folder that disappears unless it is moved to its place.

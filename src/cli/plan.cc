@@ -2,9 +2,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "cli/command.h"
 #include "plan/pipeline_plan.h"
@@ -12,18 +11,11 @@
 namespace nereus {
 namespace {
 
-void write_file(const std::string& path, const std::string& contents) {
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial, std::ios::binary);
-  file << contents;
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(partial, path, error);
-  if (file && !error) return;
-  std::error_code ignored;
-  std::filesystem::remove(partial, ignored);
-  NEREUS_FAIL(kConfig, "--svg {}: cannot be written{}; name a file in a folder that exists.", path,
-              error ? " (" + error.message() + ")" : "");
+void write_svg(const std::string& path, const std::string& contents) {
+  const std::error_code error = replace_file(path, contents);
+  NEREUS_CHECK(kConfig, !error,
+               "--svg {}: cannot be written ({}); name a file in a folder that exists.", path,
+               error.message());
 }
 
 }  // namespace
@@ -89,7 +81,7 @@ int run_plan(int argc, char** argv) {
 
   const PipelinePlan plan = plan_pipeline(o);
   std::fputs(text_of(plan, o, width).c_str(), stdout);
-  if (!svg.empty()) write_file(svg, svg_of(plan, o));
+  if (!svg.empty()) write_svg(svg, svg_of(plan, o));
   if (!plan.warning.empty()) {
     std::fflush(stdout);
     std::fprintf(stderr, "warning: %s\n", plan.warning.c_str());

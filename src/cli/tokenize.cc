@@ -8,9 +8,11 @@
 #include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <system_error>
 
 #include "base/assets.h"
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/command.h"
@@ -36,28 +38,23 @@ std::string read_input(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-// Writes beside and renames: the output is complete or absent. What is no regular file (a pipe,
-// /dev/stdout) is written to as it is.
+// The output is complete or absent. What is no regular file (a pipe, /dev/stdout) is written to
+// directly.
 void write_output(const std::string& path, const std::function<void(std::ostream&)>& body) {
   namespace fs = std::filesystem;
   std::error_code error;
-  const bool beside = !fs::exists(path, error) || fs::is_regular_file(path, error);
-  const std::string name = beside ? path + ".partial" : path;
-  std::ofstream out(name, std::ios::binary);
+  std::optional<PartialPath> partial;
+  if (!fs::exists(path, error) || fs::is_regular_file(path, error)) partial.emplace(path);
+  std::ofstream out(partial ? partial->path() : path, std::ios::binary);
   NEREUS_CHECK(kConfig, out.good(), "--output {}: cannot be written: {}", path,
                std::generic_category().message(errno));
-  try {
-    body(out);
-    out.close();
-    NEREUS_CHECK(kIo, out.good(), "--output {}: writing failed; is the disk full?", path);
-    if (beside) fs::rename(name, path, error);
-    NEREUS_CHECK(kIo, !beside || !error, "--output {}: {} cannot take this name: {}", path, name,
-                 error.message());
-  } catch (...) {
-    out.close();
-    if (beside) fs::remove(name, error);
-    throw;
-  }
+  body(out);
+  out.close();
+  NEREUS_CHECK(kIo, out.good(), "--output {}: writing failed; is the disk full?", path);
+  if (!partial) return;
+  error = partial->commit();
+  NEREUS_CHECK(kIo, !error, "--output {}: {} cannot take this name: {}", path, partial->path(),
+               error.message());
 }
 
 // on_object(object, line number) for each line of a JSON-lines file; empty lines are passed over.

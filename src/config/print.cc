@@ -1,13 +1,11 @@
 // The key table as text: a run's configuration, and the reference of all keys.
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "config/load.h"
 #include "config/set_value.h"
@@ -123,10 +121,9 @@ void save_config(const JobConfig& config, const std::string& path) {
   }
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  std::ofstream out(path);
-  out << all.dump(2) << "\n" << std::flush;
-  NEREUS_CHECK(kIo, out.good(), "job.save_config_file: {} cannot be written: {}", path,
-               std::strerror(errno));
+  error = replace_file(path, all.dump(2) + "\n");
+  NEREUS_CHECK(kIo, !error, "job.save_config_file: {} cannot be written: {}", path,
+               error.message());
 }
 
 std::string configuration_reference() {

@@ -1,12 +1,12 @@
 #include "recipe/archive.h"
 
 #include <fnmatch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "recipe/submit.h"
 #include "recipe/tar_zst.h"
@@ -76,27 +76,22 @@ ArchiveResult make_archive(const ClusterConfig& config, const std::string& outpu
                "Archive output already exists: {}. Name another with --output.", result.path);
   NEREUS_CHECK(kConfig, fs::is_directory(folder, error), "Output directory does not exist: {}",
                folder.string());
-  const std::string beside = fmt::format("{}.{}.new", result.path, ::getpid());
-  try {
-    const std::string top = std::string("llmb-archive-") + stamp;
-    TarZst tar(beside);
-    tar.add_folder(top);
-    for (const ArchiveEntry& entry : entries) {
-      if (!tar.add(entry.source, top + "/" + entry.name)) {
-        result.warnings.push_back(
-            fmt::format("{}: was removed meanwhile and is left out.", entry.source));
-        continue;
-      }
-      const std::string name = fs::path(entry.name).filename().string();
-      if (matches_one(name, {"llmb-config_*.yaml"})) ++result.experiments;
+  PartialPath partial(result.path);
+  const std::string top = std::string("llmb-archive-") + stamp;
+  TarZst tar(partial.path());
+  tar.add_folder(top);
+  for (const ArchiveEntry& entry : entries) {
+    if (!tar.add(entry.source, top + "/" + entry.name)) {
+      result.warnings.push_back(
+          fmt::format("{}: was removed meanwhile and is left out.", entry.source));
+      continue;
     }
-    tar.finish();
-    fs::rename(beside, result.path, error);
-    NEREUS_CHECK(kIo, !error, "{}: cannot be renamed: {}.", beside, error.message());
-  } catch (...) {
-    fs::remove(beside, error);
-    throw;
+    const std::string name = fs::path(entry.name).filename().string();
+    if (matches_one(name, {"llmb-config_*.yaml"})) ++result.experiments;
   }
+  tar.finish();
+  error = partial.commit();
+  NEREUS_CHECK(kIo, !error, "{}: cannot be renamed: {}.", partial.path(), error.message());
   return result;
 }
 

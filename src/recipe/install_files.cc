@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 
 namespace nereus::recipe {
@@ -14,25 +15,6 @@ namespace fs = std::filesystem;
 void check(const std::error_code& error, const std::string& what) {
   NEREUS_CHECK(kConfig, !error, "{}: {}.", what, error.message());
 }
-
-// A name beside `path`; what still has it at the end is removed.
-class Beside {
- public:
-  explicit Beside(const std::string& path) : path_(fmt::format("{}.{}.new", path, ::getpid())) {
-    remove();
-  }
-  ~Beside() { remove(); }
-  Beside(const Beside&) = delete;
-  Beside& operator=(const Beside&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  void remove() const {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  std::string path_;
-};
 
 void copy_contents(const std::string& from, const std::string& to) {
   std::error_code error;
@@ -62,7 +44,7 @@ void put_in_place(const std::string& made, const std::string& to) {
 
 void make_link(const std::string& target, const std::string& to) {
   std::error_code error;
-  const Beside made(to);
+  const PartialPath made(to);
   fs::create_symlink(target, made.path(), error);
   check(error, made.path());
   put_in_place(made.path(), to);
@@ -71,7 +53,7 @@ void make_link(const std::string& target, const std::string& to) {
 void copy_file(const std::string& from, const std::string& to) {
   std::error_code error;
   if (fs::equivalent(from, to, error) && !fs::is_symlink(to, error)) return;
-  const Beside made(to);
+  const PartialPath made(to);
   copy_contents(from, made.path());
   put_in_place(made.path(), to);
 }
@@ -79,7 +61,7 @@ void copy_file(const std::string& from, const std::string& to) {
 void copy_folder(const std::string& from, const std::string& to) {
   std::error_code error;
   if (fs::equivalent(from, to, error) && !fs::is_symlink(to, error)) return;
-  const Beside made(to);
+  const PartialPath made(to);
   fs::create_directories(made.path(), error);
   check(error, made.path());
   // Not fs::copy: it gives the folders their modes first, and cannot write to those of a source

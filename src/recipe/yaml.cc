@@ -1,12 +1,11 @@
 #include "recipe/yaml.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <set>
+
+#include "base/atomic_file.h"
 
 namespace nereus::recipe {
 namespace {
@@ -101,29 +100,11 @@ std::map<std::string, std::string> YamlFile::strings(const YAML::Node& parent,
 }
 
 void write_file(const std::string& path, const std::string& content, Readers readers) {
-  const std::string beside = fmt::format("{}.{}.new", path, ::getpid());
-  const auto refuse = [&] {
-    const int why = errno;
-    ::unlink(beside.c_str());
-    NEREUS_FAIL(kConfig, "{}: cannot be written: {}. Its folder must exist and be writable.", path,
-                std::strerror(why));
-  };
-  ::unlink(beside.c_str());  // an old one may have other readers
-  const int fd = ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                        readers == Readers::owner ? 0600 : 0644);
-  if (fd < 0) refuse();
-  for (size_t at = 0; at < content.size();) {
-    const ssize_t n = ::write(fd, content.data() + at, content.size() - at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      const int why = errno;
-      ::close(fd);
-      errno = why;
-      refuse();
-    }
-    at += static_cast<size_t>(n);
-  }
-  if (::close(fd) != 0 || ::rename(beside.c_str(), path.c_str()) != 0) refuse();
+  const mode_t mode = readers == Readers::owner ? 0600 : 0644;
+  const std::error_code error =
+      replace_file(path, content, {.suffix = suffix_of_process(), .mode = mode});
+  NEREUS_CHECK(kConfig, !error, "{}: cannot be written: {}. Its folder must exist and be writable.",
+               path, error.message());
 }
 
 }  // namespace nereus::recipe

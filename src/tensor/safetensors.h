@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/atomic_file.h"
 #include "tensor/dtype.h"
 
 namespace nereus {
@@ -117,7 +118,7 @@ class SafetensorsWriter {
   // type.
   SafetensorsWriter(std::string path, std::vector<Tensor> tensors,
                     std::map<std::string, std::string> metadata = {{"format", "pt"}});
-  ~SafetensorsWriter();  // without finish(): removes what was written
+  ~SafetensorsWriter() = default;  // without finish(): removes what was written
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
@@ -134,13 +135,13 @@ class SafetensorsWriter {
     int64_t begin = 0, bytes = 0, written = 0;  // in the file
   };
   void write_at(int64_t offset, std::span<const std::byte> bytes);
-  [[noreturn]] void fail_io(const char* doing, int error);
+  [[noreturn]] void fail_io(const char* doing, const std::error_code& error);
 
-  std::string path_, partial_;
+  std::string path_;
   std::vector<Tensor> tensors_;
   std::vector<Slot> slots_;
   int64_t file_bytes_ = 0;
-  int file_ = -1;
+  AtomicFile file_;
 };
 
 }  // namespace nereus

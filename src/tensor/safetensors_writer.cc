@@ -1,7 +1,5 @@
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -45,10 +43,7 @@ std::string header_text(const std::vector<SafetensorsWriter::Tensor>& tensors,
 
 SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<Tensor> tensors,
                                      std::map<std::string, std::string> metadata)
-    : path_(std::move(path)),
-      partial_(path_ + ".partial"),
-      tensors_(std::move(tensors)),
-      slots_(tensors_.size()) {
+    : path_(std::move(path)), tensors_(std::move(tensors)), slots_(tensors_.size()), file_(path_) {
   std::vector<size_t> order(tensors_.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -68,22 +63,16 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<Tensor> tenso
     slots_[i] = {.begin = data + begins[i], .bytes = bytes[i], .written = 0};
   file_bytes_ = data + end;
 
-  file_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file_ < 0 && errno == ENOSPC) fail_io("create", errno);
-  NEREUS_CHECK(kConfig, file_ >= 0,
+  const std::error_code created = file_.create();
+  if (created == std::errc::no_space_on_device) fail_io("create", created);
+  NEREUS_CHECK(kConfig, !created,
                "{}: cannot create: {}; choose a folder that exists and can be written to", path_,
-               std::strerror(errno));
+               created.message());
   // File systems that cannot reserve find out while writing.
-  if (fallocate(file_, 0, 0, file_bytes_) != 0 && errno != EOPNOTSUPP && errno != ENOSYS &&
+  if (fallocate(file_.fd(), 0, 0, file_bytes_) != 0 && errno != EOPNOTSUPP && errno != ENOSYS &&
       errno != EINVAL)
-    fail_io("write", errno);
+    fail_io("write", {errno, std::generic_category()});
   write_at(0, std::as_bytes(std::span(header)));
-}
-
-SafetensorsWriter::~SafetensorsWriter() {
-  if (file_ < 0) return;
-  ::close(file_);
-  ::unlink(partial_.c_str());
 }
 
 void SafetensorsWriter::append(size_t index, std::span<const std::byte> bytes) {
@@ -100,40 +89,22 @@ void SafetensorsWriter::finish() {
     NEREUS_CHECK(kContract, slots_[i].written == slots_[i].bytes,
                  "{}: tensor '{}' has {} bytes, {} were written", path_, tensors_[i].name,
                  slots_[i].bytes, slots_[i].written);
-  if (fsync(file_) != 0) fail_io("write", errno);
-  if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_io("rename", errno);
-  ::close(file_);
-  file_ = -1;
-  // The rename itself must survive a power cut; a file system that cannot do that is no error.
-  const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder >= 0) {
-    (void)fsync(folder);
-    ::close(folder);
-  }
+  if (const std::error_code error = file_.sync()) fail_io("write", error);
+  if (const std::error_code error = file_.commit()) fail_io("rename", error);
 }
 
 void SafetensorsWriter::write_at(int64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(file_, bytes.data(), bytes.size(), offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail_io("write", n == 0 ? ENOSPC : errno);
-    offset += n;
-    bytes = bytes.subspan(static_cast<size_t>(n));
-  }
+  if (const std::error_code error = file_.write_at(offset, bytes)) fail_io("write", error);
 }
 
-void SafetensorsWriter::fail_io(const char* doing, int error) {
-  if (file_ >= 0) {
-    ::close(file_);
-    ::unlink(partial_.c_str());
-    file_ = -1;
-  }
+void SafetensorsWriter::fail_io(const char* doing, const std::error_code& error) {
+  file_.discard();
   // Asked after the partial file is gone: what a second try would find.
   struct statvfs space {};
   const bool known = statvfs(folder_of(path_).c_str(), &space) == 0;
   NEREUS_FAIL(kIo,
               "{}: cannot {}: {}; it needs {} bytes, {} are free there; nothing of it was kept",
-              path_, doing, std::strerror(error), file_bytes_,
+              path_, doing, error.message(), file_bytes_,
               known ? std::to_string(space.f_bavail * space.f_frsize) : "an unknown number");
 }
 
