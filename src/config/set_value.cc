@@ -1,13 +1,13 @@
 #include "config/set_value.h"
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <type_traits>
 
 #include "base/check.h"
 #include "base/suggest.h"
+#include "base/text.h"
 
 namespace nereus {
 namespace {
@@ -45,11 +45,6 @@ bool parse(const std::string& text, bool& out) { return parse_bool(text, out); }
 bool parse(const std::string& text, int64_t& out) { return parse_number(text, out); }
 bool parse(const std::string& text, double& out) { return parse_number(text, out); }
 bool parse(const std::string& text, std::string& out) { return out = text, true; }
-
-std::string lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
 
 // TorchTitan's sentence with the value in it, on a line of its own; or nothing.
 std::string sentence_of(const Key& key, const std::string& value) {

@@ -1,10 +1,9 @@
 #include <cuda_runtime.h>
 #include <sched.h>
 
-#include <algorithm>
-#include <cctype>
 #include <fstream>
 
+#include "base/text.h"
 #include "device/host_cores.h"
 
 namespace nereus {
@@ -13,10 +12,7 @@ namespace {
 std::string local_core_list(int gpu) {
   char bus[32] = {};
   if (cudaDeviceGetPCIBusId(bus, sizeof bus, gpu) != cudaSuccess) return "";
-  std::string id = bus;
-  std::transform(id.begin(), id.end(), id.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  std::ifstream file("/sys/bus/pci/devices/" + id + "/local_cpulist");
+  std::ifstream file("/sys/bus/pci/devices/" + lower(bus) + "/local_cpulist");
   std::string line;
   std::getline(file, line);
   return line;

@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <exception>
@@ -11,29 +10,20 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "hub/libraries.h"
 
 namespace nereus::hub {
 namespace {
 
 constexpr int kRedirects = 10;
+constexpr std::string_view kBlanks = " \t\r\n";
 constexpr size_t kErrorBody = size_t{64} << 10;
 constexpr size_t kWholeBody = size_t{256} << 20;  // of an answer that is kept in memory
-
-std::string lower(std::string s) {
-  std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return std::tolower(c); });
-  return s;
-}
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
-}
-
-std::string trimmed(std::string s) {
-  s.erase(0, std::min(s.find_first_not_of(" \t\r\n"), s.size()));
-  s.erase(s.find_last_not_of(" \t\r\n") + 1);
-  return s;
 }
 
 }  // namespace
@@ -63,7 +53,7 @@ std::string origin(const std::string& url) {
 
 HubSettings HubSettings::from_environment() {
   HubSettings s;
-  if (const std::string endpoint = trimmed(variable("HF_ENDPOINT")); !endpoint.empty()) {
+  if (const std::string endpoint = trimmed(variable("HF_ENDPOINT"), kBlanks); !endpoint.empty()) {
     s.endpoint = endpoint;
     while (s.endpoint.ends_with('/')) s.endpoint.pop_back();
     NEREUS_CHECK(kConfig,
@@ -73,7 +63,7 @@ HubSettings HubSettings::from_environment() {
                  "HF_ENDPOINT: it must be the hub's address alone, like https://huggingface.co; "
                  "unset it for that one");
   }
-  s.token = trimmed(variable("HF_TOKEN"));
+  s.token = trimmed(variable("HF_TOKEN"), kBlanks);
   NEREUS_CHECK(
       kConfig,
       std::all_of(s.token.begin(), s.token.end(), [](char c) { return c > ' ' && c < 127; }),
@@ -121,7 +111,7 @@ size_t HttpClient::State::on_header(char* data, size_t, size_t n, void* self) {
   if (line.starts_with("HTTP/")) reply.headers.clear();  // after a 100, or a proxy's own answer
   const size_t colon = line.find(':');
   if (colon != std::string::npos)
-    reply.headers[lower(line.substr(0, colon))] = trimmed(line.substr(colon + 1));
+    reply.headers[lower(line.substr(0, colon))] = trimmed(line.substr(colon + 1), kBlanks);
   return n;
 }
 

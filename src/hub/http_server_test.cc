@@ -10,13 +10,10 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "base/text.h"
+
 namespace nereus::hub {
 namespace {
-
-std::string lower(std::string s) {
-  std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return std::tolower(c); });
-  return s;
-}
 
 void send_all(int fd, const std::string& bytes) {
   for (size_t sent = 0; sent < bytes.size();) {

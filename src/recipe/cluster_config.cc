@@ -1,9 +1,9 @@
 #include "recipe/cluster_config.h"
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 
+#include "base/text.h"
 #include "recipe/tasks.h"
 #include "recipe/yaml.h"
 
@@ -71,10 +71,8 @@ void read_slurm(const YamlFile& file, ClusterConfig& config) {
 
 // As Slurm names the variable that sets an option.
 std::string slurm_variable(const std::string& key) {
-  std::string name = key;
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
-    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
-  });
+  std::string name = upper(key);
+  std::replace(name.begin(), name.end(), '-', '_');
   if (name == "GRES") return "SBATCH_GPUS_PER_NODE";
   return name.starts_with("SBATCH_") || name.starts_with("SLURM_") ? name : "SBATCH_" + name;
 }

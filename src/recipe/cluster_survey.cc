@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "recipe/command_output.h"
 #include "recipe/node_gpus.h"
 
@@ -34,11 +35,9 @@ const Partition* ClusterSurvey::partition(const std::string& name) const {
 }
 
 std::string recipe_gpu_type(const std::string& slurm_type) {
-  std::string lower = slurm_type;
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
+  const std::string type_name = lower(slurm_type);
   for (const char* type : {"gb200", "b200", "h200", "h100"})
-    if (lower.find(type) != std::string::npos) return type;
+    if (type_name.find(type) != std::string::npos) return type;
   return "";
 }
 
@@ -69,9 +68,7 @@ std::string parse_cluster_name(const std::string& text) {
   for (const std::string& line : split(text, '\n')) {
     const size_t equals = line.find('=');
     if (!line.starts_with("ClusterName") || equals == std::string::npos) continue;
-    const size_t begin = line.find_first_not_of(" \t", equals + 1);
-    if (begin == std::string::npos) return "";
-    return line.substr(begin, line.find_last_not_of(" \t") + 1 - begin);
+    return trimmed(std::string_view(line).substr(equals + 1));
   }
   return "";
 }

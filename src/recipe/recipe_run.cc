@@ -1,10 +1,10 @@
 #include "recipe/recipe_run.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstdlib>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "recipe/node_gpus.h"
 
 namespace nereus::recipe {
@@ -110,11 +110,6 @@ class Reader {
   const Variables& v_;
 };
 
-std::string lower(std::string s) {
-  std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return std::tolower(c); });
-  return s;
-}
-
 std::string gpu_type(const Reader& env) {
   const std::string asked = env.text("GPU_TYPE"), type = lower(asked);
   NEREUS_CHECK(kConfig, !asked.empty(), "GPU_TYPE is a required variable.");
@@ -144,9 +139,7 @@ std::vector<std::string> slurm_options(const std::string& text) {
   std::vector<std::string> out;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(';', begin), text.size());
-    std::string item = text.substr(begin, end - begin);
-    item.erase(0, item.find_first_not_of(" \t"));
-    item.erase(item.find_last_not_of(" \t") + 1);
+    const std::string item = trimmed(std::string_view(text).substr(begin, end - begin));
     if (!item.empty()) out.push_back(item.starts_with("-") ? item : "--" + item);
     begin = end + 1;
   }

@@ -8,17 +8,12 @@
 
 #include "base/check.h"
 #include "base/suggest.h"
+#include "base/text.h"
 
 namespace nereus::recipe {
 namespace {
 
 using Check = std::function<std::string(const std::string&)>;
-
-std::string trimmed(std::string s) {
-  s.erase(0, std::min(s.find_first_not_of(" \t\r"), s.size()));
-  s.erase(s.find_last_not_of(" \t\r") + 1);
-  return s;
-}
 
 class Questions {
  public:
@@ -41,7 +36,7 @@ class Questions {
                    "setup: the input ended at \"{}\". Give the answer with --{}, or all of them "
                    "with --play FILE.",
                    question, option);
-      std::string answer = trimmed(line);
+      std::string answer = trimmed(line, " \t\r");
       if (answer.empty()) answer = otherwise;
       const std::string why = answer.empty() && !optional ? "an answer is needed."
                                                           : (answer.empty() ? "" : wrong(answer));

@@ -1,7 +1,6 @@
 #include "recipe/submit.h"
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <ctime>
@@ -9,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "base/text.h"
 #include "recipe/cluster_survey.h"
 #include "recipe/command_output.h"
 #include "recipe/node_gpus.h"
@@ -31,12 +31,6 @@ std::string get(const Variables& all, const std::string& key) {
 Variables over(Variables all, const Variables& more) {
   for (const auto& [key, value] : more) all[key] = value;
   return all;
-}
-
-std::string trimmed(std::string s) {
-  s.erase(0, s.find_first_not_of(" \t"));
-  s.erase(s.find_last_not_of(" \t") + 1);
-  return s;
 }
 
 // The greatest divisor of the nodes that a rack holds.
@@ -137,12 +131,7 @@ Variables Submitter::variables(const Task& t, const std::string& run_folder) con
     keys += (keys.empty() ? "" : ",") + item.first;
   }
   if (!keys.empty()) out["LLMB_CONTAINER_ENV"] = keys;
-  for (const auto& [key, value] : t.parameters) {
-    std::string name = key;
-    std::transform(name.begin(), name.end(), name.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-    out[name] = value;
-  }
+  for (const auto& [key, value] : t.parameters) out[upper(key)] = value;
   out["GPUS_PER_NODE"] = std::to_string(gpus_per_node(over(environment_, out), config_.gpu_type));
   return out;
 }

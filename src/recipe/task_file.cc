@@ -1,6 +1,7 @@
 // Files of tasks: YAML with all options, and lines of Python tuples.
 #include <fstream>
 
+#include "base/text.h"
 #include "recipe/tasks.h"
 #include "recipe/yaml.h"
 
@@ -134,8 +135,7 @@ std::vector<Task> read_text(const std::string& path) {
   Task base;
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {
-    line.erase(0, line.find_first_not_of(" \t"));
-    line.erase(line.find_last_not_of(" \t\r") + 1);
+    line = trimmed(line, " \t\r");
     if (line.empty() || line[0] == '#') continue;
     if (line.back() == ':') {
       std::tie(base.workload, base.size) = split_size(line.substr(0, line.size() - 1));

@@ -3,18 +3,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdlib>
 
 #include "base/check.h"
+#include "base/text.h"
 
 namespace nereus::recipe {
 namespace {
-
-std::string lower(std::string s) {
-  std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return std::tolower(c); });
-  return s;
-}
 
 bool contains(const std::vector<std::string>& list, const std::string& item) {
   return std::find(list.begin(), list.end(), item) != list.end();
@@ -248,9 +243,7 @@ std::vector<std::string> split_commas(const std::string& text) {
   std::vector<std::string> out;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
-    std::string item = text.substr(begin, end - begin);
-    item.erase(0, item.find_first_not_of(" \t"));
-    item.erase(item.find_last_not_of(" \t") + 1);
+    const std::string item = trimmed(std::string_view(text).substr(begin, end - begin));
     if (!item.empty()) out.push_back(item);
     begin = end + 1;
   }

@@ -4,6 +4,7 @@
 
 #include "base/assets.h"
 #include "base/check.h"
+#include "base/text.h"
 #include "data/document_encoder.h"
 #include "data/line_reader.h"
 #include "data/tokenizer/tokenizer.h"
@@ -12,11 +13,6 @@ namespace nereus {
 namespace {
 
 using data::Tokenizer;
-
-std::string lower(std::string s) {
-  std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return std::tolower(c); });
-  return s;
-}
 
 struct Wanted {
   std::string section;  // training or validation
