@@ -2,8 +2,8 @@
 // on both sides, (out, in), and no rows are permuted; but Hugging Face stores the experts of a
 // layer one by one where ours are a tensor with the expert first:
 //
-//   layers.3.moe.experts.w1 [E, F, D]   <->   model.layers.3.mlp.experts.{0..E-1}.gate_proj.weight
-//   [F, D]
+//   layers.3.moe.experts.w1                              [E, F, D], here
+//   model.layers.3.mlp.experts.{0..E-1}.gate_proj.weight [F, D] each, at Hugging Face
 #pragma once
 
 #include <cstdint>

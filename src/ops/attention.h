@@ -4,8 +4,8 @@
 // sequence (causal: first_key[t] is the sequence's first token; with documents, the first token of
 // t's document). With P[t,j] over those keys,
 //
-//   P = softmax_j(scale * q[t] . k[j])      o[t] = sum_j P[t,j] v[j]      lse[t,h] = log sum_j
-//   exp(..)
+//   P[t,j] = softmax_j(scale * q[t] . k[j])       o[t] = sum_j P[t,j] v[j]
+//   lse[t,h] = log sum_j exp(scale * q[t] . k[j])
 //
 //   with dP[t,j] = do[t] . v[j] and delta[t] = do[t] . o[t]:
 //   dS = P * (dP - delta)    dq[t] = scale sum_j dS[t,j] k[j]    dk[j] = scale sum_t dS[t,j] q[t]

@@ -1,8 +1,8 @@
 // Token embedding.
 //
 //   embedding_forward:   out[t] = table[ids[t]]
-//   embedding_backward:  dtable[v] = sum over t with ids[t] = v of dy[t]    (+ dtable when
-//   accumulate)
+//   embedding_backward:  dtable[v] = sum over t with ids[t] = v of dy[t]
+//                        (+ dtable[v] when accumulate)
 //
 // The table may be a part of a longer one, from id `first` on: v stands for id first + v, and
 // tokens of other ids give rows of zeros and have no part in the sum. Of a whole table every id is

@@ -7,9 +7,11 @@
 //
 //   rope(x)[2i] = x[2i] c - x[2i+1] s        rope(x)[2i+1] = x[2i] s + x[2i+1] c
 //
-//   mla_assemble:           q[t,h,N:] = rope(q[t,h,N:]) in place;  k[t,h] = [k_nope[t,h],
-//   rope(k_pe[t])] mla_assemble_backward:  the transpose: dq[t,h,N:] rotated back in place;
-//                           dk_nope[t,h] = dk[t,h,:N];  dk_pe[t] = rope^-1(sum_h dk[t,h,N:])
+//   mla_assemble:           q[t,h,N:] = rope(q[t,h,N:]) in place
+//                           k[t,h]    = [k_nope[t,h], rope(k_pe[t])]
+//   mla_assemble_backward:  dq[t,h,N:]   = rope^-1(dq[t,h,N:]) in place
+//                           dk_nope[t,h] = dk[t,h,:N]
+//                           dk_pe[t]     = rope^-1(sum_h dk[t,h,N:])
 //
 // R is at most 2048. Activations f32 or bf16, all of one type; rotation and the sum over heads (in
 // an order that depends on the shapes only) in f32.

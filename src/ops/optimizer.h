@@ -3,8 +3,8 @@
 //   sum_squares:       out[0] = sum_i x[i]^2     (+ out[0] when accumulate), f64, fixed order
 //   clip_coefficient:  norm = sqrt(sum);  coefficient = min(1, max_norm / (norm + 1e-6));
 //                      step_ok = 0 when the norm is not finite, else unchanged
-//   adam:  as PyTorch's AdamW (Loshchilov and Hutter, arXiv 1711.05101) and Adam, with g =
-//   coefficient * grad:
+//   adam:  as PyTorch's AdamW (Loshchilov and Hutter, arXiv 1711.05101) and Adam, with
+//          g = coefficient * grad:
 //          AdamW: p *= 1 - lr * weight_decay        Adam: g += weight_decay * p
 //          m += (1 - beta1) * (g - m)       v = beta2 * v + (1 - beta2) * g^2
 //          p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)

@@ -2,12 +2,10 @@
 //
 //   raise:         word[0] = max(word[0], value)
 //   step_record:   record = { sum_squares, loss, overflow, signal }, the first two 0 where this
-//   rank
-//                  is not the one to count them; then overflow[0] = 0, for the next step
+//                  rank is not the one to count them; then overflow[0] = 0, for the next step
 //   step_outcome:  total = { sum, sum, maximum, maximum } of the records' columns, in order of
-//   ranks;
-//                  step_ok[0] = 0 when the loss is not finite or there was an overflow, else
-//                  unchanged: a step that does not count takes those behind it along
+//                  ranks; step_ok[0] = 0 when the loss is not finite or there was an overflow,
+//                  else unchanged: a skipped step also skips the steps enqueued after it
 //
 // Sums are f64.
 #pragma once
