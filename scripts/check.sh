@@ -95,6 +95,31 @@ check_sizes() {
     report
 }
 
+# Comments, which clang-format leaves as they are (ReflowComments): 100 columns, and no line whose
+# last word was pushed into a line of its own before others of the same item. Tables and formulas
+# lose their columns that way.
+check_comments() {
+  sources | LC_ALL=C xargs awk '
+    FNR == 1 { before = word = "" }
+    {
+      comment = ($0 ~ /^ *\/\/ *[^ ]/)
+      match($0, /^ *\/\/ */)
+      indent = RLENGTH
+      if (word != "" && comment && indent >= word_indent)
+        print FILENAME ":" FNR - 1 ": a comment line of one word between others: fill the lines"
+      word = ""
+      if (comment && before != "" && NF == 2 && length(before) + 1 + length($2) > 100) {
+        word = $2
+        word_indent = indent
+      }
+      before = comment ? $0 : ""
+      columns = $0
+      gsub(/[\200-\277]/, "", columns)
+      if (columns ~ /\/\// && length(columns) > 100)
+        print FILENAME ":" FNR ": a comment wider than 100 columns"
+    }' | report
+}
+
 # What must not be in the sources, with the reason.
 forbid() {  # reason, pattern, paths...
   local reason=$1 pattern=$2
@@ -141,6 +166,7 @@ case ${1:-} in
     check_layers
     check_fmt
     check_sizes
+    check_comments
     check_words
     ;;
   --tidy)

@@ -7,9 +7,8 @@
 //             there.
 //   mpi       OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE (mpirun), or PMIX_RANK or PMI_RANK
 //             outside of Slurm, whose number of ranks is known only to MPI.
-//   slurm     SLURM_PROCID and SLURM_NTASKS in a job step (srun). In a batch script itself, which
-//   is
-//             no step, the process is single.
+//   slurm     SLURM_PROCID and SLURM_NTASKS in a job step (srun). In a batch script itself,
+//             which is no step, the process is single.
 //   threads   --nproc N, N > 1
 //   single    nothing of these
 //

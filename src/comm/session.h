@@ -7,9 +7,8 @@
 //
 // Which communicator the world is:
 //   one rank, --nproc N   threads of this process (one rank: the calling thread)
-//   MPI launchers         MPI; without MPI in this build, sockets, if MASTER_ADDR and MASTER_PORT
-//   say
-//                         where the ranks meet
+//   MPI launchers         MPI; without MPI in this build, sockets, if MASTER_ADDR and
+//                         MASTER_PORT say where the ranks meet
 //   torchrun, srun        sockets
 // and NCCL instead of all of them on GPUs, one GPU a rank: that of its local number, or the only
 // one that its process sees. (One rank alone has a world for host memory, wherever it works.) All
