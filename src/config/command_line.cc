@@ -1,7 +1,7 @@
 #include "config/command_line.h"
 
 #include <algorithm>
-#include <set>
+#include <map>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -60,10 +60,12 @@ class Parser {
   void option(const Option& o) {
     if (program_flag(o)) return;
     if (o.name == "job.config_file") return config_file(value_of(o));
-    bool negated = false;
-    const Key* key = find(o.name, negated);
+    bool negated = false, old_name = false;
+    const Key* key = find(o.name, negated, old_name);
     if (key == nullptr) fail_unknown(o);
-    Override set{.key = key->name, .text = "", .append = !seen_.insert(key->name).second};
+    const auto [seen, first] = seen_.emplace(key->name, old_name);
+    if (!first && seen->second != old_name) fail_both_names(*key, o.written);
+    Override set{.key = key->name, .text = "", .append = !first, .old_name = old_name};
     if (negated) {
       NEREUS_CHECK(kConfig, !o.value, "{}={}: it takes no value; write --{}={}", o.written,
                    *o.value, key->name, *o.value);
@@ -121,20 +123,19 @@ class Parser {
            std::holds_alternative<std::optional<bool>*>(key.target);
   }
 
-  const Key* named(const std::string& name) const {
-    const auto key =
-        std::find_if(keys_.begin(), keys_.end(), [&](const Key& k) { return k.name == name; });
-    return key == keys_.end() ? nullptr : &*key;
-  }
-
   // Also --section.no_flag.
-  const Key* find(const std::string& name, bool& negated) const {
-    if (const Key* key = named(name)) return key;
+  const Key* find(const std::string& name, bool& negated, bool& old_name) const {
+    const Key* key = find_key(keys_, name);
+    std::string positive = name;
     const size_t dot = name.rfind('.');
-    if (dot == std::string::npos || name.compare(dot + 1, 3, "no_") != 0) return nullptr;
-    const Key* key = named(name.substr(0, dot + 1) + name.substr(dot + 4));
-    negated = key != nullptr && is_flag(*key);
-    return negated ? key : nullptr;
+    if (key == nullptr && dot != std::string::npos && name.compare(dot + 1, 3, "no_") == 0) {
+      positive = name.substr(0, dot + 1) + name.substr(dot + 4);
+      key = find_key(keys_, positive);
+      negated = key != nullptr && is_flag(*key);
+      if (!negated) return nullptr;
+    }
+    old_name = key != nullptr && positive == key->old_name;
+    return key;
   }
 
   [[noreturn]] void fail_unknown(const Option& o) const {
@@ -152,8 +153,8 @@ class Parser {
   std::span<const std::string> arguments_;
   size_t next_ = 0;
   JobConfig defaults_;
-  std::vector<Key> keys_;  // over defaults_: for names and types only
-  std::set<std::string> seen_;
+  std::vector<Key> keys_;             // over defaults_: for names and types only
+  std::map<std::string, bool> seen_;  // keys of the command line: by the old name?
   CommandLine line_;
 };
 

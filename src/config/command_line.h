@@ -15,6 +15,7 @@ struct Override {
   std::string key;   // training.seq_len
   std::string text;  // its value; flags: true or false
   bool append;       // the same list was named before on this command line
+  bool old_name;     // the argument has the key's old name
 };
 
 struct CommandLine {

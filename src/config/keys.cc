@@ -1,7 +1,8 @@
 #include "config/keys.h"
 
-#include <fmt/format.h>
+#include <algorithm>
 
+#include "base/check.h"
 #include "config/model_args.h"
 
 namespace nereus {
@@ -16,6 +17,7 @@ class Table {
   template <class T>
   Key& add(const char* name, T& target, KeyClass key_class, const char* meaning) {
     keys_.push_back({.name = section_ + name,
+                     .old_name = "",
                      .target = &target,
                      .key_class = key_class,
                      .meaning = meaning,
@@ -124,7 +126,7 @@ void run_keys(Table& t, JobConfig& c) {
   t.refused("dtype", c.training.dtype, "type of the masters; bfloat16 keeps no f32 copy")
       .allowed = {"float32", "bfloat16"};
   t.choice("mixed_precision_param", c.training.mixed_precision_param,
-           "type of activations and weights in products", {"bfloat16", "float32"});
+           "type of activations and weights in GEMMs", {"bfloat16", "float32"});
   t.choice("mixed_precision_reduce", c.training.mixed_precision_reduce, "type of gradients",
            {"float32"});
   t.none_from(0, "gc_freq", c.training.gc_freq, "there is no garbage collector");
@@ -155,11 +157,13 @@ void run_keys(Table& t, JobConfig& c) {
            {"auto", "cpu", "cuda"});
   t.works("unordered_attention", c.device.unordered_attention,
           "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
-  t.count("reserved_processors", c.device.reserved_processors,
-          "with several GPUs, multiprocessors that matrix products leave to communication; -1: as "
-          "many as collectives beside them take",
-          0)
-      .or_minus_one = true;
+  Key& reserved_sms =
+      t.count("reserved_sms", c.device.reserved_processors,
+              "with several GPUs, streaming multiprocessors (SMs) that GEMMs leave to "
+              "communication; -1: as many as the collectives that run at the same time take",
+              0);
+  reserved_sms.or_minus_one = true;
+  reserved_sms.old_name = "device.reserved_processors";
   t.works(
       "poison_released", c.device.poison_released,
       "for finding faults: memory of activations that is given back is filled with NaN, so that "
@@ -374,10 +378,11 @@ void system_keys(Table& t, JobConfig& c) {
   degree("expert_parallel_degree", p.expert_parallel_degree, "expert parallelism");
   degree("expert_tensor_parallel_degree", p.expert_tensor_parallel_degree,
          "tensor parallelism of experts");
-  t.from("expert_receive_bound", p.expert_receive_bound,
-         "rows of a microbatch that a rank's experts have room for, over those that it sends (1: "
-         "even routing); a step that needs more grows the room and runs again; 0: room for any "
-         "routing");
+  t.from("expert_capacity_factor", p.expert_receive_bound,
+         "expert capacity: rows of a microbatch that a rank's experts can receive, over those that "
+         "the rank sends (1: even routing); a step that needs more grows the capacity and runs "
+         "again; 0: enough for any routing")
+      .old_name = "parallelism.expert_receive_bound";
   t.from("expert_dispatcher", p.expert_dispatcher,
          "how rows get to other ranks' experts: device (into each other's memory, the host waits "
          "for nothing), host_counts (all-to-all; the host reads the counts), auto (device between "
@@ -485,6 +490,23 @@ std::vector<Key> keys(JobConfig& config) {
   model_keys(table, config);
   system_keys(table, config);
   return all;
+}
+
+const Key* find_key(const std::vector<Key>& all, const std::string& name) {
+  const auto key = std::find_if(all.begin(), all.end(), [&](const Key& k) {
+    return k.name == name || (k.old_name == name && !name.empty());
+  });
+  return key == all.end() ? nullptr : &*key;
+}
+
+std::string renamed_notice(const Key& key, const std::string& where) {
+  return fmt::format("{}: {} is now {}; the old name is accepted too", where, key.old_name,
+                     key.name);
+}
+
+void fail_both_names(const Key& key, const std::string& where) {
+  NEREUS_FAIL(kConfig, "{}: {} is the old name of {}, which is given too: keep {}", where,
+              key.old_name, key.name, key.name);
 }
 
 const char* type_name(const Key& key) {

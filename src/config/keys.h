@@ -26,8 +26,9 @@ struct Key {
                               std::optional<bool>*, std::optional<int64_t>*, std::optional<double>*,
                               std::optional<std::string>*, std::optional<std::vector<Strings>>*>;
 
-  std::string name;  // training.seq_len
-  Target target;     // in the JobConfig the table was made for
+  std::string name;      // training.seq_len
+  std::string old_name;  // also accepted, with a note; empty: the key was never renamed
+  Target target;         // in the JobConfig the table was made for
   KeyClass key_class = KeyClass::works;
   std::string meaning;
   // Which values: of a string or of a list's elements (empty: any), of an integer, of a float.
@@ -44,6 +45,14 @@ struct Key {
 
 // The table over the members of `config`, which must outlive it.
 std::vector<Key> keys(JobConfig& config);
+
+// The key of that name, present or old; nullptr: there is none.
+const Key* find_key(const std::vector<Key>&, const std::string& name);
+
+// What the log says of a value that `where` gave under the old name.
+std::string renamed_notice(const Key&, const std::string& where);
+// Both names in one file, or on one command line. Throws Error{kConfig}.
+[[noreturn]] void fail_both_names(const Key&, const std::string& where);
 
 const char* type_name(const Key&);     // "integer", "list of strings or None", ...
 std::string value_text(const Key&);    // the value as TOML; None for an optional without value

@@ -168,7 +168,7 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
                 name.starts_with("device.") || name == "model.hf_config" ||
                 name == "activation_checkpoint.recompute" || name == "optimizer.moment_dtype" ||
                 name == "optimizer.master_dtype" || name == "optimizer.offload" ||
-                name == "parallelism.expert_receive_bound" ||
+                name == "parallelism.expert_capacity_factor" ||
                 name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
                 name == "training.debug_moe_skew_percent" || name == "model.torchtitan_args")
         << name;
@@ -179,6 +179,9 @@ TEST(Keys, HaveOneRowEach) {
   std::map<std::string, int> rows;
   for (const Key& key : keys(config)) {
     EXPECT_EQ(++rows[key.name], 1) << key.name;
+    if (key.old_name.empty()) continue;
+    EXPECT_EQ(++rows[key.old_name], 1) << key.old_name;
+    EXPECT_TRUE(key.old_name.starts_with(section_of(key) + ".")) << key.old_name;
     EXPECT_FALSE(key.meaning.empty()) << key.name;
   }
 }

@@ -56,10 +56,10 @@ LoadedConfig load_config(std::span<const std::string> arguments, TrainFlags& fla
   }
   const std::vector<Key> table = keys(loaded.config);
   for (const Override& set : line.overrides) {
-    const auto key =
-        std::find_if(table.begin(), table.end(), [&](const Key& k) { return k.name == set.key; });
-    set_from_text(*key, set.text, "command line", set.append);
+    const Key& key = *find_key(table, set.key);
+    set_from_text(key, set.text, "command line", set.append);
     loaded.origin[set.key] = "command line";
+    if (set.old_name && !set.append) loaded.notices.push_back(renamed_notice(key, "command line"));
   }
   check_config(loaded, flags.dry_run ? flags.world : launched != 0 ? launched : flags.nproc);
   return loaded;

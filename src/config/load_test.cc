@@ -111,6 +111,54 @@ TEST(CommandLine, GivesTheProgramsOwnFlagsToItsCaller) {
   EXPECT_TRUE(flags.config_reference);
 }
 
+TEST(OldNames, AreAcceptedInFilesAndOnTheCommandLineWithANote) {
+  const test::TemporaryFolder folder;
+  const std::string old_file =
+      folder.write("old.toml", "[parallelism]\nexpert_receive_bound = 2\n");
+  const LoadedConfig file = load({old_file});
+  EXPECT_EQ(file.config.parallelism.expert_receive_bound, 2.0);
+  EXPECT_EQ(file.origin.at("parallelism.expert_capacity_factor"), old_file + ":2");
+  EXPECT_THAT(file.notices,
+              ElementsAre(old_file + ":2: parallelism.expert_receive_bound is now "
+                                     "parallelism.expert_capacity_factor; the old name is "
+                                     "accepted too"));
+
+  const LoadedConfig line =
+      load({"--device.reserved-processors=4", "--device.reserved_processors", "6"});
+  EXPECT_EQ(line.config.device.reserved_processors, 6);
+  EXPECT_THAT(line.notices,
+              ElementsAre("command line: device.reserved_processors is now device.reserved_sms; "
+                          "the old name is accepted too"));
+  EXPECT_THAT(print_config(line), HasSubstr("reserved_sms = 6"));
+
+  EXPECT_THAT(load({"--device.reserved_sms=4"}).notices, IsEmpty());
+  // The command line goes over the file, whichever name each has.
+  EXPECT_EQ(load({old_file, "--parallelism.expert_capacity_factor=3"})
+                .config.parallelism.expert_receive_bound,
+            3.0);
+}
+
+TEST(OldNames, AreRefusedBesideTheNewOne) {
+  const test::TemporaryFolder folder;
+  const std::string both = folder.write(
+      "both.toml", "[parallelism]\nexpert_receive_bound = 2.0\nexpert_capacity_factor = 2.0\n");
+  const auto refused = [](const std::vector<std::string>& arguments, const std::string& message) {
+    EXPECT_THAT([&] { load(arguments); }, testing::ThrowsMessage<Error>(message));
+  };
+  refused({both}, both +
+                      ":2: parallelism.expert_receive_bound is the old name of "
+                      "parallelism.expert_capacity_factor, which is given too: keep "
+                      "parallelism.expert_capacity_factor");
+  for (const bool old_first : {true, false}) {
+    const std::string names[] = {"--device.reserved_processors", "--device.reserved_sms"};
+    const std::string& last = names[old_first ? 1 : 0];
+    refused({names[old_first ? 0 : 1] + "=4", last + "=4"},
+            last +
+                ": device.reserved_processors is the old name of device.reserved_sms, which is "
+                "given too: keep device.reserved_sms");
+  }
+}
+
 TEST(Precedence, IsCommandLineThenFileThenDefault) {
   const test::TemporaryFolder folder;
   const std::string file = folder.write("c.toml",

@@ -52,7 +52,8 @@ where it came from, as TOML.
 
 An integer serves for a float, never the reverse. Integers are below 2^31. An unknown key or
 section, a wrong type, a value outside its set and a contradiction end the program with exit code 2
-and one message.
+and one message. A key that was renamed is accepted under its old name too, which the tables give;
+the log then names the new one. Both names in one file or on one command line are a contradiction.
 
 What becomes of a key:
 
@@ -138,9 +139,11 @@ std::string configuration_reference() {
           "|---|---|---|---|---|---|\n",
           section);
     }
-    out += fmt::format("| `{}` | {} | `{}` | {} | {} | {} |\n", last_name_of(key), type_name(key),
-                       value_text(key), values_of(key),
-                       kClasses[static_cast<size_t>(key.key_class)], key.meaning);
+    out += fmt::format(
+        "| `{}` | {} | `{}` | {} | {} | {} |\n", last_name_of(key), type_name(key), value_text(key),
+        values_of(key), kClasses[static_cast<size_t>(key.key_class)],
+        key.old_name.empty() ? key.meaning
+                             : fmt::format("{} (old name: `{}`)", key.meaning, key.old_name));
   }
   return out;
 }

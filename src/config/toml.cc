@@ -48,9 +48,10 @@ class Reader {
       const std::string path =
           prefix.empty() ? std::string(name.str()) : prefix + "." + std::string(name.str());
       const std::string where = fmt::format("{}:{}", file_, node.source().begin.line);
-      const auto key =
-          std::find_if(keys_.begin(), keys_.end(), [&](const Key& k) { return k.name == path; });
-      if (key != keys_.end()) {
+      if (const Key* key = find_key(keys_, path); key != nullptr) {
+        if (!key->old_name.empty() && into_.origin.count(key->name) > 0)
+          fail_both_names(*key, where);
+        if (path == key->old_name) into_.notices.push_back(renamed_notice(*key, where));
         set(*key, node, where);
         check_value(*key, where);
         into_.origin[key->name] = where;
