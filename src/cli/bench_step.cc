@@ -12,8 +12,8 @@
 #include "cli/command.h"
 #include "config/model_flops.h"
 #include "data/row_source.h"
-#include "train/engine.h"
-#include "train/optimizer.h"
+#include "engine/engine.h"
+#include "engine/optimizer.h"
 
 namespace nereus {
 

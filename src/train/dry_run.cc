@@ -2,9 +2,9 @@
 
 #include "base/check.h"
 #include "config/model_flops.h"
+#include "engine/memory_table.h"
+#include "engine/run_options.h"
 #include "observe/metrics.h"
-#include "train/memory_table.h"
-#include "train/run_options.h"
 
 namespace nereus {
 namespace {

@@ -10,9 +10,9 @@
 #include "base/log.h"
 #include "checkpoint/hf_names.h"
 #include "checkpoint/hf_weights.h"
+#include "engine/engine.h"
 #include "tensor/convert.h"
 #include "tensor/safetensors.h"
-#include "train/engine.h"
 
 namespace nereus {
 namespace {

@@ -13,9 +13,9 @@
 #include "checkpoint/hf_weights.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
+#include "engine/memory_table.h"
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
-#include "train/memory_table.h"
 #include "train/trainer.h"
 #include "train/whole_run_test.h"
 

@@ -11,14 +11,14 @@
 
 #include "config/job_config.h"
 #include "data/loader.h"
+#include "engine/engine.h"
+#include "engine/optimizer.h"
+#include "engine/run_layout.h"
+#include "engine/run_options.h"
 #include "observe/kernel_times.h"
 #include "observe/metrics.h"
-#include "train/engine.h"
 #include "train/lr_schedule.h"
-#include "train/optimizer.h"
 #include "train/run_folder.h"
-#include "train/run_layout.h"
-#include "train/run_options.h"
 
 namespace nereus {
 

@@ -14,10 +14,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "config/load.h"
+#include "engine/memory_table.h"
 #include "tensor/safetensors.h"
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
-#include "train/memory_table.h"
 #include "train/run_folder.h"
 #include "train/whole_run_test.h"
 

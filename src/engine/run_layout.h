@@ -5,8 +5,8 @@
 
 #include "config/job_config.h"
 #include "config/model_args.h"
+#include "engine/engine.h"
 #include "parallel/mesh.h"
-#include "train/engine.h"
 
 namespace nereus {
 

@@ -10,11 +10,11 @@
 #include "base/philox.h"
 #include "comm/mpi_ranks.h"
 #include "comm/thread_ranks.h"
+#include "engine/optimizer.h"
 #include "ops/elementwise.h"
 #include "parallel/rank_world.h"
 #include "pipeline/stage_split.h"
 #include "test/test_tensor.h"
-#include "train/optimizer.h"
 
 namespace nereus {
 namespace {

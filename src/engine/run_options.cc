@@ -1,4 +1,4 @@
-#include "train/run_options.h"
+#include "engine/run_options.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "train/step_gate.h"
+#include "engine/step_gate.h"
 
 #include <cmath>
 #include <cstring>

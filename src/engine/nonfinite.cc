@@ -1,4 +1,4 @@
-#include "train/nonfinite.h"
+#include "engine/nonfinite.h"
 
 #include <cmath>
 #include <cstring>

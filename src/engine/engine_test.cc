@@ -1,4 +1,4 @@
-#include "train/engine.h"
+#include "engine/engine.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

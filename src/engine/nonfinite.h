@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "train/engine.h"
+#include "engine/engine.h"
 
 namespace nereus {
 

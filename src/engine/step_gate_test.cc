@@ -1,4 +1,4 @@
-#include "train/step_gate.h"
+#include "engine/step_gate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,11 +6,11 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
+#include "engine/optimizer.h"
 #include "ops/elementwise.h"
 #include "ops/step.h"
 #include "parallel/rank_world.h"
 #include "test/test_tensor.h"
-#include "train/optimizer.h"
 
 namespace nereus {
 namespace {

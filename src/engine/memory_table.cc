@@ -1,11 +1,11 @@
-#include "train/memory_table.h"
+#include "engine/memory_table.h"
 
 #include <algorithm>
 #include <thread>
 
 #include "base/check.h"
-#include "train/engine.h"
-#include "train/run_options.h"
+#include "engine/engine.h"
+#include "engine/run_options.h"
 
 namespace nereus {
 namespace {

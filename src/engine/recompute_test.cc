@@ -7,9 +7,9 @@
 
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
+#include "engine/engine.h"
 #include "parallel/rank_world.h"
 #include "test/test_tensor.h"
-#include "train/engine.h"
 
 namespace nereus {
 namespace {

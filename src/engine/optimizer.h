@@ -1,9 +1,9 @@
 // The update at the end of a step: gradient norm, clipping, expert-bias update, Adam or AdamW. All
-// of it stays on the device, and happens where the step counts (train/step_gate.h).
+// of it stays on the device, and happens where the step counts (engine/step_gate.h).
 #pragma once
 
-#include "train/engine.h"
-#include "train/step_gate.h"
+#include "engine/engine.h"
+#include "engine/step_gate.h"
 
 namespace nereus {
 

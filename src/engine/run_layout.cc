@@ -1,4 +1,4 @@
-#include "train/run_layout.h"
+#include "engine/run_layout.h"
 
 #include "base/check.h"
 #include "pipeline/schedule_csv.h"

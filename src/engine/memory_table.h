@@ -7,7 +7,7 @@
 
 #include "config/job_config.h"
 #include "device/device.h"
-#include "train/run_layout.h"
+#include "engine/run_layout.h"
 
 namespace nereus {
 
