@@ -1,8 +1,7 @@
 #include "engine/engine.h"
 
-#include <cmath>
-
 #include "base/check.h"
+#include "model/rope.h"
 #include "ops/elementwise.h"
 #include "parallel/context_region.h"
 #include "parallel/device_dispatcher.h"
@@ -11,32 +10,6 @@
 
 namespace nereus {
 namespace {
-
-// cos and sin of position times frequency, in the references' order of rounding: the frequency and
-// the angle are f32.
-RopeTables rope_tables(Stream& stream, const ModelArgs& args, int64_t positions, Buffer& buffer) {
-  const int64_t half = args.qk_rope_head_dim / 2;
-  buffer = Buffer(stream.device(), 2 * 4 * positions * half, "rotary tables");
-  std::byte* data = buffer.data();
-  const TensorView cos(data, DType::f32, {positions, half});
-  const TensorView sin(data == nullptr ? nullptr : data + cos.bytes(), DType::f32,
-                       {positions, half});
-  if (!stream.on_meta()) {
-    const RopeParameters rope = rope_parameters(args);
-    const std::vector<float> frequencies = rope_frequencies(rope, args.qk_rope_head_dim);
-    std::vector<float> c(static_cast<size_t>(positions * half)), s(c.size());
-    for (size_t i = 0; i < c.size(); ++i) {
-      const auto p = static_cast<float>(i / static_cast<size_t>(half));
-      const float angle = p * frequencies[i % static_cast<size_t>(half)];
-      c[i] = static_cast<float>(std::cos(static_cast<double>(angle)) * rope.amplitude);
-      s[i] = static_cast<float>(std::sin(static_cast<double>(angle)) * rope.amplitude);
-    }
-    copy_to_device(stream, cos, c.data());
-    copy_to_device(stream, sin, s.data());
-    stream.synchronize();
-  }
-  return {.cos = cos, .sin = sin};
-}
 
 LayerCut layer_cut(const RankWorld* world) {
   if (world == nullptr) return {};
@@ -71,13 +44,6 @@ std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, const Stre
 }
 
 }  // namespace
-
-bool has_expert_bias(const ModelArgs& args) {
-  return args.moe.load_balance_coeff != 0 || args.family == NumericsFamily::huggingface;
-}
-std::string expert_bias_name(int64_t layer) {
-  return "layers." + std::to_string(layer) + ".moe.expert_bias";
-}
 
 // Load and bias of the layers of experts among `parts`; by layer of the model, empty elsewhere.
 std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {

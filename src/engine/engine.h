@@ -106,8 +106,4 @@ class Engine {
   std::unique_ptr<Executor> executor_;
 };
 
-// Do the layers of experts have a balancing bias, and its logical name.
-bool has_expert_bias(const ModelArgs&);
-std::string expert_bias_name(int64_t layer);
-
 }  // namespace nereus

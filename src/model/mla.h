@@ -14,14 +14,10 @@
 #include "model/microbatch.h"
 #include "model/parameters.h"
 #include "model/recompute.h"
+#include "model/rope.h"
 #include "parallel/tp_region.h"
 
 namespace nereus {
-
-// cos and sin of every position and rotary pair, made once before the first step.
-struct RopeTables {
-  ConstTensorView cos, sin;  // f32 [positions, Drope / 2]
-};
 
 class Mla {
  public:

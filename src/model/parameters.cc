@@ -225,4 +225,11 @@ std::vector<Parameter> parameters(const ModelArgs& args) {
   return out;
 }
 
+bool has_expert_bias(const ModelArgs& args) {
+  return args.moe.load_balance_coeff != 0 || args.family == NumericsFamily::huggingface;
+}
+std::string expert_bias_name(int64_t layer) {
+  return "layers." + std::to_string(layer) + ".moe.expert_bias";
+}
+
 }  // namespace nereus

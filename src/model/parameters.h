@@ -107,4 +107,8 @@ ModelLayout model_layout(const ModelArgs&, const LayerCut& = {},
 // The logical parameters in the order of the model.
 std::vector<Parameter> parameters(const ModelArgs&);
 
+// Do the layers of experts have a balancing bias, and its logical name.
+bool has_expert_bias(const ModelArgs&);
+std::string expert_bias_name(int64_t layer);
+
 }  // namespace nereus

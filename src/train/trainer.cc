@@ -15,6 +15,7 @@
 #include "config/model_flops.h"
 #include "engine/memory_table.h"
 #include "engine/nonfinite.h"
+#include "model/parameters.h"
 #include "observe/device_info.h"
 #include "ops/elementwise.h"
 #include "train/run_data.h"
