@@ -13,6 +13,7 @@
 #include "cli/command.h"
 #include "config/load.h"
 #include "config/model_flops.h"
+#include "engine/engine_options.h"
 #include "observe/device_info.h"
 #include "observe/metrics.h"
 #include "train/trainer.h"
@@ -76,6 +77,7 @@ Measured measure(const Options& options, const Setting& setting, ThreadPool& poo
   const auto begin = std::chrono::steady_clock::now();
   Stream stream(choose_device(loaded.config.device.kind), &pool);
   Trainer trainer(loaded.config, stream);
+  trainer.set_up();
   const double ready =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const int code = trainer.run();

@@ -13,7 +13,7 @@
 #include "config/model_flops.h"
 #include "data/row_source.h"
 #include "engine/engine.h"
-#include "engine/optimizer.h"
+#include "engine/step_runner.h"
 
 namespace nereus {
 
@@ -54,7 +54,7 @@ int run_bench_step(int argc, char** argv) {
                  .eos_id = 1,
                  .recompute = std::vector<Recompute>(static_cast<size_t>(args.n_layers), policy)});
   engine.store().initialize(stream, 0);
-  Optimizer optimizer(stream, engine, {});
+  StepRunner runner(stream, engine, {.tokens = static_cast<double>(rows * sequence)});
   const auto source =
       data::random_rows({.seq_len = sequence, .global_batch = rows}, args.vocab_size, 0);
   const auto tokens = static_cast<size_t>(rows * sequence);
@@ -65,11 +65,8 @@ int run_bench_step(int argc, char** argv) {
     source->next(rows, ids, labels);
     const HostMicrobatch microbatch{.ids = ids, .labels = labels};
     const auto begin = std::chrono::steady_clock::now();
-    engine.reset_expert_load();
-    engine.executor().run(sequential_schedule(1), std::span(&microbatch, 1),
-                          1.0f / static_cast<float>(tokens), optimizer.loss(),
-                          [&] { optimizer.update(step, 1e-4); });
-    optimizer.gate().read();
+    runner.enqueue({.number = step, .lr = 1e-4, .microbatches = std::span(&microbatch, 1)});
+    runner.confirm(step);
     if (step > kWarmUp)
       seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <set>
 #include <sstream>
 #include <string>
@@ -86,10 +87,13 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
               Stream stream(several ? me.device : device, &pool,
                             config.parallelism.expert_overlap ? Stream::Priority::high
                                                               : Stream::Priority::normal);
-              Trainer trainer(config, stream, several ? &me.world : nullptr,
-                              [&](FunctionRef<void()> work) { me.run(work); });
-              int mine = 0;  // the same on every rank
-              me.run([&] { mine = trainer.run(); });
+              std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others
+              int mine = 0;                      // the same on every rank
+              me.run([&] {
+                trainer = std::make_unique<Trainer>(config, stream, several ? &me.world : nullptr);
+                trainer->set_up();
+                mine = trainer->run();
+              });
               if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;
             });
   return code;

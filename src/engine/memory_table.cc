@@ -4,8 +4,7 @@
 #include <thread>
 
 #include "base/check.h"
-#include "engine/engine.h"
-#include "engine/run_options.h"
+#include "engine/engine_options.h"
 
 namespace nereus {
 namespace {
@@ -92,37 +91,20 @@ std::string MemoryTable::text() const {
   return out;
 }
 
-MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int rank,
-                         Stream& target) {
-  const ModelArgs args = training_model_args(config);
+MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
+                         int rank, Stream& target) {
   Stream meta = Stream::meta_for(target);
-  const bool bf16 = config.training.mixed_precision_param == "bfloat16";
   const bool gpu = target.on_gpu() || (target.on_meta() && config.device.kind == "cuda");
   std::unique_ptr<RankWorld> world;
   if (layout.mesh.world() > 1) world = std::make_unique<RankWorld>(layout.mesh, rank);
-  Engine engine(args, meta,
-                {.compute = bf16 ? DType::bf16 : DType::f32,
-                 .rows = layout.microbatch_rows,
-                 .sequence = config.training.seq_len,
-                 .eos_id = 0,
-                 .recompute = recompute_by_block(config, args.n_layers),
-                 .moment_type = moment_type(config),
-                 .split_masters = config.optimizer.master_dtype == "split",
-                 .offload = offload(config, gpu),
-                 .unordered_attention = config.device.unordered_attention,
-                 .reserved_processors = static_cast<int>(config.device.reserved_processors),
-                 .poison_released = config.device.poison_released,
-                 .world = world.get(),
-                 .receive_bound = config.parallelism.expert_receive_bound,
-                 .dispatcher = config.parallelism.expert_dispatcher,
-                 .reshard = reshards(config),
-                 .pipeline = &layout.pipeline});
+  const Engine::Options options = engine_options(config, args, layout, world.get(), gpu);
+  Engine engine(args, meta, options);
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;
   const auto row = [&](const char* owner, int64_t b, const char* note = "", bool host = false) {
     if (b > 0) table.rows.push_back({owner, static_cast<double>(b), note, host});
   };
-  const char* const moments = moment_type(config) == DType::f32 ? "optimizer (two f32 moments)"
+  const char* const moments = options.moment_type == DType::f32 ? "optimizer (two f32 moments)"
                                                                 : "optimizer (two bf16 moments)";
   row("parameters (f32 masters)", state.masters);
   row("parameters (f32 beyond bf16)", state.remainders);
@@ -152,9 +134,9 @@ MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int r
   return table;
 }
 
-void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stream& stream,
-                double available, double host_available) {
-  const MemoryTable table = memory_table(config, layout, rank, stream);
+void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout& layout, int rank,
+                Stream& stream, double available, double host_available) {
+  const MemoryTable table = memory_table(config, args, layout, rank, stream);
   NEREUS_CHECK(kConfig, table.host_total() <= host_available,
                "optimizer.offload = \"{}\" keeps {:.2f} GiB of this rank's states in the host's "
                "memory, which has {:.2f} GiB left. More ranks (parallelism) have less each; "
@@ -170,9 +152,8 @@ void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stre
     change.apply(other);
     double need = 0;
     try {
-      need = memory_table(other, run_layout(other, training_model_args(other), layout.mesh.world()),
-                          rank, stream)
-                 .total();
+      const RunLayout other_layout = run_layout(other, args, layout.mesh.world());
+      need = memory_table(other, args, other_layout, rank, stream).total();
     } catch (const Error&) {
       continue;  // a batch that this layout cannot divide
     }

@@ -27,12 +27,13 @@ struct MemoryTable {
 
 // For rank `rank` of a layout on `target`'s device, whose libraries' plans are made on the way;
 // with a meta stream, for the CPU, or for a GPU when device.kind asks for one.
-MemoryTable memory_table(const JobConfig&, const RunLayout&, int rank, Stream& target);
+MemoryTable memory_table(const JobConfig&, const ModelArgs&, const RunLayout&, int rank,
+                         Stream& target);
 
 // Throws Error{kConfig} when the rank needs more than `available` bytes of the stream's device: the
 // table, what settings would save, and which would make it fit; and when it alone needs more of the
 // host's memory than `host_available`.
-void check_fits(const JobConfig&, const RunLayout&, int rank, Stream&, double available,
-                double host_available);
+void check_fits(const JobConfig&, const ModelArgs&, const RunLayout&, int rank, Stream&,
+                double available, double host_available);
 
 }  // namespace nereus

@@ -10,7 +10,7 @@
 #include "base/philox.h"
 #include "comm/mpi_ranks.h"
 #include "comm/thread_ranks.h"
-#include "engine/optimizer.h"
+#include "engine/step_runner.h"
 #include "ops/elementwise.h"
 #include "parallel/rank_world.h"
 #include "pipeline/stage_split.h"
@@ -167,7 +167,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
       for (int64_t r = 0; r < v.view.dim(0); ++r)
         for (int64_t d = 0; d < v.view.dim(1); ++d) v.view[r].as<float>()[d] *= 60;
   engine.store().refresh_copies(stream);
-  Optimizer optimizer(stream, engine, {});
+  StepRunner runner(stream, engine, {.tokens = kRows * kSequence});
   Margin margin(engine);
   if (world == nullptr) engine.executor().set_observer(&margin);
   std::vector<double> losses, norms;
@@ -186,11 +186,8 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
       host.push_back({.ids = std::span(ids).subspan(first, each),
                       .labels = std::span(labels).subspan(first, each)});
     }
-    engine.reset_expert_load();
-    engine.executor().run(pipe.schedule.actions[static_cast<size_t>(at(MeshGroup::pp))], host,
-                          1 / static_cast<float>(tokens), optimizer.loss(),
-                          [&] { optimizer.update(step, 2.2e-4); });
-    const StepGate::Outcome result = optimizer.gate().read();
+    runner.enqueue({.number = step, .lr = 2.2e-4, .microbatches = host});
+    const StepResult result = runner.confirm(step);
     losses.push_back(static_cast<double>(result.loss));
     norms.push_back(static_cast<double>(result.grad_norm));
   }

@@ -7,7 +7,7 @@
 
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
-#include "engine/engine.h"
+#include "engine/step_runner.h"
 #include "parallel/rank_world.h"
 #include "test/test_tensor.h"
 
@@ -121,9 +121,9 @@ Bits one_step(const Case& c, const Recompute& recompute, bool apart, const RankW
     host.push_back({.ids = std::span(ids).subspan(m * kTokens, kTokens),
                     .labels = std::span(labels).subspan(m * kTokens, kTokens)});
   Bits out;
-  const test::Tensor loss(Device::cpu(), DType::f32, {1});
-  engine.executor().run(engine.actions(), host, 1.0f / (2 * kTokens), loss, [] {});
-  out.push_back(static_cast<float>(loss[0]));
+  StepRunner runner(stream, engine, {.tokens = 2 * kTokens});
+  runner.compute_gradients(host);
+  out.push_back(runner.loss().as<float>()[0]);
   const TensorView gradients = engine.store().gradients();
   out.insert(out.end(), gradients.as<float>(), gradients.as<float>() + gradients.count());
   return out;

@@ -1,28 +1,58 @@
 #include "observe/metrics.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
-#include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 
 namespace nereus {
 namespace {
 
-struct Colors {
-  const char *red, *green, *orange, *turquoise, *blue, *cyan, *magenta, *reset;
-};
-constexpr Colors kAnsi = {
-    "\033[31m", "\033[32m", "\033[38;2;180;60;0m", "\033[38;2;54;234;195m", "\033[34m", "\033[36m",
-    "\033[35m", "\033[39m"};
-constexpr Colors kPlain = {"", "", "", "", "", "", "", ""};
+using M = StepMetrics;
+using Value = MetricField::Value;
 
-// JSON has no NaN and no infinity.
-nlohmann::json number(double x) {
-  return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(nullptr);
-}
+constexpr std::array kFields{
+    MetricField{"step", [](const M& m) -> Value { return m.step; }, 1, "\033[31m",
+                [](const M& m) { return fmt::format("step: {:2}", m.step); }},
+    MetricField{"loss", [](const M& m) -> Value { return m.loss; }, 2, "\033[32m",
+                [](const M& m) { return fmt::format("loss: {:7.4f}", m.loss); }},
+    MetricField{"grad_norm", [](const M& m) -> Value { return m.grad_norm; }, 3,
+                "\033[38;2;180;60;0m",
+                [](const M& m) { return fmt::format("grad_norm: {:7.4f}", m.grad_norm); }},
+    MetricField{"lr", [](const M& m) -> Value { return m.lr; }},
+    MetricField{"tps", [](const M& m) -> Value { return m.tokens_per_second; }, 5, "\033[34m",
+                [](const M& m) {
+                  return "tps: " + with_thousands(std::nearbyint(m.tokens_per_second), 0);
+                }},
+    MetricField{"tflops", [](const M& m) -> Value { return m.tflops; }, 6, "\033[36m",
+                [](const M& m) { return "tflops: " + with_thousands(m.tflops, 2); }},
+    MetricField{"mfu",
+                [](const M& m) -> Value {
+                  return m.mfu_percent ? Value(*m.mfu_percent) : std::monostate();
+                },
+                7, "\033[35m",
+                [](const M& m) {
+                  return m.mfu_percent ? fmt::format("mfu: {:.2f}%", *m.mfu_percent)
+                                       : std::string("mfu: N/A");
+                }},
+    MetricField{"memory_gib", [](const M& m) -> Value { return m.memory_gib; }, 4,
+                "\033[38;2;54;234;195m",
+                [](const M& m) {
+                  return fmt::format("memory: {:5.2f}GiB({:.2f}%)", m.memory_gib, m.memory_percent);
+                }},
+    MetricField{"memory_percent", [](const M& m) -> Value { return m.memory_percent; }},
+    MetricField{"step_seconds", [](const M& m) -> Value { return m.step_seconds; }},
+    MetricField{"data_seconds", [](const M& m) -> Value { return m.data_seconds; }},
+    MetricField{"tokens_seen", [](const M& m) -> Value { return m.tokens_seen; }},
+    MetricField{"expert_overflows", [](const M& m) -> Value { return m.expert_overflows; }},
+    MetricField{"expert_load_max_over_mean",
+                [](const M& m) -> Value { return m.expert_load_max_over_mean; }},
+};
 
 }  // namespace
+
+std::span<const MetricField> step_fields() { return kFields; }
 
 std::string with_thousands(double value, int decimals) {
   std::string text = fmt::format("{:.{}f}", value, decimals);
@@ -34,49 +64,15 @@ std::string with_thousands(double value, int decimals) {
 }
 
 std::string step_line(const StepMetrics& m, bool color) {
-  const Colors& c = color ? kAnsi : kPlain;
-  const std::string mfu = m.mfu_percent ? fmt::format("{:.2f}%", *m.mfu_percent) : "N/A";
-  return fmt::format(
-      "{}step: {:2}  {}loss: {:7.4f}  {}grad_norm: {:7.4f}  {}memory: {:5.2f}GiB({:.2f}%)  "
-      "{}tps: {}  {}tflops: {}  {}mfu: {}{}",
-      c.red, m.step, c.green, m.loss, c.orange, m.grad_norm, c.turquoise, m.memory_gib,
-      m.memory_percent, c.blue, with_thousands(std::nearbyint(m.tokens_per_second), 0), c.cyan,
-      with_thousands(m.tflops, 2), c.magenta, mfu, c.reset);
-}
-
-MetricsFile::MetricsFile(const std::string& path) : path_(path), out_(path, std::ios::app) {
-  NEREUS_CHECK(kIo, out_.good(), "cannot write {}: {}", path, std::strerror(errno));
-}
-
-void MetricsFile::line(const std::string& text) {
-  out_ << text << '\n' << std::flush;
-  NEREUS_CHECK(kIo, out_.good(), "cannot write {}: {}", path_, std::strerror(errno));
-}
-
-void MetricsFile::write(const StepMetrics& m) {
-  nlohmann::ordered_json json;
-  json["step"] = m.step;
-  json["loss"] = number(m.loss);
-  json["grad_norm"] = number(m.grad_norm);
-  json["lr"] = number(m.lr);
-  json["tps"] = number(m.tokens_per_second);
-  json["tflops"] = number(m.tflops);
-  json["mfu"] = m.mfu_percent ? number(*m.mfu_percent) : nlohmann::json(nullptr);
-  json["memory_gib"] = number(m.memory_gib);
-  json["memory_percent"] = number(m.memory_percent);
-  json["step_seconds"] = number(m.step_seconds);
-  json["data_seconds"] = number(m.data_seconds);
-  json["tokens_seen"] = m.tokens_seen;
-  json["expert_overflows"] = m.expert_overflows;
-  json["expert_load_max_over_mean"] = number(m.expert_load_max_over_mean);
-  line(json.dump());
-}
-
-void MetricsFile::write_validation(int64_t step, double loss) {
-  nlohmann::ordered_json json;
-  json["step"] = step;
-  json["validation_loss"] = number(loss);
-  line(json.dump());
+  std::array<const MetricField*, kFields.size() + 1> by_place{};
+  for (const MetricField& f : kFields) by_place[static_cast<size_t>(f.console_place)] = &f;
+  std::string line;
+  for (size_t place = 1; place < by_place.size() && by_place[place] != nullptr; ++place) {
+    if (place > 1) line += "  ";
+    if (color) line += by_place[place]->color;
+    line += by_place[place]->console(m);
+  }
+  return color ? line + "\033[39m" : line;
 }
 
 }  // namespace nereus

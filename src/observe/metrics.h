@@ -1,11 +1,13 @@
-// What a logged step tells: the console line in TorchTitan's format, and one JSON object a step in
-// metrics.jsonl with everything in full precision.
+// The figures of a logged step and of a validation, and one table of what they are called: the
+// console line in TorchTitan's format, metrics.jsonl and every other sink (observe/sink.h) follow
+// it.
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <optional>
+#include <span>
 #include <string>
+#include <variant>
 
 namespace nereus {
 
@@ -23,26 +25,33 @@ struct StepMetrics {
   double expert_load_max_over_mean = 0;  // of the busiest expert, worst layer; 0 without experts
 };
 
+struct ValidationMetrics {
+  int64_t step = 0;
+  double loss = 0;                            // mean over the held-out tokens
+  double memory_gib = 0, memory_percent = 0;  // highest so far
+  double tokens_per_second = 0;               // a device
+};
+
+// One figure of a logged step: every sink writes the fields of one table.
+struct MetricField {
+  using Value = std::variant<std::monostate, int64_t, double>;  // monostate: not known
+
+  const char* name;  // in metrics.jsonl
+  Value (*value)(const StepMetrics&);
+  // On the console line, from left to right by place; 0: not there.
+  int console_place = 0;
+  const char* color = "";                                // ANSI
+  std::string (*console)(const StepMetrics&) = nullptr;  // "loss:  8.0123"
+};
+
+// In the order of metrics.jsonl.
+std::span<const MetricField> step_fields();
+
 // `step: 10  loss:  8.0123  grad_norm:  1.0000  memory:  1.25GiB(3.12%)  tps: 1,234  tflops: 0.10
 // mfu: 0.01%`, with ANSI colours as TorchTitan's when `color`.
 std::string step_line(const StepMetrics&, bool color);
 
 // 1234567.4 -> "1,234,567"
 std::string with_thousands(double value, int decimals);
-
-// metrics.jsonl of a run: appended to, a line flushed at a time, so that a killed run keeps its
-// lines. Throws Error{kIo} naming the file.
-class MetricsFile {
- public:
-  explicit MetricsFile(const std::string& path);
-  void write(const StepMetrics&);
-  // A validation's result: {"step":.., "validation_loss":..}.
-  void write_validation(int64_t step, double loss);
-
- private:
-  void line(const std::string& text);
-  std::string path_;
-  std::ofstream out_;
-};
 
 }  // namespace nereus

@@ -2,10 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <limits>
-
-#include "test/test_tensor.h"
+#include <set>
+#include <string>
 
 namespace nereus {
 namespace {
@@ -42,28 +40,23 @@ TEST(StepLine, IsTorchTitans) {
             "1,072.10  \033[35mmfu: 7.30%\033[39m");
 }
 
+TEST(StepFields, HaveEachNameAndEachPlaceOnTheConsoleOnce) {
+  std::set<std::string> names;
+  std::set<int> places;
+  for (const MetricField& f : step_fields()) {
+    EXPECT_TRUE(names.insert(f.name).second) << f.name;
+    if (f.console_place == 0) continue;
+    EXPECT_TRUE(places.insert(f.console_place).second) << f.name;
+    EXPECT_NE(f.console, nullptr) << f.name;
+  }
+  EXPECT_EQ(*places.begin(), 1);
+  EXPECT_EQ(*places.rbegin(), static_cast<int>(places.size()));
+}
+
 TEST(StepLine, GroupsThousands) {
   EXPECT_EQ(with_thousands(999, 0), "999");
   EXPECT_EQ(with_thousands(1000, 0), "1,000");
   EXPECT_EQ(with_thousands(-1234.5, 2), "-1,234.50");
-}
-
-TEST(MetricsFile, HoldsOneJsonObjectAStepInFullPrecision) {
-  const test::TemporaryFolder folder;
-  {
-    MetricsFile file(folder.file("metrics.jsonl"));
-    StepMetrics m = example();
-    file.write(m);
-    m.loss = std::numeric_limits<double>::quiet_NaN();
-    file.write(m);
-    file.write_validation(7, 6.5);
-  }
-  const std::string text = test::read_file(folder.file("metrics.jsonl"));
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
-  EXPECT_NE(text.find("\"loss\":8.01234,"), std::string::npos);
-  EXPECT_NE(text.find("\"lr\":0.00022,"), std::string::npos);
-  EXPECT_NE(text.find("\"loss\":null"), std::string::npos);
-  EXPECT_NE(text.find("\"mfu\":null"), std::string::npos);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include "base/check.h"
 #include "config/model_flops.h"
+#include "engine/engine_options.h"
 #include "engine/memory_table.h"
-#include "engine/run_options.h"
 #include "observe/metrics.h"
 
 namespace nereus {
@@ -42,7 +42,7 @@ std::string dry_run(const JobConfig& config, int64_t world) {
   out += world == 1 ? std::string("Memory of the one rank\n")
                     : fmt::format("Memory of rank 0 of {}: {}\n", world, layout.mesh.to_string());
   Stream meta(Device::meta());
-  return out + memory_table(config, layout, 0, meta).text();
+  return out + memory_table(config, args, layout, 0, meta).text();
 }
 
 }  // namespace nereus

@@ -11,6 +11,7 @@
 #include "checkpoint/hf_names.h"
 #include "checkpoint/hf_weights.h"
 #include "engine/engine.h"
+#include "engine/step_runner.h"
 #include "tensor/convert.h"
 #include "tensor/safetensors.h"
 
@@ -211,8 +212,7 @@ ModelArgs probe_args(const ProbeOptions& o, bool shifted) {
 }
 
 // Gradients of fused tensors under Hugging Face's names, an expert at a time.
-void collect_gradients(Stream& stream, const Engine&, const std::vector<NamedView>& gradients,
-                       Collection& out) {
+void collect_gradients(Stream& stream, const std::vector<NamedView>& gradients, Collection& out) {
   for (const NamedView& g : gradients) {
     const std::vector<std::string> names = hf_names_of(g.name, g.view);
     for (size_t i = 0; i < names.size(); ++i) {
@@ -246,25 +246,24 @@ void probe(Stream& stream, const ProbeOptions& o) {
   engine.store().refresh_copies(stream);
 
   const int64_t counted = tokens.shifted ? tokens.B * (tokens.S - 1) : tokens.B * tokens.S;
-  const auto scale = static_cast<float>(1.0 / static_cast<double>(counted));
   const HostMicrobatch microbatch{.ids = tokens.ids, .labels = tokens.labels};
-  Buffer loss_buffer(stream.device(), Arena::kAlignment, "loss");
-  const TensorView loss(loss_buffer.data(), DType::f32, {1});
+  StepRunner runner(stream, engine, {.tokens = static_cast<double>(counted)});
   Collection out;
   Recorder recorder(out, args, tokens.B, tokens.S);
   if (o.grads) {
     engine.executor().set_observer(&recorder);
-    engine.executor().run(sequential_schedule(1), std::span(&microbatch, 1), scale, loss, [] {});
+    runner.compute_gradients(std::span(&microbatch, 1));
   } else {
-    engine.executor().evaluate(microbatch, scale, loss, &recorder);
+    engine.executor().evaluate(microbatch, static_cast<float>(1.0 / static_cast<double>(counted)),
+                               runner.loss(), &recorder);
   }
-  recorder.finish(static_cast<double>(host_floats(stream, loss)[0]));
+  recorder.finish(static_cast<double>(host_floats(stream, runner.loss())[0]));
   out.write(o.output);
   log::info("Wrote logits, loss and hidden states of {} x {} tokens to {}", tokens.B, tokens.S,
             o.output);
   if (!o.grads) return;
   Collection gradients;
-  collect_gradients(stream, engine, engine.store().gradient_views(), gradients);
+  collect_gradients(stream, engine.store().gradient_views(), gradients);
   gradients.write(*o.grads);
   log::info("Wrote gradients to {}", *o.grads);
 }

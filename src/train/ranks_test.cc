@@ -13,6 +13,7 @@
 #include "checkpoint/hf_weights.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
+#include "engine/engine_options.h"
 #include "engine/memory_table.h"
 #include "test/test_tensor.h"
 #include "train/dry_run.h"
@@ -223,10 +224,11 @@ TEST(DryRun, DescribesARankOfTheLayout) {
                "--dry-run",
                "--world=512"};
   const LoadedConfig sharded = load_config(arguments, flags);
-  const RunLayout layout = run_layout(sharded.config, training_model_args(sharded.config), 512);
+  const ModelArgs args = training_model_args(sharded.config);
+  const RunLayout layout = run_layout(sharded.config, args, 512);
   Stream meta(Device::meta());
   // 671 G parameters over 512 ranks at 18 bytes each, and two blocks whole beside them.
-  const double total = memory_table(sharded.config, layout, 0, meta).total();
+  const double total = memory_table(sharded.config, args, layout, 0, meta).total();
   EXPECT_GT(total, 18 * 671e9 / 512);
   EXPECT_LT(total, 80.0 * (1 << 30));
 }

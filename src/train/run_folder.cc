@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -18,9 +19,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// A folder that can be written to; `key` is what says its name.
-void make_folder(const fs::path& folder, const char* key) {
+// A folder that can be written to; `key` is what says its name. What did not exist is added to
+// `made`, outer folders first.
+void make_folder(const fs::path& folder, const char* key, std::vector<fs::path>& made) {
   std::error_code error;
+  const size_t before = made.size();
+  for (fs::path p = folder; !p.empty() && !fs::exists(p, error) && p != p.root_path();
+       p = p.parent_path())
+    made.insert(made.begin() + static_cast<std::ptrdiff_t>(before), p);
   fs::create_directories(folder, error);
   NEREUS_CHECK(kConfig, !error && fs::is_directory(folder),
                "{} = {}: the folder cannot be made: {}", key, folder.string(),
@@ -48,21 +54,40 @@ std::string this_process() {
 }  // namespace
 
 RunFolder::RunFolder(const JobConfig& config) : path_(config.job.dump_folder) {
-  make_folder(path_, "job.dump_folder");
-  lock();
-  if (config.checkpoint.enable && !config.checkpoint.load_only)
-    make_folder(checkpoints_of(config), "checkpoint.folder");
+  try {
+    make_folder(path_, "job.dump_folder", made_);
+    lock();
+    if (config.checkpoint.enable && !config.checkpoint.load_only)
+      make_folder(checkpoints_of(config), "checkpoint.folder", made_);
+  } catch (...) {
+    leave();
+    throw;
+  }
 }
 
-RunFolder::~RunFolder() {
+RunFolder::~RunFolder() { leave(); }
+
+void RunFolder::leave() {
+  std::error_code ignored;
+  if (lock_ >= 0 && made_lock_ && !kept_) fs::remove(path_ + "/.nereus.lock", ignored);
   if (lock_ >= 0) ::close(lock_);  // which ends the lock
+  if (!kept_)                      // those that are empty
+    for (size_t i = made_.size(); i-- > 0;) fs::remove(made_[i], ignored);
 }
 
 void RunFolder::lock() {
   const std::string file = path_ + "/.nereus.lock";
+  made_lock_ = made_lock_ || !fs::exists(file);
   lock_ = ::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
   if (lock_ < 0) return;
   if (::flock(lock_, LOCK_EX | LOCK_NB) == 0) {
+    struct stat held {
+    }, there{};
+    if (::fstat(lock_, &held) == 0 &&
+        (::stat(file.c_str(), &there) != 0 || held.st_ino != there.st_ino)) {
+      ::close(lock_);  // a run that was refused removed the file since it was opened
+      return lock();
+    }
     const std::string me = this_process();
     if (::ftruncate(lock_, 0) != 0 || ::pwrite(lock_, me.data(), me.size(), 0) < 0) errno = 0;
     return;

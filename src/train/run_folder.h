@@ -1,14 +1,17 @@
 // The folder of a run, and where weights come from and go to.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "config/job_config.h"
 
 namespace nereus {
 
-// A run's hold on job.dump_folder, from when it starts until it ends, however it ends.
+// A run's hold on job.dump_folder, from when it starts until it ends, however it ends. Until keep()
+// the run may still be refused: then nothing that was made for it stays.
 class RunFolder {
  public:
   // Makes it, and the folder of checkpoints where there will be any, and checks that they can be
@@ -19,13 +22,18 @@ class RunFolder {
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
 
+  void keep() { kept_ = true; }
+
   // {folder}/metrics.jsonl, after an earlier run's was set aside as metrics.1.jsonl, .2, ...
   std::string new_metrics_file() const;
 
  private:
   void lock();
+  void leave();
   std::string path_;
+  std::vector<std::filesystem::path> made_;  // folders that were not there, outer ones first
   int lock_ = -1;
+  bool made_lock_ = false, kept_ = false;
 };
 
 // {dump_folder}/{checkpoint.folder}, and step-{N} in it.

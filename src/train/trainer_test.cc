@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "config/load.h"
+#include "engine/engine_options.h"
 #include "engine/memory_table.h"
 #include "tensor/safetensors.h"
 #include "test/test_tensor.h"
@@ -43,6 +44,7 @@ int train(const Arguments& arguments, int threads = 2, Device device = Device::c
   ThreadPool pool(threads);
   Stream stream(device, &pool);
   Trainer trainer(loaded.config, stream);
+  trainer.set_up();
   return trainer.run();
 }
 
@@ -227,6 +229,7 @@ TEST(Trainer, ASignalEndsTheRunAfterItsStep) {
   ThreadPool pool(1);
   Stream stream(Device::cpu(), &pool);
   Trainer trainer(loaded.config, stream);
+  trainer.set_up();
   std::thread sender([] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     std::raise(SIGINT);
@@ -353,6 +356,22 @@ TEST(TrainerErrors, AnotherRunsFolder) {
   const RunFolder next(loaded.config);
 }
 
+// Neither a folder nor a lock, and nothing that was there before is touched.
+TEST(TrainerErrors, ARefusedRunLeavesNothingBehind) {
+  const test::TemporaryFolder f;
+  const Arguments wrong{"--training.dataset=wiki", "--checkpoint.enable",
+                        "--checkpoint.last_save_in_hf"};
+  expect_refused(small(f.file("new/run"), wrong), "Dataset wiki is not supported");
+  EXPECT_FALSE(std::filesystem::exists(f.file("new")));
+  f.write("old/metrics.jsonl", "{}\n");
+  expect_refused(small(f.file("old"), wrong), "Dataset wiki is not supported");
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(f.file("old")))
+    left.push_back(entry.path().filename().string());
+  EXPECT_EQ(left, std::vector<std::string>{"metrics.jsonl"});
+  EXPECT_EQ(train(small(f.file("old"))), 0) << "the lock is free";
+}
+
 TEST(TrainerErrors, AModelThatTheMachineCannotHold) {
   const test::TemporaryFolder f;
   expect_refused(small(f.path(), {"--model_overrides.vocab_size=2000000000"}),
@@ -371,8 +390,13 @@ TEST(Trainer, SaysWhereNothingRunsBesideExperts) {
 TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
   const test::TemporaryFolder f;
   const LoadedConfig loaded = load(small(f.path(), {"--optimizer.offload=states"}));
-  EXPECT_EQ(offload(loaded.config, false), Offload::none);
-  EXPECT_THAT([&] { offload(loaded.config, true); },
+  const ModelArgs args = training_model_args(loaded.config);
+  const RunLayout layout = run_layout(loaded.config, args, 1);
+  const auto offload = [&](bool gpu) {
+    return engine_options(loaded.config, args, layout, nullptr, gpu).offload;
+  };
+  EXPECT_EQ(offload(false), Offload::none);
+  EXPECT_THAT([&] { offload(true); },
               ThrowsMessage<Error>(HasSubstr("products read the masters themselves: set that to "
                                              "bfloat16, or optimizer.offload to moments.")));
 }
@@ -392,17 +416,18 @@ TEST(Memory, ARunThatDoesNotFitIsRefusedWithTheTableAndWhatWouldFit) {
   const test::TemporaryFolder folder;
   const LoadedConfig loaded = load(small(folder.path(), {"--activation_checkpoint.mode=none"}));
   Stream meta(Device::meta());
-  const RunLayout layout = run_layout(loaded.config, training_model_args(loaded.config), 1);
-  const double need = memory_table(loaded.config, layout, 0, meta).total();
-  check_fits(loaded.config, layout, 0, meta, need, 0);
+  const ModelArgs args = training_model_args(loaded.config);
+  const RunLayout layout = run_layout(loaded.config, args, 1);
+  const double need = memory_table(loaded.config, args, layout, 0, meta).total();
+  check_fits(loaded.config, args, layout, 0, meta, need, 0);
   EXPECT_THAT(
-      [&] { check_fits(loaded.config, layout, 0, meta, need - 1, 0); },
+      [&] { check_fits(loaded.config, args, layout, 0, meta, need - 1, 0); },
       ThrowsMessage<Error>(
           AllOf(HasSubstr("this machine has"), HasSubstr("optimizer (two f32 moments)"),
                 HasSubstr("Settings that save:\n  --activation_checkpoint.mode=selective"),
                 HasSubstr("--training.local_batch_size=1 --activation_checkpoint.mode=full saves"),
                 HasSubstr(": fits\n"), Not(HasSubstr("offload")), Not(HasSubstr("split")))));
-  EXPECT_THAT([&] { check_fits(loaded.config, layout, 0, meta, 1000, 0); },
+  EXPECT_THAT([&] { check_fits(loaded.config, args, layout, 0, meta, 1000, 0); },
               ThrowsMessage<Error>(HasSubstr("None of these is enough")));
 }
 
@@ -413,8 +438,8 @@ TEST(Memory, SettingsOfTheOptimizersStatesSaveTheirBytesOfTheDevice) {
     more.insert(more.end(), {"--device.kind=cuda", "--training.mixed_precision_param=bfloat16"});
     const LoadedConfig loaded = load(small(folder.path(), more));
     Stream meta(Device::meta());
-    return memory_table(loaded.config,
-                        run_layout(loaded.config, training_model_args(loaded.config), 1), 0, meta);
+    const ModelArgs args = training_model_args(loaded.config);
+    return memory_table(loaded.config, args, run_layout(loaded.config, args, 1), 0, meta);
   };
   const auto row = [](const MemoryTable& t, const std::string& owner, bool host = false) {
     double sum = 0;
@@ -451,16 +476,17 @@ TEST(Memory, ARefusedRunOfAGpuNamesWhatTheOptimizersSettingsSave) {
   const LoadedConfig loaded =
       load({test::source_path("configs/slice1.toml"), "--device.kind=cuda"});
   Stream meta(Device::meta());
-  const RunLayout layout = run_layout(loaded.config, training_model_args(loaded.config), 1);
+  const ModelArgs args = training_model_args(loaded.config);
+  const RunLayout layout = run_layout(loaded.config, args, 1);
   const double GiB = 1 << 30;
-  EXPECT_THAT([&] { check_fits(loaded.config, layout, 0, meta, 50 * GiB, 1e15); },
+  EXPECT_THAT([&] { check_fits(loaded.config, args, layout, 0, meta, 50 * GiB, 1e15); },
               ThrowsMessage<Error>(AllOf(HasSubstr("\n  --optimizer.master_dtype=split saves "),
                                          HasSubstr("\n  --optimizer.offload=moments saves "),
                                          HasSubstr("\n  --optimizer.offload=states saves "))));
   const LoadedConfig states = load({test::source_path("configs/slice1.toml"), "--device.kind=cuda",
                                     "--optimizer.offload=states"});
   EXPECT_THAT(
-      [&] { check_fits(states.config, layout, 0, meta, 80 * GiB, 20 * GiB); },
+      [&] { check_fits(states.config, args, layout, 0, meta, 80 * GiB, 20 * GiB); },
       ThrowsMessage<Error>(AllOf(HasSubstr("optimizer.offload = \"states\" keeps "),
                                  HasSubstr("of this rank's states in the host's memory, which has "
                                            "20.00 GiB left. More ranks"))));

@@ -63,6 +63,7 @@ inline WholeRun train_on(int ranks, Arguments arguments) {
     if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
     Stream stream(Device::cpu(), &threads);
     Trainer trainer(loaded.config, stream, world);
+    trainer.set_up();
     const int code = trainer.run();
     if (world != nullptr && world->rank() != 0) return;
     run.code = code;

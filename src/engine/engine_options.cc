@@ -1,4 +1,4 @@
-#include "engine/run_options.h"
+#include "engine/engine_options.h"
 
 #include <algorithm>
 
@@ -12,10 +12,10 @@ ModelArgs training_model_args(const JobConfig& config) {
   return args;
 }
 
-DType moment_type(const JobConfig& config) {
-  return config.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32;
-}
+namespace {
 
+// What a run on a GPU keeps in host memory; on the CPU nothing, which is all of it. Products must
+// not read what would be there.
 Offload offload(const JobConfig& config, bool gpu) {
   const std::string& what = config.optimizer.offload;
   if (!gpu || what == "none") return Offload::none;
@@ -28,6 +28,7 @@ Offload offload(const JobConfig& config, bool gpu) {
   return Offload::states;
 }
 
+// What each block recomputes, by activation_checkpoint.mode.
 std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
   const auto& ac = config.activation_checkpoint;
   std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
@@ -51,6 +52,38 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
     }
   }
   return out;
+}
+
+}  // namespace
+
+Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const RunLayout& layout,
+                               const RankWorld* world, bool gpu) {
+  return {.compute = c.training.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
+          .rows = layout.microbatch_rows,
+          .sequence = c.training.seq_len,
+          .eos_id = static_cast<int32_t>(args.eos_id),
+          .recompute = recompute_by_block(c, args.n_layers),
+          .moment_type = c.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32,
+          .split_masters = c.optimizer.master_dtype == "split",
+          .offload = offload(c, gpu),
+          .unordered_attention = c.device.unordered_attention,
+          .reserved_processors = static_cast<int>(c.device.reserved_processors),
+          .poison_released = c.device.poison_released,
+          .world = world,
+          .receive_bound = c.parallelism.expert_receive_bound,
+          .dispatcher = c.parallelism.expert_dispatcher,
+          .expert_overlap = c.parallelism.expert_overlap,
+          .reshard = reshards(c),
+          .pipeline = &layout.pipeline};
+}
+
+Optimizer::Options optimizer_options(const JobConfig& c) {
+  return {.decoupled = c.optimizer.name == "AdamW",
+          .beta1 = c.optimizer.beta1,
+          .beta2 = c.optimizer.beta2,
+          .eps = c.optimizer.eps,
+          .weight_decay = c.optimizer.weight_decay,
+          .max_norm = c.training.max_norm};
 }
 
 }  // namespace nereus

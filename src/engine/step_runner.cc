@@ -1,0 +1,120 @@
+#include "engine/step_runner.h"
+
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/nonfinite.h"
+#include "ops/elementwise.h"
+
+namespace nereus {
+
+StepRunner::StepRunner(Stream& stream, Engine& engine, Options options)
+    : stream_(stream),
+      engine_(engine),
+      options_(std::move(options)),
+      optimizer_(stream, engine, options_.optimizer) {
+  unconfirmed_.reserve(kAhead);
+}
+
+void StepRunner::enqueue(const Step& step) {
+  NEREUS_CHECK(kContract, unconfirmed_.size() < kAhead, "{} steps are not confirmed",
+               unconfirmed_.size());
+  unconfirmed_.push_back(step);
+  launch(step);
+}
+
+void StepRunner::launch(const Step& step) {
+  optimizer_.gate().tell(step.signal);
+  engine_.reset_expert_load();
+  engine_.executor().run(engine_.actions(), step.microbatches, loss_scale(), loss(),
+                         [&] { optimizer_.update(step.number, step.lr); });
+}
+
+void StepRunner::compute_gradients(std::span<const HostMicrobatch> microbatches) {
+  engine_.executor().run(engine_.actions(), microbatches, loss_scale(), loss(), [] {});
+}
+
+StepResult StepRunner::confirm(int64_t number) {
+  for (;;) {
+    NEREUS_CHECK(kContract, !unconfirmed_.empty() && unconfirmed_.front().number == number,
+                 "step {} is to be confirmed, and it is not the oldest of the {} enqueued", number,
+                 unconfirmed_.size());
+    const StepGate::Outcome outcome = optimizer_.gate().read();
+    if (outcome.ok) {
+      unconfirmed_.erase(unconfirmed_.begin());
+      return {.loss = outcome.loss, .grad_norm = outcome.grad_norm, .signal = outcome.signal};
+    }
+    run_again(outcome);
+  }
+}
+
+// The oldest step, and those that were enqueued behind it, changed nothing.
+void StepRunner::run_again(const StepGate::Outcome& outcome) {
+  StepGate& gate = optimizer_.gate();
+  while (gate.unread() > 0) gate.read();
+  const Step& first = unconfirmed_.front();
+  if (outcome.wanted_rows == 0) fail_nonfinite(first, outcome);
+  ++reruns_;
+  grow_expert_capacity(first.number, outcome.wanted_rows);
+  gate.reopen();
+  for (const Step& step : unconfirmed_) launch(step);
+}
+
+// An eighth more than was wanted: the routing of the next steps is much like that of this one.
+void StepRunner::grow_expert_capacity(int64_t step, int64_t wanted_rows) {
+  const int64_t had = engine_.expert_rows(), rows = wanted_rows + (wanted_rows + 7) / 8;
+  const auto bound = [&](int64_t n) {
+    return static_cast<double>(n) / static_cast<double>(engine_.expert_slots());
+  };
+  NEREUS_CHECK(kContract, wanted_rows > had, "step {}: experts want {} rows, and have room for {}",
+               step, wanted_rows, had);
+  try {
+    if (options_.check_capacity) options_.check_capacity(rows);
+    engine_.make_room(rows);
+  } catch (const Error& e) {
+    if (e.fault() != Fault::kConfig) throw;
+    NEREUS_FAIL(kConfig,
+                "step {}: a rank's experts were sent {} rows of a microbatch and had room for {} "
+                "(parallelism.expert_receive_bound {:.3f}). Room for {} ({:.3f}) does not fit:\n{}",
+                step, wanted_rows, had, bound(had), rows, bound(rows), e.what());
+  }
+  log::warning(
+      "Step {}: a rank's experts were sent {} rows of a microbatch and had room for {}. It runs "
+      "again with room for {}; parallelism.expert_receive_bound was {:.3f} and is {:.3f} from here "
+      "on.",
+      step, wanted_rows, had, engine_.expert_rows(), bound(had), bound(engine_.expert_rows()));
+}
+
+// The weights are those before the step, so that its forward pass can be looked at again.
+void StepRunner::fail_nonfinite(const Step& step, const StepGate::Outcome& outcome) {
+  compute_gradients(step.microbatches);
+  const std::string culprit =
+      first_nonfinite(stream_, engine_, step.microbatches, loss(), engine_.store().groups().world);
+  NEREUS_FAIL(kNumeric,
+              "step {}: loss is {}, gradient norm is {}: training cannot go on.\n"
+              "  first: {}.\n"
+              "  The weights are those after step {}. Look at the data of this step and at "
+              "optimizer.lr = {}; a lower rate or a longer lr_scheduler.warmup_steps is the usual "
+              "remedy.",
+              step.number, outcome.loss, outcome.grad_norm,
+              culprit.empty() ? "every tensor is finite; the norm itself overflowed" : culprit,
+              step.number - 1, options_.base_lr);
+}
+
+// Experts may want more capacity than in training: then all is done again.
+float StepRunner::evaluate(std::span<const HostMicrobatch> microbatches, double tokens,
+                           int64_t step) {
+  NEREUS_CHECK(kContract, unconfirmed_.empty(), "{} steps are not confirmed", unconfirmed_.size());
+  StepGate& gate = optimizer_.gate();
+  for (;;) {
+    ops::fill(stream_, {.out = loss(), .value = 0});
+    for (const HostMicrobatch& m : microbatches)
+      engine_.executor().evaluate(m, static_cast<float>(1 / tokens), loss());
+    gate.close(static_cast<float>(options_.optimizer.max_norm));
+    const StepGate::Outcome outcome = gate.read();
+    gate.reopen();
+    if (outcome.wanted_rows == 0) return outcome.loss;
+    grow_expert_capacity(step, outcome.wanted_rows);
+  }
+}
+
+}  // namespace nereus

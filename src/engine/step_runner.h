@@ -1,0 +1,87 @@
+// A training step, and steps that must run again: what the trainer, bench, probe and tests call.
+//
+//   enqueue(step)   reset of the experts' load; forward and backward of every microbatch; gradient
+//                   norm, clipping, update. Returns while a GPU still works on it
+//   confirm(n)      waits until the host knows whether step n counts, and returns its loss and norm
+//
+// At most kAhead steps may be enqueued and not confirmed. A step whose experts were sent more rows
+// than they have capacity for changed nothing, and neither did those behind it
+// (engine/step_gate.h): confirm() gives the experts more capacity and runs them again, with the
+// same batches and learning rates. A step whose loss or norm is not finite ends the run with the
+// name of the first tensor that holds NaN or Inf.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/optimizer.h"
+
+namespace nereus {
+
+struct Step {
+  int64_t number = 1;  // from 1, one after the other
+  double lr = 0;
+  // This rank's, in the order of the schedule's microbatches. The memory behind it, and behind its
+  // spans, must stay valid until the step is confirmed.
+  std::span<const HostMicrobatch> microbatches;
+  int signal = 0;  // a signal that this rank got, or 0
+};
+
+struct StepResult {     // the same on all ranks
+  float loss = 0;       // mean over the tokens of the step
+  float grad_norm = 0;  // before clipping
+  int signal = 0;       // the highest that a rank got
+};
+
+class StepRunner {
+ public:
+  static constexpr int kAhead = StepGate::kAhead;
+
+  struct Options {
+    Optimizer::Options optimizer = {};
+    double tokens = 1;   // of a step, over all ranks: the loss is their mean
+    double base_lr = 0;  // optimizer.lr, for the message about a loss that is not finite
+    // Called before a rank's experts get capacity for `rows` rows of a microbatch. Throws
+    // Error{kConfig} when the device has no memory for it.
+    std::function<void(int64_t rows)> check_capacity = nullptr;
+  };
+
+  // Both must outlive the runner.
+  StepRunner(Stream&, Engine&, Options);
+
+  void enqueue(const Step&);
+  // Of the oldest step that is enqueued and not confirmed, which must be `number`. Throws
+  // Error{kNumeric} when it is not finite, Error{kConfig} when the experts' capacity cannot grow.
+  StepResult confirm(int64_t number);
+
+  // Loss (in loss(), f32 [1] on the device, this rank's part) and gradients (in the store) of a
+  // step's microbatches, without an update. No step may be unconfirmed.
+  void compute_gradients(std::span<const HostMicrobatch>);
+  TensorView loss() const { return optimizer_.loss(); }
+
+  // The sum over all ranks of the losses of these microbatches, divided by `tokens`, without
+  // gradients. No step may be unconfirmed; `step` is for messages. All ranks call it with as many
+  // microbatches.
+  float evaluate(std::span<const HostMicrobatch>, double tokens, int64_t step);
+
+  // Steps that ran again because of the experts' capacity, so far.
+  int64_t reruns() const { return reruns_; }
+
+ private:
+  float loss_scale() const { return static_cast<float>(1 / options_.tokens); }
+  void launch(const Step&);
+  void run_again(const StepGate::Outcome&);
+  void grow_expert_capacity(int64_t step, int64_t wanted_rows);
+  [[noreturn]] void fail_nonfinite(const Step&, const StepGate::Outcome&);
+
+  Stream& stream_;
+  Engine& engine_;
+  Options options_;
+  Optimizer optimizer_;
+  std::vector<Step> unconfirmed_;  // oldest first, at most kAhead
+  int64_t reruns_ = 0;
+};
+
+}  // namespace nereus

@@ -1,0 +1,80 @@
+// Where a run's figures go: the console, metrics.jsonl, files of kernel times, and whatever else
+// shows a run. A sink belongs to one rank; it is told of what happened and never asked.
+//
+// Errors: Error{kIo} naming the file.
+#pragma once
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "config/job_config.h"
+#include "config/model_args.h"
+#include "observe/kernel_times.h"
+#include "observe/metrics.h"
+
+namespace nereus {
+
+// One rank's view of the run that begins. References are valid during the call only.
+struct RunInfo {
+  const JobConfig& config;
+  const ModelArgs& args;
+  int rank = 0, ranks = 1;
+};
+
+// What a GPU ran during one step.
+struct KernelProfile {
+  const std::vector<KernelRun>& runs;
+  KernelTimes times;           // of these runs, added up
+  double step_seconds = 0;     // on the host's clock
+  double flops = 0;            // of the step on this device, causal count
+  std::optional<double> peak;  // the device's FLOP/s; none: not known
+};
+
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  virtual void started(const RunInfo&) {}
+  virtual void step(const StepMetrics&) {}
+  virtual void validation(const ValidationMetrics&) {}
+  virtual void profile(const KernelProfile&) {}
+};
+
+// TorchTitan's lines in the log.
+class ConsoleSink final : public Sink {
+ public:
+  explicit ConsoleSink(bool color) : color_(color) {}
+  void step(const StepMetrics&) override;
+  void validation(const ValidationMetrics&) override;
+  void profile(const KernelProfile&) override;
+
+ private:
+  bool color_;
+};
+
+// metrics.jsonl of a run: one JSON object a step with every field in full precision, and
+// {"step":.., "validation_loss":..} of a validation. Appended to, a line flushed at a time, so that
+// a killed run keeps its lines.
+class JsonlSink final : public Sink {
+ public:
+  explicit JsonlSink(const std::string& path);
+  void step(const StepMetrics&) override;
+  void validation(const ValidationMetrics&) override;
+
+ private:
+  void line(const std::string& text);
+  std::string path_;
+  std::ofstream out_;
+};
+
+// kernels.csv and kernels_trace.json in a folder, each whole or absent.
+class KernelFilesSink final : public Sink {
+ public:
+  explicit KernelFilesSink(std::string folder) : folder_(std::move(folder)) {}
+  void profile(const KernelProfile&) override;
+
+ private:
+  std::string folder_;
+};
+
+}  // namespace nereus

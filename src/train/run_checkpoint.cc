@@ -1,0 +1,93 @@
+#include "train/run_checkpoint.h"
+
+#include <chrono>
+#include <filesystem>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "checkpoint/gathered_weights.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/hf_weights.h"
+#include "config/model_flops.h"
+#include "train/run_folder.h"
+
+namespace nereus {
+namespace {
+
+constexpr double kGiB = 1 << 30;
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace
+
+RunCheckpoint::RunCheckpoint(const JobConfig& config, const ModelArgs& args, Stream& stream,
+                             Engine& engine, const RankWorld* world)
+    : config_(config), args_(args), stream_(stream), engine_(engine), world_(world) {}
+
+void RunCheckpoint::warn_of_little_space() const {
+  const auto& c = config_.checkpoint;
+  if (!c.enable || c.load_only) return;
+  std::error_code error;
+  const auto space = std::filesystem::space(checkpoints_of(config_), error);
+  const double need =
+      static_cast<double>(model_size(args_).total()) * (c.export_dtype == "float32" ? 4 : 2);
+  if (!error && static_cast<double>(space.available) < need)
+    log::warning(
+        "The last step's weights take {:.2f} GiB, and {} has {:.2f} GiB free: without more room "
+        "they will not be saved.",
+        need / kGiB, checkpoints_of(config_), static_cast<double>(space.available) / kGiB);
+}
+
+void RunCheckpoint::load() {
+  const std::optional<std::string> path = initial_weights(config_);
+  if (!path) return;
+  log::info("Loading the checkpoint from {}.", *path);
+  const auto begin = std::chrono::steady_clock::now();
+  load_hf_weights(*path, engine_.weights(), stream_.on_gpu() ? &stream_ : nullptr,
+                  parameters(args_));
+  engine_.store().refresh_copies(stream_);
+  log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
+}
+
+void RunCheckpoint::save_last(int64_t step) {
+  const auto& c = config_.checkpoint;
+  if (!c.enable || c.load_only || step == 0) return;
+  const std::string folder = checkpoint_folder(config_, step);
+  log::info("Saving a model only checkpoint in {} at last step, step {}.", c.export_dtype, step);
+  const auto begin = std::chrono::steady_clock::now();
+  const DType dtype = c.export_dtype == "bfloat16"  ? DType::bf16
+                      : c.export_dtype == "float16" ? DType::f16
+                                                    : DType::f32;
+  save_weights(folder, dtype);
+  log::info("Finished saving the checkpoint in {:.2f} seconds: {}", seconds_since(begin), folder);
+}
+
+void RunCheckpoint::save_weights(const std::string& folder, DType dtype) {
+  const std::string model = hf_config_json(args_, dtype);
+  engine_.store().assemble_masters(stream_);
+  if (world_ == nullptr) {
+    save_hf_weights(folder, engine_.weights(), model, dtype, kShardBytes,
+                    stream_.on_gpu() ? &stream_ : nullptr);
+    return;
+  }
+  std::vector<GatheredWeights::Whole> all;
+  for (const Parameter& p : parameters(args_)) all.push_back({p.name, p.shape});
+  for (int64_t layer = 0; layer < args_.n_layers; ++layer)
+    if (args_.is_moe_layer(layer) && has_expert_bias(args_))
+      all.push_back({expert_bias_name(layer), {args_.moe.num_experts}});
+  GatheredWeights gathered(stream_, world_->world(), all, engine_.weights());
+  if (world_->rank() != 0) {
+    for (size_t i = 0; i < all.size(); ++i) gathered.fetch(i);
+  } else {
+    std::vector<NamedView> views;
+    for (const GatheredWeights::Whole& w : all)
+      views.push_back({.name = w.name, .view = TensorView(nullptr, DType::f32, w.shape)});
+    save_hf_weights(folder, views, model, dtype, kShardBytes, nullptr,
+                    [&](size_t i) { return gathered.fetch(i); });
+  }
+  world_->world().barrier(stream_);  // saved, or the writer's error
+}
+
+}  // namespace nereus

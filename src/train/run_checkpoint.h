@@ -1,0 +1,33 @@
+// The weights that a run starts from, and those that it saves after its last step.
+#pragma once
+
+#include "config/job_config.h"
+#include "config/model_args.h"
+#include "engine/engine.h"
+#include "parallel/rank_world.h"
+
+namespace nereus {
+
+class RunCheckpoint {
+ public:
+  // `world`: this rank among others, null for one rank. All must outlive this.
+  RunCheckpoint(const JobConfig&, const ModelArgs&, Stream&, Engine&, const RankWorld* world);
+
+  // One warning when the last save will not find room on its disk.
+  void warn_of_little_space() const;
+  // Replaces the initial weights by those of initial_weights(), if there are any.
+  void load();
+  // After the last step, where the configuration asks for it. All ranks call it.
+  void save_last(int64_t step);
+
+ private:
+  void save_weights(const std::string& folder, DType);
+
+  const JobConfig& config_;
+  const ModelArgs& args_;
+  Stream& stream_;
+  Engine& engine_;
+  const RankWorld* world_;
+};
+
+}  // namespace nereus

@@ -1,0 +1,205 @@
+#include "train/run_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "config/model_flops.h"
+#include "observe/device_info.h"
+
+namespace nereus {
+namespace {
+
+// The busiest expert's tokens over the mean, of the worst layer.
+double load_max_over_mean(Stream& stream, const Engine& engine) {
+  double worst = 0;
+  for (const Engine::LayerLoad& l : engine.expert_load()) {
+    std::vector<int64_t> load(static_cast<size_t>(l.load.count()));
+    copy_to_host(stream, load.data(), l.load);
+    stream.synchronize();
+    int64_t sum = 0, most = 0;
+    for (const int64_t n : load) {
+      sum += n;
+      most = std::max(most, n);
+    }
+    if (sum > 0)
+      worst = std::max(worst, static_cast<double>(most) * static_cast<double>(load.size()) /
+                                  static_cast<double>(sum));
+  }
+  return worst;
+}
+
+}  // namespace
+
+RunReport::RunReport(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
+                     Stream& stream)
+    : config_(config), args_(args), layout_(layout), stream_(stream) {}
+
+void RunReport::open(const RunFolder* folder, int rank) {
+  sinks_.push_back(std::make_unique<ConsoleSink>(log_in_color(config_)));
+  if (folder != nullptr) {
+    metrics_path_ = folder->new_metrics_file();
+    sinks_.push_back(std::make_unique<JsonlSink>(metrics_path_));
+    sinks_.push_back(std::make_unique<KernelFilesSink>(config_.job.dump_folder));
+  }
+  const RunInfo info{.config = config_,
+                     .args = args_,
+                     .rank = rank,
+                     .ranks = static_cast<int>(layout_.mesh.world())};
+  for (const auto& sink : sinks_) sink->started(info);
+}
+
+// Which kernels attention goes through.
+std::string RunReport::attention_kernels() const {
+  if (!stream_.on_gpu()) return "CPU";
+  const bool bf16 = config_.training.mixed_precision_param == "bfloat16";
+  const bool documents = args_.block_causal();
+  const int64_t qk = args_.qk_head_dim(), v = args_.v_head_dim;
+  if (!bf16 || qk % 8 + v % 8 > 0 || qk > (documents ? 192 : 256) || v > (documents ? 128 : 256)) {
+    log::warning(
+        "Attention goes through a plain kernel, which is slow on long sequences: the fast ones "
+        "take bfloat16 and heads of multiples of 8 up to 256 (cuDNN, causal masks) or 192/128 "
+        "(document masks), and this run has {}, heads of {}/{} and {} masks.",
+        config_.training.mixed_precision_param, qk, v, documents ? "document" : "causal");
+    return "plain";
+  }
+  if (documents || layout_.mesh.size(MeshGroup::cp) > 1) return "own tensor-core kernels";
+  return config_.device.unordered_attention ? "cuDNN, unordered" : "cuDNN, deterministic";
+}
+
+void RunReport::warn_of_unused_settings(const Engine& engine) const {
+  if (!stream_.on_gpu() && config_.optimizer.offload != "none")
+    log::warning(
+        "Accepted, with nothing here to act on: optimizer.offload = {}; the CPU's memory "
+        "is the host's.",
+        config_.optimizer.offload);
+  if (config_.parallelism.expert_overlap && !engine.overlaps_experts())
+    log::warning(
+        "Accepted, with nothing here to act on: parallelism.expert_overlap; it is for GPUs and the "
+        "device dispatcher, and this run's is {}.",
+        engine.dispatcher().name());
+}
+
+// "[pp 2, dp_shard 4]; schedule 1F1B, 2 stages, 8 microbatches of 1 rows; ...; recompute none".
+std::string RunReport::layout_text(const Engine& engine, const std::string& library) const {
+  const auto& t = config_.training;
+  const std::string attention = attention_kernels();
+  const Schedule& schedule = layout_.pipeline.schedule;
+  std::string text = layout_.mesh.to_string();
+  if (schedule.stages() > 1)
+    text += fmt::format("; schedule {}, {} stages, {} microbatches of {} rows", schedule.name,
+                        schedule.stages(), layout_.microbatches, layout_.microbatch_rows);
+  if (!library.empty()) text += "; communication by " + library;
+  const std::string routing = args_.moe.skew_percent > 0
+                                  ? fmt::format("forced, {} % of tokens to the first {} experts",
+                                                args_.moe.skew_percent, args_.moe.top_k)
+                              : args_.moe.force_load_balance ? "forced balance"
+                                                             : "learned";
+  return text + fmt::format(
+                    "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
+                    "activations {}; recompute {}",
+                    args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface",
+                    attention, t.seed.value_or(0), routing, engine.dispatcher().name(),
+                    t.mixed_precision_param, config_.activation_checkpoint.mode);
+}
+
+void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {
+  const auto& t = config_.training;
+  const ModelSize size = model_size(args_);
+  const auto count = [](int64_t n) { return with_thousands(static_cast<double>(n), 0); };
+  log::info("Model {} {} size: {} total parameters", config_.model.name, args_.flavor,
+            count(size.total()));
+  log::info("Total parameter count: dense {}, sparse {}, active {}", count(size.torchtitan_dense()),
+            count(size.sparse()), count(size.active));
+  log_device(stream_);
+  const std::string layout = layout_text(engine, library);
+  warn_of_unused_settings(engine);
+  log::info(
+      "Trainer is initialized with local batch size {}, global batch size {}, gradient "
+      "accumulation steps {}, sequence length {}, total steps {} (warmup {})",
+      t.local_batch_size, layout_.global_batch, layout_.local_rows / t.local_batch_size, t.seq_len,
+      t.steps, config_.lr_scheduler.warmup_steps);
+  log::info("Layout: {}; ready in {:.2f} s", layout, seconds);
+}
+
+// Of one device, as TorchTitan counts them.
+double RunReport::tokens_per_device() const {
+  return static_cast<double>(layout_.global_batch * config_.training.seq_len) /
+         static_cast<double>(layout_.mesh.world());
+}
+
+void RunReport::begin_interval() { interval_ = Interval(); }
+
+void RunReport::step(int64_t step, const StepResult& result, double lr, int64_t reruns,
+                     const Engine& engine) {
+  const double seconds = std::chrono::duration<double>(Clock::now() - interval_.begin).count();
+  const auto steps = static_cast<double>(interval_.steps);
+  const MemoryUse memory = memory_use(stream_);
+  const auto flops =
+      static_cast<double>(flops_per_token(args_, config_.training.seq_len).torchtitan);
+  StepMetrics m;
+  m.step = step;
+  m.loss = static_cast<double>(result.loss);
+  m.grad_norm = static_cast<double>(result.grad_norm);
+  m.lr = lr;
+  m.memory_gib = memory.peak_gib;
+  m.memory_percent = memory.peak_percent;
+  m.tokens_per_second = steps * tokens_per_device() / seconds;
+  m.tflops = flops * m.tokens_per_second / 1e12;
+  if (const std::optional<double> peak = peak_flops(stream_))
+    m.mfu_percent = 100 * flops * m.tokens_per_second / *peak;
+  m.step_seconds = seconds / steps;
+  m.data_seconds = interval_.data_seconds / steps;
+  m.tokens_seen = step * layout_.global_batch * config_.training.seq_len;
+  m.expert_overflows = reruns;
+  m.expert_load_max_over_mean = load_max_over_mean(stream_, engine);  // of this rank's stages
+  for (const auto& sink : sinks_) sink->step(m);
+  begin_interval();
+}
+
+void RunReport::validation(int64_t step, double loss, int64_t tokens, double seconds) {
+  const MemoryUse memory = memory_use(stream_);
+  const double per_device = static_cast<double>(tokens) / static_cast<double>(layout_.mesh.world());
+  for (const auto& sink : sinks_)
+    sink->validation({.step = step,
+                      .loss = loss,
+                      .memory_gib = memory.peak_gib,
+                      .memory_percent = memory.peak_percent,
+                      .tokens_per_second = per_device / seconds});
+}
+
+void RunReport::profile(const std::vector<KernelRun>& runs, double step_seconds) {
+  const auto flops = static_cast<double>(flops_per_token(args_, config_.training.seq_len).causal);
+  const KernelProfile profile{.runs = runs,
+                              .times = add_up(runs),
+                              .step_seconds = step_seconds,
+                              .flops = tokens_per_device() * flops,
+                              .peak = peak_flops(stream_)};
+  for (const auto& sink : sinks_) sink->profile(profile);
+}
+
+void RunReport::log_summary(const Summary& s) const {
+  const auto& t = config_.training;
+  std::string seen;
+  if (s.data.tokens_a_pass > 0)
+    seen = fmt::format(" (the text was seen {:.2f} times)",
+                       static_cast<double>(s.steps * layout_.local_rows * (t.seq_len + 1)) /
+                           static_cast<double>(s.data.tokens_a_pass));
+  log::info("Data: {} steps of {} tokens from {}{}", s.steps, layout_.global_batch * t.seq_len,
+            t.dataset, seen);
+  if (s.data.skipped_lines + s.data.replaced > 0)
+    log::warning("Data: {} broken lines skipped, {} ill-formed UTF-8 parts replaced by U+FFFD",
+                 s.data.skipped_lines, s.data.replaced);
+  if (s.validated && s.steps > 0)
+    log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", s.first_validation,
+              s.last_validation, s.steps);
+  if (s.signal == 0) log::info("Training completed");
+  if (!metrics_path_.empty() && !std::filesystem::exists(metrics_path_))
+    log::warning("{}/metrics.jsonl was removed while the run went on: its lines are lost.",
+                 config_.job.dump_folder);
+  log::info("Run folder: {} (metrics.jsonl has every logged step)", config_.job.dump_folder);
+}
+
+}  // namespace nereus

@@ -1,0 +1,72 @@
+// What a run tells its users: the lines at its start, the figures of logged steps and validations,
+// which go to all sinks, and the lines at its end.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/row_source.h"
+#include "engine/run_layout.h"
+#include "engine/step_runner.h"
+#include "observe/sink.h"
+#include "train/run_folder.h"
+
+namespace nereus {
+
+class RunReport {
+ public:
+  // All must outlive the report.
+  RunReport(const JobConfig&, const ModelArgs&, const RunLayout&, Stream&);
+
+  // From here on figures go to this rank's sinks: the console, and files in `folder` on the rank
+  // that writes (null elsewhere).
+  void open(const RunFolder* folder, int rank);
+
+  // Before the first step. `library` moves tensors between ranks, "" for one rank; `seconds` is how
+  // long the set-up took.
+  void log_model(const Engine&, const std::string& library, double seconds) const;
+
+  // The interval that the next logged step covers begins.
+  void begin_interval();
+  void waited_for_data(double seconds) { interval_.data_seconds += seconds; }
+  void step_confirmed() { ++interval_.steps; }
+
+  // All steps so far are confirmed; ends the interval.
+  void step(int64_t step, const StepResult&, double lr, int64_t reruns, const Engine&);
+  void validation(int64_t step, double loss, int64_t tokens, double seconds);
+  void profile(const std::vector<KernelRun>&, double step_seconds);
+
+  struct Summary {
+    int64_t steps = 0;
+    int signal = 0;  // that ended the run, or 0
+    bool validated = false;
+    double first_validation = 0, last_validation = 0;
+    data::SourceStatus data;
+  };
+  void log_summary(const Summary&) const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Interval {  // since the last logged step
+    Clock::time_point begin = Clock::now();
+    int64_t steps = 0;
+    double data_seconds = 0;
+  };
+
+  std::string attention_kernels() const;
+  std::string layout_text(const Engine&, const std::string& library) const;
+  void warn_of_unused_settings(const Engine&) const;
+  double tokens_per_device() const;  // of a step
+
+  const JobConfig& config_;
+  const ModelArgs& args_;
+  const RunLayout& layout_;
+  Stream& stream_;
+  std::vector<std::unique_ptr<Sink>> sinks_;
+  std::string metrics_path_;  // "": this rank writes none
+  Interval interval_;
+};
+
+}  // namespace nereus
