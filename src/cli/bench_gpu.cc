@@ -95,9 +95,7 @@ void norms(Bench& bench) {
   const auto forward = [&](const One& o) {
     return ops::RmsNormForward{.y = o.y,
                                .rstd = o.rstd,
-                               .sum = {},
                                .x = latent.columns(o.begin, o.end),
-                               .addend = {},
                                .weight = o.weight,
                                .eps = 1e-6f};
   };
@@ -106,7 +104,6 @@ void norms(Bench& bench) {
                                 .dweight = o.dweight,
                                 .dy = o.dy,
                                 .x = latent.columns(o.begin, o.end),
-                                .residual = {},
                                 .weight = o.weight,
                                 .rstd = o.rstd};
   };
@@ -140,7 +137,6 @@ void experts(Bench& bench) {
                             .scores = scores,
                             .load = load,
                             .logits = logits,
-                            .bias = {},
                             .rule = {.normalize = true}});
   });
   bench.run("experts plan", 0, d(R) * 12, [&] {
@@ -148,12 +144,10 @@ void experts(Bench& bench) {
         s,
         {.row_of_slot = row_of_slot, .slot_of_row = slot_of_row, .offsets = offsets, .ids = ids});
   });
-  bench.run("experts permute", 0, 2 * d(D) * d(T + R), [&] {
-    ops::permute(s, {.rows = rows, .x = x, .row_of_slot = row_of_slot, .weights = {}});
-  });
+  bench.run("experts permute", 0, 2 * d(D) * d(T + R),
+            [&] { ops::permute(s, {.rows = rows, .x = x, .row_of_slot = row_of_slot}); });
   bench.run("experts combine", 0, 2 * d(D) * d(R + 2 * T), [&] {
-    ops::combine(s,
-                 {.out = y, .rows = rows, .row_of_slot = row_of_slot, .weights = {}, .addend = x});
+    ops::combine(s, {.out = y, .rows = rows, .row_of_slot = row_of_slot, .addend = x});
   });
   bench.run("experts weights", 0, 12 * d(R),
             [&] { ops::gather_scalars(s, {.out = gathered, .x = weights, .index = slot_of_row}); });
@@ -265,7 +259,6 @@ void memory(Bench& bench) {
                             .step_ok = ok.rows(0, 1),
                             .sum_squares = sum.rows(0, 1)});
   ops::Adam adam{.param = p,
-                 .remainder = {},
                  .m = m,
                  .v = v,
                  .copy = copy,

@@ -67,8 +67,7 @@ void attention_case(Bench& bench, const AttentionCase& c) {
                                     .sequence = S,
                                     .scale = 0.07f,
                                     .mask = c.mask,
-                                    .unordered = unordered,
-                                    .workspace = {}};
+                                    .unordered = unordered};
     const int64_t workspace = ops::attention_backward_workspace(s, backward);
     if (workspace > 0) backward.workspace = bench.tensor(DType::u8, {workspace});
     bench.run(name + (unordered ? " backward, unordered" : " backward"),

@@ -314,8 +314,7 @@ void attention(Bench& bench, const char* name, DType dtype, int64_t B, int64_t S
                                                .v = v,
                                                .first_key = first_key,
                                                .sequence = S,
-                                               .scale = 0.07f,
-                                               .workspace = {}});
+                                               .scale = 0.07f});
     };
     return c;
   };

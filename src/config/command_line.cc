@@ -14,11 +14,11 @@ namespace {
 struct Option {
   std::string written;
   std::string name;  // with _ for -
-  std::optional<std::string> value;
+  std::optional<std::string> value = {};
 };
 
 Option split_option(const std::string& written) {
-  Option o{.written = written, .name = written.substr(2), .value = {}};
+  Option o{.written = written, .name = written.substr(2)};
   const size_t equals = o.name.find('=');
   if (equals != std::string::npos) {
     o.value = o.name.substr(equals + 1);
@@ -65,7 +65,7 @@ class Parser {
     if (key == nullptr) fail_unknown(o);
     const auto [seen, first] = seen_.emplace(key->name, old_name);
     if (!first && seen->second != old_name) fail_both_names(*key, o.written);
-    Override set{.key = key->name, .text = "", .append = !first, .old_name = old_name};
+    Override set{.key = key->name, .append = !first, .old_name = old_name};
     if (negated) {
       NEREUS_CHECK(kConfig, !o.value, "{}={}: it takes no value; write --{}={}", o.written,
                    *o.value, key->name, *o.value);

@@ -12,10 +12,10 @@
 namespace nereus {
 
 struct Override {
-  std::string key;   // training.seq_len
-  std::string text;  // its value; flags: true or false
-  bool append;       // the same list was named before on this command line
-  bool old_name;     // the argument has the key's old name
+  std::string key;        // training.seq_len
+  std::string text = {};  // its value; flags: true or false
+  bool append;            // the same list was named before on this command line
+  bool old_name;          // the argument has the key's old name
 };
 
 struct CommandLine {

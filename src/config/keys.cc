@@ -16,13 +16,8 @@ class Table {
   void section(std::string name) { section_ = std::move(name) + "."; }
   template <class T>
   Key& add(const char* name, T& target, KeyClass key_class, const char* meaning) {
-    keys_.push_back({.name = section_ + name,
-                     .old_name = "",
-                     .target = &target,
-                     .key_class = key_class,
-                     .meaning = meaning,
-                     .allowed = {},
-                     .sentence = ""});
+    keys_.push_back(
+        {.name = section_ + name, .target = &target, .key_class = key_class, .meaning = meaning});
     return keys_.back();
   }
   template <class T>

@@ -32,7 +32,7 @@ struct Key {
   KeyClass key_class = KeyClass::works;
   std::string meaning;
   // Which values: of a string or of a list's elements (empty: any), of an integer, of a float.
-  Strings allowed;
+  Strings allowed = {};
   int64_t minimum = std::numeric_limits<int64_t>::min();
   int64_t maximum = std::numeric_limits<int32_t>::max();
   bool or_minus_one = false;  // -1 has a meaning of its own
@@ -40,7 +40,7 @@ struct Key {
   double highest = std::numeric_limits<double>::max();
   bool above_lowest = false, below_highest = false;  // the bounds themselves are excluded
   // TorchTitan's words for a value that is not allowed, {} the value: users search for them.
-  std::string sentence;
+  std::string sentence = {};
 };
 
 // The table over the members of `config`, which must outlive it.

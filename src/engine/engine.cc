@@ -77,11 +77,9 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                             : options.reshard                ? kBackgroundProcessors
                                                              : 0);
   const auto group = [world](MeshGroup g) { return world == nullptr ? nullptr : world->group(g); };
-  const Pipeline one{.parts = {{.first_block = 0, .end_block = args.n_layers}},
-                     .schedule = {.name = "",
-                                  .microbatches = 1,
-                                  .rank_of_stage = {0},
-                                  .actions = {sequential_schedule(1)}}};
+  const Pipeline one{
+      .parts = {{.first_block = 0, .end_block = args.n_layers}},
+      .schedule = {.microbatches = 1, .rank_of_stage = {0}, .actions = {sequential_schedule(1)}}};
   const Pipeline& pipeline = options.pipeline == nullptr ? one : *options.pipeline;
   const Schedule& schedule = pipeline.schedule;
   const int pp_rank = world == nullptr ? 0 : world->position(MeshGroup::pp);

@@ -24,15 +24,15 @@ struct Pipeline {
 class Engine {
  public:
   struct Options {
-    DType compute = DType::f32;        // of activations and weights: f32, or bf16 with f32 masters
-    int64_t rows = 1, sequence = 1;    // of a microbatch
-    int32_t eos_id = -1;               // ends a document; needed when the model is block_causal
-    std::vector<Recompute> recompute;  // by block; empty: none
-    bool gradients = true;             // false: evaluation only
-    bool moments = true;               // false: no optimizer will run
-    DType moment_type = DType::f32;    // of the optimizer's moments: f32 or bf16
-    bool split_masters = false;        // see ParameterStore::Options
-    Offload offload = Offload::none;   // likewise
+    DType compute = DType::f32;      // of activations and weights: f32, or bf16 with f32 masters
+    int64_t rows = 1, sequence = 1;  // of a microbatch
+    int32_t eos_id = -1;             // ends a document; needed when the model is block_causal
+    std::vector<Recompute> recompute = {};  // by block; empty: none
+    bool gradients = true;                  // false: evaluation only
+    bool moments = true;                    // false: no optimizer will run
+    DType moment_type = DType::f32;         // of the optimizer's moments: f32 or bf16
+    bool split_masters = false;             // see ParameterStore::Options
+    Offload offload = Offload::none;        // likewise
     int64_t offload_chunk = HostStates::kChunk;
     bool unordered_attention = false;    // see ops/attention.h
     int reserved_processors = -1;        // device.reserved_processors

@@ -219,8 +219,7 @@ TEST_F(EngineTest, TheNumberOfThreadsDoesNotChangeABit) {
   ThreadPool one(1), five(5);
   for (ThreadPool* pool : {&one, &five}) {
     Stream stream(Device::cpu(), pool);
-    Engine e(small_args(), stream,
-             {.rows = kRows, .sequence = kSequence, .eos_id = 1, .recompute = {}});
+    Engine e(small_args(), stream, {.rows = kRows, .sequence = kSequence, .eos_id = 1});
     for (size_t i = 0; i < e.store().master_views().size(); ++i) {
       const TensorView from = two->store().masters(), to = e.store().masters();
       std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
@@ -247,8 +246,7 @@ TEST_F(EngineTest, EvaluationGivesTheTrainingLossAndCountsNoLoad) {
 
 TEST_F(EngineTest, OnTheMetaDeviceAllIsCheckedAndMeasuredAndNothingAllocated) {
   Stream meta(Device::meta());
-  Engine e(small_args(), meta,
-           {.rows = kRows, .sequence = kSequence, .eos_id = 1, .recompute = {}});
+  Engine e(small_args(), meta, {.rows = kRows, .sequence = kSequence, .eos_id = 1});
   const auto real = engine(small_args());
   EXPECT_EQ(e.executor().memory().total, real->executor().memory().total);
   EXPECT_EQ(e.store().bytes().masters, real->store().bytes().masters);

@@ -10,8 +10,7 @@ namespace {
 
 Pipeline one_stage(int64_t layers, int microbatches) {
   return {.parts = {{.first_block = 0, .end_block = layers}},
-          .schedule = {.name = "",
-                       .microbatches = microbatches,
+          .schedule = {.microbatches = microbatches,
                        .rank_of_stage = {0},
                        .actions = {sequential_schedule(microbatches)}}};
 }
@@ -32,7 +31,7 @@ bool reshards(const JobConfig& c) {
 }
 
 RunLayout run_layout(const JobConfig& c, const ModelArgs& args, int64_t ranks) {
-  RunLayout out{.mesh = Mesh(mesh_degrees(c), ranks), .pipeline = {}, .warning = ""};
+  RunLayout out{.mesh = Mesh(mesh_degrees(c), ranks)};
   check_fits(out.mesh, args, c.training.seq_len);
   const auto& p = c.parallelism;
   const int64_t dp = out.mesh.size(MeshGroup::dp);

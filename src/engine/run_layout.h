@@ -12,12 +12,12 @@ namespace nereus {
 
 struct RunLayout {
   Mesh mesh;
-  Pipeline pipeline;
+  Pipeline pipeline = {};
   int64_t global_batch = 1;  // rows a step
   int64_t local_rows = 1;    // of them, a data-parallel rank's
   int64_t microbatch_rows = 1;
-  int microbatches = 1;  // a step on each rank: local_rows / microbatch_rows
-  std::string warning;   // to be logged; "" for none
+  int microbatches = 1;      // a step on each rank: local_rows / microbatch_rows
+  std::string warning = {};  // to be logged; "" for none
 };
 
 // Are weights and gradients whole a block at a time only? fsdp_reshard_after_forward.

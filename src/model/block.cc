@@ -22,9 +22,7 @@ void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorVi
                       ConstTensorView weight) const {
   ops::rmsnorm_forward(ctx.stream, {.y = y,
                                     .rstd = rstd,
-                                    .sum = {},
                                     .x = x,
-                                    .addend = {},
                                     .weight = weight,
                                     .eps = eps_,
                                     .round_normalized = round_normalized_});

@@ -83,7 +83,7 @@ class OneBlock {
     Context ctx{stream_, input_, weight_, scratch_};
     Block::Saved saved;
     Block::Pending pending;
-    block_.forward(ctx, weights, mb, {.bias = {}, .load = load}, x, y, saved);
+    block_.forward(ctx, weights, mb, {.load = load}, x, y, saved);
     if (at_once) {
       block_.backward(ctx, weights, mb, dy, dx, saved, pending, grads);
     } else {

@@ -63,9 +63,7 @@ void Head::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTe
   const TensorView chunk = ctx.scratch.take(x.dtype, {rows, vocabulary_}, "logits");
   ops::rmsnorm_forward(ctx.stream, {.y = normal,
                                     .rstd = s.rstd,
-                                    .sum = {},
                                     .x = x,
-                                    .addend = {},
                                     .weight = w.norm,
                                     .eps = eps_,
                                     .round_normalized = round_normalized_});
@@ -94,7 +92,6 @@ void Head::backward_input(Context& ctx, const Weights& w, TensorView dx, const S
                                      .dweight = grads.norm,
                                      .dy = s.dn,
                                      .x = s.x,
-                                     .residual = {},
                                      .weight = w.norm,
                                      .rstd = s.rstd,
                                      .accumulate = ctx.accumulate});

@@ -12,14 +12,14 @@
 namespace nereus {
 
 struct Microbatch {
-  ConstTensorView ids;            // i32 [T]
-  ConstTensorView labels;         // i32 [T]; negative: ignored
-  ConstTensorView positions;      // i32 [T]
-  ConstTensorView first_key;      // i32 [T], see ops/attention.h
-  int64_t sequence = 0;           // tokens a row
-  int64_t key_sequence = 0;       // keys a row, under context parallelism; 0: the row's own
-  ConstTensorView key_positions;  // i32 [keys], under context parallelism
-  int runs = 1;                   // of rows
+  ConstTensorView ids;                 // i32 [T]
+  ConstTensorView labels;              // i32 [T]; negative: ignored
+  ConstTensorView positions;           // i32 [T]
+  ConstTensorView first_key;           // i32 [T], see ops/attention.h
+  int64_t sequence = 0;                // tokens a row
+  int64_t key_sequence = 0;            // keys a row, under context parallelism; 0: the row's own
+  ConstTensorView key_positions = {};  // i32 [keys], under context parallelism
+  int runs = 1;                        // of rows
   std::array<int64_t, 2> first_query{0, 0};  // by run: the key of a row's first query
   ops::AttentionMask mask = ops::AttentionMask::causal;
   float loss_scale = 1;  // of each token's loss: 1 / (tokens of the microbatch * microbatches)

@@ -49,9 +49,7 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
     return ops::RmsNormForward{
         .y = latents.take(s.latent.dtype, {rows, end - begin}, "latent norm"),
         .rstd = rstd,
-        .sum = {},
         .x = s.latent.columns(begin, end),
-        .addend = {},
         .weight = weight,
         .eps = eps_,
         .round_normalized = round_normalized_};
@@ -157,8 +155,7 @@ void Mla::attention_backward(Context& ctx, const Microbatch& mb, ConstTensorView
                                     .unordered = unordered_,
                                     .key_sequence = mb.key_sequence,
                                     .first_query = mb.first_query[static_cast<size_t>(run)],
-                                    .accumulate = run < mb.runs - 1,
-                                    .workspace = {}};
+                                    .accumulate = run < mb.runs - 1};
     const int64_t workspace = ops::attention_backward_workspace(ctx.stream, backward);
     if (workspace > 0)
       backward.workspace = ctx.scratch.take(DType::u8, {workspace}, "attention workspace");
@@ -228,7 +225,6 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                                 .dweight = dnorm,
                                 .dy = dnormal,
                                 .x = s.latent.columns(begin, end),
-                                .residual = {},
                                 .weight = norm,
                                 .rstd = rstd,
                                 .accumulate = ctx.accumulate};

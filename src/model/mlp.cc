@@ -7,7 +7,7 @@ namespace nereus {
 
 void Mlp::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
   s.act = arena.take(s.gate_up.dtype, {s.gate_up.dim(0), s.gate_up.dim(1) / 2}, "swiglu");
-  ops::swiglu_forward(ctx.stream, {.y = s.act, .gate_up = s.gate_up, .row_weight = {}, .rows = {}});
+  ops::swiglu_forward(ctx.stream, {.y = s.act, .gate_up = s.gate_up});
 }
 
 // From dy to the gradient of gate_up.
@@ -16,12 +16,7 @@ void Mlp::gated_unit_backward(Context& ctx, TensorView dgate_up, ConstTensorView
   const Arena::Scope scope(ctx.scratch);
   const TensorView dact = ctx.scratch.take(dy.dtype, s.act.shape, "dswiglu");
   linear_dgrad(ctx, dact, dy, w.down);
-  ops::swiglu_backward(ctx.stream, {.dgate_up = dgate_up,
-                                    .drow_weight = {},
-                                    .dy = dact,
-                                    .gate_up = s.gate_up,
-                                    .row_weight = {},
-                                    .rows = {}});
+  ops::swiglu_backward(ctx.stream, {.dgate_up = dgate_up, .dy = dact, .gate_up = s.gate_up});
 }
 
 void Mlp::forward(Context& ctx, const Weights& w, ConstTensorView x, TensorView y,

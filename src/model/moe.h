@@ -28,8 +28,8 @@ namespace nereus {
 
 // What the balancing of a layer's experts keeps between steps.
 struct ExpertLoad {
-  ConstTensorView bias;  // f32 [E]; "no tensor" without balancing
-  TensorView load;       // i64 [E], tokens routed since the last update
+  ConstTensorView bias = {};  // f32 [E]; "no tensor" without balancing
+  TensorView load;            // i64 [E], tokens routed since the last update
 };
 
 class Moe {

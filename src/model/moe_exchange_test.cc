@@ -108,7 +108,7 @@ std::vector<std::vector<double>> run(const Case& c, TokenDispatcher& dispatcher,
   const Moe moe(args, dispatcher, region, region, side, c.recompute, 0);
   Moe::Saved saved;
   Moe::Pending pending;
-  moe.route(ctx, w, {.bias = {}, .load = load}, mb, x, saved.routing);
+  moe.route(ctx, w, {.load = load}, mb, x, saved.routing);
   moe.forward(ctx, w, x, out[5], saved);
   if (c.recompute.norms) moe.restore_input(ctx, x, saved);
   if (c.at_once) {

@@ -131,7 +131,7 @@ class Builder {
           prefix + name, {rows, columns}, ParameterKind::dense, truncated(kStd, kBound)};
     };
     MlaTensors<TensorHandle> t = no_attention();
-    StoredTensor latent{.name = prefix + "latent", .shape = {Rq + latent_kv, D}, .parts = {}};
+    StoredTensor latent{.name = prefix + "latent", .shape = {Rq + latent_kv, D}};
     if (Rq == 0) {
       t.q = add(matrix("wq.weight", H * args_.qk_head_dim(), D), {tp(0)});
     } else {

@@ -54,8 +54,8 @@ struct AttentionBackward {
   AttentionMask mask = AttentionMask::causal;
   bool unordered = false;
   int64_t key_sequence = 0, first_query = 0;
-  bool accumulate = false;  // dk and dv are added to; only with key_sequence
-  TensorView workspace;     // u8 [attention_backward_workspace()], or "no tensor" when that is 0
+  bool accumulate = false;    // dk and dv are added to; only with key_sequence
+  TensorView workspace = {};  // u8 [attention_backward_workspace()], or "no tensor" when that is 0
 };
 
 // Keys of a row.

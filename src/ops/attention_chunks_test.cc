@@ -66,8 +66,7 @@ TEST(Attention, ChunksOfQueriesAgainstAllKeysAreTheirPartOfTheWhole) {
                                .first_key = first,
                                .sequence = S,
                                .scale = kScale,
-                               .mask = mask,
-                               .workspace = {}});
+                               .mask = mask});
         s.synchronize();
 
         const auto chunk_dk = poisoned({B * S, H, Dqk}), chunk_dv = poisoned({B * S, H, Dv});
@@ -116,8 +115,7 @@ TEST(Attention, ChunksOfQueriesAgainstAllKeysAreTheirPartOfTheWhole) {
                                  .mask = mask,
                                  .key_sequence = S,
                                  .first_query = c * C,
-                                 .accumulate = c < kChunks - 1,
-                                 .workspace = {}});
+                                 .accumulate = c < kChunks - 1});
           s.synchronize();
           EXPECT_LT(test::normwise_error(o_c.values(), chunk(o, c).values()), error);
           EXPECT_LT(test::normwise_error(dq_c.values(), chunk(dq, c).values()), error);
@@ -172,8 +170,7 @@ TEST(Attention, OfDocumentsGivesTheSameBitsEachTime) {
                              .sequence = S,
                              .scale = 0.07f,
                              .mask = AttentionMask::document,
-                             .unordered = true,
-                             .workspace = {}});
+                             .unordered = true});
       s.synchronize();
       return std::vector{o.values(), lse.values(), dq.values(), dk.values(), dv.values()};
     };

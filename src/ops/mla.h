@@ -22,7 +22,7 @@
 namespace nereus::ops {
 
 struct MlaAssemble {
-  TensorView q;               // [T, H, N + R], in place; optional
+  TensorView q = {};          // [T, H, N + R], in place; optional
   TensorView k;               // [T, H, N + R]
   ConstTensorView k_nope;     // [T, H, N], strided: part of kv's rows
   ConstTensorView k_pe;       // [T, R], strided
@@ -31,7 +31,7 @@ struct MlaAssemble {
 };
 
 struct MlaAssembleBackward {
-  TensorView dq;              // [T, H, N + R], in place; optional
+  TensorView dq = {};         // [T, H, N + R], in place; optional
   TensorView dk_nope;         // [T, H, N], strided
   TensorView dk_pe;           // [T, R], strided
   ConstTensorView dk;         // [T, H, N + R]

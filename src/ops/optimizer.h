@@ -31,10 +31,10 @@ struct ClipCoefficient {
 };
 
 struct Adam {
-  TensorView param;                      // f32, n elements, contiguous; or "not given", and
-  TensorView remainder;                  // i16, n elements, with copy
+  TensorView param = {};                 // f32, n elements, contiguous; or "not given", and
+  TensorView remainder = {};             // i16, n elements, with copy
   TensorView m, v;                       // n elements, both f32 or both bf16 (rounded when stored)
-  TensorView copy;                       // bf16, n elements, optional
+  TensorView copy = {};                  // bf16, n elements, optional
   ConstTensorView grad;                  // f32, n elements
   ConstTensorView coefficient, step_ok;  // f32 [1], i32 [1]
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;

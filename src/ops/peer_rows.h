@@ -37,7 +37,7 @@ struct PeerPlan {
   TensorView place;             // i32 [T, K, 2]: rank, row
   TensorView local_offsets;     // i32 [E + 1]
   TensorView first_row;         // i32 [P * E]: where this rank's rows of an expert begin (scratch)
-  TensorView wanted;            // i64 [1], optional
+  TensorView wanted = {};       // i64 [1], optional
   ConstTensorView ids;          // i32 [T, K]
   ConstTensorView row_of_slot;  // i32 [T, K], of permute_plan
   ConstTensorView offsets;      // i32 [P, P * E + 1]: every rank's, of permute_plan
@@ -46,22 +46,22 @@ struct PeerPlan {
 };
 
 struct PeerPermute {
-  PeerTensor rows;          // [R, D]
-  PeerTensor row_weights;   // f32 [R], optional
-  ConstTensorView x;        // [T, D]
-  ConstTensorView weights;  // f32 [T, K]; for row_weights and `weigh`
-  ConstTensorView place;    // i32 [T, K, 2]
+  PeerTensor rows;               // [R, D]
+  PeerTensor row_weights = {};   // f32 [R], optional
+  ConstTensorView x;             // [T, D]
+  ConstTensorView weights = {};  // f32 [T, K]; for row_weights and `weigh`
+  ConstTensorView place;         // i32 [T, K, 2]
   bool weigh = false;
 };
 
 struct PeerCombine {
-  TensorView out;           // [T, D]
-  TensorView scalars;       // f32 [T, K], optional
-  PeerTensor rows;          // [R, D]
-  PeerTensor row_scalars;   // f32 [R], with scalars
-  ConstTensorView place;    // i32 [T, K, 2]
-  ConstTensorView weights;  // f32 [T, K], optional
-  ConstTensorView addend;   // [T, D], optional; may alias out
+  TensorView out;                // [T, D]
+  TensorView scalars = {};       // f32 [T, K], optional
+  PeerTensor rows;               // [R, D]
+  PeerTensor row_scalars = {};   // f32 [R], with scalars
+  ConstTensorView place;         // i32 [T, K, 2]
+  ConstTensorView weights = {};  // f32 [T, K], optional
+  ConstTensorView addend = {};   // [T, D], optional; may alias out
 };
 
 struct PeerDot {

@@ -24,18 +24,18 @@ struct PermutePlan {
 };
 
 struct Permute {
-  TensorView rows;              // [R, D]
-  ConstTensorView x;            // [T, D]
-  ConstTensorView row_of_slot;  // i32 [T, K]
-  ConstTensorView weights;      // f32 [T, K], optional
+  TensorView rows;               // [R, D]
+  ConstTensorView x;             // [T, D]
+  ConstTensorView row_of_slot;   // i32 [T, K]
+  ConstTensorView weights = {};  // f32 [T, K], optional
 };
 
 struct Combine {
-  TensorView out;               // [T, D]
-  ConstTensorView rows;         // [R, D]
-  ConstTensorView row_of_slot;  // i32 [T, K]
-  ConstTensorView weights;      // f32 [T, K], optional
-  ConstTensorView addend;       // [T, D], optional; may alias out
+  TensorView out;                // [T, D]
+  ConstTensorView rows;          // [R, D]
+  ConstTensorView row_of_slot;   // i32 [T, K]
+  ConstTensorView weights = {};  // f32 [T, K], optional
+  ConstTensorView addend = {};   // [T, D], optional; may alias out
 };
 
 struct RowDot {

@@ -22,24 +22,24 @@
 namespace nereus::ops {
 
 struct RmsNormForward {
-  TensorView y;            // [T, D]
-  TensorView rstd;         // f32 [T]
-  TensorView sum;          // [T, D], given together with addend; may alias x
-  ConstTensorView x;       // [T, D]
-  ConstTensorView addend;  // [T, D], optional
-  ConstTensorView weight;  // f32 [D]
+  TensorView y;                 // [T, D]
+  TensorView rstd;              // f32 [T]
+  TensorView sum = {};          // [T, D], given together with addend; may alias x
+  ConstTensorView x;            // [T, D]
+  ConstTensorView addend = {};  // [T, D], optional
+  ConstTensorView weight;       // f32 [D]
   float eps = 0;
   bool round_normalized = false;
 };
 
 struct RmsNormBackward {
-  TensorView dx;             // [T, D]
-  TensorView dweight;        // f32 [D]
-  ConstTensorView dy, x;     // [T, D], x being the normalised sum s
-  ConstTensorView residual;  // [T, D], optional
-  ConstTensorView weight;    // f32 [D]
-  ConstTensorView rstd;      // f32 [T]
-  bool accumulate = false;   // into dweight
+  TensorView dx;                  // [T, D]
+  TensorView dweight;             // f32 [D]
+  ConstTensorView dy, x;          // [T, D], x being the normalised sum s
+  ConstTensorView residual = {};  // [T, D], optional
+  ConstTensorView weight;         // f32 [D]
+  ConstTensorView rstd;           // f32 [T]
+  bool accumulate = false;        // into dweight
 };
 
 struct RmsNormPairForward {

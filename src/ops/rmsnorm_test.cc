@@ -174,9 +174,7 @@ TEST(RmsNormPair, GivesWhatItsTwoNormsGive) {
       const auto forward = [&](const Norm& n, bool want) {
         return RmsNormForward{.y = want ? n.want_y : n.y,
                               .rstd = want ? n.want_rstd : n.rstd,
-                              .sum = {},
                               .x = x.view().columns(n.begin, n.end),
-                              .addend = {},
                               .weight = n.weight,
                               .eps = 1e-6f};
       };
@@ -186,7 +184,6 @@ TEST(RmsNormPair, GivesWhatItsTwoNormsGive) {
                                .dweight = want ? n.want_dweight : n.dweight,
                                .dy = n.dy,
                                .x = x.view().columns(n.begin, n.end),
-                               .residual = {},
                                .weight = n.weight,
                                .rstd = n.want_rstd,
                                .accumulate = n.begin == 0};
@@ -227,8 +224,7 @@ TEST(RmsNormErrors, NamesTheRowsOfAPairThatDiffer) {
   const test::Tensor x(Device::cpu(), DType::f32, {4, 8}), y(Device::cpu(), DType::f32, {4, 8}),
       rstd(Device::cpu(), DType::f32, {4}), weight(Device::cpu(), DType::f32, {8});
   Stream s = test::stream(Device::cpu());
-  const RmsNormForward whole{
-      .y = y, .rstd = rstd, .sum = {}, .x = x, .addend = {}, .weight = weight};
+  const RmsNormForward whole{.y = y, .rstd = rstd, .x = x, .weight = weight};
   RmsNormForward part = whole;
   part.y = y.view().rows(0, 2);
   part.rstd = rstd.view().rows(0, 2);

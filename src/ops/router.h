@@ -36,12 +36,12 @@ NEREUS_HD inline int forced_expert(int skew_percent, int64_t t, int64_t k, int64
 }
 
 struct RouterForward {
-  TensorView weights;      // f32 [T, K]
-  TensorView ids;          // i32 [T, K]
-  TensorView scores;       // f32 [T, E], kept for the backward pass
-  TensorView load;         // i64 [E]: the number of (t,k) with that id is added; optional
-  ConstTensorView logits;  // [T, E]
-  ConstTensorView bias;    // f32 [E], optional
+  TensorView weights;         // f32 [T, K]
+  TensorView ids;             // i32 [T, K]
+  TensorView scores;          // f32 [T, E], kept for the backward pass
+  TensorView load = {};       // i64 [E]: the number of (t,k) with that id is added; optional
+  ConstTensorView logits;     // [T, E]
+  ConstTensorView bias = {};  // f32 [E], optional
   RoutingRule rule;
 };
 

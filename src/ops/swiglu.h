@@ -16,19 +16,19 @@
 namespace nereus::ops {
 
 struct SwigluForward {
-  TensorView y;                // [T, F]
-  ConstTensorView gate_up;     // [T, 2F]
-  ConstTensorView row_weight;  // f32 [T], optional
-  ConstTensorView rows;        // i32 [1], optional
+  TensorView y;                     // [T, F]
+  ConstTensorView gate_up;          // [T, 2F]
+  ConstTensorView row_weight = {};  // f32 [T], optional
+  ConstTensorView rows = {};        // i32 [1], optional
 };
 
 struct SwigluBackward {
-  TensorView dgate_up;         // [T, 2F]
-  TensorView drow_weight;      // f32 [T], given together with row_weight
-  ConstTensorView dy;          // [T, F]
-  ConstTensorView gate_up;     // [T, 2F]
-  ConstTensorView row_weight;  // f32 [T], optional
-  ConstTensorView rows;        // i32 [1], optional
+  TensorView dgate_up;              // [T, 2F]
+  TensorView drow_weight = {};      // f32 [T], given together with row_weight
+  ConstTensorView dy;               // [T, F]
+  ConstTensorView gate_up;          // [T, 2F]
+  ConstTensorView row_weight = {};  // f32 [T], optional
+  ConstTensorView rows = {};        // i32 [1], optional
 };
 
 NEREUS_OP(swiglu_forward, SwigluForward)

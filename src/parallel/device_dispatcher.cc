@@ -80,24 +80,15 @@ void DeviceDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView 
 void DeviceDispatcher::combine(Context& ctx, const Plan& plan, ConstTensorView rows,
                                ConstTensorView addend, TensorView out) {
   meet(ctx.stream);  // all experts are done
-  ops::peer_combine(ctx.stream, {.out = out,
-                                 .scalars = {},
-                                 .rows = everywhere(rows),
-                                 .row_scalars = {},
-                                 .place = plan.place,
-                                 .weights = {},
-                                 .addend = addend});
+  ops::peer_combine(ctx.stream,
+                    {.out = out, .rows = everywhere(rows), .place = plan.place, .addend = addend});
   meet(ctx.stream);  // nobody reads this rank's rows any more
 }
 
 void DeviceDispatcher::combine_backward(Context& ctx, const Plan& plan, ConstTensorView dout,
                                         TensorView drows) {
   meet(ctx.stream);
-  ops::peer_permute(ctx.stream, {.rows = everywhere(drows),
-                                 .row_weights = {},
-                                 .x = dout,
-                                 .weights = {},
-                                 .place = plan.place});
+  ops::peer_permute(ctx.stream, {.rows = everywhere(drows), .x = dout, .place = plan.place});
   meet(ctx.stream);
 }
 

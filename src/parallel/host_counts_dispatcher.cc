@@ -45,8 +45,7 @@ TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, Con
             .row_of_arrival = arena.take(DType::i32, {rows, 1}, "row_of_arrival"),
             .arrival_of_row = arena.take(DType::i32, {rows}, "arrival_of_row"),
             .sent = std::vector<int64_t>(static_cast<size_t>(ep)),
-            .received = std::vector<int64_t>(static_cast<size_t>(ep)),
-            .place = {}};
+            .received = std::vector<int64_t>(static_cast<size_t>(ep))};
   const Arena::Scope scope(ctx.scratch);
   const TensorView mine = ctx.scratch.take(DType::i32, {1, experts_ + 1}, "expert offsets");
   const TensorView offsets = ctx.scratch.take(DType::i32, {ep, experts_ + 1}, "all expert offsets");
@@ -123,10 +122,9 @@ void HostCountsDispatcher::to_experts(Context& ctx, const Plan& plan, TensorView
   }
   const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "arrived rows");
   group_.all_to_all(ctx.stream, arrived, sorted, plan.sent, plan.received);
-  ops::permute(ctx.stream, {.rows = rows,
-                            .x = arrived.rows(0, n),
-                            .row_of_slot = plan.row_of_arrival.rows(0, n),
-                            .weights = {}});
+  ops::permute(
+      ctx.stream,
+      {.rows = rows, .x = arrived.rows(0, n), .row_of_slot = plan.row_of_arrival.rows(0, n)});
 }
 
 void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorView sorted,
@@ -143,11 +141,9 @@ void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorVi
     return;
   }
   const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "leaving rows");
-  ops::combine(ctx.stream, {.out = leaving.rows(0, n),
-                            .rows = rows,
-                            .row_of_slot = plan.row_of_arrival.rows(0, n),
-                            .weights = {},
-                            .addend = {}});
+  ops::combine(
+      ctx.stream,
+      {.out = leaving.rows(0, n), .rows = rows, .row_of_slot = plan.row_of_arrival.rows(0, n)});
   group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
   clear_left_out(ctx.stream, plan, sorted);
 }
@@ -173,11 +169,8 @@ void HostCountsDispatcher::combine(Context& ctx, const Plan& plan, ConstTensorVi
   const TensorView sorted =
       ctx.scratch.take(rows.dtype, {plan.slot_of_row.dim(0), rows.dim(1)}, "sorted rows");
   from_experts(ctx, plan, sorted, rows);
-  ops::combine(ctx.stream, {.out = out,
-                            .rows = sorted,
-                            .row_of_slot = plan.row_of_slot,
-                            .weights = {},
-                            .addend = addend});
+  ops::combine(ctx.stream,
+               {.out = out, .rows = sorted, .row_of_slot = plan.row_of_slot, .addend = addend});
 }
 
 void HostCountsDispatcher::combine_backward(Context& ctx, const Plan& plan, ConstTensorView dout,
@@ -185,8 +178,7 @@ void HostCountsDispatcher::combine_backward(Context& ctx, const Plan& plan, Cons
   const Arena::Scope scope(ctx.scratch);
   const TensorView sorted =
       ctx.scratch.take(dout.dtype, {plan.slot_of_row.dim(0), dout.dim(1)}, "sorted rows");
-  ops::permute(ctx.stream,
-               {.rows = sorted, .x = dout, .row_of_slot = plan.row_of_slot, .weights = {}});
+  ops::permute(ctx.stream, {.rows = sorted, .x = dout, .row_of_slot = plan.row_of_slot});
   to_experts(ctx, plan, drows, sorted);
 }
 

@@ -8,12 +8,7 @@ TokenDispatcher::Plan LocalDispatcher::plan(Context& ctx, Arena& arena, ConstTen
   Plan plan{.row_of_slot = arena.take(DType::i32, {T, K}, "row_of_slot"),
             .slot_of_row = arena.take(DType::i32, {T * K}, "slot_of_row"),
             .offsets = arena.take(DType::i32, {experts_ + 1}, "expert offsets"),
-            .rows = T * K,
-            .row_of_arrival = {},
-            .arrival_of_row = {},
-            .sent = {},
-            .received = {},
-            .place = {}};
+            .rows = T * K};
   ops::permute_plan(ctx.stream, {.row_of_slot = plan.row_of_slot,
                                  .slot_of_row = plan.slot_of_row,
                                  .offsets = plan.offsets,
@@ -32,15 +27,13 @@ void LocalDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView x
 
 void LocalDispatcher::combine(Context& ctx, const Plan& plan, ConstTensorView rows,
                               ConstTensorView addend, TensorView out) {
-  ops::combine(
-      ctx.stream,
-      {.out = out, .rows = rows, .row_of_slot = plan.row_of_slot, .weights = {}, .addend = addend});
+  ops::combine(ctx.stream,
+               {.out = out, .rows = rows, .row_of_slot = plan.row_of_slot, .addend = addend});
 }
 
 void LocalDispatcher::combine_backward(Context& ctx, const Plan& plan, ConstTensorView dout,
                                        TensorView drows) {
-  ops::permute(ctx.stream,
-               {.rows = drows, .x = dout, .row_of_slot = plan.row_of_slot, .weights = {}});
+  ops::permute(ctx.stream, {.rows = drows, .x = dout, .row_of_slot = plan.row_of_slot});
 }
 
 void LocalDispatcher::dispatch_backward(Context& ctx, const Plan& plan, const DispatchBackward& a) {

@@ -55,7 +55,7 @@ struct StoredTensor {
   bool experts = false;         // of routed experts: divided among the ranks of expert_shard
   bool same_on_tp = false;      // not cut by tensor parallelism: a rank's gradient is a part of the
                                 // sum over its tp group
-  std::vector<ParameterPart> parts;
+  std::vector<ParameterPart> parts = {};
 
   // What is divided into shards: rows of the last dim's width; of experts [E, R, D], E * R of them.
   int64_t rows() const { return shape.rank() > 2 ? shape[0] * shape[1] : shape[0]; }

@@ -27,11 +27,11 @@ class TokenDispatcher {
     TensorView offsets;      // i32 [E + 1], rows of the local experts
     int64_t rows = 0;        // R: capacity of the row buffers; offsets[E] of them are used
     // Of an exchange between ranks: the arrivals' permutation, and rows to and from each rank.
-    TensorView row_of_arrival;            // i32 [R, 1]
-    TensorView arrival_of_row;            // i32 [R]
-    std::vector<int64_t> sent, received;  // rows by rank of the group
+    TensorView row_of_arrival = {};                 // i32 [R, 1]
+    TensorView arrival_of_row = {};                 // i32 [R]
+    std::vector<int64_t> sent = {}, received = {};  // rows by rank of the group
     // Of one whose ranks see each other's memory: each slot's rank and row.
-    TensorView place;  // i32 [T, K, 2]
+    TensorView place = {};  // i32 [T, K, 2]
   };
 
   // Rows as the experts get them.

@@ -254,7 +254,6 @@ Microbatch Executor::microbatch_of(const Slot& slot, float loss_scale, bool trai
                 .positions = slot.positions,
                 .first_key = slot.first_key,
                 .sequence = options_.sequence,
-                .key_positions = {},
                 .mask = options_.mask,
                 .loss_scale = loss_scale,
                 .training = training};

@@ -257,7 +257,7 @@ TEST(ParallelLayers, ExpertsOnSeveralRanksAreThoseOfOne) {
     const Moe moe(args, dispatcher, region, region, nullptr, recompute, 0);
     Moe::Saved saved;
     Moe::Pending pending;
-    moe.route(work.ctx, w, {.bias = {}, .load = load}, mb, mine_x, saved.routing);
+    moe.route(work.ctx, w, {.load = load}, mb, mine_x, saved.routing);
     moe.forward(work.ctx, w, mine_x, y, saved);
     if (at_once) {
       moe.backward(work.ctx, w, mine_dy, dx, saved, grads);

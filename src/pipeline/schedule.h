@@ -55,10 +55,10 @@ struct Action {
 };
 
 struct Schedule {
-  std::string name;
+  std::string name = {};
   int microbatches = 1;
-  std::vector<int> rank_of_stage;            // S of them
-  std::vector<std::vector<Action>> actions;  // by rank
+  std::vector<int> rank_of_stage = {};            // S of them
+  std::vector<std::vector<Action>> actions = {};  // by rank
 
   int ranks() const { return static_cast<int>(actions.size()); }
   int stages() const { return static_cast<int>(rank_of_stage.size()); }

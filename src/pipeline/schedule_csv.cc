@@ -84,7 +84,7 @@ std::optional<Action> parse_cell(std::string_view cell) {
 }  // namespace
 
 Schedule parse_schedule_csv(const std::string& text, int ranks, const std::string& path) {
-  Schedule out{.name = path, .microbatches = 0, .rank_of_stage = {}, .actions = {}};
+  Schedule out{.name = path, .microbatches = 0};
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     if (trimmed(line).empty()) continue;

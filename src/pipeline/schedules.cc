@@ -253,7 +253,7 @@ Schedule make_schedule(const std::string& asked, int p, int v, int m) {
       name == "Interleaved1F1B" ? "Interleaved 1F1B" : "Zero bubble", rounds, m, p, m / p * p,
       (m / p + 1) * p);
 
-  Schedule out{.name = name, .microbatches = m, .rank_of_stage = {}, .actions = {}};
+  Schedule out{.name = name, .microbatches = m};
   for (int s = 0; s < p * v; ++s)
     out.rank_of_stage.push_back(v_shaped && s >= p ? 2 * p - 1 - s : s % p);
   for (int r = 0; r < p; ++r) {

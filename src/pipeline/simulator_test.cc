@@ -139,7 +139,7 @@ TEST(Simulator, TransferTimeIsWaitedForWhereTheScheduleHasNoSlack) {
 }
 
 TEST(Simulator, RanksThatWaitForEachOtherAreNamed) {
-  Schedule s{.name = "by hand", .microbatches = 1, .rank_of_stage = {0, 1}, .actions = {}};
+  Schedule s{.name = "by hand", .microbatches = 1, .rank_of_stage = {0, 1}};
   s.actions = {{{.kind = Kind::backward}, {.kind = Kind::forward}},
                {{.kind = Kind::forward, .stage = 1}, {.kind = Kind::backward, .stage = 1}}};
   add_communication(s);

@@ -239,7 +239,6 @@ void probe(Stream& stream, const ProbeOptions& o) {
                  .rows = tokens.B,
                  .sequence = tokens.S,
                  .eos_id = static_cast<int32_t>(args.eos_id),
-                 .recompute = {},
                  .gradients = o.grads.has_value(),
                  .moments = false});
   load_hf_weights(o.model, engine.weights(), stream.on_gpu() ? &stream : nullptr);

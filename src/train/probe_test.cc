@@ -43,9 +43,7 @@ TEST_P(GoldenProbe, EqualsTheReference) {
   probe(stream, {.model = test::source_path(std::string("tests/golden/") + which.weights),
                  .tokens = folder + "/inputs.safetensors",
                  .output = out.file("out.safetensors"),
-                 .grads = out.file("grads.safetensors"),
-                 .args = {},
-                 .eos_id = {}});
+                 .grads = out.file("grads.safetensors")});
   const SafetensorsFile golden = SafetensorsFile::open(folder + "/golden.safetensors");
   const SafetensorsFile mine = SafetensorsFile::open(out.file("out.safetensors"));
   for (const SafetensorsEntry& want : golden.entries()) {
@@ -100,9 +98,6 @@ TEST_P(Bf16Probe, StaysNearTheReference) {
   probe(stream, {.model = folder,
                  .tokens = folder + "/inputs.safetensors",
                  .output = out.file("out.safetensors"),
-                 .grads = {},
-                 .args = {},
-                 .eos_id = {},
                  .compute = DType::bf16});
   const auto want = values(SafetensorsFile::open(folder + "/golden.safetensors").require("logits"));
   const auto got = values(SafetensorsFile::open(out.file("out.safetensors")).require("logits"));
@@ -130,10 +125,7 @@ TEST(Probe, NamesATokenBeyondTheVocabulary) {
       [&] {
         probe(stream, {.model = folder,
                        .tokens = out.file("in.safetensors"),
-                       .output = out.file("out.safetensors"),
-                       .grads = {},
-                       .args = {},
-                       .eos_id = {}});
+                       .output = out.file("out.safetensors")});
       },
       ThrowsMessage<Error>(HasSubstr("input_ids[0, 1] = 512 is not a token of the model")));
   EXPECT_FALSE(std::filesystem::exists(out.file("out.safetensors")));
