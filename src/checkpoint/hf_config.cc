@@ -10,19 +10,14 @@ namespace {
 
 using Json = nlohmann::json;
 
-bool uses_yarn(const ModelArgs& a) {
-  return a.family == NumericsFamily::huggingface ? a.hf_yarn : a.max_seq_len > a.original_seq_len;
-}
-
 Json rope_scaling(const ModelArgs& a) {
-  const bool huggingface = a.family == NumericsFamily::huggingface;
-  if (!uses_yarn(a)) return nullptr;
+  if (!rope_parameters(a).yarn) return nullptr;
   Json json = {{"type", "yarn"},
                {"factor", a.rope_factor},
                {"beta_fast", a.beta_fast},
                {"beta_slow", a.beta_slow},
                {"original_max_position_embeddings", a.original_seq_len}};
-  if (!huggingface) {
+  if (a.numerics.yarn == YarnRule::beyond_original_length) {
     // TorchTitan's one mscale scales the softmax, as mscale_all_dim does here; equal values leave
     // cos and sin as they are.
     json["mscale"] = a.mscale;
@@ -36,8 +31,9 @@ Json rope_scaling(const ModelArgs& a) {
 
 // What config.json said, or the run's sequences where they are longer.
 int64_t longest_sequence(const ModelArgs& a) {
-  if (a.family == NumericsFamily::torchtitan) return a.max_seq_len;
-  const auto reach = static_cast<double>(a.original_seq_len) * (uses_yarn(a) ? a.rope_factor : 1);
+  if (a.numerics.yarn == YarnRule::beyond_original_length) return a.max_seq_len;
+  const auto reach =
+      static_cast<double>(a.original_seq_len) * (rope_parameters(a).yarn ? a.rope_factor : 1);
   return std::max(a.max_seq_len, static_cast<int64_t>(reach));
 }
 
@@ -58,7 +54,7 @@ const char* torch_name(DType t) {
 
 std::string hf_config_json(const ModelArgs& a, DType dtype) {
   // TorchTitan declares groups and ignores them; Hugging Face would use them.
-  const bool groups = a.family == NumericsFamily::huggingface;
+  const bool groups = a.numerics.expert_groups;
   Json json = {
       {"architectures", {"DeepseekV3ForCausalLM"}},
       {"attention_bias", false},

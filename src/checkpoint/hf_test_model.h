@@ -13,7 +13,7 @@ namespace nereus::test {
 
 inline ModelArgs hf_tiny_v3() {
   ModelArgs a;
-  a.family = NumericsFamily::huggingface;
+  a.numerics = numerics_of(NumericsFamily::huggingface);
   a.vocab_size = 512;
   a.dim = 64;
   a.inter_dim = 96;

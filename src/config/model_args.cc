@@ -132,10 +132,9 @@ void apply_overrides(const JobConfig::ModelOverrides& o, ModelArgs& a) {
   override_with(o.load_balance_coeff, a.moe.load_balance_coeff);
   if (o.score_func)
     a.moe.score_func = *o.score_func == "softmax" ? ScoreFunction::softmax : ScoreFunction::sigmoid;
-  if (a.family != NumericsFamily::huggingface) return;
+  if (a.numerics.yarn != YarnRule::where_configured) return;
   a.hf_mscale_given |= o.mscale.has_value();
   if (o.rope_factor) a.hf_yarn = *o.rope_factor > 1;
-  if (o.norm_eps) a.final_norm_eps = a.norm_eps;
 }
 
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // ids and rows are 32-bit
@@ -165,12 +164,12 @@ void check_experts(const ModelArgs& a) {
   NEREUS_CHECK(kConfig, a.moe.load_balance_coeff >= 0 && std::isfinite(a.moe.load_balance_coeff),
                "model {}: load_balance_coeff = {}: it must be 0 (no balancing) or more", a.flavor,
                a.moe.load_balance_coeff);
-  if (a.family != NumericsFamily::huggingface) return;
   NEREUS_CHECK(
-      kConfig, a.moe.score_func == ScoreFunction::sigmoid,
+      kConfig, a.numerics.softmax_scores || a.moe.score_func == ScoreFunction::sigmoid,
       "model {}: score_func = softmax: numerics.family = huggingface has sigmoid scores only; "
       "use family torchtitan",
       a.flavor);
+  if (!a.numerics.expert_groups) return;
   NEREUS_CHECK(kConfig, a.n_expert_groups >= 1 && a.moe.num_experts % a.n_expert_groups == 0,
                "model {}: num_experts = {} do not divide into n_expert_groups = {}", a.flavor,
                a.moe.num_experts, a.n_expert_groups);
@@ -210,7 +209,7 @@ RopeParameters rope_parameters(const ModelArgs& a) {
                    .original_seq_len = a.original_seq_len,
                    .amplitude = 1,
                    .softmax_scale = 1 / std::sqrt(static_cast<double>(a.qk_head_dim()))};
-  if (a.family == NumericsFamily::torchtitan) {
+  if (a.numerics.yarn == YarnRule::beyond_original_length) {
     r.yarn = a.max_seq_len > a.original_seq_len;
     if (r.yarn) {
       const double m = 0.1 * a.mscale * std::log(a.rope_factor) + 1.0;
@@ -322,16 +321,15 @@ ModelArgs model_args_of_flavor(const std::string& flavor) {
 }
 
 void set_family(ModelArgs& a, NumericsFamily family) {
-  if (a.family == family) return;
-  a.family = family;
-  if (family == NumericsFamily::huggingface) {
-    a.final_norm_eps = a.norm_eps;
+  const YarnRule before = a.numerics.yarn;
+  a.numerics = numerics_of(family);
+  if (a.numerics.yarn == before) return;
+  if (a.numerics.yarn == YarnRule::where_configured) {
     a.hf_yarn = a.rope_factor > 1;
     a.hf_mscale_given = true;
     a.hf_mscale_all_dim = a.mscale;
     return;
   }
-  a.final_norm_eps = ModelArgs().final_norm_eps;
   // TorchTitan's one mscale scales the softmax, as mscale_all_dim does for Hugging Face.
   a.mscale = a.hf_mscale_all_dim;
   if (!a.hf_yarn) a.rope_factor = 1;
@@ -344,7 +342,7 @@ ModelArgs resolve_model_args(const JobConfig& c) {
   if (c.numerics.family)
     set_family(a, *c.numerics.family == "huggingface" ? NumericsFamily::huggingface
                                                       : NumericsFamily::torchtitan);
-  if (a.family == NumericsFamily::torchtitan && c.training.seq_len > a.max_seq_len)
+  if (a.numerics.family == NumericsFamily::torchtitan && c.training.seq_len > a.max_seq_len)
     log::warning("Sequence length {} exceeds original maximum {}.", c.training.seq_len,
                  a.max_seq_len);
   a.max_seq_len = c.training.seq_len;

@@ -7,10 +7,9 @@
 #include <string>
 #include <vector>
 
-namespace nereus {
+#include "config/numerics.h"
 
-// Which reference's arithmetic is followed where the two differ (docs/numerics.md has the table).
-enum class NumericsFamily : uint8_t { torchtitan, huggingface };
+namespace nereus {
 
 enum class ScoreFunction : uint8_t { softmax, sigmoid };
 
@@ -24,15 +23,15 @@ struct MoeArgs {
   bool score_before_experts = true;
   double load_balance_coeff = 1e-3;  // 0: no bias and no update (TorchTitan's None)
   bool use_grouped_mm = true;        // accepted; has no meaning here
-  bool force_load_balance = false;   // round-robin routing, for benchmarks
+  // For benchmarks, of a run and not of a model.
+  bool force_load_balance = false;  // round-robin routing
   int64_t skew_percent = 0;  // with it: of 100 tokens, those that go to the first top_k experts
 };
 
 struct ModelArgs {
   std::string flavor = "debugmodel";  // or a file's path; for messages and logs
-  NumericsFamily family = NumericsFamily::torchtitan;
+  Numerics numerics = numerics_of(NumericsFamily::torchtitan);
 
-  int64_t max_seq_len = 16384;  // set to the run's sequence length
   int64_t vocab_size = 102400;
   int64_t dim = 2048;
   int64_t inter_dim = 10944;
@@ -41,13 +40,11 @@ struct ModelArgs {
   int64_t n_dense_layers = 1;
   int64_t n_heads = 16;
   double norm_eps = 1e-5;
-  double final_norm_eps =
-      1.1920929e-07;  // torch's default for the last norm; Hugging Face: norm_eps
-  // Of the norms of the latents: Hugging Face makes them without the configuration's eps.
-  double latent_norm_eps() const { return family == NumericsFamily::huggingface ? 1e-6 : norm_eps; }
+  double final_norm_eps() const { return numerics.final_norm_eps.value_or(norm_eps); }
+  double latent_norm_eps() const { return numerics.latent_norm_eps.value_or(norm_eps); }
   MoeArgs moe;
 
-  // Expert groups. TorchTitan declares them and never uses them; Hugging Face does.
+  // Used with numerics.expert_groups only.
   int64_t n_expert_groups = 1;
   int64_t n_limited_groups = 1;
 
@@ -56,21 +53,24 @@ struct ModelArgs {
   int64_t qk_nope_head_dim = 128;
   int64_t qk_rope_head_dim = 64;
   int64_t v_head_dim = 128;
+
+  // The run's: its sequence length, and which tokens attention sees.
+  int64_t max_seq_len = 16384;
+  int64_t eos_id = -1;         // of config.json, ends a document for block_causal; -1: not given
   bool use_flex_attn = false;  // has no meaning here but for the mask of a file or flavor
   std::string attn_mask_type = "causal";  // or "block_causal": causal within documents
 
+  // Rotary embedding, as rope_parameters() reads it by numerics.yarn.
   int64_t original_seq_len = 4096;
   double rope_theta = 10000.0;
   double rope_factor = 40;
   double beta_fast = 32;
   double beta_slow = 1;
   double mscale = 1.0;
-  // Hugging Face only: is there a YaRN section, and its second mscale (0: not given).
+  // YarnRule::where_configured only: is there a YaRN section, and its second mscale (0: not given).
   bool hf_yarn = false;
   bool hf_mscale_given = false;
   double hf_mscale_all_dim = 0;
-
-  int64_t eos_id = -1;  // of config.json, ends a document for block_causal; -1: not given
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   bool is_moe_layer(int64_t layer) const { return layer >= n_dense_layers; }
@@ -96,8 +96,8 @@ std::vector<float> rope_frequencies(const RopeParameters&, int64_t rope_dim);
 // Throws Error{kConfig} that names the first sizes that contradict each other.
 void check(const ModelArgs&);
 
-// Changes whose arithmetic is followed, keeping the model: the last norm's eps, and YaRN, which
-// config.json gives or not and TorchTitan's arguments always have (factor 1: none).
+// Changes whose arithmetic is followed, keeping the model: YaRN, which config.json gives or not and
+// TorchTitan's arguments always have (factor 1: none), is said as the other rule reads it.
 void set_family(ModelArgs&, NumericsFamily);
 
 // debugmodel, debugmodel_flex_attn, 16B, 236B, 671B

@@ -71,7 +71,7 @@ TEST(Flavors, AreTorchTitans) {
     const ModelArgs a = model_args_of_flavor(flavor);
     const bool debug = flavor.starts_with("debug"), large = flavor == "671B";
     EXPECT_EQ(a.flavor, flavor);
-    EXPECT_EQ(a.family, NumericsFamily::torchtitan);
+    EXPECT_EQ(a.numerics.family, NumericsFamily::torchtitan);
     EXPECT_EQ(a.moe.score_func, large ? ScoreFunction::sigmoid : ScoreFunction::softmax);
     EXPECT_EQ(a.moe.route_norm, large);
     EXPECT_EQ(a.moe.route_scale, large ? 2.5 : flavor == "236B" ? 16.0 : 1.0);
@@ -80,7 +80,7 @@ TEST(Flavors, AreTorchTitans) {
     EXPECT_FALSE(a.moe.force_load_balance);
     EXPECT_EQ(a.moe.load_balance_coeff, 1e-3);
     EXPECT_EQ(a.norm_eps, 1e-5);
-    EXPECT_EQ(a.final_norm_eps, 1.1920929e-07);
+    EXPECT_EQ(a.final_norm_eps(), 1.1920929e-07);
     EXPECT_EQ(a.mscale, large || flavor == "236B" ? 1.0 : 0.70);
     EXPECT_EQ(a.block_causal(), flavor != "debugmodel");
     EXPECT_EQ(a.use_flex_attn, flavor != "debugmodel");
@@ -97,7 +97,7 @@ TEST(Flavors, AreTorchTitans) {
 TEST(TorchTitanArguments, AreReadFromTheirFile) {
   const ModelArgs a = model_args_from_torchtitan_json(
       golden("torchtitan_debug/v3_small_yarn_doc/step/torchtitan_args.json"));
-  EXPECT_EQ(a.family, NumericsFamily::torchtitan);
+  EXPECT_EQ(a.numerics.family, NumericsFamily::torchtitan);
   EXPECT_EQ(a.max_seq_len, 64);
   EXPECT_EQ(a.original_seq_len, 32);
   EXPECT_EQ(a.rope_factor, 8);
@@ -184,17 +184,23 @@ TEST(ModelArguments, ThatContradictEachOtherAreNamed) {
   // Groups limit the choice in Hugging Face's family only.
   EXPECT_EQ(error([](ModelArgs& a) { a.moe.num_experts = 255; }), "no error");
   EXPECT_EQ(error([](ModelArgs& a) {
-              a.family = NumericsFamily::huggingface;
+              a.numerics = numerics_of(NumericsFamily::huggingface);
               a.moe.num_experts = 255;
             }),
             "model 671B: num_experts = 255 do not divide into n_expert_groups = 8");
+  EXPECT_EQ(error([](ModelArgs& a) {  // the rule is asked, not the family
+              a.numerics = numerics_of(NumericsFamily::huggingface);
+              a.numerics.expert_groups = false;
+              a.moe.num_experts = 255;
+            }),
+            "no error");
   EXPECT_EQ(error([](ModelArgs& a) {
-              a.family = NumericsFamily::huggingface;
+              a.numerics = numerics_of(NumericsFamily::huggingface);
               a.moe.top_k = 129;
             }),
             "model 671B: top_k = 129, but 4 groups of 32 experts leave only 128 to choose from");
   EXPECT_EQ(error([](ModelArgs& a) {
-              a.family = NumericsFamily::huggingface;
+              a.numerics = numerics_of(NumericsFamily::huggingface);
               a.moe.score_func = ScoreFunction::softmax;
             }),
             "model 671B: score_func = softmax: numerics.family = huggingface has sigmoid scores "
@@ -203,7 +209,7 @@ TEST(ModelArguments, ThatContradictEachOtherAreNamed) {
 
 TEST_F(HfConfigJson, OfTheReleasedModelIs671B) {
   const ModelArgs a = read(deepseek_v3()), b = model_args_of_flavor("671B");
-  EXPECT_EQ(a.family, NumericsFamily::huggingface);
+  EXPECT_EQ(a.numerics.family, NumericsFamily::huggingface);
   EXPECT_EQ(a.vocab_size, b.vocab_size);
   EXPECT_EQ(a.dim, b.dim);
   EXPECT_EQ(a.inter_dim, b.inter_dim);
@@ -225,7 +231,7 @@ TEST_F(HfConfigJson, OfTheReleasedModelIs671B) {
   EXPECT_EQ(a.qk_head_dim(), b.qk_head_dim());
   EXPECT_EQ(a.v_head_dim, b.v_head_dim);
   EXPECT_EQ(a.norm_eps, 1e-6);
-  EXPECT_EQ(a.final_norm_eps, 1e-6);
+  EXPECT_EQ(a.final_norm_eps(), 1e-6);
   EXPECT_EQ(a.eos_id, 1);
   EXPECT_TRUE(a.hf_yarn);
   EXPECT_NO_THROW(check(a));
@@ -427,17 +433,17 @@ TEST(Resolve, TheMaskFollowsFlexAttentionUnlessItIsNamed) {
 
 TEST(Resolve, TheFamilyIsTheFilesUnlessItIsSet) {
   JobConfig c;
-  EXPECT_EQ(resolve_model_args(c).family, NumericsFamily::torchtitan);
+  EXPECT_EQ(resolve_model_args(c).numerics.family, NumericsFamily::torchtitan);
   c.model.hf_config = golden("hf_tiny/v3/config.json");
   ModelArgs a = resolve_model_args(c);
-  EXPECT_EQ(a.family, NumericsFamily::huggingface);
-  EXPECT_EQ(a.final_norm_eps, 1e-6);
+  EXPECT_EQ(a.numerics.family, NumericsFamily::huggingface);
+  EXPECT_EQ(a.final_norm_eps(), 1e-6);
   c.model_overrides.norm_eps = 1e-4;
-  EXPECT_EQ(resolve_model_args(c).final_norm_eps, 1e-4);
+  EXPECT_EQ(resolve_model_args(c).final_norm_eps(), 1e-4);
   c.numerics.family = "torchtitan";
   a = resolve_model_args(c);
-  EXPECT_EQ(a.family, NumericsFamily::torchtitan);
-  EXPECT_EQ(a.final_norm_eps, 1.1920929e-07);
+  EXPECT_EQ(a.numerics.family, NumericsFamily::torchtitan);
+  EXPECT_EQ(a.final_norm_eps(), 1.1920929e-07);
   EXPECT_EQ(a.norm_eps, 1e-4);
 }
 

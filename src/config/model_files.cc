@@ -232,7 +232,7 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   const Members m(config, path);
   ModelArgs a;
   a.flavor = path;
-  a.family = NumericsFamily::huggingface;
+  a.numerics = numerics_of(NumericsFamily::huggingface);
   // Models of other names may have DeepSeek-V3's architecture.
   std::string type = "deepseek_v3", score = "sigmoid", activation = "silu", method = "noaux_tc";
   m.read("model_type", type);
@@ -285,7 +285,6 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   a.norm_eps = 1e-6;
   m.read("rms_norm_eps", a.norm_eps);
   if (!(a.norm_eps > 0)) m.fail("rms_norm_eps", "greater than 0");
-  a.final_norm_eps = a.norm_eps;
 
   a.n_dense_layers = 3;
   m.read("first_k_dense_replace", a.n_dense_layers);
@@ -315,7 +314,7 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   read_rope(config, path, a);
   a.eos_id = hf_config_eos_id(path).value_or(-1);
   ModelArgs sizes = a;  // the family's rules are left to the caller, who may change it
-  sizes.family = NumericsFamily::torchtitan;
+  sizes.numerics = numerics_of(NumericsFamily::torchtitan);
   check(sizes);
   return a;
 }

@@ -11,7 +11,7 @@ namespace {
 
 ModelArgs hf_args(double factor, double mscale, double mscale_all_dim) {
   ModelArgs a = model_args_of_flavor("671B");
-  a.family = NumericsFamily::huggingface;
+  a.numerics = numerics_of(NumericsFamily::huggingface);
   a.hf_yarn = true;
   a.rope_factor = factor;
   a.mscale = mscale;

@@ -33,7 +33,7 @@ ModelArgs model(bool q_lora, NumericsFamily family) {
   a.qk_nope_head_dim = 8;
   a.qk_rope_head_dim = 4;
   a.v_head_dim = 8;
-  a.family = family;
+  set_family(a, family);
   a.moe = {.num_experts = 4,
            .num_shared_experts = 1,
            .top_k = 2,

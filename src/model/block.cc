@@ -9,7 +9,7 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
              Recompute recompute)
     : layer_(layer),
       eps_(static_cast<float>(args.norm_eps)),
-      round_normalized_(args.family == NumericsFamily::huggingface),
+      round_normalized_(args.numerics.round_normalized),
       recompute_(recompute),
       attention_(args, rope, parallel.tp, parallel.keys, recompute, parallel.unordered_attention),
       mlp_(parallel.tp, recompute.swiglu, recompute.norms) {

@@ -13,8 +13,8 @@ namespace nereus {
 Head::Head(const ModelArgs& args, TpRegion& tp)
     : tp_(tp),
       vocabulary_(args.vocab_size / tp.size()),
-      eps_(static_cast<float>(args.final_norm_eps)),
-      round_normalized_(args.family == NumericsFamily::huggingface) {}
+      eps_(static_cast<float>(args.final_norm_eps())),
+      round_normalized_(args.numerics.round_normalized) {}
 
 // Equal chunks, so that the last one is not a sliver.
 int64_t Head::chunk_rows(int64_t tokens, DType dtype) const {

@@ -32,7 +32,7 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& 
       kv_rank_(args.kv_lora_rank),
       eps_(static_cast<float>(args.latent_norm_eps())),
       scale_(static_cast<float>(rope_parameters(args).softmax_scale)),
-      round_normalized_(args.family == NumericsFamily::huggingface),
+      round_normalized_(args.numerics.round_normalized),
       recompute_input_(recompute.norms),
       recompute_up_(recompute.mla_up),
       recompute_assembly_(recompute.assembly),

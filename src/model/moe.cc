@@ -9,8 +9,7 @@ namespace nereus {
 namespace {
 
 ops::RoutingRule routing_rule(const ModelArgs& args) {
-  // TorchTitan declares expert groups and never uses them.
-  const bool groups = args.family == NumericsFamily::huggingface;
+  const bool groups = args.numerics.expert_groups;
   return {.score = args.moe.score_func == ScoreFunction::sigmoid ? ops::RoutingRule::Score::sigmoid
                                                                  : ops::RoutingRule::Score::softmax,
           .normalize = args.moe.route_norm,
@@ -35,7 +34,7 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpReg
       layer_(layer),
       has_shared_(args.moe.num_shared_experts > 0),
       weigh_input_(args.moe.score_before_experts),
-      f32_router_(args.family == NumericsFamily::huggingface),
+      f32_router_(args.numerics.f32_router),
       recompute_norms_(recompute.norms),
       recompute_swiglu_(recompute.swiglu),
       recompute_dispatch_(recompute.dispatch) {}

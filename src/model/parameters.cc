@@ -158,11 +158,10 @@ class Builder {
     constexpr auto kExpert = ParameterKind::routed_expert;
     MoeTensors<TensorHandle> t = no_experts();
     const std::string gate = prefix + "router.gate.weight";
-    // Hugging Face multiplies by the router's f32 weights whatever the model computes in.
     t.gate =
         same({.name = gate,
               .shape = {E, D},
-              .full_precision = args_.family == NumericsFamily::huggingface,
+              .full_precision = args_.numerics.f32_router,
               .parts = {{.parameter = {
                              gate, {E, D}, ParameterKind::router, truncated(depth_std, kBound)}}}});
     const Parameter w1{prefix + "experts.w1", {E, F, D}, kExpert, truncated(kStd, kBound)};
@@ -226,7 +225,7 @@ std::vector<Parameter> parameters(const ModelArgs& args) {
 }
 
 bool has_expert_bias(const ModelArgs& args) {
-  return args.moe.load_balance_coeff != 0 || args.family == NumericsFamily::huggingface;
+  return args.moe.load_balance_coeff != 0 || args.numerics.fixed_expert_bias;
 }
 std::string expert_bias_name(int64_t layer) {
   return "layers." + std::to_string(layer) + ".moe.expert_bias";

@@ -100,7 +100,7 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
   return text + fmt::format(
                     "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
                     "activations {}; recompute {}",
-                    args_.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface",
+                    args_.numerics.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface",
                     attention, t.seed.value_or(0), routing, engine.dispatcher().name(),
                     t.mixed_precision_param, config_.activation_checkpoint.mode);
 }
