@@ -99,16 +99,20 @@ class Graphs : public StreamState {
     return bytes;
   }
 
-  // With the caller's workspace, or with one of ours.
+  // Makes our own workspace so large.
+  void reserve(Stream& stream, int64_t bytes) {
+    if (bytes <= workspace_.bytes()) return;
+    stream.synchronize();  // someone may be working in the old one
+    workspace_ = Buffer();
+    workspace_ = Buffer(device_, bytes, "workspace of cuDNN attention");
+  }
+
+  // With the caller's workspace, or with our own.
   void run(Stream& stream, fe::graph::Graph& graph, Variant& tensors, const TensorView& workspace) {
     const int64_t need = workspace_bytes(graph);
     std::byte* memory = workspace.data;
     if (need > workspace.bytes()) {
-      if (need > workspace_.bytes()) {
-        stream.synchronize();  // someone may be working in the old one
-        workspace_ = Buffer();
-        workspace_ = Buffer(device_, need, "workspace of cuDNN attention");
-      }
+      reserve(stream, need);  // nothing to do in a step that was measured
       memory = workspace_.data();
     }
     check_fe(graph.execute(handle_, tensors, memory), "attention");
@@ -213,7 +217,10 @@ bool cudnn_takes(const AttentionBackward& a) {
 }
 
 void plan(Stream& stream, const AttentionForward& a) {
-  if (cudnn_takes(a)) forward_graph(stream, stream.state<Graphs>(), a);
+  if (!cudnn_takes(a)) return;
+  auto& graphs = stream.state<Graphs>();
+  const fe::graph::Graph* const graph = forward_graph(stream, graphs, a);
+  if (graph != nullptr) graphs.reserve(stream, Graphs::workspace_bytes(*graph));
 }
 void plan(Stream& stream, const AttentionBackward& a) {
   if (cudnn_takes(a)) backward_graph(stream, stream.state<Graphs>(), a);

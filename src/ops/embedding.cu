@@ -141,6 +141,10 @@ void embedding_forward(Stream& stream, const EmbeddingForward& a) {
   check_launch("embedding_forward");
 }
 
+void plan(Stream& stream, const EmbeddingBackward& a) {
+  stream.state<Workspace>().reserve<int>(a.dtable.dim(0) + a.ids.dim(0));
+}
+
 void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
   const int64_t T = a.ids.dim(0), V = a.dtable.dim(0), D = a.dtable.dim(1);
   if (V == 0 || D == 0) return;

@@ -31,6 +31,6 @@ struct EmbeddingBackward {
 };
 
 NEREUS_OP(embedding_forward, EmbeddingForward)
-NEREUS_OP(embedding_backward, EmbeddingBackward)
+NEREUS_PLANNED_OP(embedding_backward, EmbeddingBackward)
 
 }  // namespace nereus::ops

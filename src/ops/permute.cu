@@ -243,14 +243,23 @@ size_t shared_bytes(Kernel kernel, int64_t ints) {
 
 int64_t stride_of(const ConstTensorView& v) { return v ? v.row_stride() : 0; }
 
+// The counts of each chunk of slots by expert, and their sums.
+int64_t counts_of(const PermutePlan& a) {
+  return (ceil_div(a.ids.count(), kChunk) + 1) * (a.offsets.dim(0) - 1);
+}
+
 }  // namespace
+
+void plan(Stream& stream, const PermutePlan& a) {
+  stream.state<Workspace>().reserve<int>(counts_of(a));
+}
 
 void permute_plan(Stream& stream, const PermutePlan& a) {
   const int64_t slots = a.ids.count(), experts = a.offsets.dim(0) - 1;
   const int E = static_cast<int>(experts);
   const int64_t chunks = ceil_div(slots, kChunk);
   const auto blocks = static_cast<unsigned>(ceil_div(chunks, kWarps));
-  int* const counts = stream.state<Workspace>().take<int>((chunks + 1) * experts);
+  int* const counts = stream.state<Workspace>().take<int>(counts_of(a));
   int* const totals = counts + chunks * experts;
   const int* const ids = a.ids.as<int>();
   if (slots > 0)

@@ -52,7 +52,7 @@ struct GatherScalars {
   ConstTensorView index;  // i32, n elements
 };
 
-NEREUS_OP(permute_plan, PermutePlan)
+NEREUS_PLANNED_OP(permute_plan, PermutePlan)
 NEREUS_OP(permute, Permute)
 NEREUS_OP(combine, Combine)
 NEREUS_OP(row_dot, RowDot)

@@ -51,8 +51,8 @@ struct RmsNormPairBackward {
 };
 
 NEREUS_OP(rmsnorm_forward, RmsNormForward)
-NEREUS_OP(rmsnorm_backward, RmsNormBackward)
+NEREUS_PLANNED_OP(rmsnorm_backward, RmsNormBackward)
 NEREUS_OP(rmsnorm_pair_forward, RmsNormPairForward)
-NEREUS_OP(rmsnorm_pair_backward, RmsNormPairBackward)
+NEREUS_PLANNED_OP(rmsnorm_pair_backward, RmsNormPairBackward)
 
 }  // namespace nereus::ops

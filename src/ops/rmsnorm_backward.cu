@@ -286,21 +286,26 @@ bool wide(const RmsNormBackward& a) {
   return aligned(a.dx) && aligned(a.dy) && aligned(a.x) && aligned(a.residual) && aligned(a.weight);
 }
 
-// Launches the plan's kernel; returns how many blocks left a part in the workspace.
+// How many blocks the plan's kernel has for T rows: each leaves a part in the workspace.
 template <class E, class Plan>
-int64_t launch_backward(Stream& stream, Backward<E> a) {
+int64_t blocks_of(const Stream& stream, int64_t T, bool adds) {
   constexpr int kSharedOfProcessor = 220 * 1024;
   int64_t resident = kResident<Plan>;
-  int bytes = 0;
-  if constexpr (Plan::packs > 0) {
-    bytes = BackwardRows<E, Plan>::bytes(a.residual.data != nullptr);
-    resident = std::clamp(kSharedOfProcessor / bytes, 1, kResident<Plan>);
-  }
-  const int64_t blocks =
-      std::clamp<int64_t>(ceil_div(a.T, Plan::rows), 1, int64_t{stream.processors()} * resident);
+  if constexpr (Plan::packs > 0)
+    resident =
+        std::clamp(kSharedOfProcessor / BackwardRows<E, Plan>::bytes(adds), 1, kResident<Plan>);
+  return std::clamp<int64_t>(ceil_div(T, Plan::rows), 1, int64_t{stream.processors()} * resident);
+}
+
+// Launches the plan's kernel; returns its blocks_of().
+template <class E, class Plan>
+int64_t launch_backward(Stream& stream, Backward<E> a) {
+  const bool adds = a.residual.data != nullptr;
+  const int64_t blocks = blocks_of<E, Plan>(stream, a.T, adds);
   a.parts = stream.state<Workspace>().take<float>(blocks * a.D);
   const auto grid = static_cast<unsigned>(blocks);
   if constexpr (Plan::packs > 0) {
+    const int bytes = BackwardRows<E, Plan>::bytes(adds);
     cudaFuncSetAttribute(backward_kernel<E, Plan>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          bytes);
     backward_kernel<E, Plan><<<grid, Plan::block, static_cast<size_t>(bytes), native(stream)>>>(a);
@@ -310,7 +315,32 @@ int64_t launch_backward(Stream& stream, Backward<E> a) {
   return blocks;
 }
 
+// Of two norms in one launch.
+constexpr int kPairRows = 12;  // what shared memory holds; three warps a scheduler
+int64_t pair_blocks(const Stream& stream, int64_t T) {
+  return std::min<int64_t>(ceil_div(T, kPairRows), stream.processors());
+}
+
 }  // namespace
+
+// The plan of the kernel depends on where rows lie, which is not known yet: room for both.
+void plan(Stream& stream, const RmsNormBackward& a) {
+  const int64_t T = a.x.dim(0), D = a.x.dim(1);
+  if (D == 0) return;
+  for (const bool wide : {false, true})
+    visit_plan(wide, a.x.dtype, D, [&]<class E, class Plan>() {
+      stream.state<Workspace>().reserve<float>(
+          blocks_of<E, Plan>(stream, T, static_cast<bool>(a.residual)) * D);
+    });
+}
+
+void plan(Stream& stream, const RmsNormPairBackward& a) {
+  plan(stream, a.first);
+  plan(stream, a.second);
+  if (pairs(a.first, a.second))
+    stream.state<Workspace>().reserve<float>(pair_blocks(stream, a.first.x.dim(0)) *
+                                             (a.first.x.dim(1) + a.second.x.dim(1)));
+}
 
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& a) {
   const int64_t D = a.x.dim(1);
@@ -332,14 +362,13 @@ void rmsnorm_pair_backward(Stream& stream, const RmsNormPairBackward& a) {
     cuda::rmsnorm_backward(stream, a.second);
     return;
   }
-  constexpr int kRows = 12;  // what shared memory holds; three warps a scheduler
-  using One = First<kRows>;
-  using Two = Second<kRows>;
+  using One = First<kPairRows>;
+  using Two = Second<kPairRows>;
   constexpr int kBytes =
       BackwardRows<bf16, One>::bytes(false) + BackwardRows<bf16, Two>::bytes(false);
   Backward<bf16> first = arguments_of<bf16>(a.first);
   const Backward<bf16> second = arguments_of<bf16>(a.second);
-  const int64_t blocks = std::min<int64_t>(ceil_div(first.T, kRows), stream.processors());
+  const int64_t blocks = pair_blocks(stream, first.T);
   const int D = first.D + second.D;
   first.parts = stream.state<Workspace>().take<float>(blocks * D);
   const auto kernel = backward_pair_kernel<bf16, One, Two>;
