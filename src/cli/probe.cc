@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "cli/command.h"
-#include "observe/device_info.h"
+#include "device/device.h"
 #include "train/probe.h"
 
 namespace nereus {

@@ -17,7 +17,7 @@
 #include "comm/local_processes.h"
 #include "comm/session.h"
 #include "config/load.h"
-#include "observe/device_info.h"
+#include "device/device.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 

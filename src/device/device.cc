@@ -18,6 +18,12 @@ namespace nereus {
 #define NEREUS_GPU(...)
 #endif
 
+Device choose_device(const std::string& kind, int local_rank) {
+  if (kind == "cuda") return Device::cuda(local_rank);
+  NEREUS_GPU(if (kind == "auto" && cuda::device_count() > 0) return Device::cuda(local_rank);)
+  return Device::cpu();
+}
+
 Stream::Stream(Device device, ThreadPool* pool, [[maybe_unused]] Priority priority)
     : device_(device), pool_(pool) {
   NEREUS_CHECK(kContract, !on_cpu() || pool != nullptr, "a CPU stream needs a thread pool");

@@ -5,7 +5,6 @@
 //   Stream  an ordered queue of work of one device. On the CPU work is done when the call returns.
 //   Event   a place in a stream that another stream, or the host, can wait for.
 //   Buffer  owns device memory, made before the first step.
-//   Context what a layer's method gets: the stream and the arenas of the microbatch.
 #pragma once
 
 #include <cstddef>
@@ -37,6 +36,10 @@ struct Device {
   static Device cuda(int index) { return {Kind::cuda, index}; }
   bool operator==(const Device&) const = default;
 };
+
+// The device that `kind` ("auto", "cpu" or "cuda") means: auto is a GPU when the program was built
+// for one and finds one. `local_rank` chooses among several.
+Device choose_device(const std::string& kind, int local_rank = 0);
 
 // What a library keeps for one stream: handles, plans, workspace.
 struct StreamState {
@@ -169,30 +172,5 @@ class Buffer {
 // Fills memory of the stream's device with 0xFF bytes, in stream order: NaN in every float type, -1
 // in integers. An error of the device shows at the stream's next call.
 void poison(Stream&, std::byte* memory, int64_t bytes) noexcept;
-
-// Sees tensors as layers make them: how `probe` writes hidden states. Training has none.
-class Observer {
- public:
-  virtual ~Observer() = default;
-  // `what` is a literal such as "attn_out"; layer -1 outside the blocks. The view is valid during
-  // the call only, and its contents once the stream has been synchronized.
-  virtual void see(Stream&, const char* what, int64_t layer, ConstTensorView) = 0;
-};
-
-// A layer's surroundings during one pass of one microbatch. Views taken from `saved_input` live
-// until the layer's backward_input ends, from `saved_weight` until its backward_weight ends, from
-// `scratch` until the scope ends in which they were taken.
-struct Context {
-  Stream& stream;
-  Arena& saved_input;
-  Arena& saved_weight;
-  Arena& scratch;
-  bool accumulate = false;  // weight gradients are added to; false: written (a step's first pass)
-  Observer* observer = nullptr;
-
-  void show(const char* what, int64_t layer, ConstTensorView view) const {
-    if (observer != nullptr) observer->see(stream, what, layer, view);
-  }
-};
 
 }  // namespace nereus

@@ -7,27 +7,9 @@
 #include <memory>
 #include <span>
 
+#include "base/function_ref.h"
+
 namespace nereus {
-
-// A reference to a callable, without ownership or allocation.
-template <class Signature>
-class FunctionRef;
-template <class R, class... Args>
-class FunctionRef<R(Args...)> {
- public:
-  template <class F>
-  requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef>)
-      FunctionRef(F&& f)  // NOLINT(google-explicit-constructor)
-      : object_(const_cast<void*>(static_cast<const void*>(&f))),
-        call_([](void* o, Args... args) -> R {
-          return (*static_cast<std::remove_reference_t<F>*>(o))(static_cast<Args>(args)...);
-        }) {}
-  R operator()(Args... args) const { return call_(object_, static_cast<Args>(args)...); }
-
- private:
-  void* object_;
-  R (*call_)(void*, Args...);
-};
 
 // Memory of one thread for the length of one task: contents are undefined at its start.
 using Scratch = std::span<std::byte>;

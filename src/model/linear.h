@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/matmul.h"
+#include "parallel/layer_context.h"
 
 namespace nereus {
 

@@ -15,6 +15,7 @@
 // the size of expert_tp.
 #pragma once
 
+#include "base/function_ref.h"
 #include "config/model_args.h"
 #include "device/side_stream.h"
 #include "model/microbatch.h"

@@ -53,14 +53,6 @@ std::optional<double> peak_flops([[maybe_unused]] const Stream& stream) {
   return std::nullopt;
 }
 
-Device choose_device(const std::string& kind, int local_rank) {
-  if (kind == "cuda") return Device::cuda(local_rank);
-#ifdef NEREUS_CUDA
-  if (kind == "auto" && cuda::device_count() > 0) return Device::cuda(local_rank);
-#endif
-  return Device::cpu();
-}
-
 // A GPU's memory is taken before the first step and kept: what is in use is the peak. The driver's
 // own part, which was taken before, is not in it.
 MemoryUse memory_use([[maybe_unused]] const Stream& stream) {

@@ -15,10 +15,6 @@ std::optional<double> peak_flops(const std::string& device_name);
 // Of the stream's device; none on a CPU.
 std::optional<double> peak_flops(const Stream&);
 
-// The device that `kind` ("auto", "cpu" or "cuda") means: auto is a GPU when the program was built
-// for one and finds one. `local_rank` chooses among several.
-Device choose_device(const std::string& kind, int local_rank = 0);
-
 struct MemoryUse {
   double peak_gib = 0;      // highest since the start: of the process on a CPU (VmHWM)
   double peak_percent = 0;  // of the machine's or device's memory

@@ -14,7 +14,7 @@
 #include <cmath>
 #include <vector>
 
-#include "device/device.h"
+#include "parallel/layer_context.h"
 
 namespace nereus {
 

@@ -8,7 +8,7 @@
 // belongs, and nothing is copied.
 #pragma once
 
-#include "device/device.h"
+#include "parallel/layer_context.h"
 
 namespace nereus {
 
