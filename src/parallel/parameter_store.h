@@ -20,19 +20,12 @@
 #include "device/device.h"
 #include "parallel/bucket_ring.h"
 #include "parallel/host_states.h"
+#include "parallel/named_view.h"
 #include "parallel/parameter.h"
 #include "parallel/rank_groups.h"
 #include "parallel/shard_layout.h"
 
 namespace nereus {
-
-// A view of a logical parameter, or of a buffer saved with it, under its name.
-struct NamedView {
-  std::string name;
-  TensorView view;
-  Shape origin = {}, whole = {};  // where the view begins in the parameter, and the parameter's
-                                  // shape; no dims: the view is all of it
-};
 
 // What is kept in host memory: nothing, the moments, or the moments and what of the masters no
 // kernel of a pass reads.
