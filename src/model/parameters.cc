@@ -96,7 +96,7 @@ class Builder {
     const Shape shape{width};
     return same({.name = name,
                  .shape = shape,
-                 .full_precision = true,
+                 .read_format = ReadFormat::f32_master,
                  .parts = {{.parameter = {name, shape, ParameterKind::dense, constant(1)}}}});
   }
 
@@ -161,7 +161,8 @@ class Builder {
     t.gate =
         same({.name = gate,
               .shape = {E, D},
-              .full_precision = args_.numerics.f32_router,
+              .read_format = args_.numerics.f32_router ? ReadFormat::f32_master
+                                                       : ReadFormat::bf16_copy,
               .parts = {{.parameter = {
                              gate, {E, D}, ParameterKind::router, truncated(depth_std, kBound)}}}});
     const Parameter w1{prefix + "experts.w1", {E, F, D}, kExpert, truncated(kStd, kBound)};

@@ -47,14 +47,18 @@ struct ParameterPart {
   int64_t first(int d) const { return origin.rank() > 0 ? origin[d] : 0; }
 };
 
+// What kernels read of a stored tensor when the model computes in bf16: its f32 master, or the bf16
+// copy that is kept of it. A model that computes in f32 reads all masters.
+enum class ReadFormat : uint8_t { f32_master, bf16_copy };
+
 struct StoredTensor {
   std::string name;
-  Shape shape;                  // on this rank, before it is divided into shards
-  int bucket = 0;               // what is gathered and reduced together: a block, say
-  bool full_precision = false;  // kernels read the f32 master, not a bf16 copy: norms
-  bool experts = false;         // of routed experts: divided among the ranks of expert_shard
-  bool same_on_tp = false;      // not cut by tensor parallelism: a rank's gradient is a part of the
-                                // sum over its tp group
+  Shape shape;     // on this rank, before it is divided into shards
+  int bucket = 0;  // what is gathered and reduced together: a block, say
+  ReadFormat read_format = ReadFormat::bf16_copy;  // norms: f32_master
+  bool experts = false;     // of routed experts: divided among the ranks of expert_shard
+  bool same_on_tp = false;  // not cut by tensor parallelism: a rank's gradient is a part of the
+                            // sum over its tp group
   std::vector<ParameterPart> parts = {};
 
   // What is divided into shards: rows of the last dim's width; of experts [E, R, D], E * R of them.

@@ -1,28 +1,64 @@
-// The states of a ParameterStore: where masters, copies and moments are, whole or in parts, on the
-// device or in host memory.
+#include "parallel/parameter_states.h"
+
 #include "base/check.h"
+#include "base/philox.h"
 #include "ops/elementwise.h"
+#include "ops/init.h"
 #include "ops/split_master.h"
-#include "parallel/parameter_store.h"
 
 namespace nereus {
+namespace {
 
-void ParameterStore::allocate_states(Device device) {
-  const Options& o = options_;
+// A slice in a buffer that begins with element `first` of the layout.
+NamedView view_of(const StoreLayout::Slice& s, const Buffer& buffer, DType dtype,
+                  int64_t first = 0) {
+  std::byte* const data = buffer.data();
+  TensorView view(data == nullptr ? data : data + (s.flat - first) * size_of(dtype), dtype,
+                  s.extent);
+  if (s.extent.rank() == 3) view.stride[0] = s.panel_stride;
+  return {s.name, view, s.origin, s.whole};
+}
+
+void draw(Stream& stream, const Parameter& parameter, const TensorView& masters,
+          const std::vector<StoreLayout::Run>& runs, uint64_t seed) {
+  const Initial& initial = parameter.initial;
+  for (const StoreLayout::Run& run : runs) {
+    const TensorView out = masters.rows(run.flat, run.flat + run.count);
+    if (initial.std == 0) {
+      ops::fill(stream, {.out = out, .value = initial.mean});
+      continue;
+    }
+    ops::init_normal(stream, {.out = out,
+                              .seed = seed,
+                              .stream = hash_name(parameter.name),
+                              .first = run.index,
+                              .mean = static_cast<float>(initial.mean),
+                              .std = static_cast<float>(initial.std),
+                              .low = static_cast<float>(initial.low),
+                              .high = static_cast<float>(initial.high)});
+  }
+}
+
+}  // namespace
+
+ParameterStates::ParameterStates(Device device, const StoreLayout& layout, const ShardIndex& mine,
+                                 const Options& o)
+    : layout_(layout), mine_(mine), options_(o) {
   NEREUS_CHECK(kContract, whole_masters() || (o.compute != DType::f32 && o.gradients && o.moments),
                "masters that are not whole need bf16 copies, gradients and moments");
-  masters_ = Buffer(device, 4 * (whole_masters() ? elements_ : full_end_ - full_begin_),
+  const int64_t n = layout.elements();
+  masters_ = Buffer(device, 4 * (whole_masters() ? n : layout.f32_masters().count()),
                     "parameters (f32 masters)");
-  if (o.gradients) gradients_ = Buffer(device, 4 * elements_, "gradients (f32)");
-  if (o.compute != DType::f32) copies_ = Buffer(device, 2 * elements_, "parameters (bf16)");
+  if (o.gradients) gradients_ = Buffer(device, 4 * n, "gradients (f32)");
+  if (o.compute != DType::f32) copies_ = Buffer(device, 2 * n, "parameters (bf16)");
   if (o.split_masters && !masters_on_host())
-    remainders_ = Buffer(device, 2 * elements_, "parameters (f32 beyond bf16)");
+    remainders_ = Buffer(device, 2 * n, "parameters (f32 beyond bf16)");
   if (!o.moments) return;
   const char* const m = "optimizer (first moments)";
   const char* const v = "optimizer (second moments)";
   if (!moments_on_host()) {
-    m_ = Buffer(device, size_of(o.moment_type) * elements_, m);
-    v_ = Buffer(device, size_of(o.moment_type) * elements_, v);
+    m_ = Buffer(device, size_of(o.moment_type) * n, m);
+    v_ = Buffer(device, size_of(o.moment_type) * n, v);
     return;
   }
   std::vector<HostStates::State> states{{o.moment_type, m}, {o.moment_type, v}};
@@ -30,28 +66,83 @@ void ParameterStore::allocate_states(Device device) {
     states.push_back(o.split_masters ? HostStates::State{DType::i16, "parameters (f32 beyond bf16)"}
                                      : HostStates::State{DType::f32, "parameters (f32 masters)"});
   }
-  host_ = std::make_unique<HostStates>(device, elements_, states, o.offload_chunk);
+  host_ = std::make_unique<HostStates>(device, n, states, o.offload_chunk);
+}
+
+TensorView ParameterStates::flat(const Buffer& buffer, DType dtype) const {
+  if (buffer.bytes() == 0) return {};
+  return TensorView(buffer.data(), dtype, {layout_.elements()});
+}
+
+// Of a buffer that begins with element `first` of the layout.
+TensorView ParameterStates::shard(const Buffer& buffer, DType dtype, size_t i,
+                                  int64_t first) const {
+  std::byte* const data = buffer.data();
+  return TensorView(data == nullptr ? data : data + (layout_.offset(i) - first) * size_of(dtype),
+                    dtype, layout_.shard_shape(i));
+}
+
+TensorView ParameterStates::read(size_t i) const {
+  switch (layout_.read_format(i)) {
+    case ReadFormat::bf16_copy:
+      return shard(copies_, DType::bf16, i);
+    case ReadFormat::f32_master:
+      break;
+  }
+  return shard(masters_, DType::f32, i, first_master());
+}
+
+// Where f32 masters of all elements are.
+const Buffer& ParameterStates::all_masters() const {
+  NEREUS_CHECK(kContract, whole_masters() || assembled_,
+               "masters are asked for that are not whole, and nothing has put them together since "
+               "the last step began");
+  return whole_masters() ? masters_ : gradients_;
+}
+
+std::vector<NamedView> ParameterStates::master_views() const {
+  std::vector<NamedView> out;
+  const Buffer& masters = all_masters();
+  for (const StoreLayout::Slice& s : layout_.slices(mine_))
+    out.push_back(view_of(s, masters, DType::f32));
+  return out;
+}
+
+std::vector<NamedView> ParameterStates::gradient_views() const {
+  std::vector<NamedView> out;
+  for (const StoreLayout::Slice& s : layout_.slices(mine_))
+    out.push_back(view_of(s, gradients_, DType::f32));
+  return out;
+}
+
+std::vector<NamedView> ParameterStates::read_views() const {
+  std::vector<NamedView> out;
+  for (const StoreLayout::Slice& s : layout_.slices(mine_)) {
+    const bool copy = layout_.read_format(static_cast<size_t>(s.tensor)) == ReadFormat::bf16_copy;
+    out.push_back(copy ? view_of(s, copies_, DType::bf16)
+                       : view_of(s, masters_, DType::f32, first_master()));
+  }
+  return out;
 }
 
 // `on_host`: these elements of the states that are there.
-ParameterStore::States ParameterStore::states_of(int64_t begin, int64_t end,
-                                                 const std::vector<TensorView>& on_host) const {
+ParameterStates::States ParameterStates::states_of(int64_t begin, int64_t end,
+                                                   const std::vector<TensorView>& on_host) const {
   const auto part = [&](const Buffer& buffer, DType dtype) {
     const TensorView all = flat(buffer, dtype);
     return all ? all.rows(begin, end) : all;
   };
-  States s{.master = {},
-           .remainder = {},
+  States s{.first = begin,
            .copy = part(copies_, DType::bf16),
            .gradient = part(gradients_, DType::f32),
            .first_moment = on_host.empty() ? part(m_, options_.moment_type) : on_host[0],
            .second_moment = on_host.empty() ? part(v_, options_.moment_type) : on_host[1]};
-  const bool full_precision = full_begin_ <= begin && end <= full_end_;
+  const FlatRange full = layout_.f32_masters();
   if (whole_masters()) {
     s.master = part(masters_, DType::f32);
-  } else if (full_precision) {
-    const TensorView all(masters_.data(), DType::f32, {full_end_ - full_begin_});
-    s.master = all.rows(begin - full_begin_, end - full_begin_);
+  } else if (full.begin <= begin && end <= full.end) {
+    const TensorView all(masters_.data(), DType::f32, {full.count()});
+    s.master = all.rows(begin - full.begin, end - full.begin);
   } else if (options_.split_masters) {
     s.remainder = masters_on_host() ? on_host[2] : part(remainders_, DType::i16);
   } else {
@@ -60,9 +151,8 @@ ParameterStore::States ParameterStore::states_of(int64_t begin, int64_t end,
   return s;
 }
 
-void ParameterStore::visit_states(Stream& stream, bool write,
-                                  FunctionRef<void(const States&)> body) {
-  const auto visit = [&](int64_t begin, int64_t end) {
+void ParameterStates::visit(Stream& stream, bool write, FunctionRef<void(const States&)> body) {
+  const auto range = [&](int64_t begin, int64_t end) {
     if (begin == end) return;
     if (host_ == nullptr) return body(states_of(begin, end, {}));
     host_->visit(stream, begin, end, write,
@@ -70,25 +160,16 @@ void ParameterStore::visit_states(Stream& stream, bool write,
                    body(states_of(first, first + views[0].count(), views));
                  });
   };
-  if (whole_masters()) return visit(0, elements_);
-  visit(0, full_begin_);
-  visit(full_begin_, full_end_);
-  visit(full_end_, elements_);
+  if (whole_masters()) return range(0, layout_.elements());
+  const FlatRange full = layout_.f32_masters();
+  range(0, full.begin);
+  range(full.begin, full.end);
+  range(full.end, layout_.elements());
 }
 
-// Where f32 masters of all elements are.
-const Buffer& ParameterStore::all_masters() const {
-  NEREUS_CHECK(kContract, whole_masters() || assembled_,
-               "masters are asked for that are not whole, and nothing has put them together since "
-               "the last step began");
-  return whole_masters() ? masters_ : gradients_;
-}
-
-TensorView ParameterStore::masters() const { return flat(all_masters(), DType::f32); }
-
-void ParameterStore::assemble_masters(Stream& stream) {
+void ParameterStates::assemble_masters(Stream& stream) {
   if (whole_masters() || assembled_) return;
-  visit_states(stream, false, [&](const States& s) {
+  visit(stream, false, [&](const States& s) {
     if (s.remainder) {
       ops::join_master(
           stream,
@@ -100,12 +181,25 @@ void ParameterStore::assemble_masters(Stream& stream) {
   assembled_ = true;
 }
 
-void ParameterStore::refresh_copies(Stream& stream) {
+void ParameterStates::initialize(Stream& stream, uint64_t seed) {
+  assembled_ = true;  // all of it is written
+  const TensorView all = masters();
+  for (size_t i = 0; i < layout_.size(); ++i) {
+    const std::vector<StoreLayout::Slice> slices = layout_.slices(i, mine_);
+    for (const ParameterPart& part : layout_.tensors()[i].parts)
+      for (const StoreLayout::Slice& s : slices)
+        if (s.name == part.parameter.name)
+          draw(stream, part.parameter, all, StoreLayout::runs(s), seed);
+  }
+  refresh_copies(stream);
+}
+
+void ParameterStates::refresh_copies(Stream& stream) {
   if (copies_.bytes() == 0) return;
   if (whole_masters())
     return ops::cast(stream, {.out = flat(copies_, DType::bf16), .x = masters()});
   all_masters();  // they are put together
-  visit_states(stream, true, [&](const States& s) {
+  visit(stream, true, [&](const States& s) {
     if (s.remainder) {
       ops::split_master(
           stream,
@@ -115,6 +209,20 @@ void ParameterStore::refresh_copies(Stream& stream) {
       ops::cast(stream, {.out = s.copy, .x = s.gradient});
     }
   });
+}
+
+ParameterStates::Bytes ParameterStates::bytes() const {
+  Bytes b{.masters = masters_.bytes(),
+          .gradients = gradients_.bytes(),
+          .moments = m_.bytes() + v_.bytes(),
+          .copies = copies_.bytes(),
+          .remainders = remainders_.bytes()};
+  if (host_ == nullptr) return b;
+  b.chunks = host_->device_bytes();
+  b.host_moments = host_->host_bytes(0) + host_->host_bytes(1);
+  if (masters_on_host())
+    (options_.split_masters ? b.host_remainders : b.host_masters) = host_->host_bytes(2);
+  return b;
 }
 
 }  // namespace nereus

@@ -1,6 +1,8 @@
 // Where the states of parameters are kept, and in which parts, changes no bit of them.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "base/error.h"
 #include "ops/elementwise.h"
 #include "ops/init.h"
@@ -17,7 +19,7 @@ std::vector<StoredTensor> tensors() {
   const auto tensor = [&](const char* name, Shape shape, bool norm, bool same_on_tp) {
     return StoredTensor{.name = name,
                         .shape = shape,
-                        .full_precision = norm,
+                        .read_format = norm ? ReadFormat::f32_master : ReadFormat::bf16_copy,
                         .same_on_tp = same_on_tp,
                         .parts = {{.parameter = {.name = name,
                                                  .shape = shape,
@@ -115,6 +117,53 @@ TEST(ParameterStates, AreTheSameBitsInPartsAndInHostMemory) {
     }
     const Outcome f32 = run(device, {});
     EXPECT_TRUE(run(device, {.offload = Offload::moments, .offload_chunk = 1000}) == f32);
+  }
+}
+
+// What a checkpoint needs that is written a chunk at a time.
+TEST(ParameterStates, OfAChunkBelongToTheElementsThatTheLayoutNames) {
+  Stream stream(Device::cpu(), &test::pool());
+  std::vector<StoredTensor> stored = tensors();
+  stored.push_back(
+      {.name = "gate_up",
+       .shape = {3, 10, 7},
+       .parts = {{.parameter = {.name = "w1", .shape = {3, 4, 7}}, .dim = 1},
+                 {.parameter = {.name = "w3", .shape = {3, 6, 7}}, .dim = 1, .begin = 4}}});
+  for (const Offload offload : {Offload::none, Offload::states}) {
+    ParameterStore store(Device::cpu(), stored,
+                         {.compute = DType::bf16, .offload = offload, .offload_chunk = 1000});
+    // Through views of whole parameters each gradient gets its parameter's number and its index.
+    float parameter = 0;
+    std::map<std::string, float> numbers;
+    for (const NamedView& v : store.gradient_views()) {
+      ASSERT_EQ(v.view.shape, v.whole);
+      numbers[v.name] = parameter += 1 << 16;
+      float index = 0;
+      const int64_t rows = v.view.count() / v.view.dim(v.view.rank() - 1);
+      const int64_t width = v.view.count() / rows, panel = v.view.rank() > 2 ? v.view.dim(1) : rows;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; ++i)
+          v.view.as<float>()[r / panel * v.view.stride[0] * (v.view.rank() > 2 ? 1 : 0) +
+                             r % panel * width + i] = parameter + index++;
+    }
+    int64_t seen = 0, chunks = 0, next = 0;
+    store.visit_states(stream, false, [&](const ParameterStore::States& s) {
+      ++chunks;
+      ASSERT_EQ(s.first, next);
+      next += s.gradient.count();
+      for (const StoreLayout::Slice& slice : store.layout().slices({})) {
+        for (const StoreLayout::Run& run : StoreLayout::runs(slice)) {
+          const int64_t end = std::min(run.flat + run.count, next);
+          for (int64_t at = std::max(run.flat, s.first); at < end; ++at, ++seen)
+            ASSERT_EQ(s.gradient.as<float>()[at - s.first],
+                      numbers[slice.name] + static_cast<float>(run.index + at - run.flat))
+                << slice.name;
+        }
+      }
+    });
+    EXPECT_EQ(next, store.elements());
+    EXPECT_EQ(seen, 301 * 70 + 77 + 100 * 50 + 9 * 5 + 40 * 33 + 257 * 31 + 3 * 10 * 7);
+    EXPECT_EQ(chunks > 30, offload == Offload::states);
   }
 }
 

@@ -80,7 +80,7 @@ std::vector<StoredTensor> tensors() {
       {.name = "norm",
        .shape = {7},
        .bucket = 1,
-       .full_precision = true,
+       .read_format = ReadFormat::f32_master,
        .parts = {{.parameter = {.name = "norm", .shape = {7}, .initial = {.mean = 1}}}}},
       {.name = "gate_up",
        .shape = {10, 4},

@@ -36,25 +36,26 @@ int64_t StoreLayout::aligned(int64_t elements) {
   return (elements + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-StoreLayout::StoreLayout(std::vector<StoredTensor> tensors, const ShardCounts& counts)
-    : tensors_(std::move(tensors)), counts_(counts), offsets_(tensors_.size()) {
+StoreLayout::StoreLayout(std::vector<StoredTensor> tensors, const ShardCounts& counts,
+                         DType compute)
+    : tensors_(std::move(tensors)), counts_(counts), compute_(compute), offsets_(tensors_.size()) {
   for (const StoredTensor& t : tensors_) {
     rows_.emplace_back(t.rows(), counts.of(t));
     if (buckets_.empty() || buckets_.back() != t.bucket) buckets_.push_back(t.bucket);
   }
-  const auto place = [this](bool same_on_tp, bool full_precision) {
+  const auto place = [this](bool same_on_tp, ReadFormat format) {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       const StoredTensor& t = tensors_[i];
-      if (t.same_on_tp != same_on_tp || t.full_precision != full_precision) continue;
+      if (t.same_on_tp != same_on_tp || t.read_format != format) continue;
       offsets_[i] = elements_;
       elements_ += aligned(shard_shape(i).count());
     }
     return elements_;
   };
-  full_precision_.begin = place(false, false);
-  cut_elements_ = place(false, true);
-  full_precision_.end = place(true, true);
-  place(true, false);
+  f32_masters_.begin = place(false, ReadFormat::bf16_copy);
+  cut_elements_ = place(false, ReadFormat::f32_master);
+  f32_masters_.end = place(true, ReadFormat::f32_master);
+  place(true, ReadFormat::bf16_copy);
 }
 
 Shape StoreLayout::with_rows(size_t i, int64_t rows) const {

@@ -8,9 +8,9 @@
 //
 //   [ cut by tp | cut by tp, f32 | same on tp, f32 | same on tp ]
 //
-// where "f32" are the tensors of StoredTensor::full_precision. So what this rank counts in a norm
-// is one run (all of it on the first rank of a tp group, the first two parts on the others), and
-// the tensors without a bf16 copy are one run.
+// where "f32" are the tensors whose masters kernels read (ReadFormat::f32_master). So what this
+// rank counts in a norm is one run (all of it on the first rank of a tp group, the first two parts
+// on the others), and the tensors without a bf16 copy are one run.
 //
 // Ranks that differ in tp, ep or pp store other tensors (model_layout) and so have other layouts;
 // ranks that differ in replication have the same one.
@@ -67,7 +67,9 @@ class StoreLayout {
     bool operator==(const Run&) const = default;
   };
 
-  explicit StoreLayout(std::vector<StoredTensor>, const ShardCounts& = {});
+  // `compute`: what the model computes in, f32 or bf16. Where elements lie does not depend on it.
+  explicit StoreLayout(std::vector<StoredTensor>, const ShardCounts& = {},
+                       DType compute = DType::f32);
 
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   size_t size() const { return tensors_.size(); }               // stored tensors
@@ -78,7 +80,8 @@ class StoreLayout {
   // Of those, what a rank counts in a norm of all parameters: all ranks of a model together count
   // each element once.
   FlatRange counted(bool first_of_tp) const { return {0, first_of_tp ? elements_ : cut_elements_}; }
-  FlatRange full_precision() const { return full_precision_; }
+  // The tensors of ReadFormat::f32_master.
+  FlatRange f32_masters() const { return f32_masters_; }
 
   // The boxes of that shard of all tensors, in the order of tensors and their parts. A parameter of
   // which it has no rows has none; routed experts have up to three.
@@ -94,6 +97,13 @@ class StoreLayout {
   int64_t offset(size_t i) const { return offsets_[i]; }
   Shape shard_shape(size_t i) const { return with_rows(i, rows_[i].rows_per_shard()); }
   Shape padded_shape(size_t i) const { return with_rows(i, rows_[i].padded_rows()); }
+  // What kernels read of it, and its type.
+  ReadFormat read_format(size_t i) const {
+    return compute_ == DType::f32 ? ReadFormat::f32_master : tensors_[i].read_format;
+  }
+  DType read_dtype(size_t i) const {
+    return read_format(i) == ReadFormat::bf16_copy ? DType::bf16 : DType::f32;
+  }
 
   // Elements up to the next tensor: tensors of any type of two bytes or more begin aligned.
   static int64_t aligned(int64_t elements);
@@ -103,11 +113,12 @@ class StoreLayout {
 
   std::vector<StoredTensor> tensors_;
   ShardCounts counts_;
+  DType compute_;
   std::vector<int> buckets_;
   std::vector<ShardLayout> rows_;  // by tensor
   std::vector<int64_t> offsets_;   // by tensor
   int64_t elements_ = 0, cut_elements_ = 0;
-  FlatRange full_precision_;
+  FlatRange f32_masters_;
 };
 
 }  // namespace nereus

@@ -42,7 +42,7 @@ class RandomModel {
       StoredTensor t{.name = name, .bucket = i / 2, .parts = {}};
       switch (kind) {
         case 0:  // a norm
-          t.full_precision = true;
+          t.read_format = ReadFormat::f32_master;
           t.same_on_tp = true;
           t.parts = {part(name + "n", {rows}, {})};
           break;
@@ -161,7 +161,7 @@ TEST(StoreLayout, TellsForEveryRankWhereEachElementOfEachParameterLies) {
     for (int tp = 0; tp < model.tp; ++tp) {
       for (int shard = 0; shard < model.dense_shards(); ++shard) {
         const StoreLayout layout(model.tensors(tp, model.ep_rank(shard)), model.counts());
-        const FlatRange counts = layout.counted(tp == 0), f32 = layout.full_precision();
+        const FlatRange counts = layout.counted(tp == 0), f32 = layout.f32_masters();
         std::map<int64_t, Element> found;
         for (const StoreLayout::Slice& s : layout.slices(model.index(shard))) {
           const StoredTensor& t = layout.tensors()[static_cast<size_t>(s.tensor)];
@@ -179,7 +179,8 @@ TEST(StoreLayout, TellsForEveryRankWhereEachElementOfEachParameterLies) {
             const Element e{s.name, index_in(s.whole, whole)};
             ASSERT_TRUE(found.emplace(flat, e).second) << s.name << ": two at one place";
             ASSERT_LT(flat, layout.elements());
-            ASSERT_EQ(t.full_precision, f32.begin <= flat && flat < f32.end) << s.name;
+            ASSERT_EQ(t.read_format == ReadFormat::f32_master, f32.begin <= flat && flat < f32.end)
+                << s.name;
             ++held[e];
             counted[e] += counts.begin <= flat && flat < counts.end;
             // The runs are the same elements in the same order.
