@@ -38,7 +38,7 @@ void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& 
   s.h = ctx.saved_input.take(dtype, shape, "residual");
   s.n1 = norms.take(dtype, shape, "attention norm");
   s.n2 = norms.take(dtype, shape, "ffn norm");
-  normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm);
+  normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm.view);
 
   const Arena::Scope scope(ctx.scratch);
   const TensorView a = ctx.scratch.take(dtype, shape, "attention y");
@@ -49,7 +49,7 @@ void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& 
                                     .sum = s.h,
                                     .x = s.x,
                                     .addend = a,
-                                    .weight = w.ffn_norm,
+                                    .weight = w.ffn_norm.view,
                                     .eps = eps_,
                                     .round_normalized = round_normalized_});
 }
@@ -90,7 +90,7 @@ void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved&
     feed_forward(replay, w, {}, s);
   } else if (recompute_.norms) {
     s.n2 = ctx.saved_weight.take(s.h.dtype, s.h.shape, "ffn norm");
-    normalise(ctx, s.n2, s.rstd2, s.h, w.ffn_norm);
+    normalise(ctx, s.n2, s.rstd2, s.h, w.ffn_norm.view);
     if (moe_) {
       moe_->restore_input(ctx, s.n2, s.moe);
     } else {
@@ -102,7 +102,7 @@ void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved&
 void Block::restore_attention_norm(Context& ctx, const Weights& w, Saved& s) const {
   if (recompute_.block || !recompute_.norms) return;
   s.n1 = ctx.saved_weight.take(s.x.dtype, s.x.shape, "attention norm");
-  normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm);
+  normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm.view);
   s.attention.x = s.n1;
 }
 
@@ -115,7 +115,7 @@ void Block::feed_forward_norm_backward(Context& ctx, const Weights& w, TensorVie
                                      .dy = dn,
                                      .x = s.h,
                                      .residual = dy,
-                                     .weight = w.ffn_norm,
+                                     .weight = w.ffn_norm.view,
                                      .rstd = s.rstd2,
                                      .accumulate = ctx.accumulate});
 }
@@ -132,7 +132,7 @@ void Block::attention_dgrad(Context& ctx, const Weights& w, const Microbatch& mb
                                      .dy = dn,
                                      .x = s.x,
                                      .residual = dh,
-                                     .weight = w.attention_norm,
+                                     .weight = w.attention_norm.view,
                                      .rstd = s.rstd1,
                                      .accumulate = ctx.accumulate});
 }

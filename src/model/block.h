@@ -23,7 +23,7 @@ struct LayerParallel {
 
 class Block {
  public:
-  using Weights = BlockTensors<ConstTensorView>;
+  using Weights = BlockTensors<Weight>;
   using Grads = BlockTensors<TensorView>;
   struct Saved {
     ConstTensorView x;        // [T, D], the block's input

@@ -64,7 +64,7 @@ void Head::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTe
   ops::rmsnorm_forward(ctx.stream, {.y = normal,
                                     .rstd = s.rstd,
                                     .x = x,
-                                    .weight = w.norm,
+                                    .weight = w.norm.view,
                                     .eps = eps_,
                                     .round_normalized = round_normalized_});
   ctx.show("hidden.final_norm", -1, normal);
@@ -92,7 +92,7 @@ void Head::backward_input(Context& ctx, const Weights& w, TensorView dx, const S
                                      .dweight = grads.norm,
                                      .dy = s.dn,
                                      .x = s.x,
-                                     .weight = w.norm,
+                                     .weight = w.norm.view,
                                      .rstd = s.rstd,
                                      .accumulate = ctx.accumulate});
 }

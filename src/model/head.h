@@ -15,12 +15,13 @@
 #include "model/microbatch.h"
 #include "model/parameters.h"
 #include "parallel/tp_region.h"
+#include "parallel/weight.h"
 
 namespace nereus {
 
 class Head {
  public:
-  using Weights = HeadTensors<ConstTensorView>;
+  using Weights = HeadTensors<Weight>;
   using Grads = HeadTensors<TensorView>;
   struct Saved {
     ConstTensorView x;    // [T/tp, D]

@@ -54,9 +54,9 @@ void Mla::up_project(Context& ctx, const Weights& w, const Microbatch& mb, Arena
         .eps = eps_,
         .round_normalized = round_normalized_};
   };
-  const auto keys_norm = norm_of(q_rank_, q_rank_ + kv_rank_, w.kv_norm, s.kv_rstd);
+  const auto keys_norm = norm_of(q_rank_, q_rank_ + kv_rank_, w.kv_norm.view, s.kv_rstd);
   if (q_rank_ > 0) {
-    const auto q_norm = norm_of(0, q_rank_, w.q_norm, s.q_rstd);
+    const auto q_norm = norm_of(0, q_rank_, w.q_norm.view, s.q_rstd);
     ops::rmsnorm_pair_forward(ctx.stream, {.first = q_norm, .second = keys_norm});
     s.q_latent = tp_.enter(ctx, latents, q_norm.y);
   } else {
@@ -212,7 +212,7 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
 
   // One latent's gradient through its up-projection; what remains is its norm, into its columns of
   // dlatent.
-  const auto norm_of = [&](TensorView dhead, ConstTensorView up, ConstTensorView norm,
+  const auto norm_of = [&](TensorView dhead, const Weight& up, const Weight& norm,
                            ConstTensorView rstd, TensorView dnorm, int64_t begin, int64_t end,
                            TpRegion& region) {
     const TensorView dnormal =
@@ -225,7 +225,7 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                                 .dweight = dnorm,
                                 .dy = dnormal,
                                 .x = s.latent.columns(begin, end),
-                                .weight = norm,
+                                .weight = norm.view,
                                 .rstd = rstd,
                                 .accumulate = ctx.accumulate};
   };

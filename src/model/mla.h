@@ -16,12 +16,13 @@
 #include "model/recompute.h"
 #include "model/rope.h"
 #include "parallel/tp_region.h"
+#include "parallel/weight.h"
 
 namespace nereus {
 
 class Mla {
  public:
-  using Weights = MlaTensors<ConstTensorView>;
+  using Weights = MlaTensors<Weight>;
   using Grads = MlaTensors<TensorView>;
   struct Saved {
     ConstTensorView x;                    // [T/tp, D]

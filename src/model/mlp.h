@@ -5,12 +5,13 @@
 #include "device/device.h"
 #include "model/parameters.h"
 #include "parallel/tp_region.h"
+#include "parallel/weight.h"
 
 namespace nereus {
 
 class Mlp {
  public:
-  using Weights = MlpTensors<ConstTensorView>;
+  using Weights = MlpTensors<Weight>;
   using Grads = MlpTensors<TensorView>;
   struct Saved {
     ConstTensorView x;        // [T, D]

@@ -2,7 +2,6 @@
 
 #include "model/linear.h"
 #include "ops/elementwise.h"
-#include "ops/grouped_matmul.h"
 #include "ops/swiglu.h"
 
 namespace nereus {
@@ -117,16 +116,13 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
     dispatch(beside, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
     if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
     join(ctx);
-    ops::grouped_matmul(
-        ctx.stream,
-        {.out = s.gate_up, .a = s.rows.x, .b = w.gate_up, .offsets = offsets, .trans_b = true});
+    experts_forward(ctx, s.gate_up, s.rows.x, w.gate_up, offsets);
   }
   if (!y && recompute_swiglu_) return;
   gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_weight, s);
   if (!y) return;
   const TensorView out = ctx.scratch.take(s.x.dtype, {R, D}, "expert out");
-  ops::grouped_matmul(ctx.stream,
-                      {.out = out, .a = s.act, .b = w.down, .offsets = offsets, .trans_b = true});
+  experts_forward(ctx, out, s.act, w.down, offsets);
   dispatcher_.combine(ctx, s.routing.plan, out, has_shared_ ? partial : ConstTensorView(), partial);
   tp_.leave(ctx, y, partial);
 }
@@ -135,8 +131,7 @@ void Moe::gated_unit_backward(Context& ctx, TensorView dgate_up, TensorView drow
                               ConstTensorView dout, const Weights& w, const Saved& s) const {
   const Arena::Scope scope(ctx.scratch);
   const TensorView dact = ctx.scratch.take(dout.dtype, s.act.shape, "dexpert swiglu");
-  ops::grouped_matmul(ctx.stream,
-                      {.out = dact, .a = dout, .b = w.down, .offsets = s.routing.plan.offsets});
+  experts_dgrad(ctx, dact, dout, w.down, s.routing.plan.offsets);
   ops::swiglu_backward(ctx.stream, {.dgate_up = dgate_up,
                                     .drow_weight = drow_weights,
                                     .dy = dact,
@@ -156,8 +151,7 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
   const TensorView dweights_partial = tp_.partial(ctx, dweights);
   const TensorView drows =
       ctx.scratch.take(dx.dtype, {s.routing.plan.rows, w.down.dim(1)}, "dexpert rows");
-  ops::grouped_matmul(
-      ctx.stream, {.out = drows, .a = dgate_up, .b = w.gate_up, .offsets = s.routing.plan.offsets});
+  experts_dgrad(ctx, drows, dgate_up, w.gate_up, s.routing.plan.offsets);
   Context beside = fork(ctx);
   dispatcher_.dispatch_backward(beside, s.routing.plan,
                                 {.dx = dx_partial,
@@ -208,16 +202,8 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
 void Moe::backward_weight(Context& ctx, const Saved& s, const Pending& pending,
                           const Grads& grads) const {
   const ConstTensorView offsets = s.routing.plan.offsets;
-  ops::grouped_wgrad(ctx.stream, {.out = grads.down,
-                                  .dy = pending.dout,
-                                  .x = s.act,
-                                  .offsets = offsets,
-                                  .accumulate = ctx.accumulate});
-  ops::grouped_wgrad(ctx.stream, {.out = grads.gate_up,
-                                  .dy = pending.dgate_up,
-                                  .x = s.rows.x,
-                                  .offsets = offsets,
-                                  .accumulate = ctx.accumulate});
+  experts_wgrad(ctx, grads.down, pending.dout, s.act, offsets);
+  experts_wgrad(ctx, grads.gate_up, pending.dgate_up, s.rows.x, offsets);
   linear_wgrad(ctx, grads.gate, pending.dlogits, s.x_shard);
   if (has_shared_) shared_.backward_weight(ctx, s.shared, pending.shared, grads.shared);
 }
@@ -245,20 +231,10 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
     dispatcher_.combine_backward(beside, s.routing.plan, dy, dout);
     if (has_shared_) shared_.backward(ctx, w.shared, dy, dshared, s.shared, grads.shared);
     join(ctx);
-    ops::grouped_wgrad(ctx.stream, {.out = grads.down,
-                                    .dy = dout,
-                                    .x = s.act,
-                                    .offsets = offsets,
-                                    .accumulate = ctx.accumulate});
+    experts_wgrad(ctx, grads.down, dout, s.act, offsets);
     gated_unit_backward(ctx, dgate_up, drow_weights, dout, w, s);
   }
-  const auto wgrad = [&] {
-    ops::grouped_wgrad(ctx.stream, {.out = grads.gate_up,
-                                    .dy = dgate_up,
-                                    .x = s.rows.x,
-                                    .offsets = offsets,
-                                    .accumulate = ctx.accumulate});
-  };
+  const auto wgrad = [&] { experts_wgrad(ctx, grads.gate_up, dgate_up, s.rows.x, offsets); };
   if (recompute_dispatch_) {  // rows that were made again are given back before others travel
     const Arena::Scope up(ctx.scratch);
     dispatch(ctx, ctx.scratch, s);

@@ -35,7 +35,7 @@ struct ExpertLoad {
 
 class Moe {
  public:
-  using Weights = MoeTensors<ConstTensorView>;
+  using Weights = MoeTensors<Weight>;
   using Grads = MoeTensors<TensorView>;
 
   // The decision, made once a microbatch and never again.

@@ -2,7 +2,7 @@
 // stored in. Names are TorchTitan's: `layers.3.moe.experts.w1` is [E, F, D].
 //
 // The X<T> structs below hold one T for each stored tensor of a part of the model: handles, weights
-// (ConstTensorView) or gradients (TensorView); map() goes from one to the other.
+// (Weight) or gradients (TensorView); map() goes from one to the other.
 #pragma once
 
 #include <span>

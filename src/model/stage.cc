@@ -66,7 +66,7 @@ ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorVi
 
 ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
   store_.open(ctx.stream, 0, next_bucket(-1));
-  const ConstTensorView table = store_.weight(embedding_);
+  const ConstTensorView table = store_.weight(embedding_).view;
   const TensorView out =
       ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), args_.dim}, "embedding");
   const Arena::Scope scope(ctx.scratch);

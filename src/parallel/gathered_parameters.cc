@@ -96,7 +96,7 @@ TensorView GatheredParameters::padded_gradient(size_t i) const {
   return at(*buffer, 4 * gradient_begin_[i], DType::f32, layout_.padded_shape(i));
 }
 
-ConstTensorView GatheredParameters::weight(size_t i) const {
+Weight GatheredParameters::weight(size_t i) const {
   const StoredTensor& t = layout_.tensors()[i];
   return padded_weight(i).rows(0, t.rows()).reshape(t.shape);
 }

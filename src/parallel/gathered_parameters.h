@@ -42,6 +42,7 @@
 #include "parallel/parameter_states.h"
 #include "parallel/rank_groups.h"
 #include "parallel/store_layout.h"
+#include "parallel/weight.h"
 
 namespace nereus {
 
@@ -60,7 +61,7 @@ class GatheredParameters {
 
   // Of stored tensor i, in its own shape. Error{kContract} while its bucket is not open, where that
   // matters.
-  ConstTensorView weight(size_t i) const;
+  Weight weight(size_t i) const;
   TensorView gradient(size_t i) const;
 
   void begin_step(Stream&);

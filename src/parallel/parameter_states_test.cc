@@ -87,7 +87,7 @@ Outcome run(Device device, ParameterStore::Options options) {
   }
   Outcome out;
   for (const NamedView& v : store.master_views()) out.masters.push_back(floats(stream, v.view));
-  for (int i = 0; i < 6; ++i) out.weights.push_back(floats(stream, store.weight(i)));
+  for (int i = 0; i < 6; ++i) out.weights.push_back(floats(stream, store.weight(i).view));
   store.visit_states(stream, false, [&](const ParameterStore::States& s) {
     for (const float x : floats(stream, s.first_moment)) out.m.push_back(static_cast<double>(x));
     for (const float x : floats(stream, s.second_moment))

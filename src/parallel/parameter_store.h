@@ -44,8 +44,8 @@ class ParameterStore {
 
   // What kernels read, whole: of StoredTensor::read_format. "No tensor" for
   // handle -1. As of the last gather(), where there are shards.
-  ConstTensorView weight(TensorHandle t) const {
-    return t < 0 ? ConstTensorView() : gathered_.weight(static_cast<size_t>(t));
+  Weight weight(TensorHandle t) const {
+    return t < 0 ? Weight() : gathered_.weight(static_cast<size_t>(t));
   }
   // What kernels write, whole: f32, the stored tensor's shape. "No tensor" for handle -1.
   TensorView gradient(TensorHandle t) const {
