@@ -165,14 +165,8 @@ void Engine::reset_expert_load() {
   for (const LayerLoad& l : loads_) ops::fill(stream_, {.out = l.load, .value = 0});
 }
 
-// By a plan on the meta device: this rank may have no layer of experts.
-int64_t Engine::expert_rows() {
-  Stream meta(Device::meta());
-  Arena arena("plan"), scratch("scratch");
-  Context ctx{meta, arena, arena, scratch};
-  const int64_t K = args_.moe.top_k;
-  dispatcher_->plan(ctx, arena, ConstTensorView(nullptr, DType::i32, {expert_slots_ / K, K}));
-  return dispatcher_->room();
+int64_t Engine::expert_rows() const {
+  return dispatcher_->room(expert_slots_ / args_.moe.top_k, args_.moe.top_k);
 }
 
 void Engine::make_room(int64_t rows) {

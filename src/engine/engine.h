@@ -77,7 +77,7 @@ class Engine {
   // What one rank's experts have room for, of a microbatch's rows, and the slots (token and choice)
   // that it sends itself: with even routing as many rows. A step that wants more raises `word`
   // (TokenDispatcher::set_overflow), which must outlive the engine's steps.
-  int64_t expert_rows();  // 0: always enough
+  int64_t expert_rows() const;  // 0: always enough
   int64_t expert_slots() const { return expert_slots_; }
   void watch_overflow(TensorView word) { dispatcher_->set_overflow(word); }
   // Between steps: waits for the stream and makes the memory of activations again, for `rows`.

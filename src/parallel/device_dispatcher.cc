@@ -4,6 +4,14 @@
 #include "ops/permute.h"
 
 namespace nereus {
+namespace {
+
+// i32 [T, K, 2]
+TensorView place_of(const TokenDispatcher::Plan& plan) {
+  return std::get<TokenDispatcher::Plan::Placed>(plan.route).place;
+}
+
+}  // namespace
 
 DeviceDispatcher::DeviceDispatcher(Communicator& group, int64_t experts, double bound)
     : group_(group), experts_(experts), bound_(bound) {
@@ -39,9 +47,9 @@ ops::PeerTensor DeviceDispatcher::everywhere(ConstTensorView v) const {
 TokenDispatcher::Plan DeviceDispatcher::plan(Context& ctx, Arena& arena, ConstTensorView ids) {
   const int64_t T = ids.dim(0), K = ids.dim(1), ep = group_.size();
   Plan plan;
-  plan.rows = capacity(T, K, ep, local_experts(), bound_);
+  plan.rows = room(T, K);
   plan.offsets = arena.take(DType::i32, {local_experts() + 1}, "expert offsets");
-  plan.place = arena.take(DType::i32, {T, K, 2}, "places of slots");
+  plan.route = Plan::Placed{arena.take(DType::i32, {T, K, 2}, "places of slots")};
   const Arena::Scope scope(ctx.scratch);
   const TensorView row_of_slot = ctx.scratch.take(DType::i32, {T, K}, "row_of_slot");
   const TensorView slot_of_row = ctx.scratch.take(DType::i32, {T * K}, "slot_of_row");
@@ -53,7 +61,7 @@ TokenDispatcher::Plan DeviceDispatcher::plan(Context& ctx, Arena& arena, ConstTe
                                  .offsets = mine.reshape({experts_ + 1}),
                                  .ids = ids});
   group_.all_gather(ctx.stream, offsets, mine);
-  ops::peer_plan(ctx.stream, {.place = plan.place,
+  ops::peer_plan(ctx.stream, {.place = place_of(plan),
                               .local_offsets = plan.offsets,
                               .first_row = first,
                               .wanted = overflow_,
@@ -72,7 +80,7 @@ void DeviceDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView 
                                  .row_weights = everywhere(rows.weights),
                                  .x = x,
                                  .weights = weights,
-                                 .place = plan.place,
+                                 .place = place_of(plan),
                                  .weigh = weigh});
   meet(ctx.stream);  // all rows have come
 }
@@ -80,15 +88,16 @@ void DeviceDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView 
 void DeviceDispatcher::combine(Context& ctx, const Plan& plan, ConstTensorView rows,
                                ConstTensorView addend, TensorView out) {
   meet(ctx.stream);  // all experts are done
-  ops::peer_combine(ctx.stream,
-                    {.out = out, .rows = everywhere(rows), .place = plan.place, .addend = addend});
+  ops::peer_combine(
+      ctx.stream,
+      {.out = out, .rows = everywhere(rows), .place = place_of(plan), .addend = addend});
   meet(ctx.stream);  // nobody reads this rank's rows any more
 }
 
 void DeviceDispatcher::combine_backward(Context& ctx, const Plan& plan, ConstTensorView dout,
                                         TensorView drows) {
   meet(ctx.stream);
-  ops::peer_permute(ctx.stream, {.rows = everywhere(drows), .x = dout, .place = plan.place});
+  ops::peer_permute(ctx.stream, {.rows = everywhere(drows), .x = dout, .place = place_of(plan)});
   meet(ctx.stream);
 }
 
@@ -100,12 +109,13 @@ void DeviceDispatcher::dispatch_backward(Context& ctx, const Plan& plan,
                      .scalars = a.weigh ? TensorView() : a.dweights,
                      .rows = everywhere(a.drows),
                      .row_scalars = a.weigh ? ops::PeerTensor() : everywhere(a.drow_weights),
-                     .place = plan.place,
+                     .place = place_of(plan),
                      .weights = a.weigh ? a.weights : ConstTensorView(),
                      .addend = a.addend});
   if (a.weigh)
-    ops::peer_dot(ctx.stream,
-                  {.out = a.dweights, .rows = everywhere(a.drows), .x = a.x, .place = plan.place});
+    ops::peer_dot(
+        ctx.stream,
+        {.out = a.dweights, .rows = everywhere(a.drows), .x = a.x, .place = place_of(plan)});
   meet(ctx.stream);
 }
 

@@ -30,6 +30,9 @@ class DeviceDispatcher final : public TokenDispatcher {
   const char* name() const override { return "device"; }
   bool takes_scratch() const override { return false; }
   std::byte* shared_memory(Stream&, int64_t bytes) override;
+  int64_t room(int64_t T, int64_t K) const override {
+    return capacity(T, K, group_.size(), local_experts(), bound_);
+  }
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
                 const Rows& rows) override;

@@ -239,17 +239,17 @@ Tight with_little_room(bool weigh) {
     enough.set_overflow(overflow);
     t.whole[me] = once(enough);
     EXPECT_EQ(overflow[0], 0);
-    EXPECT_EQ(enough.room(), 2 * kTokens * kTopK);
+    EXPECT_EQ(enough.room(kTokens, kTopK), 2 * kTokens * kTopK);
     tight.set_overflow(overflow);
     t.part[me] = once(tight);
-    EXPECT_EQ(tight.room(), 30);
+    EXPECT_EQ(tight.room(kTokens, kTopK), 30);
     t.wanted[me] = static_cast<int64_t>(overflow[0]);
     tight.make_room(t.wanted[me]);
     const Result again = once(tight);
     EXPECT_EQ(again.out, t.whole[me].out);
     EXPECT_EQ(again.dx, t.whole[me].dx);
     EXPECT_EQ(again.dweights, t.whole[me].dweights);
-    EXPECT_EQ(tight.room(), 48);
+    EXPECT_EQ(tight.room(kTokens, kTopK), 48);
   });
   // 3 choices of 8 tokens of 2 ranks, all for rank 0: 16 rows for each of its first three experts.
   EXPECT_EQ(t.wanted, (std::vector<int64_t>{48, 48}));

@@ -15,11 +15,14 @@ namespace {
 int64_t sum(const std::vector<int64_t>& rows) {
   return std::accumulate(rows.begin(), rows.end(), int64_t{0});
 }
-int64_t received_rows(const TokenDispatcher::Plan& plan) { return sum(plan.received); }
+using Exchanged = TokenDispatcher::Plan::Exchanged;
+const Exchanged& exchange_of(const TokenDispatcher::Plan& plan) {
+  return std::get<Exchanged>(plan.route);
+}
 
 // Rows that were left out do not come back.
-void clear_left_out(Stream& stream, const TokenDispatcher::Plan& plan, TensorView sorted) {
-  const int64_t sent = sum(plan.sent);
+void clear_left_out(Stream& stream, const Exchanged& route, TensorView sorted) {
+  const int64_t sent = sum(route.sent);
   if (!stream.on_meta() && sent < sorted.dim(0))
     ops::fill(stream, {.out = sorted.rows(sent, sorted.dim(0)), .value = 0});
 }
@@ -37,26 +40,26 @@ HostCountsDispatcher::HostCountsDispatcher(Communicator& group, int64_t experts,
 
 TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, ConstTensorView ids) {
   const int64_t T = ids.dim(0), K = ids.dim(1), ep = group_.size(), E = local_experts();
-  const int64_t rows = capacity(T, K, ep, E, bound_);
-  Plan plan{.row_of_slot = arena.take(DType::i32, {T, K}, "row_of_slot"),
-            .slot_of_row = arena.take(DType::i32, {T * K}, "slot_of_row"),
-            .offsets = arena.take(DType::i32, {E + 1}, "expert offsets"),
-            .rows = rows,
-            .row_of_arrival = arena.take(DType::i32, {rows, 1}, "row_of_arrival"),
-            .arrival_of_row = arena.take(DType::i32, {rows}, "arrival_of_row"),
-            .sent = std::vector<int64_t>(static_cast<size_t>(ep)),
-            .received = std::vector<int64_t>(static_cast<size_t>(ep))};
+  Plan plan{.offsets = {}, .rows = room(T, K), .route = Exchanged()};
+  auto& route = std::get<Exchanged>(plan.route);
+  route.sorted = {.row_of_slot = arena.take(DType::i32, {T, K}, "row_of_slot"),
+                  .slot_of_row = arena.take(DType::i32, {T * K}, "slot_of_row")};
+  plan.offsets = arena.take(DType::i32, {E + 1}, "expert offsets");
+  route.row_of_arrival = arena.take(DType::i32, {plan.rows, 1}, "row_of_arrival");
+  route.arrival_of_row = arena.take(DType::i32, {plan.rows}, "arrival_of_row");
+  route.sent.resize(static_cast<size_t>(ep));
+  route.received.resize(static_cast<size_t>(ep));
   const Arena::Scope scope(ctx.scratch);
   const TensorView mine = ctx.scratch.take(DType::i32, {1, experts_ + 1}, "expert offsets");
   const TensorView offsets = ctx.scratch.take(DType::i32, {ep, experts_ + 1}, "all expert offsets");
-  ops::permute_plan(ctx.stream, {.row_of_slot = plan.row_of_slot,
-                                 .slot_of_row = plan.slot_of_row,
+  ops::permute_plan(ctx.stream, {.row_of_slot = route.sorted.row_of_slot,
+                                 .slot_of_row = route.sorted.slot_of_row,
                                  .offsets = mine.reshape({experts_ + 1}),
                                  .ids = ids});
   group_.all_gather(ctx.stream, offsets, mine);
-  if (!ctx.stream.on_meta()) read_counts(ctx.stream, offsets, plan, T * K);
-  ops::arrivals(ctx.stream, {.row_of_arrival = plan.row_of_arrival,
-                             .arrival_of_row = plan.arrival_of_row,
+  if (!ctx.stream.on_meta()) read_counts(ctx.stream, offsets, plan.rows, T * K, route);
+  ops::arrivals(ctx.stream, {.row_of_arrival = route.row_of_arrival,
+                             .arrival_of_row = route.arrival_of_row,
                              .local_offsets = plan.offsets,
                              .offsets = offsets,
                              .first = group_.rank() * E});
@@ -64,101 +67,108 @@ TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, Con
 }
 
 // The host learns how many rows go to and come from each rank.
-void HostCountsDispatcher::read_counts(Stream& stream, TensorView offsets, Plan& plan,
-                                       int64_t slots) {
+void HostCountsDispatcher::read_counts(Stream& stream, TensorView offsets, int64_t room,
+                                       int64_t slots, Plan::Exchanged& route) {
   copy_to_host(stream, counts_.data(), offsets);
   stream.synchronize();
   const int64_t E = local_experts(), me = group_.rank();
-  const ClippedRows clipped(counts_, group_.size(), experts_, plan.rows);
-  if (clipped.wanted > plan.rows) {
+  const ClippedRows clipped(counts_, group_.size(), experts_, room);
+  if (clipped.wanted > room) {
     NEREUS_CHECK(
         kConfig, overflow_,
         "expert parallelism: a rank of {} receives {} rows for its {} experts, and has room for {} "
         "({} slots of its own, {} times).\n  Routing is more skewed than the bound on receive "
         "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.",
-        group_.size(), clipped.wanted, E, plan.rows, slots, bound_);
-    leave_out(stream, clipped, offsets, plan);
+        group_.size(), clipped.wanted, E, room, slots, bound_);
+    leave_out(stream, clipped, offsets, route.sorted);
   }
   const auto rows = [&](int64_t from, int64_t to) {
     const int32_t* at = clipped.offsets.data() + from * (experts_ + 1) + to * E;
     return at[E] - at[0];
   };
   for (int64_t r = 0; r < group_.size(); ++r) {
-    plan.sent[static_cast<size_t>(r)] = rows(me, r);
-    plan.received[static_cast<size_t>(r)] = rows(r, me);
+    route.sent[static_cast<size_t>(r)] = rows(me, r);
+    route.received[static_cast<size_t>(r)] = rows(r, me);
   }
 }
 
 // This rank's rows that are sent come first, and all counts are those of rows that are sent.
 void HostCountsDispatcher::leave_out(Stream& stream, const ClippedRows& clipped, TensorView offsets,
-                                     Plan& plan) {
+                                     const Plan::Sorted& sorted) {
   ops::raise(stream, {.word = overflow_, .value = clipped.wanted});
   const std::vector<int32_t> place = clipped.places(counts_, group_.rank(), experts_);
   std::vector<int32_t> row_of_slot(place.size()), slot_of_row(place.size());
-  copy_to_host(stream, row_of_slot.data(), plan.row_of_slot);
+  copy_to_host(stream, row_of_slot.data(), sorted.row_of_slot);
   stream.synchronize();
   for (size_t slot = 0; slot < place.size(); ++slot) {
     int32_t& row = row_of_slot[slot];
     row = place[static_cast<size_t>(row)];
     slot_of_row[static_cast<size_t>(row)] = static_cast<int32_t>(slot);
   }
-  copy_to_device(stream, plan.row_of_slot, row_of_slot.data());
-  copy_to_device(stream, plan.slot_of_row, slot_of_row.data());
+  copy_to_device(stream, sorted.row_of_slot, row_of_slot.data());
+  copy_to_device(stream, sorted.slot_of_row, slot_of_row.data());
   copy_to_device(stream, offsets, clipped.offsets.data());
   stream.synchronize();  // with the host's memory
 }
 
 void HostCountsDispatcher::to_experts(Context& ctx, const Plan& plan, TensorView rows,
                                       ConstTensorView sorted) {
-  const int64_t n = received_rows(plan);
+  const int64_t n = sum(exchange_of(plan).received);
   const Arena::Scope scope(ctx.scratch);
   if (rows.rank() == 1) {
     const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows}, "arrived scalars");
-    group_.all_to_all(ctx.stream, arrived, sorted, plan.sent, plan.received);
-    ops::gather_scalars(
-        ctx.stream,
-        {.out = rows.rows(0, n), .x = arrived.rows(0, n), .index = plan.arrival_of_row.rows(0, n)});
+    group_.all_to_all(ctx.stream, arrived, sorted, exchange_of(plan).sent,
+                      exchange_of(plan).received);
+    ops::gather_scalars(ctx.stream, {.out = rows.rows(0, n),
+                                     .x = arrived.rows(0, n),
+                                     .index = exchange_of(plan).arrival_of_row.rows(0, n)});
     return;
   }
   const TensorView arrived = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "arrived rows");
-  group_.all_to_all(ctx.stream, arrived, sorted, plan.sent, plan.received);
-  ops::permute(
-      ctx.stream,
-      {.rows = rows, .x = arrived.rows(0, n), .row_of_slot = plan.row_of_arrival.rows(0, n)});
+  group_.all_to_all(ctx.stream, arrived, sorted, exchange_of(plan).sent,
+                    exchange_of(plan).received);
+  ops::permute(ctx.stream, {.rows = rows,
+                            .x = arrived.rows(0, n),
+                            .row_of_slot = exchange_of(plan).row_of_arrival.rows(0, n)});
 }
 
 void HostCountsDispatcher::from_experts(Context& ctx, const Plan& plan, TensorView sorted,
                                         ConstTensorView rows) {
-  const int64_t n = received_rows(plan);
+  const int64_t n = sum(exchange_of(plan).received);
   const Arena::Scope scope(ctx.scratch);
   if (rows.rank() == 1) {
     const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows}, "leaving scalars");
-    ops::gather_scalars(ctx.stream, {.out = leaving.rows(0, n),
-                                     .x = rows.rows(0, n),
-                                     .index = plan.row_of_arrival.reshape({plan.rows}).rows(0, n)});
-    group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
-    clear_left_out(ctx.stream, plan, sorted);
+    ops::gather_scalars(
+        ctx.stream, {.out = leaving.rows(0, n),
+                     .x = rows.rows(0, n),
+                     .index = exchange_of(plan).row_of_arrival.reshape({plan.rows}).rows(0, n)});
+    group_.all_to_all(ctx.stream, sorted, leaving, exchange_of(plan).received,
+                      exchange_of(plan).sent);
+    clear_left_out(ctx.stream, exchange_of(plan), sorted);
     return;
   }
   const TensorView leaving = ctx.scratch.take(rows.dtype, {plan.rows, rows.dim(1)}, "leaving rows");
-  ops::combine(
-      ctx.stream,
-      {.out = leaving.rows(0, n), .rows = rows, .row_of_slot = plan.row_of_arrival.rows(0, n)});
-  group_.all_to_all(ctx.stream, sorted, leaving, plan.received, plan.sent);
-  clear_left_out(ctx.stream, plan, sorted);
+  ops::combine(ctx.stream, {.out = leaving.rows(0, n),
+                            .rows = rows,
+                            .row_of_slot = exchange_of(plan).row_of_arrival.rows(0, n)});
+  group_.all_to_all(ctx.stream, sorted, leaving, exchange_of(plan).received,
+                    exchange_of(plan).sent);
+  clear_left_out(ctx.stream, exchange_of(plan), sorted);
 }
 
 void HostCountsDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorView x,
                                     ConstTensorView weights, bool weigh, const Rows& rows) {
   const Arena::Scope scope(ctx.scratch);
-  const int64_t slots = plan.slot_of_row.dim(0);
+  const int64_t slots = exchange_of(plan).sorted.slot_of_row.dim(0);
   const TensorView sorted = ctx.scratch.take(x.dtype, {slots, x.dim(1)}, "sorted rows");
   const TensorView sorted_weights = ctx.scratch.take(DType::f32, {slots}, "sorted weights");
   ops::permute(ctx.stream, {.rows = sorted,
                             .x = x,
-                            .row_of_slot = plan.row_of_slot,
+                            .row_of_slot = exchange_of(plan).sorted.row_of_slot,
                             .weights = weigh ? weights : ConstTensorView()});
-  ops::gather_scalars(ctx.stream, {.out = sorted_weights, .x = weights, .index = plan.slot_of_row});
+  ops::gather_scalars(
+      ctx.stream,
+      {.out = sorted_weights, .x = weights, .index = exchange_of(plan).sorted.slot_of_row});
   to_experts(ctx, plan, rows.x, sorted);
   to_experts(ctx, plan, rows.weights, sorted_weights);
 }
@@ -166,42 +176,48 @@ void HostCountsDispatcher::dispatch(Context& ctx, const Plan& plan, ConstTensorV
 void HostCountsDispatcher::combine(Context& ctx, const Plan& plan, ConstTensorView rows,
                                    ConstTensorView addend, TensorView out) {
   const Arena::Scope scope(ctx.scratch);
-  const TensorView sorted =
-      ctx.scratch.take(rows.dtype, {plan.slot_of_row.dim(0), rows.dim(1)}, "sorted rows");
+  const TensorView sorted = ctx.scratch.take(
+      rows.dtype, {exchange_of(plan).sorted.slot_of_row.dim(0), rows.dim(1)}, "sorted rows");
   from_experts(ctx, plan, sorted, rows);
-  ops::combine(ctx.stream,
-               {.out = out, .rows = sorted, .row_of_slot = plan.row_of_slot, .addend = addend});
+  ops::combine(ctx.stream, {.out = out,
+                            .rows = sorted,
+                            .row_of_slot = exchange_of(plan).sorted.row_of_slot,
+                            .addend = addend});
 }
 
 void HostCountsDispatcher::combine_backward(Context& ctx, const Plan& plan, ConstTensorView dout,
                                             TensorView drows) {
   const Arena::Scope scope(ctx.scratch);
-  const TensorView sorted =
-      ctx.scratch.take(dout.dtype, {plan.slot_of_row.dim(0), dout.dim(1)}, "sorted rows");
-  ops::permute(ctx.stream, {.rows = sorted, .x = dout, .row_of_slot = plan.row_of_slot});
+  const TensorView sorted = ctx.scratch.take(
+      dout.dtype, {exchange_of(plan).sorted.slot_of_row.dim(0), dout.dim(1)}, "sorted rows");
+  ops::permute(ctx.stream,
+               {.rows = sorted, .x = dout, .row_of_slot = exchange_of(plan).sorted.row_of_slot});
   to_experts(ctx, plan, drows, sorted);
 }
 
 void HostCountsDispatcher::dispatch_backward(Context& ctx, const Plan& plan,
                                              const DispatchBackward& a) {
   const Arena::Scope scope(ctx.scratch);
-  const int64_t slots = plan.slot_of_row.dim(0);
+  const int64_t slots = exchange_of(plan).sorted.slot_of_row.dim(0);
   const TensorView sorted = ctx.scratch.take(a.drows.dtype, {slots, a.drows.dim(1)}, "sorted rows");
   from_experts(ctx, plan, sorted, a.drows);
   ops::combine(ctx.stream, {.out = a.dx,
                             .rows = sorted,
-                            .row_of_slot = plan.row_of_slot,
+                            .row_of_slot = exchange_of(plan).sorted.row_of_slot,
                             .weights = a.weigh ? a.weights : ConstTensorView(),
                             .addend = a.addend});
   if (a.weigh) {
-    ops::row_dot(ctx.stream,
-                 {.out = a.dweights, .rows = sorted, .x = a.x, .row_of_slot = plan.row_of_slot});
+    ops::row_dot(ctx.stream, {.out = a.dweights,
+                              .rows = sorted,
+                              .x = a.x,
+                              .row_of_slot = exchange_of(plan).sorted.row_of_slot});
     return;
   }
   const TensorView sorted_weights = ctx.scratch.take(DType::f32, {slots}, "sorted weights");
   from_experts(ctx, plan, sorted_weights, a.drow_weights);
-  ops::gather_scalars(ctx.stream,
-                      {.out = a.dweights, .x = sorted_weights, .index = plan.row_of_slot});
+  ops::gather_scalars(
+      ctx.stream,
+      {.out = a.dweights, .x = sorted_weights, .index = exchange_of(plan).sorted.row_of_slot});
 }
 
 }  // namespace nereus

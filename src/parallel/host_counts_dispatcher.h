@@ -26,6 +26,9 @@ class HostCountsDispatcher final : public TokenDispatcher {
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
   const char* name() const override { return "host_counts"; }
+  int64_t room(int64_t T, int64_t K) const override {
+    return capacity(T, K, group_.size(), local_experts(), bound_);
+  }
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
                 const Rows& rows) override;
@@ -35,8 +38,8 @@ class HostCountsDispatcher final : public TokenDispatcher {
   void dispatch_backward(Context&, const Plan&, const DispatchBackward&) override;
 
  private:
-  void read_counts(Stream&, TensorView offsets, Plan&, int64_t slots);
-  void leave_out(Stream&, const ClippedRows&, TensorView offsets, Plan&);
+  void read_counts(Stream&, TensorView offsets, int64_t room, int64_t slots, Plan::Exchanged&);
+  void leave_out(Stream&, const ClippedRows&, TensorView offsets, const Plan::Sorted&);
   // This rank's rows, sorted by expert, to the experts' rows, and back.
   void to_experts(Context&, const Plan&, TensorView rows, ConstTensorView sorted);
   void from_experts(Context&, const Plan&, TensorView sorted, ConstTensorView rows);

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <variant>
 #include <vector>
 
 #include "parallel/layer_context.h"
@@ -20,18 +21,30 @@ namespace nereus {
 
 class TokenDispatcher {
  public:
-  // Views of one microbatch's exchange; taken from the arena given to plan().
+  // One microbatch's exchange; views are taken from the arena given to plan().
   struct Plan {
-    TensorView row_of_slot;  // i32 [T, K]
-    TensorView slot_of_row;  // i32 [T * K]
-    TensorView offsets;      // i32 [E + 1], rows of the local experts
-    int64_t rows = 0;        // R: capacity of the row buffers; offsets[E] of them are used
-    // Of an exchange between ranks: the arrivals' permutation, and rows to and from each rank.
-    TensorView row_of_arrival = {};                 // i32 [R, 1]
-    TensorView arrival_of_row = {};                 // i32 [R]
-    std::vector<int64_t> sent = {}, received = {};  // rows by rank of the group
-    // Of one whose ranks see each other's memory: each slot's rank and row.
-    TensorView place = {};  // i32 [T, K, 2]
+    TensorView offsets;  // i32 [E + 1], rows of the local experts
+    int64_t rows = 0;    // R: capacity of the row buffers; offsets[E] of them are used
+
+    // How rows find their experts, for the dispatcher that made the plan. One of:
+    // this rank's slots, sorted by expert;
+    struct Sorted {
+      TensorView row_of_slot;  // i32 [T, K]
+      TensorView slot_of_row;  // i32 [T * K]
+    };
+    // those, sent to other ranks and sorted there again: the arrivals' permutation, and rows to and
+    // from each rank of the group;
+    struct Exchanged {
+      Sorted sorted;
+      TensorView row_of_arrival;  // i32 [R, 1]
+      TensorView arrival_of_row;  // i32 [R]
+      std::vector<int64_t> sent, received;
+    };
+    // each slot's rank and row there, where ranks see each other's memory.
+    struct Placed {
+      TensorView place;  // i32 [T, K, 2]
+    };
+    std::variant<Sorted, Exchanged, Placed> route;
   };
 
   // Rows as the experts get them.
@@ -57,8 +70,8 @@ class TokenDispatcher {
   // the rows that it wanted (ops::raise, or an atomic maximum); nobody here lowers it. Not given:
   // such a plan is an Error{kConfig} with the numbers, where the host knows them.
   void set_overflow(TensorView word) { overflow_ = word; }
-  // Rows that the last plan had room for; 0: before the first, or it always has enough.
-  int64_t room() const { return room_; }
+  // Rows that a plan for T tokens of K choices has room for; 0: for as many as there can be.
+  virtual int64_t room(int64_t /*T*/, int64_t /*K*/) const { return 0; }
   // Plans have room for `rows` from here on, or for all that can be sent here, if that is less.
   // Memory of plans that are in use is not touched: between steps, before arenas are measured.
   void make_room(int64_t rows) { rows_ = rows; }
@@ -91,20 +104,16 @@ class TokenDispatcher {
  protected:
   // Rows that a plan of a rank of `ranks` with E experts has room for, when each has T tokens of K
   // choices: what make_room() said, else `bound` times its own slots, or (0) what all can send at
-  // most. Kept as room().
-  int64_t capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) {
-    room_ = ranks * T * std::min(K, E);
-    if (rows_ > 0) {
-      room_ = std::min(room_, rows_);
-    } else if (bound > 0) {
-      const double rows = std::ceil(bound * static_cast<double>(T * K));
-      if (rows < static_cast<double>(room_)) room_ = static_cast<int64_t>(rows);
-    }
-    return room_;
+  // most.
+  int64_t capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) const {
+    const int64_t most = ranks * T * std::min(K, E);
+    if (rows_ > 0) return std::min(most, rows_);
+    if (bound <= 0) return most;
+    const double rows = std::ceil(bound * static_cast<double>(T * K));
+    return rows < static_cast<double>(most) ? static_cast<int64_t>(rows) : most;
   }
 
   TensorView overflow_;
-  int64_t room_ = 0;  // of the last plan
   int64_t rows_ = 0;  // as make_room() says; 0: it was not called
 };
 
