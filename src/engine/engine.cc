@@ -11,36 +11,35 @@
 namespace nereus {
 namespace {
 
-LayerCut layer_cut(const RankWorld* world) {
-  if (world == nullptr) return {};
-  return {.tp = world->size(MeshGroup::tp),
-          .tp_rank = world->position(MeshGroup::tp),
-          .ep = world->size(MeshGroup::ep),
-          .ep_rank = world->position(MeshGroup::ep),
-          .etp = world->size(MeshGroup::expert_tp),
-          .etp_rank = world->position(MeshGroup::expert_tp)};
+LayerCut layer_cut(const RankWorld& world) {
+  return {.tp = world.size(MeshGroup::tp),
+          .tp_rank = world.position(MeshGroup::tp),
+          .ep = world.size(MeshGroup::ep),
+          .ep_rank = world.position(MeshGroup::ep),
+          .etp = world.size(MeshGroup::expert_tp),
+          .etp_rank = world.position(MeshGroup::expert_tp)};
 }
 
-std::unique_ptr<TpRegion> region(Communicator* group) {
-  if (group == nullptr) return std::make_unique<IdentityRegion>();
-  return std::make_unique<GroupRegion>(*group);
+std::unique_ptr<TpRegion> region(Communicator& group) {
+  if (group.size() == 1) return std::make_unique<IdentityRegion>();
+  return std::make_unique<GroupRegion>(group);
 }
 
 // auto: GPUs that see each other's memory use it; elsewhere the reference is as fast.
-std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator* group, const Stream& stream,
+std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator& group, const Stream& stream,
                                                  int64_t experts, const Engine::Options& options) {
-  if (group == nullptr) return std::make_unique<LocalDispatcher>(experts);
-  const bool shared = group->shares_memory();
+  if (group.size() == 1) return std::make_unique<LocalDispatcher>(experts);
+  const bool shared = group.shares_memory();
   NEREUS_CHECK(kConfig, options.dispatcher != "device" || shared,
                "parallelism.expert_dispatcher is \"device\", which needs ranks that see each "
                "other's memory, and the {} ranks of group {} do not: GPUs joined by NVLink (or in "
                "one machine) and NCCL 2.28 or newer, or threads of one process. \"host_counts\" "
                "works between any ranks; \"auto\" chooses.",
-               group->size(), group->name());
+               group.size(), group.name());
   const bool gpu = stream.on_gpu() || stream.plans_for() != nullptr;
   if (options.dispatcher == "device" || (options.dispatcher == "auto" && shared && gpu))
-    return std::make_unique<DeviceDispatcher>(*group, experts, options.receive_bound);
-  return std::make_unique<HostCountsDispatcher>(*group, experts, options.receive_bound);
+    return std::make_unique<DeviceDispatcher>(group, experts, options.receive_bound);
+  return std::make_unique<HostCountsDispatcher>(group, experts, options.receive_bound);
 }
 
 }  // namespace
@@ -69,29 +68,29 @@ std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {
 }
 
 Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
-    : args_(args), stream_(stream) {
-  const RankWorld* const world = options.world;
+    : args_(args),
+      stream_(stream),
+      alone_(options.world == nullptr ? std::make_unique<RankWorld>() : nullptr),
+      world_(options.world == nullptr ? *alone_ : *options.world) {
   Stream* const gpu = stream.on_gpu() ? &stream : stream.plans_for();
-  if (gpu != nullptr && world != nullptr)
+  if (gpu != nullptr && world_.ranks() > 1)
     gpu->reserve_processors(options.reserved_processors >= 0 ? options.reserved_processors
                             : options.reshard                ? kBackgroundProcessors
                                                              : 0);
-  const auto group = [world](MeshGroup g) { return world == nullptr ? nullptr : world->group(g); };
   const Pipeline one{
       .parts = {{.first_block = 0, .end_block = args.n_layers}},
       .schedule = {.microbatches = 1, .rank_of_stage = {0}, .actions = {sequential_schedule(1)}}};
   const Pipeline& pipeline = options.pipeline == nullptr ? one : *options.pipeline;
   const Schedule& schedule = pipeline.schedule;
-  const int pp_rank = world == nullptr ? 0 : world->position(MeshGroup::pp);
-  const int tp = world == nullptr ? 1 : world->size(MeshGroup::tp);
+  const int pp_rank = world_.position(MeshGroup::pp), tp = world_.size(MeshGroup::tp);
   std::vector<StagePart> mine;
   for (const int s : schedule.stages_of(pp_rank))
     mine.push_back(pipeline.parts[static_cast<size_t>(s)]);
 
-  const ModelLayout layout = model_layout(args, layer_cut(world), mine);
-  if (stream.on_gpu() && world != nullptr) exchange_ = std::make_unique<Stream>(stream.device());
+  const ModelLayout layout = model_layout(args, layer_cut(world_), mine);
+  if (stream.on_gpu() && world_.ranks() > 1) exchange_ = std::make_unique<Stream>(stream.device());
   store_ = std::make_unique<ParameterStore>(
-      stream.device(), layout.tensors,
+      stream.device(), layout.tensors, world_,
       ParameterStore::Options{
           .compute = options.compute,
           .gradients = options.gradients,
@@ -100,19 +99,18 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .split_masters = options.split_masters,
           .offload = options.offload,
           .offload_chunk = options.offload_chunk,
-          .groups = world == nullptr ? RankGroups{} : world->groups(),
           .reshard = options.reshard,
           .reduce_each_microbatch = options.reshard && options.gradients && schedule.stages() == 1,
           .exchange = exchange_.get()});
   const RopeTables rope = rope_tables(stream, args, options.sequence, tables_);
   const std::vector<ExpertLoad> load = make_balance(mine);
-  tp_ = region(group(MeshGroup::tp));
-  expert_tp_ = region(group(MeshGroup::expert_tp));
-  const int cp = world == nullptr ? 1 : world->size(MeshGroup::cp);
+  tp_ = region(world_.group(MeshGroup::tp));
+  expert_tp_ = region(world_.group(MeshGroup::expert_tp));
+  const int cp = world_.size(MeshGroup::cp);
   if (cp > 1)
-    keys_ = std::make_unique<ContextRegion>(stream, *group(MeshGroup::cp_tp), cp, options.rows,
-                                            options.sequence);
-  dispatcher_ = make_dispatcher(group(MeshGroup::ep), stream, args.moe.num_experts, options);
+    keys_ = std::make_unique<ContextRegion>(stream, world_.group(MeshGroup::cp_tp), cp,
+                                            options.rows, options.sequence);
+  dispatcher_ = make_dispatcher(world_.group(MeshGroup::ep), stream, args.moe.num_experts, options);
   if (options.expert_overlap && stream.on_gpu() && !dispatcher_->takes_scratch())
     expert_exchange_ = std::make_unique<GpuSideStream>(stream.device());
 
@@ -141,7 +139,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .rows = options.rows,
           .sequence = options.sequence,
           .cp = cp,
-          .cp_rank = cp > 1 ? world->position(MeshGroup::cp) : 0,
+          .cp_rank = world_.position(MeshGroup::cp),
           .edge_rows = options.rows * options.sequence / (tp * cp),
           .width = args.dim,
           .compute = options.compute,
@@ -151,7 +149,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .poison_released = options.poison_released,
           .actions = actions_,
           .rank_of_stage = schedule.rank_of_stage,
-          .pp = group(MeshGroup::pp),
+          .pp = &world_.group(MeshGroup::pp),
           .memory = [this](int64_t bytes) { return dispatcher_->shared_memory(stream_, bytes); }});
 }
 
@@ -175,7 +173,7 @@ void Engine::make_room(int64_t rows) {
 }
 
 void Engine::update_expert_bias(ConstTensorView step_ok) {
-  for (const LayerLoad& l : loads_) store_->groups().sum_over_tokens(stream_, l.load);
+  for (const LayerLoad& l : loads_) world_.sum_over_tokens(stream_, l.load);
   if (args_.moe.load_balance_coeff == 0) return;
   for (const LayerLoad& l : loads_)
     if (l.bias)

@@ -37,7 +37,7 @@ class Engine {
     bool unordered_attention = false;    // see ops/attention.h
     int reserved_processors = -1;        // device.reserved_processors
     bool poison_released = false;        // device.poison_released
-    const RankWorld* world = nullptr;    // null: one rank
+    const RankWorld* world = nullptr;    // must outlive the engine; null: one rank, alone
     double receive_bound = 0;            // see HostCountsDispatcher
     std::string dispatcher = "auto";     // parallelism.expert_dispatcher
     bool expert_overlap = false;         // parallelism.expert_overlap
@@ -50,6 +50,7 @@ class Engine {
 
   ParameterStore& store() { return *store_; }
   const ParameterStore& store() const { return *store_; }
+  const RankWorld& world() const { return world_; }
   Executor& executor() { return *executor_; }
   const std::vector<Action>& actions() const { return actions_; }  // a step of this rank
   const TokenDispatcher& dispatcher() const { return *dispatcher_; }
@@ -92,6 +93,8 @@ class Engine {
 
   ModelArgs args_;
   Stream& stream_;
+  std::unique_ptr<RankWorld> alone_;  // where no world is given
+  const RankWorld& world_;
   std::unique_ptr<Stream> exchange_;  // a GPU's, for gathers and sums beside kernels
   Buffer tables_, balance_;
   std::vector<LayerLoad> loads_;

@@ -5,7 +5,7 @@
 namespace nereus {
 
 Optimizer::Optimizer(Stream& stream, Engine& engine, const Options& options)
-    : stream_(stream), engine_(engine), options_(options), gate_(stream, engine.store().groups()) {
+    : stream_(stream), engine_(engine), options_(options), gate_(stream, engine.world()) {
   engine.watch_overflow(gate_.overflow());
 }
 

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "comm/communicator.h"
 #include "ops/elementwise.h"
 #include "ops/optimizer.h"
 #include "ops/step.h"
@@ -13,7 +12,7 @@ namespace nereus {
 namespace {
 
 constexpr int64_t kSlot = Arena::kAlignment;  // bytes: no slot shares a line with another
-constexpr int64_t kRecordsSlot = 6;           // the last
+constexpr int64_t kRecordsSlot = 5;           // the last
 
 // What the host reads, as it lies on the device.
 struct Decision {
@@ -23,10 +22,6 @@ struct Decision {
 };
 static_assert(sizeof(Decision) <= kSlot);
 
-int64_t world_size(const RankGroups& groups) {
-  return groups.world == nullptr ? 1 : groups.world->size();
-}
-
 }  // namespace
 
 TensorView StepGate::place(int64_t slot, DType dtype, const Shape& shape, int64_t offset) const {
@@ -34,11 +29,11 @@ TensorView StepGate::place(int64_t slot, DType dtype, const Shape& shape, int64_
   return TensorView(data, dtype, shape);
 }
 
-StepGate::StepGate(Stream& stream, const RankGroups& groups)
+StepGate::StepGate(Stream& stream, const RankWorld& world)
     : stream_(stream),
-      groups_(groups),
+      world_(world),
       buffer_(stream.device(),
-              kRecordsSlot * kSlot + world_size(groups) * ops::kStepRecord * size_of(DType::f64),
+              kRecordsSlot * kSlot + world.ranks() * ops::kStepRecord * size_of(DType::f64),
               "step results"),
       host_(stream.on_gpu() ? stream.device() : Device::cpu(), kAhead * kSlot,
             "step results on their way to the host",
@@ -51,29 +46,23 @@ StepGate::StepGate(Stream& stream, const RankGroups& groups)
       sum_squares_(place(2, DType::f64, {1})),
       overflow_(place(3, DType::i64, {1})),
       coefficient_(place(4, DType::f32, {1})),
-      record_(place(5, DType::f64, {ops::kStepRecord})),
-      records_(place(kRecordsSlot, DType::f64, {world_size(groups), ops::kStepRecord})),
+      records_(place(kRecordsSlot, DType::f64, {world.ranks(), ops::kStepRecord})),
       read_by_host_{Event(stream.device()), Event(stream.device())} {
   reopen();
 }
 
 void StepGate::close(float max_norm) {
   NEREUS_CHECK(kContract, unread() < kAhead, "{} steps are closed and not read", unread());
-  ops::step_record(
-      stream_, {.record = record_,
-                .overflow = overflow_,
-                .sum_squares = sum_squares_,
-                .loss = loss_,
-                .counts_squares = groups_.replicate == nullptr || groups_.replicate->rank() == 0,
-                .counts_loss = groups_.first_of_tp(),
-                .signal = signal_});
-  if (groups_.world != nullptr)
-    groups_.world->all_gather(stream_, records_, record_.reshape({1, ops::kStepRecord}));
-  ops::step_outcome(
-      stream_,
-      {.total = total_,
-       .step_ok = ok_,
-       .records = groups_.world != nullptr ? records_ : record_.reshape({1, ops::kStepRecord})});
+  const TensorView mine = records_.rows(world_.rank(), world_.rank() + 1);
+  ops::step_record(stream_, {.record = mine.reshape({ops::kStepRecord}),
+                             .overflow = overflow_,
+                             .sum_squares = sum_squares_,
+                             .loss = loss_,
+                             .counts_squares = world_.position(MeshGroup::dp_replicate) == 0,
+                             .counts_loss = world_.first_of_tp(),
+                             .signal = signal_});
+  world_.world().all_gather(stream_, records_, mine);
+  ops::step_outcome(stream_, {.total = total_, .step_ok = ok_, .records = records_});
   ops::clip_coefficient(stream_, {.norm = norm_,
                                   .coefficient = coefficient_,
                                   .step_ok = ok_,

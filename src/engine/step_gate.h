@@ -11,14 +11,14 @@
 #include <cstdint>
 
 #include "device/device.h"
-#include "parallel/rank_groups.h"
+#include "parallel/rank_world.h"
 
 namespace nereus {
 
 class StepGate {
  public:
-  // `groups` with their communicators must outlive the gate.
-  StepGate(Stream&, const RankGroups& groups);
+  // `world` must outlive the gate.
+  StepGate(Stream&, const RankWorld& world);
 
   // Of the step that is being enqueued, on the device.
   TensorView loss() const { return loss_; }                // f32 [1], this rank's part
@@ -48,10 +48,10 @@ class StepGate {
   TensorView place(int64_t slot, DType, const Shape&, int64_t offset = 0) const;
 
   Stream& stream_;
-  RankGroups groups_;
+  const RankWorld& world_;
   Buffer buffer_, host_;
   TensorView decision_, total_, norm_, ok_;  // decision_: the others and `ok`, as bytes
-  TensorView loss_, sum_squares_, overflow_, coefficient_, record_, records_;
+  TensorView loss_, sum_squares_, overflow_, coefficient_, records_;
   Event read_by_host_[kAhead];
   int64_t closed_ = 0, read_ = 0;
   int signal_ = 0;

@@ -29,7 +29,7 @@ TEST(StepGate, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
   run_thread_ranks(4, {.timeout = std::chrono::seconds(60)}, [&](Communicator& all) {
     const RankWorld world(mesh, all);
     Stream stream(Device::cpu(), &test::pool());
-    StepGate gate(stream, world.groups());
+    StepGate gate(stream, world);
     const int replica = world.position(MeshGroup::dp_replicate), tp = world.position(MeshGroup::tp);
     // Squares: of the first replica 3 + 6. Losses: of the first of each pair 1 + 2.
     set(gate.loss(), gate.sum_squares(), static_cast<float>(tp == 0 ? 1 + replica : 100),
@@ -49,7 +49,8 @@ TEST(StepGate, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
 
 TEST(StepGate, StaysClosedUntilItIsReopenedAndRemembersTwoSteps) {
   Stream stream(Device::cpu(), &test::pool());
-  StepGate gate(stream, {});
+  const RankWorld alone;
+  StepGate gate(stream, alone);
   set(gate.loss(), gate.sum_squares(), 1, 4);
   gate.close(1);
   set(gate.loss(), gate.sum_squares(), std::nanf(""), 9);

@@ -16,11 +16,11 @@ TensorView at(const Buffer& buffer, int64_t byte, DType dtype, const Shape& shap
 }  // namespace
 
 GatheredParameters::GatheredParameters(Device device, const StoreLayout& layout,
-                                       const ParameterStates& states, const RankGroups& groups,
+                                       const ParameterStates& states, const RankWorld& world,
                                        const Options& options)
     : layout_(layout),
       states_(states),
-      groups_(groups),
+      world_(world),
       options_(options),
       step_(std::make_unique<Event>(device)) {
   // One after the other, or from the start of their bucket's buffer.
@@ -204,8 +204,8 @@ void GatheredParameters::reduce(Stream& stream, int bucket) {
   if (!options_.reduce_each_microbatch) sum_into_shards(x, bucket, false);
   each(bucket, [&](size_t i) {
     const TensorView mine = states_.gradient(i);
-    if (layout_.tensors()[i].same_on_tp) groups_.tp->all_reduce(x, mine);
-    if (groups_.replicate != nullptr) groups_.replicate->all_reduce(x, mine);
+    if (layout_.tensors()[i].same_on_tp) world_.group(MeshGroup::tp).all_reduce(x, mine);
+    world_.group(MeshGroup::dp_replicate).all_reduce(x, mine);
   });
 }
 

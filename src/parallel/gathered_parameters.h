@@ -40,7 +40,7 @@
 #include "device/device.h"
 #include "parallel/bucket_ring.h"
 #include "parallel/parameter_states.h"
-#include "parallel/rank_groups.h"
+#include "parallel/rank_world.h"
 #include "parallel/store_layout.h"
 #include "parallel/weight.h"
 
@@ -55,8 +55,8 @@ class GatheredParameters {
     Stream* exchange = nullptr;  // where gathers and sums are done; null: where kernels run
   };
 
-  // Layout, states and groups, which are those that the layout was made for, must outlive this.
-  GatheredParameters(Device, const StoreLayout&, const ParameterStates&, const RankGroups&,
+  // Layout, states and the world, whose groups are those of the layout, must outlive this.
+  GatheredParameters(Device, const StoreLayout&, const ParameterStates&, const RankWorld&,
                      const Options&);
 
   // Of stored tensor i, in its own shape. Error{kContract} while its bucket is not open, where that
@@ -80,7 +80,9 @@ class GatheredParameters {
   }
 
  private:
-  Communicator& group_of(size_t i) const { return *groups_.shard_of(layout_.tensors()[i].experts); }
+  Communicator& group_of(size_t i) const {
+    return world_.group(RankWorld::shard(layout_.tensors()[i].experts));
+  }
   Stream& exchange(Stream& stream) const {
     return options_.exchange != nullptr && !stream.on_meta() ? *options_.exchange : stream;
   }
@@ -96,7 +98,7 @@ class GatheredParameters {
 
   const StoreLayout& layout_;
   const ParameterStates& states_;
-  RankGroups groups_;
+  const RankWorld& world_;
   Options options_;
   // Where a divided tensor begins: in all whole weights or gradients, or in its bucket's.
   std::vector<int64_t> weight_begin_;    // bytes

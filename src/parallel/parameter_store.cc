@@ -3,17 +3,23 @@
 namespace nereus {
 namespace {
 
-ShardIndex shard_index(const RankGroups& groups) {
-  return {.dense = groups.shard_index(false), .experts = groups.shard_index(true)};
+ShardCounts shard_counts(const RankWorld& world) {
+  return {.dense = world.size(RankWorld::shard(false)),
+          .experts = world.size(RankWorld::shard(true))};
+}
+ShardIndex shard_index(const RankWorld& world) {
+  return {.dense = world.position(RankWorld::shard(false)),
+          .experts = world.position(RankWorld::shard(true))};
 }
 
 }  // namespace
 
-ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors, const Options& o)
-    : groups_(o.groups),
-      layout_(std::move(tensors), {.dense = groups_.shards(false), .experts = groups_.shards(true)},
-              o.compute),
-      states_(device, layout_, shard_index(groups_),
+ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
+                               const RankWorld* world, const Options& o)
+    : alone_(world == nullptr ? std::make_unique<RankWorld>() : nullptr),
+      world_(world == nullptr ? *alone_ : *world),
+      layout_(std::move(tensors), shard_counts(world_), o.compute),
+      states_(device, layout_, shard_index(world_),
               {.compute = o.compute,
                .gradients = o.gradients,
                .moments = o.moments,
@@ -21,21 +27,21 @@ ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
                .split_masters = o.split_masters,
                .offload = o.offload,
                .offload_chunk = o.offload_chunk}),
-      gathered_(device, layout_, states_, groups_,
+      gathered_(device, layout_, states_, world_,
                 {.gradients = o.gradients,
                  .reshard = o.reshard,
                  .reduce_each_microbatch = o.reduce_each_microbatch,
                  .exchange = o.exchange}) {}
 
 TensorView ParameterStore::counted_gradients() const {
-  const FlatRange mine = layout_.counted(groups_.first_of_tp());
+  const FlatRange mine = layout_.counted(world_.first_of_tp());
   return gradients().rows(mine.begin, mine.end);
 }
 
 TensorView ParameterStore::master(TensorHandle t) const {
   if (t < 0) return {};
   const auto i = static_cast<size_t>(t);
-  const int shard = shard_index(groups_).of(layout_.tensors()[i]);
+  const int shard = shard_index(world_).of(layout_.tensors()[i]);
   return states_.master(i).rows(0, layout_.rows(i).rows(shard).count());
 }
 

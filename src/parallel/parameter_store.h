@@ -4,10 +4,13 @@
 // step). With one rank whole and kept are the same memory, and nothing is gathered or reduced.
 #pragma once
 
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "parallel/gathered_parameters.h"
 #include "parallel/parameter_states.h"
+#include "parallel/rank_world.h"
 #include "parallel/store_layout.h"
 
 namespace nereus {
@@ -23,7 +26,6 @@ class ParameterStore {
     bool split_masters = false;
     Offload offload = Offload::none;
     int64_t offload_chunk = HostStates::kChunk;
-    RankGroups groups = {};
     // Whole weights live only while their bucket is open (reshard_after_forward), gathered one
     // ahead; else all of them for the step.
     bool reshard = false;
@@ -33,14 +35,20 @@ class ParameterStore {
     Stream* exchange = nullptr;  // where gathers and sums are done; null: where kernels run
   };
 
-  ParameterStore(Device, std::vector<StoredTensor>, const Options&);
+  // Of a rank among others: `world` must outlive the store.
+  ParameterStore(Device device, std::vector<StoredTensor> tensors, const RankWorld& world,
+                 const Options& options)
+      : ParameterStore(device, std::move(tensors), &world, options) {}
+  // Of one rank.
+  ParameterStore(Device device, std::vector<StoredTensor> tensors, const Options& options)
+      : ParameterStore(device, std::move(tensors), nullptr, options) {}
   ParameterStore(const ParameterStore&) = delete;  // its parts refer to each other
   ParameterStore& operator=(const ParameterStore&) = delete;
 
   const StoreLayout& layout() const { return layout_; }
   const std::vector<StoredTensor>& tensors() const { return layout_.tensors(); }
   int64_t elements() const { return layout_.elements(); }
-  const RankGroups& groups() const { return groups_; }
+  const RankWorld& world() const { return world_; }
 
   // What kernels read, whole: of StoredTensor::read_format. "No tensor" for
   // handle -1. As of the last gather(), where there are shards.
@@ -97,7 +105,10 @@ class ParameterStore {
   Bytes bytes() const;
 
  private:
-  RankGroups groups_;
+  ParameterStore(Device, std::vector<StoredTensor>, const RankWorld*, const Options&);
+
+  std::unique_ptr<RankWorld> alone_;  // of one rank
+  const RankWorld& world_;
   StoreLayout layout_;
   ParameterStates states_;
   GatheredParameters gathered_;

@@ -2,7 +2,9 @@
 
 #include <numeric>
 
+#include "base/check.h"
 #include "comm/meta_ranks.h"
+#include "comm/single_rank.h"
 
 namespace nereus {
 namespace {
@@ -27,33 +29,34 @@ std::vector<int> all_ranks(const Mesh& mesh) {
 
 }  // namespace
 
+RankWorld::RankWorld() : RankWorld(Mesh({.dp_shard = 1}, 1), 0) {}
+
 RankWorld::RankWorld(const Mesh& mesh, Communicator& world) : mesh_(mesh), world_(world) {
-  for (const MeshGroup g : kGroups) {
-    if (mesh.size(g) == 1) continue;
-    groups_[g] =
-        world.split(name_of(g), mesh.index(g, rank()), mesh.position(g, rank()), use_of(g));
-  }
+  for (const MeshGroup g : kGroups)
+    groups_[g] = mesh.size(g) == 1 ? single_rank(name_of(g), rank())
+                                   : world.split(name_of(g), mesh.index(g, rank()),
+                                                 mesh.position(g, rank()), use_of(g));
 }
 
 RankWorld::RankWorld(const Mesh& mesh, int rank)
-    : mesh_(mesh), meta_(meta_ranks("world", all_ranks(mesh), rank)), world_(*meta_) {
+    : mesh_(mesh),
+      own_(mesh.world() == 1 ? single_rank("world") : meta_ranks("world", all_ranks(mesh), rank)),
+      world_(*own_) {
   for (const MeshGroup g : kGroups)
-    if (mesh.size(g) > 1)
-      groups_[g] = meta_ranks(name_of(g), mesh.members(g, rank), mesh.position(g, rank));
+    groups_[g] = mesh.size(g) == 1
+                     ? single_rank(name_of(g), rank)
+                     : meta_ranks(name_of(g), mesh.members(g, rank), mesh.position(g, rank));
 }
 
-Communicator* RankWorld::group(MeshGroup g) const {
+Communicator& RankWorld::group(MeshGroup g) const {
   const auto it = groups_.find(g);
-  return it == groups_.end() ? nullptr : it->second.get();
+  NEREUS_CHECK(kContract, it != groups_.end(), "the ranks of {} only count", name_of(g));
+  return *it->second;
 }
 
-RankGroups RankWorld::groups() const {
-  return {.shard = group(MeshGroup::dp_shard_cp),
-          .expert_shard = group(MeshGroup::expert_shard),
-          .replicate = group(MeshGroup::dp_replicate),
-          .tp = group(MeshGroup::tp),
-          .pp = group(MeshGroup::pp),
-          .world = &world_};
+void RankWorld::sum_over_tokens(Stream& stream, TensorView data) const {
+  for (const MeshGroup g : {MeshGroup::tp, MeshGroup::dp_shard_cp, MeshGroup::dp_replicate})
+    group(g).all_reduce(stream, data);
 }
 
 }  // namespace nereus

@@ -1,4 +1,9 @@
-// This rank in a world of ranks: its place in the mesh and the groups it works with.
+// This rank in a world of ranks: its place in the mesh and the groups it works with. A group of one
+// rank is a group like any other (comm/single_rank.h): what is done in it costs nothing, and nobody
+// asks whether there are others.
+//
+// Groups live as long as this, and a world that was given must outlive it. As communicators it
+// belongs to one thread. Errors are those of the communicators.
 #pragma once
 
 #include <map>
@@ -6,16 +11,18 @@
 
 #include "comm/communicator.h"
 #include "parallel/mesh.h"
-#include "parallel/rank_groups.h"
 
 namespace nereus {
 
 class RankWorld {
  public:
-  // A collective: splits `world`, which must outlive this, into the mesh's groups.
+  // One rank, alone.
+  RankWorld();
+
+  // A collective: splits `world`, of mesh.world() ranks, into the mesh's groups.
   RankWorld(const Mesh& mesh, Communicator& world);
 
-  // Rank `rank` of a world that is not there (comm/meta_ranks.h).
+  // Rank `rank` of a world that is not there (comm/meta_ranks.h): for measuring.
   RankWorld(const Mesh& mesh, int rank);
 
   const Mesh& mesh() const { return mesh_; }
@@ -24,12 +31,23 @@ class RankWorld {
   int ranks() const { return mesh_.world(); }
   int size(MeshGroup g) const { return mesh_.size(g); }
   int position(MeshGroup g) const { return mesh_.position(g, rank()); }
-  Communicator* group(MeshGroup) const;  // null: this rank alone
-  RankGroups groups() const;
+
+  // Of the groups that ranks talk in; those that only count (dp, dp_shard, dp_cp) are an
+  // Error{kContract}.
+  Communicator& group(MeshGroup) const;
+  // The ranks that divide a parameter: of routed experts, or any other.
+  static MeshGroup shard(bool experts) {
+    return experts ? MeshGroup::expert_shard : MeshGroup::dp_shard_cp;
+  }
+
+  // Is this the rank of its tp group that counts what all of them have?
+  bool first_of_tp() const { return position(MeshGroup::tp) == 0; }
+  // data = its sum over all ranks that have different tokens: routing, which tp divides too.
+  void sum_over_tokens(Stream&, TensorView data) const;
 
  private:
   Mesh mesh_;
-  std::unique_ptr<Communicator> meta_;  // the world that is not there
+  std::unique_ptr<Communicator> own_;  // the world that is not given
   Communicator& world_;
   std::map<MeshGroup, std::unique_ptr<Communicator>> groups_;
 };

@@ -108,9 +108,8 @@ TEST(ParameterStore, ShardsStartFromTheBitsOfOneRankAndAreGatheredToThem) {
     for (const int shards : {2, 3, 4, 8}) {
       run_thread_ranks(shards, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
         Stream mine(Device::cpu(), &test::pool());
-        ParameterStore store(
-            Device::cpu(), tensors(),
-            {.compute = compute, .groups = {.shard = &group, .expert_shard = &group}});
+        const RankWorld world(Mesh({.dp_shard = shards}, shards), group);
+        ParameterStore store(Device::cpu(), tensors(), world, {.compute = compute});
         store.initialize(mine, 5);
         store.gather(mine);
         for (int i = 0; i < 4; ++i)
@@ -133,13 +132,9 @@ TEST(ParameterStore, GradientsAreSummedOverShardsAndReplicas) {
     return static_cast<float>((rank * 7 + tensor * 3 + i) % 11);
   };
   run_thread_ranks(6, {.timeout = std::chrono::seconds(60)}, [&](Communicator& world) {
-    const auto shard = world.split("shard", world.rank() / 3, 0);
-    const auto replicate = world.split("replicate", world.rank() % 3, 0);
+    const RankWorld mine(Mesh({.dp_replicate = 2, .dp_shard = 3}, 6), world);
     Stream stream(Device::cpu(), &test::pool());
-    ParameterStore store(
-        Device::cpu(), tensors(),
-        {.groups = {
-             .shard = shard.get(), .expert_shard = shard.get(), .replicate = replicate.get()}});
+    ParameterStore store(Device::cpu(), tensors(), mine, {});
     for (int t = 0; t < 4; ++t)
       for (int64_t i = 0; i < store.gradient(t).count(); ++i)
         store.gradient(t).as<float>()[i] = value(world.rank(), t, i);
@@ -148,7 +143,7 @@ TEST(ParameterStore, GradientsAreSummedOverShardsAndReplicas) {
       // The reduced shard, through the flat view: by tensor, in the order of the store.
       const StoredTensor& tensor = store.tensors()[static_cast<size_t>(t)];
       const ShardLayout layout(tensor.rows(), 3);
-      const RowRange rows = layout.rows(shard->rank());
+      const RowRange rows = layout.rows(mine.position(MeshGroup::dp_shard));
       const int64_t inner = tensor.shape.count() / tensor.rows();
       const auto offset = store.master(t).as<float>() - store.masters().as<float>();
       for (int64_t i = 0; i < rows.count() * inner; ++i) {

@@ -236,9 +236,9 @@ TEST(StoreLayout, OfARankIsWhereItsStoreKeepsIt) {
     SCOPED_TRACE(testing::Message() << "model " << seed);
     const int ranks = model.expert_shards;
     run_thread_ranks(ranks, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
+      const RankWorld world(Mesh({.dp_shard = ranks}, ranks), group);
       const std::vector<StoredTensor> tensors = model.tensors(model.tp - 1, model.ep - 1);
-      const ParameterStore store(Device::cpu(), tensors,
-                                 {.groups = {.shard = &group, .expert_shard = &group}});
+      const ParameterStore store(Device::cpu(), tensors, world, {});
       const StoreLayout layout(tensors, {.dense = ranks, .experts = ranks});
       ASSERT_EQ(layout.elements(), store.elements());
       const std::vector<StoreLayout::Slice> slices =
