@@ -1,6 +1,8 @@
 #include "parallel/store_layout.h"
 
+#include "base/check.h"
 #include "tensor/arena.h"
+#include "tensor/format.h"
 
 namespace nereus {
 namespace {
@@ -29,6 +31,19 @@ void add_runs(const StoreLayout::Slice& s, int dim, StoreLayout::Run at,
     add_runs(s, dim + 1, {at.flat + i * stride, at.index + i * step, 0}, out);
 }
 
+// Parts are rows of their tensor, as wide as it is; of experts, rows of each.
+void check(const ParameterPart& part, const StoredTensor& t) {
+  const int rows = t.shape.rank() > 2 ? 1 : 0;
+  Shape expected = t.shape;
+  const bool ranks = part.extent().rank() == t.shape.rank();
+  if (ranks && part.dim == rows) expected[rows] = part.extent()[rows];
+  NEREUS_CHECK(kContract,
+               part.extent() == expected && part.begin >= 0 &&
+                   part.begin + part.extent()[part.dim] <= t.shape[part.dim],
+               "{} {} is not rows {} and on of {} {}", part.parameter.name, part.extent(),
+               part.begin, t.name, t.shape);
+}
+
 }  // namespace
 
 int64_t StoreLayout::aligned(int64_t elements) {
@@ -40,6 +55,7 @@ StoreLayout::StoreLayout(std::vector<StoredTensor> tensors, const ShardCounts& c
                          DType compute)
     : tensors_(std::move(tensors)), counts_(counts), compute_(compute), offsets_(tensors_.size()) {
   for (const StoredTensor& t : tensors_) {
+    for (const ParameterPart& part : t.parts) check(part, t);
     rows_.emplace_back(t.rows(), counts.of(t));
     if (buckets_.empty() || buckets_.back() != t.bucket) buckets_.push_back(t.bucket);
   }

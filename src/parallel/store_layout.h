@@ -68,6 +68,7 @@ class StoreLayout {
   };
 
   // `compute`: what the model computes in, f32 or bf16. Where elements lie does not depend on it.
+  // A part that is not rows of its tensor is an Error{kContract}.
   explicit StoreLayout(std::vector<StoredTensor>, const ShardCounts& = {},
                        DType compute = DType::f32);
 

@@ -1,11 +1,13 @@
 #include "parallel/store_layout.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <map>
 #include <set>
 
+#include "base/error.h"
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
 #include "parallel/parameter_store.h"
@@ -228,6 +230,24 @@ TEST(StoreLayout, RunsAreAsLongAsTheyCanBe) {
   EXPECT_EQ(runs({1, 0, 0}, {1, 6, 5}, 60), (Runs{{1000, 30, 30}}));
   EXPECT_EQ(runs({2, 3, 0}, {2, 2, 5}, 20), (Runs{{1000, 75, 10}, {1020, 105, 10}}));
   EXPECT_EQ(runs({2, 3, 1}, {1, 2, 4}, 8), (Runs{{1000, 76, 4}, {1004, 81, 4}}));
+}
+
+TEST(StoreLayout, PartsAreRowsOfTheirTensor) {
+  const auto layout = [](const Shape& stored, const Shape& part, int dim, int64_t begin) {
+    StoreLayout(
+        {{.name = "t",
+          .shape = stored,
+          .parts = {{.parameter = {.name = "p", .shape = part}, .dim = dim, .begin = begin}}}});
+  };
+  layout({8, 4}, {3, 4}, 0, 5);
+  layout({2, 8, 4}, {2, 3, 4}, 1, 5);
+  layout({2, 8, 4}, {2, 8, 4}, 0, 0);
+  const auto refused = testing::ThrowsMessage<Error>(testing::HasSubstr("and on of t ["));
+  EXPECT_THAT([&] { layout({8, 4}, {3, 4}, 0, 6); }, refused);
+  EXPECT_THAT([&] { layout({8, 4}, {8, 2}, 1, 0); }, refused);
+  EXPECT_THAT([&] { layout({2, 8, 4}, {1, 8, 4}, 0, 1); }, refused);
+  EXPECT_THAT([&] { layout({2, 8, 4}, {2, 3, 2}, 1, 0); }, refused);
+  EXPECT_THAT([&] { layout({8, 4}, {8}, 0, 0); }, refused);
 }
 
 TEST(StoreLayout, OfARankIsWhereItsStoreKeepsIt) {
