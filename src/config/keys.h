@@ -26,9 +26,9 @@ struct Key {
                               std::optional<bool>*, std::optional<int64_t>*, std::optional<double>*,
                               std::optional<std::string>*, std::optional<std::vector<Strings>>*>;
 
-  std::string name;      // training.seq_len
-  std::string old_name;  // also accepted, with a note; empty: the key was never renamed
-  Target target;         // in the JobConfig the table was made for
+  std::string name;           // training.seq_len
+  std::string old_name = {};  // also accepted, with a note; empty: the key was never renamed
+  Target target;              // in the JobConfig the table was made for
   KeyClass key_class = KeyClass::works;
   std::string meaning;
   // Which values: of a string or of a list's elements (empty: any), of an integer, of a float.

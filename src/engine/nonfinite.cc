@@ -114,7 +114,7 @@ std::string earliest(Stream& stream, Communicator& world, const Finding& mine) {
 
 std::string first_nonfinite(Stream& stream, Engine& engine,
                             std::span<const HostMicrobatch> microbatches, TensorView loss,
-                            Communicator* world) {
+                            Communicator& world) {
   Finding finding;
   look_at(stream, engine.read_weights(), "weight ", 0, finding);
   for (size_t i = 0; i < microbatches.size(); ++i) {
@@ -122,7 +122,7 @@ std::string first_nonfinite(Stream& stream, Engine& engine,
     engine.executor().evaluate(microbatches[i], 1.0f, loss, &observer);
   }
   look_at(stream, engine.store().gradient_views(), "gradient of ", Finding::kNone - 1, finding);
-  return world == nullptr ? finding.text : earliest(stream, *world, finding);
+  return world.size() == 1 ? finding.text : earliest(stream, world, finding);
 }
 
 }  // namespace nereus

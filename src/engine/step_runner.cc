@@ -88,7 +88,7 @@ void StepRunner::grow_expert_capacity(int64_t step, int64_t wanted_rows) {
 void StepRunner::fail_nonfinite(const Step& step, const StepGate::Outcome& outcome) {
   compute_gradients(step.microbatches);
   const std::string culprit =
-      first_nonfinite(stream_, engine_, step.microbatches, loss(), engine_.store().groups().world);
+      first_nonfinite(stream_, engine_, step.microbatches, loss(), engine_.world().world());
   NEREUS_FAIL(kNumeric,
               "step {}: loss is {}, gradient norm is {}: training cannot go on.\n"
               "  first: {}.\n"
