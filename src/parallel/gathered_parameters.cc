@@ -45,7 +45,7 @@ GatheredParameters::GatheredParameters(Device device, const StoreLayout& layout,
     most_gradients = std::max(most_gradients, gradients);
     most_shards = std::max(most_shards, shards);
   }
-  summed_.resize(static_cast<size_t>(bucket + 1));
+  if (layout.size() > 0) summed_.resize(static_cast<size_t>(layout.buckets().back()) + 1);
   constexpr int kOpen = 2;  // the one in use, and the next or the last
   if (options.reshard) {
     weight_ring_ = BucketRing(device, kOpen, most_weights, "gathered parameters");
