@@ -86,7 +86,7 @@ std::string hf_config_json(const ModelArgs& a, DType dtype) {
       {"rope_scaling", rope_scaling(a)},
       {"rope_theta", a.rope_theta},
       {"routed_scaling_factor", a.moe.route_scale},
-      {"scoring_func", a.moe.score_func == ScoreFunction::sigmoid ? "sigmoid" : "softmax"},
+      {"scoring_func", word(a.moe.score_func)},
       {"tie_word_embeddings", false},
       {"topk_group", groups ? a.n_limited_groups : 1},
       {"topk_method", "noaux_tc"},

@@ -46,14 +46,14 @@ int run_bench_data(int argc, char** argv) {
   options.dataset = "c4";
   options.path = "assets/sample";
   options.vocab_size = std::numeric_limits<int32_t>::max();
-  std::string tokenizer = "assets/tokenizer";
+  std::string tokenizer = "assets/tokenizer", order = "global";
   int64_t seq_len = 4096, rows = 8;
   int threads = 2, repeats = 3;
   double seconds = 3;
   app.add_option("--dataset_path", options.path, "folder with *.json.gz shards, or one shard")
       ->capture_default_str();
   app.add_option("--tokenizer", tokenizer, "folder with tokenizer.json")->capture_default_str();
-  app.add_option("--order", options.order, "global or torchtitan")
+  app.add_option("--order", order, "global or torchtitan")
       ->check(CLI::IsMember({"global", "torchtitan"}))
       ->capture_default_str();
   app.add_option("--threads", threads, "worker threads, compared with one")
@@ -70,6 +70,7 @@ int run_bench_data(int argc, char** argv) {
       ->capture_default_str();
   if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
 
+  options.order = value_of<DataOrder>(order).value();
   options.path = resolve_asset(options.path);
   options.make_encoder = data::document_encoder(data::Tokenizer::load(resolve_asset(tokenizer)));
   const std::vector<int> counts = threads > 1 ? std::vector<int>{1, threads} : std::vector<int>{1};

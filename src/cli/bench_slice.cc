@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/command.h"
+#include "cli/device_choice.h"
 #include "config/load.h"
 #include "config/model_flops.h"
 #include "engine/engine_options.h"
@@ -130,7 +131,8 @@ int run_bench_slice(int argc, char** argv) {
   NEREUS_CHECK(kConfig, !wanted.empty(),
                "nereus bench slice: no configuration's name contains \"{}\". There are:{}",
                options.filter, names);
-  NEREUS_CHECK(kConfig, options.small || choose_device("auto").kind == Device::Kind::cuda,
+  NEREUS_CHECK(kConfig,
+               options.small || choose_device(DeviceChoice::automatic).kind == Device::Kind::cuda,
                "nereus bench slice needs a GPU of 80 GB and a program built for it (make "
                "PRESET=cuda); this {}. --small tries the benchmark on the CPU with a small model.",
                kHasCuda ? "machine shows no GPU" : "program was built without GPU code");

@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "cli/command.h"
-#include "device/device.h"
+#include "cli/device_choice.h"
 #include "train/probe.h"
 
 namespace nereus {
@@ -42,10 +42,10 @@ int run_probe(int argc, char** argv) {
   if (!grads.empty()) o.grads = grads;
   if (!args.empty()) o.args = args;
   if (eos >= 0) o.eos_id = eos;
-  o.compute = dtype == "bfloat16" ? DType::bf16 : DType::f32;
+  o.compute = value_of<DType>(dtype).value();
   ThreadPool pool(threads > 0 ? threads
                               : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
-  Stream stream(choose_device(device), &pool);
+  Stream stream(choose_device(value_of<DeviceChoice>(device).value()), &pool);
   probe(stream, o);
   return 0;
 }

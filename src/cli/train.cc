@@ -14,10 +14,10 @@
 #include "base/assets.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "cli/device_choice.h"
 #include "comm/local_processes.h"
 #include "comm/session.h"
 #include "config/load.h"
-#include "device/device.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 

@@ -64,7 +64,7 @@ void check_model(LoadedConfig& loaded, const Origins& at) {
       at("model.torchtitan_args"));
   const auto& o = c.model_overrides;
   NEREUS_CHECK(kConfig,
-               o.use_flex_attn.value_or(true) || o.attn_mask_type.value_or("") != "block_causal",
+               o.use_flex_attn.value_or(true) || o.attn_mask_type != MaskType::block_causal,
                "model_overrides.use_flex_attn = false ({}) asks for a causal mask, "
                "model_overrides.attn_mask_type = \"block_causal\" ({}) for one within documents: "
                "remove one of them.",
@@ -155,7 +155,7 @@ void check_checkpoint(const JobConfig& c, const Origins& at) {
 void check_recompute(const JobConfig& c, const Origins& at) {
   const auto& a = c.activation_checkpoint;
   NEREUS_CHECK(
-      kConfig, a.mode != "memory_budget",
+      kConfig, a.mode != RecomputeMode::memory_budget,
       "Memory budget mode requires model to be compiled\n  {}: activation_checkpoint.mode = "
       "memory_budget is a feature of PyTorch's compiler: use selective (with "
       "selective_ac_option = \"op\") or full.",
@@ -181,11 +181,12 @@ void check_recompute(const JobConfig& c, const Origins& at) {
 void check_optimizer(const JobConfig& c, const Origins& at) {
   NEREUS_CHECK(
       kConfig,
-      c.optimizer.master_dtype != "split" || c.training.mixed_precision_param == "bfloat16",
+      c.optimizer.master_dtype != MasterType::split ||
+          c.training.mixed_precision_param == DType::bf16,
       "optimizer.master_dtype = \"split\" ({}) keeps what bf16 copies lack of the masters, "
       "and training.mixed_precision_param = \"{}\" ({}) makes no such copies: set that to "
       "bfloat16, or optimizer.master_dtype to float32.",
-      at("optimizer.master_dtype"), c.training.mixed_precision_param,
+      at("optimizer.master_dtype"), word(c.training.mixed_precision_param),
       at("training.mixed_precision_param"));
 }
 

@@ -39,12 +39,12 @@ TEST(ShippedConfigs, TheRecipesHasItsKeysAndValues) {
   EXPECT_EQ(c.model.hf_assets_path, "./assets/hf/DeepSeek-V3.1-Base");
   EXPECT_EQ(c.comm.init_timeout_seconds, 1200);
   EXPECT_EQ(c.comm.train_timeout_seconds, 300);
-  EXPECT_EQ(c.optimizer.name, "AdamW");
+  EXPECT_EQ(c.optimizer.name, OptimizerName::adamw);
   EXPECT_EQ(c.optimizer.lr, 2.2e-4);
   EXPECT_EQ(c.optimizer.eps, 1e-8);
   EXPECT_EQ(c.lr_scheduler.warmup_steps, 100);
   EXPECT_EQ(c.lr_scheduler.decay_ratio, 0.8);
-  EXPECT_EQ(c.lr_scheduler.decay_type, "cosine");
+  EXPECT_EQ(c.lr_scheduler.decay_type, LrDecay::cosine);
   EXPECT_EQ(c.lr_scheduler.min_lr_factor, 0.1);
   EXPECT_EQ(c.training.local_batch_size, 16);
   EXPECT_EQ(c.training.seq_len, 4096);
@@ -52,7 +52,7 @@ TEST(ShippedConfigs, TheRecipesHasItsKeysAndValues) {
   EXPECT_EQ(c.training.steps, 500);
   EXPECT_EQ(c.training.dataset, "c4");
   EXPECT_EQ(c.parallelism.pipeline_parallel_schedule, "Interleaved1F1B");
-  EXPECT_EQ(c.activation_checkpoint.mode, "full");
+  EXPECT_EQ(c.activation_checkpoint.mode, RecomputeMode::full);
   EXPECT_EQ(c.activation_checkpoint.selective_ac_option, "op");
   EXPECT_TRUE(c.compile.enable);
   EXPECT_THAT(c.quantize.linear.float8.filter_fqns, ElementsAre("output", "router.gate"));

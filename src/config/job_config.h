@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "config/choices.h"
+
 namespace nereus {
 
 using Strings = std::vector<std::string>;
@@ -58,27 +60,28 @@ struct JobConfig {
     std::optional<double> norm_eps, rope_theta, rope_factor, beta_fast, beta_slow, mscale,
         route_scale, load_balance_coeff;
     std::optional<bool> use_flex_attn, route_norm, score_before_experts;
-    std::optional<std::string> attn_mask_type, score_func;
+    std::optional<MaskType> attn_mask_type;
+    std::optional<ScoreFunction> score_func;
   } model_overrides;
 
   struct Numerics {
-    std::optional<std::string> family;  // torchtitan, huggingface
+    std::optional<NumericsFamily> family;
   } numerics;
 
   struct Optimizer {
-    std::string name = "AdamW";
+    OptimizerName name = OptimizerName::adamw;
     double lr = 8e-4, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
     std::string implementation = "fused";
     bool early_step_in_backward = false;
-    std::string moment_dtype = "float32";
-    std::string master_dtype = "float32";  // or split
-    std::string offload = "none";          // or moments, states
+    DType moment_dtype = DType::f32;
+    MasterType master_dtype = MasterType::float32;
+    Offload offload = Offload::none;
   } optimizer;
 
   struct LrScheduler {
     int64_t warmup_steps = 200;
     std::optional<double> decay_ratio;
-    std::string decay_type = "linear";
+    LrDecay decay_type = LrDecay::linear;
     double min_lr_factor = 0.0;
   } lr_scheduler;
 
@@ -90,7 +93,7 @@ struct JobConfig {
     int64_t steps = 10000;
     bool enable_cpu_offload = false;
     std::string dtype = "float32";
-    std::string mixed_precision_param = "bfloat16";
+    DType mixed_precision_param = DType::bf16;
     std::string mixed_precision_reduce = "float32";
     int64_t gc_freq = 50;
     bool gc_debug = false;
@@ -102,8 +105,8 @@ struct JobConfig {
 
   // Ours.
   struct Data {
-    std::string order = "global";  // or torchtitan
-    int64_t workers = 1;           // threads that read and tokenise
+    DataOrder order = DataOrder::global;
+    int64_t workers = 1;  // threads that read and tokenise
   } data;
 
   // Ours.
@@ -111,7 +114,8 @@ struct JobConfig {
     int64_t threads = 0;  // compute threads; 0: as many as cores
   } cpu;
   struct Device {
-    std::string kind = "auto";  // auto: a GPU when the program was built for one and finds one
+    // automatic: a GPU when the program was built for one and finds one
+    DeviceChoice kind = DeviceChoice::automatic;
     bool unordered_attention = false;  // a faster backward pass; other bits in each run
     int64_t reserved_processors = -1;  // multiprocessors that products leave to communication
     bool poison_released = false;      // activations' memory is overwritten when it is given back
@@ -119,7 +123,7 @@ struct JobConfig {
 
   struct Parallelism {
     int64_t data_parallel_replicate_degree = 1, data_parallel_shard_degree = -1;
-    std::string fsdp_reshard_after_forward = "default";
+    ReshardPolicy fsdp_reshard_after_forward = ReshardPolicy::automatic;
     int64_t tensor_parallel_degree = 1;
     bool disable_loss_parallel = false, enable_async_tensor_parallel = false;
     int64_t pipeline_parallel_degree = 1;
@@ -134,7 +138,7 @@ struct JobConfig {
     std::string context_parallel_rotate_method = "allgather";
     int64_t expert_parallel_degree = 1, expert_tensor_parallel_degree = 1;
     double expert_receive_bound = 1.25;
-    std::string expert_dispatcher = "auto";
+    ExpertDispatcher expert_dispatcher = ExpertDispatcher::automatic;
     bool expert_overlap = false;
   } parallelism;
 
@@ -147,7 +151,7 @@ struct JobConfig {
     bool initial_load_model_only = true, initial_load_in_hf = false,
          initial_load_in_hf_quantized = false;
     bool last_save_model_only = true, last_save_in_hf = false;
-    std::string export_dtype = "float32";
+    DType export_dtype = DType::f32;
     std::string async_mode = "disabled";
     int64_t keep_latest_k = 10, load_step = -1;
     Strings exclude_from_loading;
@@ -155,9 +159,11 @@ struct JobConfig {
   } checkpoint;
 
   struct ActivationCheckpoint {
-    std::string mode = "selective";
+    RecomputeMode mode = RecomputeMode::selective;
     std::string selective_ac_option = "2";
-    Strings recompute = {"norms", "mla_up", "swiglu", "dispatch"};  // ours: of option op
+    // ours: of option op
+    std::vector<RecomputePart> recompute = {RecomputePart::norms, RecomputePart::mla_up,
+                                            RecomputePart::swiglu, RecomputePart::dispatch};
     Strings per_op_sac_force_recompute_mm_shapes_by_fqns = {"moe.router.gate"};
     bool early_stop = false;
     double memory_budget = 0.5;

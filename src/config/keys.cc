@@ -8,17 +8,68 @@
 namespace nereus {
 namespace {
 
+template <class T>
+struct EnumOf {
+  using type = T;
+  static constexpr Choice::Form kForm = Choice::Form::one;
+};
+template <class E>
+struct EnumOf<std::optional<E>> {
+  using type = E;
+  static constexpr Choice::Form kForm = Choice::Form::optional;
+};
+template <class E>
+struct EnumOf<std::vector<E>> {
+  using type = E;
+  static constexpr Choice::Form kForm = Choice::Form::list;
+};
+
+template <class T>
+Choice choice_of(T& target) {
+  using E = typename EnumOf<T>::type;
+  constexpr Choice::Form kForm = EnumOf<T>::kForm;
+  return {.form = kForm,
+          .target = &target,
+          .words = [](const void* from) -> Strings {
+            const T& value = *static_cast<const T*>(from);
+            Strings out;
+            if constexpr (kForm == Choice::Form::one) {
+              out.emplace_back(word(value));
+            } else if constexpr (kForm == Choice::Form::optional) {
+              if (value) out.emplace_back(word(*value));
+            } else {
+              for (const E item : value) out.emplace_back(word(item));
+            }
+            return out;
+          },
+          .set =
+              [](void* to, const Strings& words) {
+                T& value = *static_cast<T*>(to);
+                if constexpr (kForm == Choice::Form::one) {
+                  value = value_of<E>(words.front()).value();
+                } else if constexpr (kForm == Choice::Form::optional) {
+                  value = words.empty() ? std::nullopt : value_of<E>(words.front());
+                } else {
+                  value.clear();
+                  for (const std::string& w : words) value.push_back(value_of<E>(w).value());
+                }
+              }};
+}
+
 // Rows are added with short calls, so that the table below reads as a table.
 class Table {
  public:
   explicit Table(std::vector<Key>& keys) : keys_(keys) {}
 
   void section(std::string name) { section_ = std::move(name) + "."; }
+  Key& add_target(const char* name, Key::Target target, KeyClass key_class, const char* meaning) {
+    keys_.push_back(
+        {.name = section_ + name, .target = target, .key_class = key_class, .meaning = meaning});
+    return keys_.back();
+  }
   template <class T>
   Key& add(const char* name, T& target, KeyClass key_class, const char* meaning) {
-    keys_.push_back(
-        {.name = section_ + name, .target = &target, .key_class = key_class, .meaning = meaning});
-    return keys_.back();
+    return add_target(name, &target, key_class, meaning);
   }
   template <class T>
   Key& works(const char* name, T& target, const char* meaning) {
@@ -34,6 +85,16 @@ class Table {
               const char* sentence = "") {
     Key& key = works(name, target, meaning);
     key.allowed = std::move(allowed);
+    key.sentence = sentence;
+    return key;
+  }
+  // The same of an enum, an optional or a list of one, with the values that are allowed.
+  template <class T, class E = typename EnumOf<T>::type>
+  requires std::is_enum_v<E> Key& choice(const char* name, T& target, const char* meaning,
+                                         std::initializer_list<std::type_identity_t<E>> allowed,
+                                         const char* sentence = "") {
+    Key& key = add_target(name, choice_of(target), KeyClass::works, meaning);
+    for (const E value : allowed) key.allowed.emplace_back(word(value));
     key.sentence = sentence;
     return key;
   }
@@ -121,7 +182,7 @@ void run_keys(Table& t, JobConfig& c) {
   t.refused("dtype", c.training.dtype, "type of the masters; bfloat16 keeps no f32 copy")
       .allowed = {"float32", "bfloat16"};
   t.choice("mixed_precision_param", c.training.mixed_precision_param,
-           "type of activations and weights in GEMMs", {"bfloat16", "float32"});
+           "type of activations and weights in GEMMs", {DType::bf16, DType::f32});
   t.choice("mixed_precision_reduce", c.training.mixed_precision_reduce, "type of gradients",
            {"float32"});
   t.none_from(0, "gc_freq", c.training.gc_freq, "there is no garbage collector");
@@ -141,7 +202,7 @@ void run_keys(Table& t, JobConfig& c) {
   t.choice("order", c.data.order,
            "which rows make a batch: global (does not depend on ranks) or torchtitan (its per-rank "
            "split and packing)",
-           {"global", "torchtitan"});
+           {DataOrder::global, DataOrder::torchtitan});
   t.count("workers", c.data.workers, "threads that read and tokenise").maximum = 1024;
 
   t.section("cpu");
@@ -149,7 +210,7 @@ void run_keys(Table& t, JobConfig& c) {
 
   t.section("device");
   t.choice("kind", c.device.kind, "where to train; auto: on a GPU if there is one that can be used",
-           {"auto", "cpu", "cuda"});
+           {DeviceChoice::automatic, DeviceChoice::cpu, DeviceChoice::cuda});
   t.works("unordered_attention", c.device.unordered_attention,
           "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
   Key& reserved_sms =
@@ -229,18 +290,18 @@ void model_keys(Table& t, JobConfig& c) {
           "FlexAttention");
   t.works("route_norm", o.route_norm, same);
   t.works("score_before_experts", o.score_before_experts, same);
-  t.works("attn_mask_type", o.attn_mask_type, same).allowed = {"causal", "block_causal"};
-  t.works("score_func", o.score_func, same).allowed = {"sigmoid", "softmax"};
+  t.choice("attn_mask_type", o.attn_mask_type, same, {MaskType::causal, MaskType::block_causal});
+  t.choice("score_func", o.score_func, same, {ScoreFunction::sigmoid, ScoreFunction::softmax});
 
   t.section("numerics");
-  t.works("family", c.numerics.family,
-          "whose arithmetic is followed where the references differ; None: huggingface with "
-          "model.hf_config, else torchtitan")
-      .allowed = {"torchtitan", "huggingface"};
+  t.choice("family", c.numerics.family,
+           "whose arithmetic is followed where the references differ; None: huggingface with "
+           "model.hf_config, else torchtitan",
+           {NumericsFamily::torchtitan, NumericsFamily::huggingface});
 
   t.section("optimizer");
   t.choice("name", c.optimizer.name, "Adam's weight decay goes into the gradient",
-           {"Adam", "AdamW"}, "Optimizer {} not added.");
+           {OptimizerName::adam, OptimizerName::adamw}, "Optimizer {} not added.");
   t.above("lr", c.optimizer.lr, "learning rate");
   for (auto* beta : {&t.from("beta1", c.optimizer.beta1, "decay of the first moment"),
                      &t.from("beta2", c.optimizer.beta2, "decay of the second moment")}) {
@@ -250,17 +311,17 @@ void model_keys(Table& t, JobConfig& c) {
   t.above("eps", c.optimizer.eps, "added to the root of the second moment");
   t.from("weight_decay", c.optimizer.weight_decay, "of every parameter");
   t.choice("moment_dtype", c.optimizer.moment_dtype,
-           "type of the two moments; bfloat16 halves their memory", {"float32", "bfloat16"});
+           "type of the two moments; bfloat16 halves their memory", {DType::f32, DType::bf16});
   t.choice(
       "master_dtype", c.optimizer.master_dtype,
       "split: f32 masters are kept as the bf16 copies and the 16 bits that those lack, the same "
       "values in 2 bytes less a parameter",
-      {"float32", "split"});
+      {MasterType::float32, MasterType::split});
   t.choice("offload", c.optimizer.offload,
            "on a GPU: what lives in host memory and passes through the device during the update, "
            "the two moments or, with the masters, all states (moments, states); on the CPU it has "
            "nothing to act on",
-           {"none", "moments", "states"});
+           {Offload::none, Offload::moments, Offload::states});
   t.none("implementation", c.optimizer.implementation, "there is one").allowed = {
       "for-loop", "foreach", "fused"};
   t.refused("early_step_in_backward", c.optimizer.early_step_in_backward,
@@ -272,20 +333,22 @@ void model_keys(Table& t, JobConfig& c) {
          "part of the steps that decay; None: all after the warm-up")
       .highest = 1;
   t.choice("decay_type", c.lr_scheduler.decay_type, "shape of the decay",
-           {"linear", "sqrt", "cosine"});
+           {LrDecay::linear, LrDecay::sqrt, LrDecay::cosine});
   t.from("min_lr_factor", c.lr_scheduler.min_lr_factor, "the decay's end, times lr").highest = 1;
 
   t.section("activation_checkpoint");
   t.choice("mode", c.activation_checkpoint.mode, "what the backward pass computes again",
-           {"selective", "full", "none", "memory_budget"},
+           {RecomputeMode::selective, RecomputeMode::full, RecomputeMode::none,
+            RecomputeMode::memory_budget},
            "Invalid AC mode: {}. Valid modes: ('full', 'selective')");
   t.works("selective_ac_option", c.activation_checkpoint.selective_ac_option,
           "op: what `recompute` names; n: every n-th block whole (0: every block)");
-  t.works(
-       "recompute", c.activation_checkpoint.recompute,
-       "of option op: norms (block norms), mla_up (q, k and v from the latents), assembly (k from "
-       "its parts), swiglu, dispatch (the experts' rows)")
-      .allowed = {"norms", "mla_up", "assembly", "swiglu", "dispatch"};
+  t.choice(
+      "recompute", c.activation_checkpoint.recompute,
+      "of option op: norms (block norms), mla_up (q, k and v from the latents), assembly (k from "
+      "its parts), swiglu, dispatch (the experts' rows)",
+      {RecomputePart::norms, RecomputePart::mla_up, RecomputePart::assembly, RecomputePart::swiglu,
+       RecomputePart::dispatch});
   t.none("per_op_sac_force_recompute_mm_shapes_by_fqns",
          c.activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns,
          "routing is never computed again");
@@ -310,7 +373,7 @@ void model_keys(Table& t, JobConfig& c) {
   t.works("last_save_model_only", k.last_save_model_only, "the last save has weights only");
   t.works("last_save_in_hf", k.last_save_in_hf, "the last save is in Hugging Face's format");
   t.choice("export_dtype", k.export_dtype, "type of the last save",
-           {"float16", "bfloat16", "float32"});
+           {DType::f16, DType::bf16, DType::f32});
   t.none("async_mode", k.async_mode, "of saves during the run").allowed = {"disabled", "async",
                                                                            "async_with_pinned_mem"};
   t.none_from(0, "keep_latest_k", k.keep_latest_k, "of saves during the run");
@@ -338,12 +401,11 @@ void system_keys(Table& t, JobConfig& c) {
                        "shards; -1: what the other degrees leave of the world");
   shard.or_minus_one = true;
   shard.sentence = "dp_shard must -1 or >=1.";
-  Key& reshard =
-      t.works("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward,
-              "weights and gradients are whole a block at a time (always) or all for the step "
-              "(never); default: always, but never with pipelines");
-  reshard.allowed = {"default", "always", "never"};
-  reshard.sentence = "Invalid reshard_after_forward_policy: {}.";
+  t.choice("fsdp_reshard_after_forward", p.fsdp_reshard_after_forward,
+           "weights and gradients are whole a block at a time (always) or all for the step "
+           "(never); default: always, but never with pipelines",
+           {ReshardPolicy::automatic, ReshardPolicy::always, ReshardPolicy::never},
+           "Invalid reshard_after_forward_policy: {}.");
   degree("tensor_parallel_degree", p.tensor_parallel_degree, "tensor parallelism");
   t.none("disable_loss_parallel", p.disable_loss_parallel, "of tensor parallelism");
   t.none("enable_async_tensor_parallel", p.enable_async_tensor_parallel, "of tensor parallelism");
@@ -378,11 +440,12 @@ void system_keys(Table& t, JobConfig& c) {
          "the rank sends (1: even routing); a step that needs more grows the capacity and runs "
          "again; 0: enough for any routing")
       .old_name = "parallelism.expert_receive_bound";
-  t.from("expert_dispatcher", p.expert_dispatcher,
-         "how rows get to other ranks' experts: device (into each other's memory, the host waits "
-         "for nothing), host_counts (all-to-all; the host reads the counts), auto (device between "
-         "GPUs that see each other's memory)")
-      .allowed = {"auto", "device", "host_counts"};
+  t.choice(
+      "expert_dispatcher", p.expert_dispatcher,
+      "how rows get to other ranks' experts: device (into each other's memory, the host waits "
+      "for nothing), host_counts (all-to-all; the host reads the counts), auto (device between "
+      "GPUs that see each other's memory)",
+      {ExpertDispatcher::automatic, ExpertDispatcher::device, ExpertDispatcher::host_counts});
   t.works("expert_overlap", p.expert_overlap,
           "with the device dispatcher on GPUs, rows travel in a stream of their own, beside shared "
           "experts and weight gradients");
@@ -474,6 +537,15 @@ template <class T>
 std::string text(const std::optional<T>& x) {
   return x ? text(*x) : "None";
 }
+std::string text(const Choice& choice) {
+  const Strings words = choice.get();
+  if (choice.form == Choice::Form::list) return text(words);
+  return words.empty() ? "None" : text(words.front());
+}
+template <class T>
+std::string text(T* target) {
+  return text(*target);
+}
 
 }  // namespace
 
@@ -510,11 +582,21 @@ const char* type_name(const Key& key) {
                                     "list of strings", "boolean or None",
                                     "integer or None", "float or None",
                                     "string or None",  "list of lists of strings or None"};
-  return kNames[key.target.index()];
+  const auto* choice = std::get_if<Choice>(&key.target);
+  if (choice == nullptr) return kNames[key.target.index()];
+  switch (choice->form) {
+    case Choice::Form::one:
+      return "string";
+    case Choice::Form::optional:
+      return "string or None";
+    case Choice::Form::list:
+      return "list of strings";
+  }
+  return "";
 }
 
 std::string value_text(const Key& key) {
-  return std::visit([](const auto* target) { return text(*target); }, key.target);
+  return std::visit([](const auto& target) { return text(target); }, key.target);
 }
 
 std::string section_of(const Key& key) { return key.name.substr(0, key.name.rfind('.')); }

@@ -21,10 +21,23 @@ enum class KeyClass : uint8_t {
   ignored,     // not built yet and only observes: one warning when set
 };
 
+// A value that is an enum, an optional or a list of one, as words (config/choices.h).
+struct Choice {
+  enum class Form : uint8_t { one, optional, list };
+  Form form;
+  void* target;  // in the JobConfig
+  Strings (*words)(const void* target);
+  void (*set)(void* target, const Strings& words);  // each of the enum's; one, or none of optional
+
+  Strings get() const { return words(target); }
+  void set_words(const Strings& to) const { set(target, to); }
+};
+
 struct Key {
-  using Target = std::variant<bool*, int64_t*, double*, std::string*, Strings*,
-                              std::optional<bool>*, std::optional<int64_t>*, std::optional<double>*,
-                              std::optional<std::string>*, std::optional<std::vector<Strings>>*>;
+  using Target =
+      std::variant<bool*, int64_t*, double*, std::string*, Strings*, std::optional<bool>*,
+                   std::optional<int64_t>*, std::optional<double>*, std::optional<std::string>*,
+                   std::optional<std::vector<Strings>>*, Choice>;
 
   std::string name;           // training.seq_len
   std::string old_name = {};  // also accepted, with a note; empty: the key was never renamed

@@ -40,7 +40,7 @@ ModelArgs debugmodel() {
 
 ModelArgs flex(ModelArgs a) {
   a.use_flex_attn = true;
-  a.attn_mask_type = "block_causal";
+  a.attn_mask_type = MaskType::block_causal;
   return a;
 }
 
@@ -120,7 +120,7 @@ void apply_overrides(const JobConfig::ModelOverrides& o, ModelArgs& a) {
   override_with(o.mscale, a.mscale);
   // As in TorchTitan the mask is causal without FlexAttention.
   override_with(o.use_flex_attn, a.use_flex_attn);
-  if (!a.use_flex_attn) a.attn_mask_type = "causal";
+  if (!a.use_flex_attn) a.attn_mask_type = MaskType::causal;
   override_with(o.attn_mask_type, a.attn_mask_type);
   a.use_flex_attn |= a.block_causal();
   override_with(o.num_experts, a.moe.num_experts);
@@ -130,8 +130,7 @@ void apply_overrides(const JobConfig::ModelOverrides& o, ModelArgs& a) {
   override_with(o.route_scale, a.moe.route_scale);
   override_with(o.score_before_experts, a.moe.score_before_experts);
   override_with(o.load_balance_coeff, a.moe.load_balance_coeff);
-  if (o.score_func)
-    a.moe.score_func = *o.score_func == "softmax" ? ScoreFunction::softmax : ScoreFunction::sigmoid;
+  override_with(o.score_func, a.moe.score_func);
   if (a.numerics.yarn != YarnRule::where_configured) return;
   a.hf_mscale_given |= o.mscale.has_value();
   if (o.rope_factor) a.hf_yarn = *o.rope_factor > 1;
@@ -339,9 +338,7 @@ ModelArgs resolve_model_args(const JobConfig& c) {
   ModelArgs a = c.model.torchtitan_args ? model_args_from_torchtitan_json(*c.model.torchtitan_args)
                 : c.model.hf_config     ? model_args_from_hf_config(*c.model.hf_config)
                                         : model_args_of_flavor(c.model.flavor);
-  if (c.numerics.family)
-    set_family(a, *c.numerics.family == "huggingface" ? NumericsFamily::huggingface
-                                                      : NumericsFamily::torchtitan);
+  if (c.numerics.family) set_family(a, *c.numerics.family);
   if (a.numerics.family == NumericsFamily::torchtitan && c.training.seq_len > a.max_seq_len)
     log::warning("Sequence length {} exceeds original maximum {}.", c.training.seq_len,
                  a.max_seq_len);

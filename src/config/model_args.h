@@ -11,8 +11,6 @@
 
 namespace nereus {
 
-enum class ScoreFunction : uint8_t { softmax, sigmoid };
-
 struct MoeArgs {
   int64_t num_experts = 8;
   int64_t num_shared_experts = 1;  // one feed-forward layer of width num_shared * moe_inter_dim
@@ -58,7 +56,7 @@ struct ModelArgs {
   int64_t max_seq_len = 16384;
   int64_t eos_id = -1;         // of config.json, ends a document for block_causal; -1: not given
   bool use_flex_attn = false;  // has no meaning here but for the mask of a file or flavor
-  std::string attn_mask_type = "causal";  // or "block_causal": causal within documents
+  MaskType attn_mask_type = MaskType::causal;
 
   // Rotary embedding, as rope_parameters() reads it by numerics.yarn.
   int64_t original_seq_len = 4096;
@@ -74,7 +72,7 @@ struct ModelArgs {
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   bool is_moe_layer(int64_t layer) const { return layer >= n_dense_layers; }
-  bool block_causal() const { return attn_mask_type == "block_causal"; }
+  bool block_causal() const { return attn_mask_type == MaskType::block_causal; }
 };
 
 // The rotary tables' frequencies and the attention's scale that follow from the arguments

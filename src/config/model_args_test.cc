@@ -383,7 +383,7 @@ TEST_F(HfConfigJson, WithSoftmaxScoresNeedsTorchTitansFamily) {
   JobConfig c;
   c.model.hf_config = folder_.write("config.json", config.dump());
   EXPECT_THAT(message([&] { resolve_model_args(c); }), HasSubstr("sigmoid scores only"));
-  c.numerics.family = "torchtitan";
+  c.numerics.family = NumericsFamily::torchtitan;
   EXPECT_EQ(resolve_model_args(c).moe.score_func, ScoreFunction::softmax);
 }
 
@@ -393,7 +393,7 @@ TEST(Resolve, OverridesComeOverTheFlavorOrTheFile) {
   c.training.seq_len = 512;
   c.model_overrides.n_layers = 5;
   c.model_overrides.num_experts = 16;
-  c.model_overrides.score_func = "softmax";
+  c.model_overrides.score_func = ScoreFunction::softmax;
   c.model_overrides.route_norm = false;
   c.model_overrides.mscale = 0.5;
   c.training.debug_moe_force_load_balance = true;
@@ -424,10 +424,10 @@ TEST(Resolve, TheMaskFollowsFlexAttentionUnlessItIsNamed) {
   c.model_overrides.use_flex_attn = false;
   EXPECT_FALSE(resolve_model_args(c).block_causal());
   c.model_overrides = {};
-  c.model_overrides.attn_mask_type = "causal";
+  c.model_overrides.attn_mask_type = MaskType::causal;
   EXPECT_FALSE(resolve_model_args(c).block_causal());
   c.model.flavor = "debugmodel";
-  c.model_overrides.attn_mask_type = "block_causal";
+  c.model_overrides.attn_mask_type = MaskType::block_causal;
   EXPECT_TRUE(resolve_model_args(c).block_causal());
 }
 
@@ -440,7 +440,7 @@ TEST(Resolve, TheFamilyIsTheFilesUnlessItIsSet) {
   EXPECT_EQ(a.final_norm_eps(), 1e-6);
   c.model_overrides.norm_eps = 1e-4;
   EXPECT_EQ(resolve_model_args(c).final_norm_eps(), 1e-4);
-  c.numerics.family = "torchtitan";
+  c.numerics.family = NumericsFamily::torchtitan;
   a = resolve_model_args(c);
   EXPECT_EQ(a.numerics.family, NumericsFamily::torchtitan);
   EXPECT_EQ(a.final_norm_eps(), 1.1920929e-07);
@@ -454,7 +454,7 @@ TEST(Resolve, AModelWithoutYarnHasNoneInTorchTitansFamilyEither) {
   c.model.hf_config = golden("hf_tiny/no_yarn/config.json");
   c.training.seq_len = 8192;
   const RopeParameters hf = rope_parameters(resolve_model_args(c));
-  c.numerics.family = "torchtitan";
+  c.numerics.family = NumericsFamily::torchtitan;
   const RopeParameters tt = rope_parameters(resolve_model_args(c));
   EXPECT_DOUBLE_EQ(hf.softmax_scale, tt.softmax_scale);
   const std::vector<float> a = rope_frequencies(hf, 8), b = rope_frequencies(tt, 8);
@@ -465,7 +465,7 @@ TEST(Resolve, AFlavorInHuggingFacesFamilyIsTheReleasedModel) {
   const test::TemporaryFolder folder;
   JobConfig c;
   c.model.flavor = "671B";
-  c.numerics.family = "huggingface";
+  c.numerics.family = NumericsFamily::huggingface;
   const RopeParameters flavor = rope_parameters(resolve_model_args(c));
   const RopeParameters released =
       rope_parameters(model_args_from_hf_config(folder.write("config.json", deepseek_v3().dump())));

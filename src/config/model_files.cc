@@ -102,9 +102,9 @@ json read_json(const std::string& path) {
 }
 
 ScoreFunction score_function(const std::string& name, const Members& m, const char* key) {
-  if (name == "sigmoid") return ScoreFunction::sigmoid;
-  if (name != "softmax") m.fail(key, "sigmoid or softmax");
-  return ScoreFunction::softmax;
+  const std::optional<ScoreFunction> score = value_of<ScoreFunction>(name);
+  if (!score) m.fail(key, "sigmoid or softmax");
+  return *score;
 }
 
 void refuse(const Members& m, const char* name, bool wrong, const char* why) {
@@ -192,15 +192,16 @@ ModelArgs model_args_from_torchtitan_json(const std::string& path) {
   m.read("qk_rope_head_dim", a.qk_rope_head_dim);
   m.read("v_head_dim", a.v_head_dim);
   m.read("use_flex_attn", a.use_flex_attn);
-  m.read("attn_mask_type", a.attn_mask_type);
+  std::string mask = word(a.attn_mask_type);
+  m.read("attn_mask_type", mask);
   m.read("original_seq_len", a.original_seq_len);
   m.read("rope_theta", a.rope_theta);
   m.read("rope_factor", a.rope_factor);
   m.read("beta_fast", a.beta_fast);
   m.read("beta_slow", a.beta_slow);
   m.read("mscale", a.mscale);
-  if (a.attn_mask_type != "causal" && a.attn_mask_type != "block_causal")
-    m.fail("attn_mask_type", "causal or block_causal");
+  if (!value_of<MaskType>(mask)) m.fail("attn_mask_type", "causal or block_causal");
+  a.attn_mask_type = *value_of<MaskType>(mask);
   if (m.has("moe_args")) {
     if (!m.at("moe_args").is_object()) m.fail("moe_args", "an object");
     const Members moe(m.at("moe_args"), path, "moe_args.");
@@ -222,7 +223,7 @@ ModelArgs model_args_from_torchtitan_json(const std::string& path) {
   }
   for (const char* without_meaning : {"_enforced", "max_batch_size"}) m.has(without_meaning);
   m.refuse_others();
-  if (!a.use_flex_attn) a.attn_mask_type = "causal";
+  if (!a.use_flex_attn) a.attn_mask_type = MaskType::causal;
   check(a);
   return a;
 }

@@ -6,10 +6,9 @@
 #include <cstdint>
 #include <optional>
 
-namespace nereus {
+#include "config/choices.h"
 
-// The references whose arithmetic can be followed.
-enum class NumericsFamily : uint8_t { torchtitan, huggingface };
+namespace nereus {
 
 // When YaRN changes the rotary frequencies, and what its mscales multiply.
 enum class YarnRule : uint8_t {

@@ -28,12 +28,17 @@ std::string values_of(const Key& key) {
 }
 
 template <class T>
-nlohmann::ordered_json json_of(const T& value) {
-  return value;
+nlohmann::ordered_json json_of(T* value) {
+  return *value;
 }
 template <class T>
-nlohmann::ordered_json json_of(const std::optional<T>& value) {
-  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+nlohmann::ordered_json json_of(std::optional<T>* value) {
+  return *value ? nlohmann::ordered_json(**value) : nlohmann::ordered_json(nullptr);
+}
+nlohmann::ordered_json json_of(const Choice& choice) {
+  const Strings words = choice.get();
+  if (choice.form == Choice::Form::list) return words;
+  return words.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(words.front());
 }
 
 constexpr const char* kHead =
@@ -118,7 +123,7 @@ void save_config(const JobConfig& config, const std::string& path) {
     nlohmann::ordered_json* at = &all;
     std::istringstream sections(section_of(key));
     for (std::string name; std::getline(sections, name, '.');) at = &(*at)[name];
-    std::visit([&](const auto* value) { (*at)[last_name_of(key)] = json_of(*value); }, key.target);
+    std::visit([&](const auto& value) { (*at)[last_name_of(key)] = json_of(value); }, key.target);
   }
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);

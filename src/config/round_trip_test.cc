@@ -56,6 +56,18 @@ void draw(const Key& key, std::optional<T>& out) {
     if (out && out->empty()) out.reset();  // an empty text is no value
 }
 
+template <class T>
+void draw_into(const Key& key, T* target) {
+  draw(key, *target);
+}
+void draw_into(const Key& key, const Choice& choice) {
+  const int least = choice.form == Choice::Form::one ? 1 : 0;
+  const int most = choice.form == Choice::Form::list ? 4 : 2;
+  Strings words(static_cast<size_t>(*rc::gen::inRange(least, most)));
+  for (std::string& w : words) draw(key, w);
+  choice.set_words(words);
+}
+
 std::vector<std::string> values(JobConfig config) {
   std::vector<std::string> all;
   for (const Key& key : keys(config)) all.push_back(key.name + " = " + value_text(key));
@@ -67,7 +79,7 @@ TEST(PrintConfig, ReadsBackAsTheSameConfiguration) {
     LoadedConfig printed, read;
     for (const Key& key : keys(printed.config)) {
       if (*rc::gen::inRange(0, 4) != 0) continue;
-      std::visit([&](auto* target) { draw(key, *target); }, key.target);
+      std::visit([&](const auto& target) { draw_into(key, target); }, key.target);
       printed.origin[key.name] = any_text();  // a file may be called anything
     }
     read_toml(print_config(printed), "printed.toml", read);

@@ -17,6 +17,16 @@ struct IsOptional : std::false_type {};
 template <class T>
 struct IsOptional<std::optional<T>> : std::true_type {};
 
+// Calls f with the pointer of a target that is one; a choice has been checked when it was set.
+template <class F>
+void visit_pointer(const Key::Target& target, F f) {
+  std::visit(
+      [&](const auto& t) {
+        if constexpr (std::is_pointer_v<std::remove_cvref_t<decltype(t)>>) f(t);
+      },
+      target);
+}
+
 template <class T>
 bool parse_number(const std::string& text, T& out) {
   const bool plus = text.size() > 1 && text[0] == '+' && text[1] != '-';
@@ -105,57 +115,69 @@ void fail_type(const Key& key, const std::string& given, const std::string& wher
               type_name(key));
 }
 
+void set_words(const Key& key, const Choice& choice, const Strings& words,
+               const std::string& where) {
+  for (const std::string& w : words) check_choice(key, w, where);
+  choice.set_words(words);
+}
+
 void set_from_text(const Key& key, const std::string& text, const std::string& where, bool append) {
-  std::visit(
-      [&](auto* target) {
-        using T = std::remove_pointer_t<decltype(target)>;
-        if constexpr (std::is_same_v<T, Strings>) {
-          if (!append) target->clear();
-          for (std::string& item : split(text)) target->push_back(std::move(item));
-        } else if constexpr (std::is_same_v<T, std::optional<std::vector<Strings>>>) {
-          if (text == "None") {
-            target->reset();
-            return;
-          }
-          if (!append || !*target) target->emplace();
-          (*target)->push_back(split(text));
-        } else if constexpr (IsOptional<T>::value) {
-          if (text == "None") {
-            target->reset();
-            return;
-          }
-          typename T::value_type value{};
-          if (!parse(text, value)) fail_type(key, text, where);
-          *target = value;
-          drop_empty(*target);
-        } else if (!parse(text, *target)) {
-          fail_type(key, text, where);
-        }
-      },
-      key.target);
+  if (const auto* choice = std::get_if<Choice>(&key.target)) {
+    Strings words;
+    if (choice->form == Choice::Form::list) {
+      if (append) words = choice->get();
+      for (std::string& item : split(text)) words.push_back(std::move(item));
+    } else if (choice->form == Choice::Form::one || (text != "None" && !text.empty())) {
+      words = {text};
+    }
+    return set_words(key, *choice, words, where);
+  }
+  visit_pointer(key.target, [&](auto* target) {
+    using T = std::remove_pointer_t<decltype(target)>;
+    if constexpr (std::is_same_v<T, Strings>) {
+      if (!append) target->clear();
+      for (std::string& item : split(text)) target->push_back(std::move(item));
+    } else if constexpr (std::is_same_v<T, std::optional<std::vector<Strings>>>) {
+      if (text == "None") {
+        target->reset();
+        return;
+      }
+      if (!append || !*target) target->emplace();
+      (*target)->push_back(split(text));
+    } else if constexpr (IsOptional<T>::value) {
+      if (text == "None") {
+        target->reset();
+        return;
+      }
+      typename T::value_type value{};
+      if (!parse(text, value)) fail_type(key, text, where);
+      *target = value;
+      drop_empty(*target);
+    } else if (!parse(text, *target)) {
+      fail_type(key, text, where);
+    }
+  });
   check_value(key, where);
 }
 
 void check_value(const Key& key, const std::string& where) {
-  std::visit(
-      [&](const auto* target) {
-        using T = std::remove_cvref_t<decltype(*target)>;
-        const auto check_one = [&](const auto& value) {
-          using V = std::remove_cvref_t<decltype(value)>;
-          if constexpr (std::is_same_v<V, int64_t>) check_integer(key, value, where);
-          if constexpr (std::is_same_v<V, double>) check_float(key, value, where);
-          if constexpr (std::is_same_v<V, std::string>) check_choice(key, value, where);
-        };
-        if constexpr (std::is_same_v<T, Strings>) {
-          for (const std::string& item : *target) check_one(item);
-        } else if constexpr (IsOptional<T>::value) {
-          if constexpr (!std::is_same_v<T, std::optional<std::vector<Strings>>>)
-            if (*target) check_one(**target);
-        } else {
-          check_one(*target);
-        }
-      },
-      key.target);
+  visit_pointer(key.target, [&](const auto* target) {
+    using T = std::remove_cvref_t<decltype(*target)>;
+    const auto check_one = [&](const auto& value) {
+      using V = std::remove_cvref_t<decltype(value)>;
+      if constexpr (std::is_same_v<V, int64_t>) check_integer(key, value, where);
+      if constexpr (std::is_same_v<V, double>) check_float(key, value, where);
+      if constexpr (std::is_same_v<V, std::string>) check_choice(key, value, where);
+    };
+    if constexpr (std::is_same_v<T, Strings>) {
+      for (const std::string& item : *target) check_one(item);
+    } else if constexpr (IsOptional<T>::value) {
+      if constexpr (!std::is_same_v<T, std::optional<std::vector<Strings>>>)
+        if (*target) check_one(**target);
+    } else {
+      check_one(*target);
+    }
+  });
 }
 
 }  // namespace nereus

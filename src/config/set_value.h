@@ -12,6 +12,9 @@ namespace nereus {
 // `text` as on the command line; lists are comma-separated and appended to when `append`.
 void set_from_text(const Key&, const std::string& text, const std::string& where, bool append);
 
+// The key of a choice: checks each word, and sets them.
+void set_words(const Key&, const Choice&, const Strings& words, const std::string& where);
+
 // Checks what the key's row says of its value: sets, ranges.
 void check_value(const Key&, const std::string& where);
 

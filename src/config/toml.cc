@@ -97,7 +97,24 @@ class Reader {
   }
 
   void set(const Key& key, const toml::node& node, const std::string& where) const {
-    std::visit([&](auto* target) { assign(key, node, where, *target); }, key.target);
+    std::visit([&](const auto& target) { assign_to(key, node, where, target); }, key.target);
+  }
+  template <class T>
+  void assign_to(const Key& key, const toml::node& node, const std::string& where,
+                 T* target) const {
+    assign(key, node, where, *target);
+  }
+  void assign_to(const Key& key, const toml::node& node, const std::string& where,
+                 const Choice& choice) const {
+    Strings words;
+    if (choice.form == Choice::Form::list) {
+      assign(key, node, where, words);
+    } else {
+      std::string text;
+      assign(key, node, where, text);
+      if (choice.form == Choice::Form::one || !text.empty()) words = {text};
+    }
+    set_words(key, choice, words, where);
   }
 
   void assign(const Key& key, const toml::node& node, const std::string& where, bool& out) const {

@@ -95,7 +95,7 @@ TEST_P(GoldenPacking, EqualsTorchTitansToTheLastRow) {
   const std::string name = "world" + std::to_string(size) + ".rank" + std::to_string(rank);
   const log::Capture quiet;
   const auto source =
-      text_rows(test::deepseek_options("torchtitan", false),
+      text_rows(test::deepseek_options(DataOrder::torchtitan, false),
                 {.seq_len = kSeqLen, .global_batch = size, .dp_rank = rank, .dp_size = size});
   const std::vector<Row> rows = rows_of(*source, kSeqLen, 10000);
   const std::vector<Row> want = golden_rows(name);
@@ -111,7 +111,8 @@ INSTANTIATE_TEST_SUITE_P(EveryWorld, GoldenPacking,
 
 TEST(TorchTitanOrder, BeginsAgainAsTorchTitanDoes) {
   const log::Capture capture;
-  const auto source = text_rows(test::deepseek_options("torchtitan", true), {.seq_len = kSeqLen});
+  const auto source =
+      text_rows(test::deepseek_options(DataOrder::torchtitan, true), {.seq_len = kSeqLen});
   const std::vector<Row> rows = rows_of(*source, kSeqLen, 507);
   EXPECT_EQ(std::vector<Row>(rows.begin() + 504, rows.end()), golden_rows("world1.rank0.relooped"));
   EXPECT_THAT(capture.text(), HasSubstr("Dataset c4 is being re-looped"));
@@ -121,7 +122,7 @@ TEST(TorchTitanOrder, BeginsAgainAsTorchTitanDoes) {
 
 TEST(TorchTitanOrder, GoesOnWithTheSameRanksOnly) {
   const log::Capture quiet;
-  const TextOptions options = test::deepseek_options("torchtitan", true);
+  const TextOptions options = test::deepseek_options(DataOrder::torchtitan, true);
   for (const int size : {2, 4}) {  // whole shards; every fourth document
     const RowPlan plan{.seq_len = 100, .global_batch = 8, .dp_size = size};
     const std::vector<Row> whole = test::run_rows(options, plan, 170);

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "config/choices.h"
+
 namespace nereus::data {
 
 struct RowPlan {
@@ -66,13 +68,13 @@ std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, i
 struct TextOptions {
   std::string dataset;  // c4, c4_test, c4_validation: for messages, and which shards of a folder
   std::string path;     // folder with shards (or with en/), or one shard
-  // "global": documents are dealt to a fixed number of streams (dealer.h), row g comes from stream
+  // global: documents are dealt to a fixed number of streams (dealer.h), row g comes from stream
   // g mod streams, whatever the ranks: a rank tokenises its own streams only, and reads past the
-  // rest. "torchtitan": its per-rank split and packing.
-  std::string order = "global";
+  // rest. torchtitan: its per-rank split and packing.
+  DataOrder order = DataOrder::global;
   int workers = 1;       // threads that decompress, parse and tokenise
   bool loop = true;      // begin again after the last document
-  int64_t streams = 64;  // of order "global" (a source that does not loop has one)
+  int64_t streams = 64;  // of order global (a source that does not loop has one)
   int64_t vocab_size = 0;
   // Makes an encoder for one worker thread: appends a document's ids, BOS and EOS included.
   using Encode = std::function<void(std::string_view, std::vector<int32_t>&)>;

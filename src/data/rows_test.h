@@ -38,7 +38,7 @@ inline const std::shared_ptr<const data::Tokenizer>& deepseek() {
 }
 
 // The golden shards, or others, with DeepSeek-V3's tokenizer.
-inline data::TextOptions deepseek_options(const std::string& order, bool loop, int workers = 2) {
+inline data::TextOptions deepseek_options(DataOrder order, bool loop, int workers = 2) {
   return {.dataset = "c4",
           .path = source_path("tests/golden/tokenizer/c4"),
           .order = order,

@@ -15,11 +15,11 @@ namespace {
 class TextRows final : public RowSource {
  public:
   TextRows(const TextOptions& options, const RowPlan& plan, const SavedStates& saved)
-      : options_(options), plan_(plan), global_(options.order == "global") {
+      : options_(options), plan_(plan), global_(options.order == DataOrder::global) {
     // What does not begin again has one stream: several would end at different times, and what is
     // left in them would be lost.
     streams_.resize(static_cast<size_t>(global_ && options.loop ? options.streams : 1));
-    const std::vector<SourceState> states = parse_states(saved, options.order);
+    const std::vector<SourceState> states = parse_states(saved, word(options.order));
     if (!states.empty()) first_row_ = states.front().row;
     mark_mine();
     shards_ = my_shards();
@@ -62,7 +62,7 @@ class TextRows final : public RowSource {
 
   std::string save_state() override {
     SourceState s;
-    s.source = options_.order;
+    s.source = word(options_.order);
     s.row = next_step(plan_, first_row_, rows_);
     s.dp_rank = plan_.dp_rank;
     s.dp_size = plan_.dp_size;

@@ -20,7 +20,7 @@ using testing::ThrowsMessage;
 TEST(GlobalOrder, DoesNotDependOnRanksOrThreads) {
   const log::Capture quiet;
   const auto batches = [&](int dp, int workers) {
-    return test::run_rows(test::deepseek_options("global", true, workers),
+    return test::run_rows(test::deepseek_options(DataOrder::global, true, workers),
                           {.seq_len = 64, .global_batch = 12, .dp_size = dp}, 6);
   };
   const std::vector<Row> one = batches(1, 1);
@@ -31,10 +31,10 @@ TEST(GlobalOrder, DoesNotDependOnRanksOrThreads) {
 
 TEST(GlobalOrder, WithoutLoopingEveryRankHasItsRowsOfOnePass) {
   const log::Capture quiet;
-  const auto whole = text_rows(test::deepseek_options("global", false), {.seq_len = 256});
+  const auto whole = text_rows(test::deepseek_options(DataOrder::global, false), {.seq_len = 256});
   const std::vector<Row> all = rows_of(*whole, 256, 10000);
   EXPECT_EQ(all.size(), 504u);  // as TorchTitan's one rank
-  const auto second = text_rows(test::deepseek_options("global", false),
+  const auto second = text_rows(test::deepseek_options(DataOrder::global, false),
                                 {.seq_len = 256, .global_batch = 6, .dp_rank = 1, .dp_size = 2});
   const std::vector<Row> part = rows_of(*second, 256, 10000);
   ASSERT_EQ(part.size(), 252u);
@@ -136,7 +136,7 @@ TEST(TextRows, NamesAFolderWithoutShardsOrDocumentsAndATokenizerOfAnotherModel) 
               ThrowsMessage<Error>(HasSubstr("rank 0 of 1 found no document with a token in")));
   folder.write("a.json", text_line("abc"));
   TextOptions split = byte_options(folder.path(), true);
-  split.order = "torchtitan";
+  split.order = DataOrder::torchtitan;
   EXPECT_THAT(
       [&] { first_row(split, {.seq_len = 4, .global_batch = 2, .dp_rank = 1, .dp_size = 2}); },
       ThrowsMessage<Error>(HasSubstr("the set is too small for so many ranks")));

@@ -18,9 +18,9 @@ namespace nereus {
 #define NEREUS_GPU(...)
 #endif
 
-Device choose_device(const std::string& kind, int local_rank) {
-  if (kind == "cuda") return Device::cuda(local_rank);
-  NEREUS_GPU(if (kind == "auto" && cuda::device_count() > 0) return Device::cuda(local_rank);)
+Device choose_device(std::optional<Device::Kind> kind, int local_rank) {
+  if (kind == Device::Kind::cuda) return Device::cuda(local_rank);
+  NEREUS_GPU(if (!kind && cuda::device_count() > 0) return Device::cuda(local_rank);)
   return Device::cpu();
 }
 

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,9 +38,9 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
-// The device that `kind` ("auto", "cpu" or "cuda") means: auto is a GPU when the program was built
-// for one and finds one. `local_rank` chooses among several.
-Device choose_device(const std::string& kind, int local_rank = 0);
+// A device of the kind that was asked for; none: a GPU when the program was built for one and finds
+// one, else the CPU. `local_rank` chooses among several GPUs.
+Device choose_device(std::optional<Device::Kind> kind, int local_rank = 0);
 
 // What a library keeps for one stream: handles, plans, workspace.
 struct StreamState {

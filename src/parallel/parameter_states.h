@@ -11,16 +11,13 @@
 #include <memory>
 #include <vector>
 
+#include "config/choices.h"
 #include "device/device.h"
 #include "parallel/host_states.h"
 #include "parallel/named_view.h"
 #include "parallel/store_layout.h"
 
 namespace nereus {
-
-// What is kept in host memory: nothing, the moments, or the moments and what of the masters no
-// kernel of a pass reads.
-enum class Offload : uint8_t { none, moments, states };
 
 class ParameterStates {
  public:
