@@ -30,14 +30,15 @@ std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator& group, const Stre
                                                  int64_t experts, const Engine::Options& options) {
   if (group.size() == 1) return std::make_unique<LocalDispatcher>(experts);
   const bool shared = group.shares_memory();
-  NEREUS_CHECK(kConfig, options.dispatcher != "device" || shared,
+  NEREUS_CHECK(kConfig, options.dispatcher != ExpertDispatcher::device || shared,
                "parallelism.expert_dispatcher is \"device\", which needs ranks that see each "
                "other's memory, and the {} ranks of group {} do not: GPUs joined by NVLink (or in "
                "one machine) and NCCL 2.28 or newer, or threads of one process. \"host_counts\" "
                "works between any ranks; \"auto\" chooses.",
                group.size(), group.name());
   const bool gpu = stream.on_gpu() || stream.plans_for() != nullptr;
-  if (options.dispatcher == "device" || (options.dispatcher == "auto" && shared && gpu))
+  if (options.dispatcher == ExpertDispatcher::device ||
+      (options.dispatcher == ExpertDispatcher::automatic && shared && gpu))
     return std::make_unique<DeviceDispatcher>(group, experts, options.receive_bound);
   return std::make_unique<HostCountsDispatcher>(group, experts, options.receive_bound);
 }

@@ -34,14 +34,14 @@ class Engine {
     bool split_masters = false;             // see ParameterStore::Options
     Offload offload = Offload::none;        // likewise
     int64_t offload_chunk = HostStates::kChunk;
-    bool unordered_attention = false;    // see ops/attention.h
-    int reserved_processors = -1;        // device.reserved_processors
-    bool poison_released = false;        // device.poison_released
-    const RankWorld* world = nullptr;    // must outlive the engine; null: one rank, alone
-    double receive_bound = 0;            // see HostCountsDispatcher
-    std::string dispatcher = "auto";     // parallelism.expert_dispatcher
-    bool expert_overlap = false;         // parallelism.expert_overlap
-    bool reshard = false;                // see ParameterStore::Options
+    bool unordered_attention = false;  // see ops/attention.h
+    int reserved_processors = -1;      // device.reserved_processors
+    bool poison_released = false;      // device.poison_released
+    const RankWorld* world = nullptr;  // must outlive the engine; null: one rank, alone
+    double receive_bound = 0;          // see HostCountsDispatcher
+    ExpertDispatcher dispatcher = ExpertDispatcher::automatic;  // parallelism.expert_dispatcher
+    bool expert_overlap = false;                                // parallelism.expert_overlap
+    bool reshard = false;                                       // see ParameterStore::Options
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
 

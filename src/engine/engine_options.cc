@@ -17,34 +17,34 @@ namespace {
 // What a run on a GPU keeps in host memory; on the CPU nothing, which is all of it. Products must
 // not read what would be there.
 Offload offload(const JobConfig& config, bool gpu) {
-  const std::string& what = config.optimizer.offload;
-  if (!gpu || what == "none") return Offload::none;
-  if (what == "moments") return Offload::moments;
-  NEREUS_CHECK(kConfig, config.training.mixed_precision_param == "bfloat16",
+  if (!gpu) return Offload::none;
+  NEREUS_CHECK(kConfig,
+               config.optimizer.offload != Offload::states ||
+                   config.training.mixed_precision_param == DType::bf16,
                "optimizer.offload = \"states\" keeps the masters in host memory, and with "
                "training.mixed_precision_param = \"{}\" products read the masters themselves: set "
                "that to bfloat16, or optimizer.offload to moments.",
-               config.training.mixed_precision_param);
-  return Offload::states;
+               word(config.training.mixed_precision_param));
+  return config.optimizer.offload;
 }
 
 // What each block recomputes, by activation_checkpoint.mode.
 std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t blocks) {
   const auto& ac = config.activation_checkpoint;
   std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
-  if (ac.mode == "none") return out;
+  if (ac.mode == RecomputeMode::none) return out;
   for (size_t i = 0; i < out.size(); ++i) {
-    if (ac.mode == "full") {
+    if (ac.mode == RecomputeMode::full) {
       out[i] = Recompute::full();
     } else if (ac.selective_ac_option == "op") {
-      const auto named = [&](const char* what) {
+      const auto named = [&](RecomputePart what) {
         return std::find(ac.recompute.begin(), ac.recompute.end(), what) != ac.recompute.end();
       };
-      out[i] = {.norms = named("norms"),
-                .mla_up = named("mla_up"),
-                .assembly = named("assembly"),
-                .swiglu = named("swiglu"),
-                .dispatch = named("dispatch")};
+      out[i] = {.norms = named(RecomputePart::norms),
+                .mla_up = named(RecomputePart::mla_up),
+                .assembly = named(RecomputePart::assembly),
+                .swiglu = named(RecomputePart::swiglu),
+                .dispatch = named(RecomputePart::dispatch)};
     } else {
       // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
       const size_t every = std::stoul(ac.selective_ac_option);
@@ -58,13 +58,13 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
 
 Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const RunLayout& layout,
                                const RankWorld* world, bool gpu) {
-  return {.compute = c.training.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
+  return {.compute = c.training.mixed_precision_param,
           .rows = layout.microbatch_rows,
           .sequence = c.training.seq_len,
           .eos_id = static_cast<int32_t>(args.eos_id),
           .recompute = recompute_by_block(c, args.n_layers),
-          .moment_type = c.optimizer.moment_dtype == "bfloat16" ? DType::bf16 : DType::f32,
-          .split_masters = c.optimizer.master_dtype == "split",
+          .moment_type = c.optimizer.moment_dtype,
+          .split_masters = c.optimizer.master_dtype == MasterType::split,
           .offload = offload(c, gpu),
           .unordered_attention = c.device.unordered_attention,
           .reserved_processors = static_cast<int>(c.device.reserved_processors),
@@ -78,7 +78,7 @@ Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const 
 }
 
 Optimizer::Options optimizer_options(const JobConfig& c) {
-  return {.decoupled = c.optimizer.name == "AdamW",
+  return {.decoupled = c.optimizer.name == OptimizerName::adamw,
           .beta1 = c.optimizer.beta1,
           .beta2 = c.optimizer.beta2,
           .eps = c.optimizer.eps,

@@ -28,7 +28,7 @@ ModelArgs small_args() {
   a.qk_nope_head_dim = 8;
   a.qk_rope_head_dim = 4;
   a.v_head_dim = 8;
-  a.attn_mask_type = "block_causal";
+  a.attn_mask_type = MaskType::block_causal;
   a.eos_id = 1;
   a.moe = {.num_experts = 4,
            .num_shared_experts = 1,
@@ -173,7 +173,7 @@ TEST_F(EngineTest, GradientsAgreeWithFiniteDifferencesOfTheLoss) {
 TEST_F(EngineTest, GradientsAgreeWithFiniteDifferencesWithoutQLoraAndWithScoresBeforeExperts) {
   ModelArgs args = small_args();
   args.q_lora_rank = 0;
-  args.attn_mask_type = "causal";
+  args.attn_mask_type = MaskType::causal;
   args.moe.score_before_experts = true;
   args.moe.score_func = ScoreFunction::softmax;
   args.moe.route_norm = false;

@@ -29,33 +29,33 @@ struct Change {
   void (*apply)(JobConfig&);
 };
 void split_masters(JobConfig& c) {
-  if (c.training.mixed_precision_param == "bfloat16") c.optimizer.master_dtype = "split";
+  if (c.training.mixed_precision_param == DType::bf16) c.optimizer.master_dtype = MasterType::split;
 }
 constexpr Change kChanges[] = {
     {"--optimizer.master_dtype=split", split_masters},
     {"--activation_checkpoint.mode=selective --activation_checkpoint.selective_ac_option=op",
      [](JobConfig& c) {
-       c.activation_checkpoint.mode = "selective";
+       c.activation_checkpoint.mode = RecomputeMode::selective;
        c.activation_checkpoint.selective_ac_option = "op";
      }},
     {"--activation_checkpoint.mode=full",
-     [](JobConfig& c) { c.activation_checkpoint.mode = "full"; }},
+     [](JobConfig& c) { c.activation_checkpoint.mode = RecomputeMode::full; }},
     {"--training.local_batch_size=1 --activation_checkpoint.mode=full",
      [](JobConfig& c) {
-       c.activation_checkpoint.mode = "full";
+       c.activation_checkpoint.mode = RecomputeMode::full;
        c.training.local_batch_size = 1;
      }},
-    {"--optimizer.offload=moments", [](JobConfig& c) { c.optimizer.offload = "moments"; }},
-    {"--optimizer.offload=states", [](JobConfig& c) { c.optimizer.offload = "states"; }},
+    {"--optimizer.offload=moments", [](JobConfig& c) { c.optimizer.offload = Offload::moments; }},
+    {"--optimizer.offload=states", [](JobConfig& c) { c.optimizer.offload = Offload::states; }},
     {"--optimizer.offload=states --optimizer.master_dtype=split",
      [](JobConfig& c) {
-       c.optimizer.offload = "states";
+       c.optimizer.offload = Offload::states;
        split_masters(c);
      }},
     {"--optimizer.offload=states --training.local_batch_size=1 --activation_checkpoint.mode=full",
      [](JobConfig& c) {
-       c.optimizer.offload = "states";
-       c.activation_checkpoint.mode = "full";
+       c.optimizer.offload = Offload::states;
+       c.activation_checkpoint.mode = RecomputeMode::full;
        c.training.local_batch_size = 1;
      }},
 };
@@ -94,7 +94,8 @@ std::string MemoryTable::text() const {
 MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
                          int rank, Stream& target) {
   Stream meta = Stream::meta_for(target);
-  const bool gpu = target.on_gpu() || (target.on_meta() && config.device.kind == "cuda");
+  const bool gpu =
+      target.on_gpu() || (target.on_meta() && config.device.kind == DeviceChoice::cuda);
   std::unique_ptr<RankWorld> world;
   if (layout.mesh.world() > 1) world = std::make_unique<RankWorld>(layout.mesh, rank);
   const Engine::Options options = engine_options(config, args, layout, world.get(), gpu);
@@ -142,7 +143,7 @@ void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout&
                "memory, which has {:.2f} GiB left. More ranks (parallelism) have less each; "
                "optimizer.master_dtype = \"split\" and optimizer.moment_dtype = \"bfloat16\" make "
                "them smaller.",
-               config.optimizer.offload, table.host_total() / kGiB, host_available / kGiB);
+               word(config.optimizer.offload), table.host_total() / kGiB, host_available / kGiB);
   if (table.total() <= available) return;
   std::string remedies;
   bool any_fits = false;

@@ -61,13 +61,14 @@ struct Layout {
   DType moments = DType::f32;
   bool reshard = false;  // weights and gradients of a block at a time
   bool split = false;    // masters
-  const char* dispatcher = "auto";
+  ExpertDispatcher dispatcher = ExpertDispatcher::automatic;
   Offload offload = Offload::none;
 };
 std::string name_of(const Layout& l) {
   std::string text = Mesh(l.degrees, l.ranks).to_string();
   if (l.reshard) text += ", resharded";
-  if (l.dispatcher != std::string("auto")) text += fmt::format(", dispatcher {}", l.dispatcher);
+  if (l.dispatcher != ExpertDispatcher::automatic)
+    text += fmt::format(", dispatcher {}", word(l.dispatcher));
   if (l.degrees.pp > 1) text += fmt::format(", {} x {}", l.schedule, l.stages_per_rank);
   return fmt::format("{}, microbatches of {}", text, l.rows);
 }
@@ -143,7 +144,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
   const int microbatches = static_cast<int>(mine / l.rows);
   const Pipeline pipe = pipeline(l, microbatches);
   ModelArgs args = model();
-  if (l.documents) args.attn_mask_type = "block_causal";
+  if (l.documents) args.attn_mask_type = MaskType::block_causal;
   Engine engine(args, stream,
                 {.compute = l.compute,
                  .rows = l.rows,
@@ -257,7 +258,7 @@ Layout resharded(Layout l) {
 
 // Rows straight into other ranks' memory.
 Layout on_device(Layout l) {
-  l.dispatcher = "device";
+  l.dispatcher = ExpertDispatcher::device;
   return l;
 }
 

@@ -86,7 +86,7 @@ using Bits = std::vector<float>;
 
 Bits one_step(const Case& c, const Recompute& recompute, bool apart, const RankWorld* world) {
   ModelArgs args = model(c.q_lora, c.family);
-  if (c.documents) args.attn_mask_type = "block_causal";
+  if (c.documents) args.attn_mask_type = MaskType::block_causal;
   std::vector<Action> actions;
   for (Action a : sequential_schedule(2)) {
     if (apart && a.kind == Action::Kind::backward) {

@@ -26,8 +26,9 @@ Schedule schedule(const JobConfig::Parallelism& p, int64_t layers, int microbatc
 }  // namespace
 
 bool reshards(const JobConfig& c) {
-  const std::string& policy = c.parallelism.fsdp_reshard_after_forward;
-  return policy == "always" || (policy == "default" && c.parallelism.pipeline_parallel_degree == 1);
+  const ReshardPolicy policy = c.parallelism.fsdp_reshard_after_forward;
+  return policy == ReshardPolicy::always ||
+         (policy == ReshardPolicy::automatic && c.parallelism.pipeline_parallel_degree == 1);
 }
 
 RunLayout run_layout(const JobConfig& c, const ModelArgs& args, int64_t ranks) {

@@ -9,24 +9,14 @@
 namespace nereus {
 
 LrSchedule::LrSchedule(double lr, int64_t steps, int64_t warmup, std::optional<double> decay_ratio,
-                       const std::string& decay_type, double min_lr_factor)
-    : lr_(lr), min_factor_(min_lr_factor), steps_(steps), warmup_(warmup) {
+                       LrDecay decay_type, double min_lr_factor)
+    : lr_(lr), min_factor_(min_lr_factor), steps_(steps), warmup_(warmup), type_(decay_type) {
   NEREUS_CHECK(kConfig, steps >= 1, "training.steps = {}: must be at least 1", steps);
   NEREUS_CHECK(kConfig, warmup >= 0, "lr_scheduler.warmup_steps = {}: must be at least 0", warmup);
   NEREUS_CHECK(kConfig, !decay_ratio || (*decay_ratio >= 0 && *decay_ratio <= 1),
                "lr_scheduler.decay_ratio = {}: must be from 0 to 1", *decay_ratio);
   NEREUS_CHECK(kConfig, min_lr_factor >= 0 && min_lr_factor <= 1,
                "lr_scheduler.min_lr_factor = {}: must be from 0 to 1", min_lr_factor);
-  if (decay_type == "linear") {
-    type_ = Decay::linear;
-  } else if (decay_type == "sqrt") {
-    type_ = Decay::sqrt;
-  } else {
-    NEREUS_CHECK(kConfig, decay_type == "cosine",
-                 "lr_scheduler.decay_type = \"{}\": must be linear, sqrt or cosine", decay_type);
-    type_ = Decay::cosine;
-  }
-
   if (warmup_ > steps_) {
     log::warning(
         "Warmup steps ({}) exceed total training steps ({}). Adjusting warmup steps to {}.",
@@ -56,8 +46,8 @@ double LrSchedule::at(int64_t step) const {
   if (step <= warmup_ + stable_) return lr_;
   const double p = static_cast<double>(step - warmup_ - stable_) / static_cast<double>(decay_);
   double a = 1 - p;
-  if (type_ == Decay::sqrt) a = 1 - std::sqrt(p);
-  if (type_ == Decay::cosine) a = 0.5 * (1.0 + std::cos(std::numbers::pi * p));
+  if (type_ == LrDecay::sqrt) a = 1 - std::sqrt(p);
+  if (type_ == LrDecay::cosine) a = 0.5 * (1.0 + std::cos(std::numbers::pi * p));
   return lr_ * (min_factor_ + (1 - min_factor_) * a);
 }
 

@@ -12,7 +12,8 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
+
+#include "config/choices.h"
 
 namespace nereus {
 
@@ -20,9 +21,9 @@ class LrSchedule {
  public:
   // D is steps * decay_ratio to the nearest, ties to even, or all steps after the warm-up without a
   // ratio. A warm-up or decay that does not fit is cut, with a warning. Throws Error{kConfig} for
-  // an unknown decay type, and for numbers outside their range.
+  // numbers outside their range.
   LrSchedule(double lr, int64_t steps, int64_t warmup, std::optional<double> decay_ratio,
-             const std::string& decay_type, double min_lr_factor);
+             LrDecay decay_type, double min_lr_factor);
 
   // The rate used in a step, 1 to steps.
   double at(int64_t step) const;
@@ -31,11 +32,9 @@ class LrSchedule {
   int64_t decay_steps() const { return decay_; }
 
  private:
-  enum class Decay : uint8_t { linear, sqrt, cosine };
-
   double lr_, min_factor_;
   int64_t steps_, warmup_, decay_, stable_;
-  Decay type_ = Decay::linear;
+  LrDecay type_;
 };
 
 }  // namespace nereus

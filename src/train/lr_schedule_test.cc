@@ -24,7 +24,8 @@ TEST(LrSchedule, EveryStepOfEveryReferenceTableIsEqualAsADouble) {
     const log::Capture log;
     std::optional<double> ratio;
     if (!s["decay_ratio"].is_null()) ratio = s["decay_ratio"].get<double>();
-    const LrSchedule schedule(s["lr"], s["steps"], s["warmup_steps"], ratio, s["decay_type"],
+    const LrSchedule schedule(s["lr"], s["steps"], s["warmup_steps"], ratio,
+                              value_of<LrDecay>(s["decay_type"].get<std::string>()).value(),
                               s["min_lr_factor"]);
     std::istringstream table(
         test::read_file(test::source_path("tests/golden/sched/" + name + ".csv")));
@@ -44,7 +45,7 @@ TEST(LrSchedule, EveryStepOfEveryReferenceTableIsEqualAsADouble) {
 
 TEST(LrSchedule, AWarmUpOrDecayThatDoesNotFitIsCutWithAWarning) {
   const log::Capture log;
-  const LrSchedule ramp(1, 20, 50, 0.8, "cosine", 0.1);
+  const LrSchedule ramp(1, 20, 50, 0.8, LrDecay::cosine, 0.1);
   EXPECT_EQ(ramp.warmup_steps(), 20);
   EXPECT_EQ(ramp.decay_steps(), 0);
   EXPECT_EQ(ramp.at(20), 1.0);
@@ -57,29 +58,27 @@ TEST(LrSchedule, AWarmUpOrDecayThatDoesNotFitIsCutWithAWarning) {
 
 TEST(LrSchedule, DecayStepsAreRoundedTiesToEvenAndFitSilently) {
   const log::Capture log;
-  EXPECT_EQ(LrSchedule(1, 5, 0, 0.5, "linear", 0).decay_steps(), 2);
-  EXPECT_EQ(LrSchedule(1, 7, 0, 0.5, "linear", 0).decay_steps(), 4);
-  EXPECT_EQ(LrSchedule(1, 10, 2, 0.8, "linear", 0).decay_steps(), 8);
-  EXPECT_EQ(LrSchedule(1, 10, 2, std::nullopt, "linear", 0).decay_steps(), 8);
+  EXPECT_EQ(LrSchedule(1, 5, 0, 0.5, LrDecay::linear, 0).decay_steps(), 2);
+  EXPECT_EQ(LrSchedule(1, 7, 0, 0.5, LrDecay::linear, 0).decay_steps(), 4);
+  EXPECT_EQ(LrSchedule(1, 10, 2, 0.8, LrDecay::linear, 0).decay_steps(), 8);
+  EXPECT_EQ(LrSchedule(1, 10, 2, std::nullopt, LrDecay::linear, 0).decay_steps(), 8);
   EXPECT_EQ(log.text(), "");
 }
 
 TEST(LrSchedule, NumbersOutsideTheirRangeAreNamed) {
-  const auto error = [](int64_t steps, int64_t warmup, double ratio, const char* type, double min) {
+  const auto error = [](int64_t steps, int64_t warmup, double ratio, double min) {
     try {
-      const LrSchedule schedule(1, steps, warmup, ratio, type, min);
+      const LrSchedule schedule(1, steps, warmup, ratio, LrDecay::linear, min);
     } catch (const Error& e) {
       EXPECT_EQ(e.fault(), Fault::kConfig);
       return std::string(e.what());
     }
     return std::string("no error");
   };
-  EXPECT_EQ(error(0, 0, 0, "linear", 0), "training.steps = 0: must be at least 1");
-  EXPECT_EQ(error(1, -1, 0, "linear", 0), "lr_scheduler.warmup_steps = -1: must be at least 0");
-  EXPECT_EQ(error(1, 0, 1.5, "linear", 0), "lr_scheduler.decay_ratio = 1.5: must be from 0 to 1");
-  EXPECT_EQ(error(1, 0, 1, "linear", -1), "lr_scheduler.min_lr_factor = -1: must be from 0 to 1");
-  EXPECT_EQ(error(1, 0, 1, "cosin", 0),
-            "lr_scheduler.decay_type = \"cosin\": must be linear, sqrt or cosine");
+  EXPECT_EQ(error(0, 0, 0, 0), "training.steps = 0: must be at least 1");
+  EXPECT_EQ(error(1, -1, 0, 0), "lr_scheduler.warmup_steps = -1: must be at least 0");
+  EXPECT_EQ(error(1, 0, 1.5, 0), "lr_scheduler.decay_ratio = 1.5: must be from 0 to 1");
+  EXPECT_EQ(error(1, 0, 1, -1), "lr_scheduler.min_lr_factor = -1: must be from 0 to 1");
 }
 
 }  // namespace

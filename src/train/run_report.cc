@@ -97,12 +97,13 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
                                                 args_.moe.skew_percent, args_.moe.top_k)
                               : args_.moe.force_load_balance ? "forced balance"
                                                              : "learned";
-  return text + fmt::format(
-                    "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
-                    "activations {}; recompute {}",
-                    args_.numerics.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface",
-                    attention, t.seed.value_or(0), routing, engine.dispatcher().name(),
-                    t.mixed_precision_param, config_.activation_checkpoint.mode);
+  return text +
+         fmt::format(
+             "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
+             "activations {}; recompute {}",
+             args_.numerics.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface",
+             attention, t.seed.value_or(0), routing, engine.dispatcher().name(),
+             t.mixed_precision_param, config_.activation_checkpoint.mode);
 }
 
 void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {
