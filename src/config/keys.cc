@@ -447,8 +447,8 @@ void system_keys(Table& t, JobConfig& c) {
       "GPUs that see each other's memory)",
       {ExpertDispatcher::automatic, ExpertDispatcher::device, ExpertDispatcher::host_counts});
   t.works("expert_overlap", p.expert_overlap,
-          "with the device dispatcher on GPUs, rows travel in a stream of their own, beside shared "
-          "experts and weight gradients");
+          "with the device dispatcher on GPUs, rows are exchanged on a stream of their own, "
+          "concurrently with shared experts and weight gradients");
 
   t.section("compile");
   t.none("enable", c.compile.enable, "kernels are compiled beforehand");
