@@ -73,8 +73,8 @@ class Stream {
 
   int threads() const { return pool_->threads(); }  // CPU only: compute threads
 
-  void synchronize();                       // host waits; see docs/architecture.md for who may
-  void* native() const { return native_; }  // cudaStream_t on a GPU, else null
+  void synchronize();                             // host waits: never inside a step
+  void* native() const { return native_; }        // cudaStream_t on a GPU, else null
   int processors() const { return processors_; }  // GPU only: multiprocessors
   // GPU only: of those, the ones that matrix products take. Their kernels stay on a multiprocessor
   // from begin to end; where kernels of other streams (communication) hold some at the time, a
