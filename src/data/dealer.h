@@ -16,14 +16,14 @@ struct ReadPosition {
   std::vector<int64_t> loads;   // the dealer's
 };
 
-// Deals documents in their order; every rank and reader deals all of them the same way, without
-// tokenising any.
+// Assigns documents to streams in their order. Every rank and reader makes the same assignment,
+// without tokenising any.
 //
-// `global`: to the stream that has the fewest bytes so far. All streams are read at the same pace,
-// so what waits in one of them while another is short stays small, for ever: round robin would let
-// the difference grow with the square root of the number of documents. A few random bytes are added
-// to each, or a small set that is read many times might be dealt the same way every time, with a
-// stream that gets only broken lines.
+// `global`: to the stream with the fewest bytes so far. All streams are consumed at the same pace,
+// so the backlog of one stream stays small however long the run; with round robin the difference
+// would grow with the square root of the number of documents. A few random bytes are added to each
+// document. Otherwise a small set that is read many times might be assigned the same way every
+// time, and one stream might get only broken lines.
 // `split`: to stream 0 every `size`-th document of a pass, beginning with `rank`; others to none.
 class Dealer {
  public:

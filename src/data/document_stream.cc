@@ -16,7 +16,7 @@ constexpr size_t kWaiting = 4;                   // batches a worker, read and n
 
 size_t threads_wanted(const TextOptions& o) { return static_cast<size_t>(std::max(1, o.workers)); }
 
-// The "text" of a line. nlohmann refuses ill-formed UTF-8, so the line is mended first.
+// The "text" of a line. nlohmann rejects ill-formed UTF-8, so it is replaced first.
 std::optional<std::string> text_of(const std::string& line, int64_t& replaced) {
   const bool valid = is_valid_utf8(line);
   const std::string mended = valid ? std::string() : replace_invalid_utf8(line, &replaced);
@@ -68,8 +68,8 @@ DocumentStream::~DocumentStream() {
   for (std::thread& t : threads_) t.join();
 }
 
-// False when there is no further batch. When it throws, out.number is the batch that failed, and
-// there is none after it.
+// False when there is no further batch. When it throws, out.number is the batch that failed, and no
+// batch follows it.
 bool DocumentStream::read(Lines& out) {
   const std::lock_guard lock(reading_);
   if (ended_) return false;

@@ -35,14 +35,14 @@ struct DocumentBatch {
 // out in the order in which they were read, and no more than a few wait.
 class DocumentStream {
  public:
-  // wanted(stream, document): is the document tokenised and given out? Others are only read past.
+  // wanted(stream, document): should the document be tokenised and returned? Others are skipped.
   using Wanted = std::function<bool(int64_t stream, int64_t document)>;
   DocumentStream(const TextOptions&, std::vector<std::string> shards, const Dealer&,
                  ReadPosition start, Wanted);
   ~DocumentStream();
 
-  // The next batch, perhaps without a document. False at the end, without looping. Rethrows what a
-  // worker threw, when the batches before have been given out.
+  // The next batch, which may have no document. False at the end of a source that does not loop.
+  // Rethrows an exception of a worker after the batches before it have been returned.
   bool next(DocumentBatch&);
 
   int64_t skipped_lines() const { return skipped_; }

@@ -91,7 +91,7 @@ size_t Gunzip::run(std::span<const std::byte>& in, std::span<std::byte> out) {
       state_->start();
       any_ = within_ = true;
     }
-    // Called without input too: the library may hold output that had no room before.
+    // Called without input too: the library may hold output for which there was no space before.
     const Progress p = state_->run(in.data(), std::min(in.size(), kMost), out.data() + written,
                                    std::min(out.size() - written, kMost));
     NEREUS_CHECK(kConfig, p.error == 0,

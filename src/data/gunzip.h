@@ -15,9 +15,9 @@ class Gunzip {
   explicit Gunzip(std::string path);  // for messages
   ~Gunzip();
 
-  // Takes bytes from the front of `in` until it is empty or `out` is full; returns how many were
-  // written. 0 with an empty `in`: more is needed. Throws Error{kConfig} that names the file and
-  // the offset for what is no gz, is corrupt or has a wrong checksum.
+  // Consumes bytes from the front of `in` until it is empty or `out` is full, and returns how many
+  // were written; 0 with an empty `in` means that more input is needed. Throws Error{kConfig} with
+  // the file and the offset when the data is not gz, is corrupt or has a wrong checksum.
   size_t run(std::span<const std::byte>& in, std::span<std::byte> out);
 
   // At the end of the file: throws Error{kConfig} when the last member is not whole.

@@ -63,7 +63,8 @@ std::vector<std::string> find_shards(const std::string& path, const std::string&
       other_names.push_back(shard);
   }
   if (chosen.empty()) chosen = other_names;
-  // A folder of held-out text only may be trained on; the other way round would flatter the loss.
+  // Training on a folder that has only held-out text is allowed; validating on training text would
+  // make the loss look better than it is.
   if (chosen.empty() && split == "train") chosen = all;
   NEREUS_CHECK(kConfig, !chosen.empty(), "{} = {}: has shards such as {}, but none named c4-{}.*",
                path_key, path, fs::path(all.front()).filename().string(), split);

@@ -9,9 +9,9 @@
 namespace nereus::data {
 
 // The shards of a data set: path itself, or the *.json.gz, *.jsonl.gz, *.json and *.jsonl files of
-// it or its en/, in order of their names. Of C4's names only those of `split` ("train",
-// "validation"), if there are any; but training shards never serve as "validation". Throws
-// Error{kConfig} that names the folder, and the key that named it, when there are none.
+// it or its en/, in order of their names. If there are C4 names, only those of `split` ("train",
+// "validation") are taken; training shards never serve as "validation". Throws Error{kConfig} that
+// names the folder, and the key that named it, when there are none.
 std::vector<std::string> find_shards(const std::string& path, const std::string& split,
                                      const std::string& path_key = "training.dataset_path");
 

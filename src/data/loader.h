@@ -1,4 +1,4 @@
-// Batches made ahead of time by a thread of its own, and kept until their step is known to count.
+// Batches, prepared ahead of time by a thread and kept until their step is confirmed.
 #pragma once
 
 #include <condition_variable>

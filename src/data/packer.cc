@@ -8,7 +8,7 @@ namespace nereus::data {
 void Packer::append(int64_t document, std::vector<int32_t> ids, int64_t skip) {
   const int64_t rest = static_cast<int64_t>(ids.size()) - skip;
   if (rest <= 0) return;
-  // `skip` is of a run's first document only: nothing waits before it.
+  // Only the first document of a run has a `skip`: no tokens wait before it.
   if (pieces_.empty()) at_ = static_cast<size_t>(skip);
   pieces_.push_back({document, std::move(ids)});
   waiting_ += rest;

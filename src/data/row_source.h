@@ -45,9 +45,9 @@ class RowSource {
   virtual int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) = 0;
   virtual SourceStatus status() const = 0;
 
-  // Where this rank is, after whole steps, as text for a checkpoint. Given all ranks' texts, the
-  // makers below go on with the next step. dp_size may then be another, but for the order
-  // "torchtitan".
+  // This rank's position after a whole number of steps, as text for a checkpoint. Given the texts
+  // of all ranks, the functions below continue with the next step. dp_size may differ then, except
+  // for the order "torchtitan".
   virtual std::string save_state() = 0;
 };
 
@@ -59,9 +59,10 @@ std::unique_ptr<RowSource> random_rows(const RowPlan&, int64_t vocab_size, uint6
 
 // A file of tokens: .safetensors with `inputs` and `labels` (I64 or I32), [N, B, S] (one global
 // batch a step, B the global batch) or [rows, S]; or .npy of integer ids, packed into rows of
-// seq_len + 1. It is read as rows are asked for; after the last it begins again when `loop`. Throws
-// Error{kConfig}: a file that is missing or of another form, another sequence length or batch, an
-// id that is not in the vocabulary (all of them at once in a small file, else as rows are read).
+// seq_len + 1. Rows are read when they are asked for; after the last one reading starts over when
+// `loop` is set. Throws Error{kConfig} for a file that is missing or has another format, sequence
+// length or batch, and for ids outside the vocabulary (all of them are checked at once in a small
+// file, otherwise as rows are read).
 std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, int64_t vocab_size,
                                       bool loop, const SavedStates& = {});
 

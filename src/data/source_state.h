@@ -1,5 +1,5 @@
-// Where a source of rows is, as text that a checkpoint keeps: from all ranks' texts together, ranks
-// of any number go on (one order excepted, which says so).
+// The position of a source of rows, as text for a checkpoint. From the texts of all ranks any
+// number of ranks can continue (except in one order, which says so).
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ struct SourceState {
 
 std::string to_string(const SourceState&);
 
-// All ranks' states. Throws Error{kConfig}: a text that is no state, states of another source or
-// that do not belong together.
+// The states of all ranks. Throws Error{kConfig} for a text that is not a state, and for states of
+// another source or of different runs.
 std::vector<SourceState> parse_states(const std::vector<std::string>& texts,
                                       const std::string& source);
 

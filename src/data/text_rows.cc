@@ -16,8 +16,8 @@ class TextRows final : public RowSource {
  public:
   TextRows(const TextOptions& options, const RowPlan& plan, const SavedStates& saved)
       : options_(options), plan_(plan), global_(options.order == DataOrder::global) {
-    // What does not begin again has one stream: several would end at different times, and what is
-    // left in them would be lost.
+    // A source that does not loop has one stream. Several would end at different times, and the
+    // rest of their documents would be lost.
     streams_.resize(static_cast<size_t>(global_ && options.loop ? options.streams : 1));
     const std::vector<SourceState> states = parse_states(saved, word(options.order));
     if (!states.empty()) first_row_ = states.front().row;
@@ -122,7 +122,7 @@ class TextRows final : public RowSource {
     return std::filesystem::path(shards_[static_cast<size_t>(p.shard)]).filename().string();
   }
 
-  // Where to read from so that all of this rank's streams go on where they were.
+  // The position to read from so that all streams of this rank continue where they were.
   ReadPosition resume(const std::vector<SourceState>& states) {
     const SourceState* earliest = nullptr;
     for (int64_t i = 0; i < stream_count(); ++i) {
@@ -214,7 +214,7 @@ class TextRows final : public RowSource {
 
   void next_pass(int64_t epoch) {
     epochs_ = epoch;
-    // A tiny set begins again all the time: said often enough is said.
+    // A tiny data set starts over all the time; after a few messages no more are logged.
     const bool say = epoch < 4 || (epoch & (epoch - 1)) == 0;
     if (say) log::warning("Dataset {} is being re-looped", options_.dataset);
     constexpr int64_t kEnoughLines = 1000;

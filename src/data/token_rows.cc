@@ -51,7 +51,7 @@ class PairsFile final : public TokenFile {
   void read(int64_t row, std::span<int64_t> inputs, std::span<int64_t> labels) override {
     copy(inputs_, row, inputs);
     copy(labels_, row, labels);
-    // Pages that were read count as the process's memory until they are given back.
+    // Pages that were read count as memory of the process until they are released.
     constexpr int64_t kRead = int64_t{1} << 23;  // ids
     read_ += 2 * static_cast<int64_t>(inputs.size());
     if (read_ < kRead) return;

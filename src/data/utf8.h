@@ -1,4 +1,4 @@
-// UTF-8, decoded and mended as Python's bytes.decode("utf-8", errors="replace") and Rust's
+// UTF-8, decoded and repaired as Python's bytes.decode("utf-8", errors="replace") and Rust's
 // from_utf8_lossy do it: each maximal ill-formed part becomes one U+FFFD (Unicode 15, section 3.9).
 #pragma once
 

@@ -10,9 +10,9 @@ namespace nereus::cuda {
 // How many GPUs the driver shows; 0 when there is none, or no driver.
 int device_count();
 
-// Makes `index` the calling thread's device. Throws Error{kConfig} when there is no such GPU, the
-// driver is older than the toolkit needs, or the GPU is of a generation that the kernels are not
-// built for; the message says what was found and what to do.
+// Makes `index` the calling thread's device. Throws Error{kConfig} when there is no such GPU, when
+// the driver is too old for the toolkit, or when the kernels are not built for the GPU's
+// generation; the message says what was found and what to do.
 void use_device(int index);
 
 struct DeviceProperties {
@@ -53,7 +53,7 @@ void copy_rows_async(void* to, int64_t to_step, const void* from, int64_t from_s
                      int64_t rows, void* stream);
 
 // Bytes a second of copies from one GPU to another, both of which must be idle; negative when they
-// have no direct way (NVLink, PCIe peer to peer). Leaves GPU `from` the thread's device.
+// have no direct path (NVLink, PCIe peer to peer). Makes GPU `from` the thread's device.
 double peer_bandwidth(int from, int to, int64_t bytes);
 
 // Throws if a launch since the last call failed. `op` goes into the message.

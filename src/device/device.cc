@@ -11,7 +11,8 @@
 
 namespace nereus {
 
-// Its argument in a build with CUDA, else nothing: without CUDA there is no GPU's stream to use.
+// Expands to its argument in a build with CUDA, otherwise to nothing: without CUDA there are no GPU
+// streams.
 #ifdef NEREUS_CUDA
 #define NEREUS_GPU(...) __VA_ARGS__
 #else

@@ -86,8 +86,8 @@ class Stream {
   // GPU only: bytes of the device's memory that were free when the stream was made.
   int64_t free_at_start() const { return free_at_start_; }
 
-  // The stream's one T, made as T(stream) when first asked for: at start-up, when a library's plans
-  // are made, so that a step finds everything there.
+  // The stream's only T, constructed as T(stream) on first use. That is at start-up, when the plans
+  // of libraries are made, so that a step finds everything ready.
   template <class T>
   T& state() {
     static const char key = 0;

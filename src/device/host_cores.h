@@ -10,9 +10,10 @@ namespace nereus {
 std::vector<int> parse_core_list(const std::string& text);
 std::string core_list_text(const std::vector<int>& cores);  // the reverse; sorted input
 
-// Lets the calling thread, and threads that it starts, run on those of its cores only that share a
-// NUMA node with the GPU, as sysfs tells, so that copies and launches do not cross sockets. Returns
-// them; empty where nothing is known or none of them may be used, and then nothing changes.
+// Restricts the calling thread, and threads that it starts later, to those of its cores that share
+// a NUMA node with the GPU according to sysfs, so that copies and launches do not cross sockets.
+// Returns these cores; empty, and nothing changes, where nothing is known or none of them may be
+// used.
 std::vector<int> bind_thread_near_gpu(int gpu);
 
 }  // namespace nereus

@@ -15,7 +15,7 @@ namespace {
 
 // One parallel_for. Lives on its caller's stack; `helpers` counts the pool's threads inside it, and
 // the caller leaves only when there are none. A helper enters under the pool's mutex; leaving is
-// the last that it does with the job.
+// its last access to the job.
 struct Job {
   int64_t n = 0;
   FunctionRef<void(int64_t, Scratch)> task;
@@ -40,9 +40,9 @@ struct Job {
   }
 };
 
-// Waits for `done` for a while before the caller sleeps: ops follow each other closely, the last
-// tasks of threads end almost together, and a thread that is woken often starts on its waker's
-// processor and stays there for milliseconds. Others who want this processor get it soon.
+// Spins on `done` for a while before the caller sleeps: ops follow each other closely, the last
+// tasks of all threads end almost together, and a thread that is woken often starts on its waker's
+// core and stays there for milliseconds. The spin is short, so that others get the core soon.
 template <class Done>
 void spin(Done&& done) {
   using Clock = std::chrono::steady_clock;

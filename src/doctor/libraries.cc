@@ -29,7 +29,7 @@ Finding missing(const char* what, const char* file, bool needed, const char* rem
 std::vector<Finding> check_libraries(int gpus) {
   std::vector<Finding> out;
   int version = 0;
-  // The program is linked to its runtime: where it runs, it has it.
+  // The program is linked to the CUDA runtime, so it is there wherever the program runs.
   if (auto* f = function<int(int*)>(open_library("libcudart.so.13"), "cudaRuntimeGetVersion");
       f != nullptr && f(&version) == 0)
     out.push_back({"CUDA runtime", Verdict::ok,

@@ -99,7 +99,7 @@ std::vector<Finding> check_hub(const hub::HubSettings& settings, const hub::Http
   if (!clock) return out;
   const std::optional<double> date = http_date(reply.header("date"));
   if (!date) return out;
-  // The header is some second between both times, cut to whole ones.
+  // The header's time lies between both readings and is truncated to whole seconds.
   out.push_back(judge_skew((sent + received) / 2 - (*date + 0.5), kSkewSeconds,
                            hub::host_of(settings.endpoint)));
   return out;

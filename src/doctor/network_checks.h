@@ -1,4 +1,5 @@
-// Checks of what is outside: the hub, the clock, libraries that are opened at run time.
+// Checks of what is outside of the program: the hub, the clock, libraries that are opened at run
+// time.
 #pragma once
 
 #include <optional>
@@ -15,7 +16,7 @@ std::vector<Finding> check_hub(const hub::HubSettings&, const hub::HttpTimeouts&
 
 // Against the time server HOST or HOST:PORT (NTP).
 Finding check_time_server(const std::string& server);
-// Whether the kernel says that something keeps its clock.
+// Whether the kernel reports that its clock is synchronised.
 Finding check_kernel_clock();
 
 // Seconds since 1970 of a Date header; none when it is not one.

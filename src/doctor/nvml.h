@@ -20,7 +20,7 @@ inline constexpr uint64_t kHardwareThermal = 0x40;
 inline constexpr uint64_t kPowerBrake = 0x80;
 }  // namespace slowdown
 
-// What a GPU does not tell stays empty.
+// Values that a GPU does not report stay empty.
 struct GpuFacts {
   int index = 0;
   std::string name, bus;

@@ -1,8 +1,8 @@
 // Files of a repository into a folder, under the repository's own paths.
 //
-// A file has its name when it is whole: it is written beside, as NAME.<checksum>.partial, checked
-// against the hub's checksum, and renamed. A partial file is taken up where it ended, also by a
-// later call. Several files come at once.
+// A file is downloaded as NAME.<checksum>.partial, checked against the hub's checksum, and renamed,
+// so that a file with its final name is complete. A partial file is resumed, also by a later call.
+// Several files are downloaded at a time.
 #pragma once
 
 #include <functional>
@@ -43,9 +43,9 @@ struct DownloadProgress {
 // matches, a named file is not there, or the folder's file system has not the space.
 DownloadPlan plan_download(const HubSettings&, const DownloadRequest&);
 
-// Throws Error{kComm} when the network ends it, Error{kIo} when the disk does, Error{kConfig} when
-// the folder cannot be written to; what came is kept for the next call. `report` is called by one
-// thread at a time.
+// Throws Error{kComm} when the network fails, Error{kIo} when the disk does, Error{kConfig} when
+// the folder cannot be written to. What was received is kept for the next call. `report` is called
+// by one thread at a time.
 void run_download(const HubSettings&, const DownloadRequest&, const DownloadPlan&,
                   const std::function<void(const DownloadProgress&)>& report);
 

@@ -1,9 +1,9 @@
-// GET over HTTP, with libcurl. What a server or the network refuses is a value, since callers try
-// again; only what is wrong on this side throws.
+// GET over HTTP, with libcurl. Failures of a server or of the network are values, since callers
+// retry; only errors on this side throw.
 //
 // The token goes to the hub's own origin (scheme, host and port) and nowhere else: redirects are
-// followed by hand, and a hop to another origin carries none. It is not sent unencrypted, except to
-// this machine itself, and then past any proxy.
+// followed by this code, and a request to another origin has no token. It is never sent
+// unencrypted, except to this machine itself, and then without a proxy.
 #pragma once
 
 #include <cstdint>
@@ -71,12 +71,12 @@ struct RetryPolicy {
   double longest_seconds = 60;
 };
 
-// When to ask again: transport failures, 408, 429 and 5xx, after a pause that doubles or that the
-// server names (Retry-After); a long one is a warning in the log.
+// When to retry: after transport failures, 408, 429 and 5xx, with a pause that doubles or that the
+// server names (Retry-After). A long pause is a warning in the log.
 class Retry {
  public:
   explicit Retry(const RetryPolicy& policy) : policy_(policy) {}
-  // Waits and returns true, or returns false: not worth another try, or enough of them.
+  // Waits and returns true, or returns false when a retry is useless or there were enough.
   bool again(const HttpReply&);
   void progressed() { failed_ = 0; }
   int failed() const { return failed_; }

@@ -54,7 +54,7 @@ int64_t read_into(Digest& digest, int fd, const std::string& name) {
 
 LocalFile::LocalFile(const std::string& folder, const RepoFile& file)
     : path_((fs::path(folder) / file.path).string()),
-      // The checksum in its name: a partial file of another version is not taken up.
+      // The name has the checksum, so that a partial file of another version is not resumed.
       partial_(path_ + "." + file.digest.substr(0, 12) + ".partial"),
       file_(file) {}
 
@@ -116,7 +116,7 @@ void FileWriter::add(std::span<const std::byte> bytes) {
 }
 
 void FileWriter::finish() {
-  // Some file systems say only now that there was no space.
+  // Some file systems report only now that there was no space.
   if (::fsync(fd_) != 0 && errno != EINVAL) cannot_write(local_.partial());
   const int fd = fd_;
   fd_ = -1;

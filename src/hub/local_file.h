@@ -24,8 +24,8 @@ class LocalFile {
   RepoFile file_;
 };
 
-// Writes a file's partial, and makes it whole. Errors: kConfig when the folder cannot be written
-// to, kIo when the disk is full or fails.
+// Writes the partial file, and gives it its name when it is complete. Errors: kConfig when the
+// folder cannot be written to, kIo when the disk is full or fails.
 class FileWriter {
  public:
   FileWriter(const LocalFile& local, const RepoFile& file);  // takes up what is there

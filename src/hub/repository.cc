@@ -59,7 +59,7 @@ HttpReply ask(HttpClient& client, const HubSettings& settings, const Repository&
   }
 }
 
-// What a list may name: a place below the folder that is asked for.
+// Listings may only name paths below the folder that was asked for.
 bool is_safe(const std::string& path) {
   if (path.empty() || path.front() == '/' || path.find('\0') != std::string::npos) return false;
   for (size_t begin = 0; begin <= path.size();) {

@@ -29,7 +29,7 @@ struct RepoFile {
   bool operator==(const RepoFile&) const = default;
 };
 
-// The commit that the revision is now. These throw Error{kConfig} for what the user can mend (no
+// The commit that the revision is now. These throw Error{kConfig} for what the user can correct (no
 // such repository, revision or folder, no access) and Error{kComm} when the hub does not answer.
 std::string resolve_commit(HttpClient&, const HubSettings&, const Repository&, const RetryPolicy&);
 

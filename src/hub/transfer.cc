@@ -29,7 +29,7 @@ class FolderLock {
     NEREUS_CHECK(kConfig, fd_ >= 0,
                  "{}: cannot be made or opened: {}. Choose a folder that you may write to.", folder,
                  error ? error.message() : std::strerror(errno));
-    // A file system without locks does without.
+    // On a file system without locks there is none.
     const bool taken = ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (taken) ::close(fd_);
     NEREUS_CHECK(kConfig, !taken,

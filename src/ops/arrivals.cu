@@ -6,8 +6,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A block has the rows of one sender and expert. The ranks and experts before it are few: their
-// counts are summed anew.
+// One block copies the rows of one sender and expert. There are few ranks and experts before it:
+// their counts are summed anew.
 __global__ void __launch_bounds__(kThreads)
     arrivals_kernel(int* row_of_arrival, int* arrival_of_row, int* local_offsets,
                     const int* offsets, int64_t stride, int64_t first, int P, int E) {

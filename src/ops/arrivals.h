@@ -1,9 +1,9 @@
-// The order of rows that come from several ranks for this rank's experts.
+// The order of the rows that arrive from several ranks for this rank's experts.
 //
 // Rank r has sorted its rows by expert: those of expert e are [offsets[r, e], offsets[r, e + 1]).
-// Experts [first, first + E) are here; what arrives is by sender, each sender's rows by expert. The
-// experts want their rows together: by expert, then sender, then the sender's order, which is the
-// order of one rank with all tokens.
+// Experts [first, first + E) live here. Rows arrive sorted by sender, and each sender's rows by
+// expert. The experts need them sorted by expert, then sender, then the sender's order, which is
+// the order of one rank with all tokens.
 //
 //   arrivals:  local_offsets[i]  = first row of expert first + i
 //              row_of_arrival[a] = row of the a-th arrival;  arrival_of_row: the reverse

@@ -1,5 +1,5 @@
 // Copies from global to shared memory in the background, and the dynamic shared memory they go to.
-// For .cu files only. Places in shared memory are the 32-bit addresses that instructions take.
+// For .cu files only. Addresses in shared memory are 32 bits wide, as the instructions take them.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ __device__ inline void copy_async4(uint32_t to, const void* from, bool there) {
 }
 // Ends a group of this thread's copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-// Waits for this thread's copies but those of its last `kGroups` groups.
+// Waits for this thread's copies, except those of its last `kGroups` groups.
 template <int kGroups>
 __device__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kGroups) : "memory");

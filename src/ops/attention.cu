@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kWarps * 32) dq_kernel(Rows<E> dq, BackwardInp
   dq.write(sum, t, h, lane);
 }
 
-// A warp a key: dk and dv, over the queries of its sequence that see it.
+// dk and dv: one warp per key, over the queries of its sequence that see the key.
 template <class E>
 __global__ void __launch_bounds__(kWarps * 32)
     dkv_kernel(Rows<E> dk, Rows<E> dv, BackwardInputs<E> in, int64_t keys, bool accumulate) {

@@ -11,15 +11,15 @@
 //   dS = P * (dP - delta)    dq[t] = scale sum_j dS[t,j] k[j]    dk[j] = scale sum_t dS[t,j] q[t]
 //   dv[j] = sum_t P[t,j] do[t]
 //
-// Keys may be more than queries (context parallelism: a rank has some queries of each sequence and
-// all keys): with key_sequence = Sk, k and v have B * Sk tokens, the query with index i in its row
-// is that of key first_query + i, and first_key counts keys. What is said of t above holds of that
-// key.
+// There may be more keys than queries (context parallelism: a rank has some queries of each
+// sequence and all keys): with key_sequence = Sk, k and v have B * Sk tokens, the query with index
+// i in its row is that of key first_query + i, and first_key counts keys. What is said above of t
+// then holds for that key.
 //
 // H heads, Dqk and Dv widths. Activations f32 or bf16, all of one type, with token and head
-// strides; lse and delta are f32 without gaps; sums are f32. No S x S matrix of a head is ever
-// whole. Sums are in an order that depends on the shapes only, unless `unordered` asks for the
-// faster way that some devices have.
+// strides; lse and delta are f32 without gaps; sums are f32. No S x S matrix of a head ever exists
+// as a whole. The order of sums depends on the shapes only, unless `unordered` asks for a faster
+// kernel that some devices have.
 #pragma once
 
 #include "ops/op.h"

@@ -1,8 +1,9 @@
 // Attention on the CPU, by tiles of query rows against blocks of keys (Dao et al., FlashAttention,
-// arXiv 2205.14135). Forward: a task is a run of queries of one head, whose softmax is rescaled as
-// blocks of keys come. Backward: a task is a head, which computes probabilities once and adds to
-// dq, dk and dv; where dq of a whole sequence has no room, or heads are too few to share out, dq
-// and (dk, dv) become tasks of their own, each computing the probabilities it needs.
+// arXiv 2205.14135). Forward: a task is a range of queries of one head, whose online softmax is
+// rescaled with each block of keys. Backward: a task is a head, which computes probabilities once
+// and adds to dq, dk and dv; where dq of a whole sequence does not fit the scratch memory, or there
+// are too few heads for the threads, dq and (dk, dv) become tasks of their own, each computing the
+// probabilities it needs.
 #include <algorithm>
 #include <cmath>
 
@@ -81,7 +82,8 @@ struct Rows {
   int64_t shift(int64_t row) const { return row * (keys - sequence) + first_query; }
 };
 
-// A wrong first_key would read anywhere, and tiles are skipped by their first row's.
+// A wrong first_key would read out of bounds; tiles are skipped by the first_key of their first
+// row.
 void check_first_key(const char* op, const ConstTensorView& first_key, const Rows& rows) {
   const int32_t* first = first_key.as<int32_t>();
   for (int64_t t = 0; t < first_key.dim(0); ++t) {
@@ -105,7 +107,8 @@ Range columns_of_tile(const int32_t* first_key, const Range& rows, const Range& 
   return {begin / kTileColumns * kTileColumns, std::min(keys.end, rows.end + shift) - keys.begin};
 }
 
-// Puts minus infinity where row t does not see, in whole strips; false when it sees nothing.
+// Writes minus infinity to the scores of keys that row t does not see, in whole strips; false when
+// it sees none.
 bool mask_row(float* row, const int32_t* first_key, int64_t t, int64_t shift, const Range& keys,
               const Range& columns) {
   const int64_t begin = std::max(columns.begin, first_key[t] - keys.begin);
@@ -124,12 +127,13 @@ bool mask_row(float* row, const int32_t* first_key, int64_t t, int64_t shift, co
 
 namespace {
 
-// What a row's softmax has come to.
+// The running state of a row's online softmax.
 struct Softmax {
   float top = -INFINITY, sum = 0;
 };
 
-// Scores become exp(scale * score - top). Returns the factor by which what came before shrinks.
+// One step of the online softmax: scores become exp(scale * score - top). Returns the factor by
+// which the sums so far must be scaled.
 float soften(float* row, const Range& columns, float scale, Softmax& state) {
   const int64_t begin = columns.begin, end = whole(columns.end);  // an even number of vectors
   const f32x8 factor = splat(scale);
@@ -169,7 +173,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   stream.parallel_for(T / S * groups * H, [&](int64_t task, Scratch scratch) {
     const int64_t h = task % H, index = task / H / groups, sequence = index * S;
     const int64_t shift = layout.shift(index), first = index * layout.keys;
-    // The longest first, so that no thread is left with one at the end.
+    // The longest tasks start first, so that no thread is left with a long one at the end.
     const int64_t group = groups - 1 - task / H % groups;
     const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
     Room room("attention_forward", scratch);
@@ -254,7 +258,7 @@ struct Part {
   bool dq, dkv;
 };
 
-// At most what backward() takes from its scratch when dq has so many rows.
+// An upper bound on the scratch that backward() takes when dq has so many rows.
 int64_t backward_bytes(int64_t dq_rows, int64_t Dqk, int64_t Dv) {
   constexpr int64_t kTakes = 12;
   const int64_t q = whole(Dqk), v = whole(Dv);

@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "tensor/format.h"
 
-// The front-end looks here for the library that we have opened.
+// cuDNN's front-end finds the library that we have opened through this.
 namespace cudnn_frontend {
 void* cudnn_dlhandle = nullptr;  // NOLINT
 }

@@ -19,7 +19,8 @@ struct Forward {
   float scale;
 };
 
-// The softmax of a tile's scores, with what went before scaled down where the largest score grew.
+// One step of the online softmax: turns a tile's scores into exponentials, and rescales the running
+// sum and the accumulator where the maximum grew.
 __device__ void soften(float (&s)[kKeys / 8][4], float (&sum)[kWidthV / 8][4], float (&top)[2],
                        float (&norm)[2], float scale) {
   const float factor = scale * kLog2e;
@@ -51,8 +52,8 @@ __device__ void soften(float (&s)[kKeys / 8][4], float (&sum)[kWidthV / 8][4], f
   }
 }
 
-// A thread block has 128 queries of a head, a warp 16 of them, and goes over the keys that they see
-// 64 at a time; the next 64 come while it works.
+// A thread block handles 128 queries of a head, a warp 16 of them. It goes over the keys that they
+// see, 64 at a time, while the next 64 are copied.
 __global__ void __launch_bounds__(kFlashThreads, 1) forward_kernel(Forward a) {
   const uint32_t memory = dynamic_shared();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

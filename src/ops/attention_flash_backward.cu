@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kFlashThreads, 1) kernel(Backward a) {
 
 }  // namespace dq
 
-// dk and dv: a thread block has 128 keys of a head, a warp 16 of them, and goes over the queries
-// that see them 32 at a time.
+// dk and dv: a thread block handles 128 keys of a head, a warp 16 of them, and goes over the
+// queries that see them, 32 at a time.
 namespace dkv {
 
 constexpr int kQueries = 32, kKeys = 128;

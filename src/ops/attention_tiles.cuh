@@ -1,4 +1,4 @@
-// What the passes of attention_flash.h share: tiles of heads in shared memory and their fragments.
+// Shared by the kernels of attention_flash.h: tiles of heads in shared memory, and their fragments.
 // For .cu files only.
 #pragma once
 
@@ -41,8 +41,8 @@ FlashRows flash_rows(const A& a) {
           static_cast<int>(a.first_query)};
 }
 
-// kRows rows of kWidth elements in shared memory. The chunks of a row are in an order that depends
-// on the row, so that the same chunk of 8 rows lies in different banks.
+// kRows rows of kWidth elements in shared memory. The order of a row's chunks depends on the row (a
+// swizzle), so that the same chunk of 8 rows lies in different banks.
 template <int kRows, int kWidth>
 struct Tile {
   static constexpr int kChunks = kWidth / 8, kBytes = kRows * kWidth * 2, kSteps = kWidth / 16;

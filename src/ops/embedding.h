@@ -5,8 +5,8 @@
 //                        (+ dtable[v] when accumulate)
 //
 // The table may be a part of a longer one, from id `first` on: v stands for id first + v, and
-// tokens of other ids give rows of zeros and have no part in the sum. Of a whole table every id is
-// one of its own: checked where data enters, not here.
+// tokens of other ids give rows of zeros and have no part in the sum. With a whole table every id
+// must be in it; that is checked where data enters, not here.
 //
 // The sum is f32, in order of t.
 #pragma once

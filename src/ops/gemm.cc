@@ -20,8 +20,8 @@ struct Strides {
   int64_t row, inner, right_inner, c;
 };
 
-// f(0), f(1) ... f(N - 1) with constants, so that arrays indexed by them are registers whatever the
-// compiler thinks of unrolling.
+// f(0), f(1) ... f(N - 1) with constant arguments, so that arrays indexed by them stay in registers
+// whatever the compiler thinks of unrolling.
 template <int N, class F>
 [[gnu::always_inline]] inline void unrolled(F&& f) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
@@ -214,9 +214,9 @@ void cut(int64_t n, int64_t most, int64_t unit, int64_t& block, int64_t& blocks)
 
 }  // namespace
 
-// Takes the cut that should end first. Large blocks keep packing cheap, many keep threads busy. In
-// units of a multiply-add: an element costs kPack to pack, a task kTask; a thread that comes late
-// costs a tenth of a task.
+// Chooses the partition with the shortest estimated time. Large blocks keep packing cheap, many
+// blocks keep threads busy. In units of a multiply-add: an element costs kPack to pack, a task
+// kTask; a thread that comes late costs a tenth of a task.
 Blocks::Blocks(int64_t M, int64_t N, int64_t K, int threads) {
   constexpr double kPack = 8, kTask = 6e4;
   if (M == 0 || N == 0) return;

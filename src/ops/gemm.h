@@ -28,8 +28,8 @@ struct Right {  // (k, j) is data[j / kTileColumns * strip + k * inner + j % kTi
 inline Left rows_of(const float* x, int64_t ld) { return {x, ld, 1, kTileRows * ld}; }
 inline Left columns_of(const float* x, int64_t ld) { return {x, 1, ld, kTileRows}; }
 
-// c[m,n] = left[m,k] right[k,n] (+ c), in one part whatever k. With `whole`, c has room for n
-// rounded up to whole strips, and they are all computed.
+// c[m,n] = left[m,k] right[k,n] (+ c), in one part whatever k. With `whole`, c has space for n
+// rounded up to whole strips, and all of them are computed.
 void multiply(float* c, int64_t ldc, int64_t m, int64_t n, int64_t k, const Left& left,
               const Right& right, bool accumulate, bool whole = false);
 

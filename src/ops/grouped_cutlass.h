@@ -1,8 +1,8 @@
 // The fast paths of the GPU's grouped products: bf16 through CUTLASS's grouped kernels for Hopper,
 // one configuration a source file, since each takes a minute and a half to compile.
 //
-// Sizes and pointers of the groups are on the device, where a small kernel makes them from the
-// offsets: the host never knows how many rows an expert has.
+// A small kernel makes the sizes and pointers of the groups on the device, from the offsets. The
+// host never knows how many rows an expert has.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 
 namespace nereus::ops::cuda {
 
-// Compiled, not run: its authors had no such GPU.
+// Compiled but never run: no such GPU was available.
 void grouped_dgrad_sm100(Stream& stream, const GroupedProblem& p) {
   run_grouped<DgradProduct<TileOf<256, 256>, ClusterOf<2, 1>, Blackwell>>(stream, "grouped_matmul",
                                                                           p);

@@ -42,7 +42,7 @@ constexpr int64_t kRows = 264, kColumns = 256;  // of a block at most
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
-// The rows of each expert. Offsets come from the router: a wrong one would write anywhere.
+// The rows of each expert. Offsets come from the router; a wrong one would write out of bounds.
 class Experts {
  public:
   Experts(const char* op, const ConstTensorView& offsets, int64_t rows)

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kBlock = kTile * kTile;
 
-// The tile that the block with this index has, among the tiles of rows of all experts.
+// The tile of the block with this index, among the row tiles of all experts.
 struct RowTile {
   int64_t expert, first, end;  // rows of `a`
 };

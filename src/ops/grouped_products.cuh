@@ -47,8 +47,8 @@ struct DgradProduct : GroupedKernel<cutlass::layout::RowMajor, cutlass::layout::
   }
 };
 
-// out[e] (+)= a[r, N]^T b[r, K] over the rows of e. An expert without rows has no tiles: a product
-// with nothing to sum over would write what its registers held.
+// out[e] (+)= a[r, N]^T b[r, K] over the rows of e. An expert without rows has no tiles: a GEMM
+// with nothing to sum over would write whatever was in its registers.
 template <class TileShape, class ClusterShape, class Target>
 struct WgradProduct : GroupedKernel<cutlass::layout::ColumnMajor, cutlass::layout::RowMajor, float,
                                     TileShape, ClusterShape, Target> {

@@ -94,8 +94,9 @@ struct Plan {
   bool found() const { return !algorithms.empty(); }
 };
 
-// The algorithms that were faster than the library's favourite, by shape: `nereus bench gpu --tune`
-// on an H100 wrote this. Places in the list of one version of the library.
+// The algorithms that were faster than the library's first choice, by shape: written by `nereus
+// bench gpu --tune` on an H100. The numbers are positions in the list of one version of the
+// library.
 struct Choice {
   int64_t M, N, K;
   bool trans_a, trans_b, f32_out, accumulate;

@@ -79,7 +79,7 @@ __device__ void for_columns(int columns, int H, F&& f) {
     for (int h = i / columns; h < H; h += groups * kAtOnce) f(i % columns, h, groups);
 }
 
-// A block has a token. W elements move together; the key's rotary part is turned once and written
+// One block per token. W elements move together; the key's rotary part is rotated once and written
 // to every head.
 template <class E, int W>
 __global__ void __launch_bounds__(kThreads, 3) assemble_kernel(Assemble<E> a) {

@@ -1,4 +1,4 @@
-// What stands between the projections of multi-head latent attention and the attention itself
+// The ops between the projections of multi-head latent attention and the attention itself
 // (DeepSeek-V2, arXiv 2405.04434, section 2.1): rotary embedding of q's and k's rotary parts and
 // assembly of k.
 //

@@ -62,8 +62,8 @@ struct Peers {
   }
 };
 
-// A block has a token: its row is read once and written to its K places, eight at a time. Stores to
-// other ranks need no answer, so that few threads keep a link busy.
+// One block per token: its row is read once and written to its K destinations, eight elements at a
+// time. Stores to other ranks need no answer, so few threads keep a link busy.
 template <class E, int N>
 __global__ void __launch_bounds__(kThreads)
     peer_permute_kernel(Peers rows, Peers row_weights, const E* x, int64_t stride,

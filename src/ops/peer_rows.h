@@ -1,6 +1,6 @@
 // Moves rows between token order here and expert order on the ranks that have the experts, whose
 // memory this rank sees: ops/permute.h with the experts' rows on several ranks, in one pass over
-// them. Meetings of the ranks before and after are the caller's.
+// them. The caller places barriers of the ranks before and after.
 //
 // P ranks; rank r has experts [r E, (r + 1) E) and R rows for them, which lie by expert, then by
 // sender, then in the sender's order: the order that one rank with all tokens would have. A slot is

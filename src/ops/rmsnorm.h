@@ -1,5 +1,5 @@
 // RMSNorm over the last dim (Zhang and Sennrich, 2019), forward and backward, with the residual
-// additions that stand before and after it.
+// additions before and after it.
 //
 //   s[t,d] = x[t,d] + addend[t,d]            (s = x without addend)
 //   rstd[t] = 1 / sqrt(mean_d s[t,d]^2 + eps)        y[t,d] = s[t,d] * rstd[t] * weight[d]
@@ -13,8 +13,8 @@
 // before it is multiplied by the weight. y may alias x, and dx may alias dy or residual. The order
 // of the sum over t depends on T, D and the device only.
 //
-// A pair is two norms of as many rows, such as those of the latents of queries and of keys, which
-// stand side by side in one tensor; done in one launch where a GPU's kernels hold both.
+// A pair is two norms with the same number of rows, such as those of the query and key latents,
+// which are adjacent columns of one tensor. One launch does both where a GPU's kernels can.
 #pragma once
 
 #include "ops/op.h"

@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-// One block. Every thread adds up all loads, in the CPU's order, and updates its own experts.
+// One block. Every thread sums all loads, in the CPU's order, and updates its own experts.
 __global__ void __launch_bounds__(256)
     balance_kernel(float* bias, const int64_t* load, const int* step_ok, int E, float coefficient) {
   if (*step_ok == 0) return;
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(256)
   for (int e = threadIdx.x; e < E; e += 256) bias[e] += __fsub_rn(delta(e), mean_delta);
 }
 
-// Shared memory above 48 KiB must be asked for.
+// More than 48 KiB of shared memory must be requested explicitly.
 template <class Kernel>
 size_t shared_bytes(Kernel kernel, int64_t floats) {
   const auto bytes = static_cast<size_t>(floats) * sizeof(float);

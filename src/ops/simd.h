@@ -1,8 +1,8 @@
 // Eight floats at a time, in the compilers' own vector type: the same source and the same bits on
 // x86-64 and aarch64. Loads and stores take f32 or bf16 and any alignment. For .cc files of ops.
 //
-// Sums over a row go through `lanes`: element i is added in lane i mod 8, then the lanes in a fixed
-// tree, so that a row's sum depends on its length only.
+// A row is summed in eight lanes: element i is added to lane i mod 8, then the lanes are added in a
+// fixed tree. The order depends on the row's length only.
 #pragma once
 
 #include <cstdint>

@@ -1,16 +1,16 @@
-// An f32 master in two parts of 16 bits: the bf16 copy that kernels read, and what it lacks.
+// An f32 master weight in two parts of 16 bits: the bf16 copy that kernels read, and the remainder.
 //
 //   copy = x rounded to bf16, to nearest even
 //   d    = bits(x) - bits(copy as f32), both taken as integers: -2^15 <= d <= 2^15
 //   remainder = d modulo 2^16, as i16
 //
-// A tie goes to the even neighbour from both sides, so that an even copy stands for 2^16 + 1
-// masters, one more than 16 bits tell apart: d = 2^15 and d = -2^15 have the same remainder. The
-// bit that is missing lies in the sign of AdamW's second moment, which is never negative itself: v
-// is stored as -v (or as -0) when d = 2^15. Whoever reads v takes |v|.
+// A tie is rounded to the even neighbour from both sides. An even copy therefore stands for 2^16 +
+// 1 master values, one more than 16 bits can distinguish: d = 2^15 and d = -2^15 have the same
+// remainder. The missing bit is stored in the sign of AdamW's second moment, which is never
+// negative itself: v is stored as -v (or as -0) when d = 2^15. Readers of v take |v|.
 //
-// join_master gives every x back, bit for bit, infinities and what is rounded to them included; a
-// NaN comes back as a NaN. All tensors are contiguous and have n elements.
+// join_master restores every x bit for bit, including infinities and values that round to infinity.
+// A NaN is restored as some NaN. All tensors are contiguous and have n elements.
 #pragma once
 
 #include "ops/op.h"

@@ -24,8 +24,8 @@ struct ArchiveResult {
 // torch_profile, pytorch_profile. By name. Symbolic links stay links.
 std::vector<ArchiveEntry> archive_entries(const std::string& install);
 
-// "" for `output`: $LLMB_INSTALL/llmb-archive_VERSION_UTC.tar.zst. Written beside, under a name of
-// this process, and renamed. An entry that was removed meanwhile is warned of. Throws
+// "" for `output`: $LLMB_INSTALL/llmb-archive_VERSION_UTC.tar.zst. It is written under a name of
+// this process and then renamed. An entry that was removed in the meantime is a warning. Throws
 // Error{kConfig} when it exists or its folder does not, Error{kIo} when writing fails.
 ArchiveResult make_archive(const ClusterConfig& config, const std::string& output);
 ArchiveResult make_archive(const ClusterConfig& config, const std::string& output,

@@ -60,8 +60,8 @@ ClusterConfig read_cluster_config(const std::string& path);
 // A token of the hub, which is taken from the environment and written to no file.
 bool is_hub_token(const std::string& variable);
 
-// Schema 2; written beside and renamed, without a token of the hub wherever it stands. Its owner's
-// alone when it holds something else that is secret. Throws Error{kConfig}.
+// Schema 2, replaced in one step, without tokens of the hub wherever they were. Readable by the
+// owner only when it has other secrets. Throws Error{kConfig}.
 void write_cluster_config(const ClusterConfig& config, const std::string& path);
 
 // The file that counts: ./cluster_config.yaml, else the one in `install` ($LLMB_INSTALL). Throws

@@ -1,6 +1,6 @@
-// What `nereus setup` puts into an installation: links, files and folders. Each is made beside its
-// place and renamed, so that what is used meanwhile is the old one or the new one, never a half of
-// it; what was begun is removed when it fails. Throws Error{kConfig}.
+// What `nereus setup` puts into an installation: links, files and folders. Each is made under a
+// second name and renamed, so that other programs see the old one or the new one, never a part of
+// it; an unfinished one is removed on failure. Throws Error{kConfig}.
 #pragma once
 
 #include <string>

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kSchema = 2;
-// What SQLite keeps beside a database: a journal that was not played back belongs to it.
+// Files that SQLite keeps for a database: a journal that was not replayed belongs to it.
 constexpr const char* kBeside[] = {"-journal", "-wal", "-shm"};
 
 constexpr const char* kTerminal[] = {"BOOT_FAIL", "CANCELLED", "COMPLETED",

@@ -63,7 +63,8 @@ class JobDatabase {
   void commit();
 
   static std::string path_in(const std::string& install);
-  // Puts one that cannot be used aside, with SQLite's files beside it, and returns where to.
+  // Renames a database that cannot be used, with SQLite's files that belong to it, and returns the
+  // new name.
   static std::string put_aside(const std::string& path);
 
  private:

@@ -31,7 +31,7 @@ struct Rebuilt {
 };
 
 // Records every llmb-config_*.yaml below the installation's workloads. A database that is damaged
-// or stays locked is put aside; throws NewerDatabase for one that a newer program made.
+// or stays locked is renamed and kept; throws NewerDatabase for one that a newer program made.
 Rebuilt rebuild(const ClusterConfig& config, const Workloads& workloads,
                 const Variables& environment, int wait_ms = 5000);
 

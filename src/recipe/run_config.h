@@ -1,4 +1,4 @@
-// llmb-config_JOBID.yaml, in a run's folder: what was submitted, in llmb-run's words.
+// llmb-config_JOBID.yaml in a run's folder: what was submitted, in llmb-run's format.
 #pragma once
 
 #include <cstdint>

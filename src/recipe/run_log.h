@@ -24,9 +24,9 @@ std::vector<RunLog> find_logs(const std::string& folder, int64_t job);
 //   [titan] 2025-10-02 20:23:53,470 - root - INFO - step: 40  loss: ...  grad_norm: ...
 //     memory: ...  tps: 1,234  tflops: 123.45  mfu: 12.34%
 //
-// the mean over steps 35 to 44, as llmb-run takes it. A line speaks for all steps since the one
-// before it: with log_freq 10, step 38 counts with what the line of step 40 says. A finished run of
-// fewer than 44 steps gives the mean over the steps after its first line.
+// the mean over steps 35 to 44, as llmb-run takes it. A line stands for all steps since the line
+// before: with log_freq 10, step 38 has the values of step 40's line. A finished run of fewer than
+// 44 steps gives the mean over the steps after its first line.
 struct RunSpeed {
   std::string status;  // success, short, incomplete, invalid_grad_norm, no_data, no_log
   std::optional<double> step_seconds = {}, tflops_per_gpu = {}, tokens_per_second_per_gpu = {};

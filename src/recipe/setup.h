@@ -8,9 +8,9 @@
 //   cluster_config.yaml            written last: where it is, the installation is whole
 //   .llmb/setup.json               which downloads are done, and of what
 //
-// Every setup makes folders, copies, links and the configuration again: what is damaged or out of
-// date is mended. A download that is done is not repeated, unless another one is wanted or its
-// folder is empty.
+// Every setup makes folders, copies, links and the configuration again, which repairs what is
+// damaged or out of date. A download that is done is not repeated, unless another one is wanted or
+// its folder is empty.
 #pragma once
 
 #include <functional>

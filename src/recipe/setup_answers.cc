@@ -143,7 +143,7 @@ void write(const SetupAnswers& a, const std::string& path, bool with_path) {
     out << YAML::Key << "selected_workloads" << YAML::Value << YAML::BeginSeq << kWorkload
         << YAML::EndSeq;
   out << YAML::EndMap;
-  // Its variables may be nobody else's business.
+  // Its variables may be private.
   write_file(path, std::string(out.c_str()) + "\n", Readers::owner);
 }
 

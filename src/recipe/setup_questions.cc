@@ -121,7 +121,7 @@ SetupAnswers ask_answers(const ClusterSurvey& survey, const Given& given,
   a.cpu_partition = q.ask("cpu-partition", "Partition for work without GPUs", a.cpu_partition,
                           partitions_of(names));
 
-  // Slurm's word on a partition stands behind what an earlier setup settled for it.
+  // What an earlier setup chose for a partition has precedence over what Slurm reports.
   const bool known_gpu = before && before->gpu_partition == a.gpu_partition;
   const bool known_cpu = before && before->cpu_partition == a.cpu_partition;
   const Partition* gpu = first_of(survey, a.gpu_partition);

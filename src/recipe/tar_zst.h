@@ -1,7 +1,7 @@
 // A tar archive (POSIX ustar, with pax headers where a name or a number does not fit) through zstd.
 //
-// By hand, not with libarchive: that library draws libxml2 and ICU, 40 MB, into every start of the
-// program, and the format of what is written here is two kinds of 512-byte blocks.
+// Written here instead of with libarchive: that library loads libxml2 and ICU, 40 MB, at every
+// start of the program, and the format needs only two kinds of 512-byte blocks.
 #pragma once
 
 #include <sys/stat.h>

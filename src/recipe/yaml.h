@@ -1,5 +1,5 @@
-// Reading YAML so that what is wrong with a file is told with its line. For .cc files only:
-// yaml-cpp is a slow header.
+// Reads YAML, with error messages that name the file and line. For .cc files only: yaml-cpp is a
+// slow header.
 #pragma once
 
 #include <yaml-cpp/yaml.h>
@@ -47,7 +47,7 @@ class YamlFile {
 // on.
 enum class Readers { all, owner };
 
-// Writes beside and renames, so that a reader sees the old file or the new one. Throws
+// Replaces the file in one step, so that a reader sees the old one or the new one. Throws
 // Error{kConfig}: the folder, and why.
 void write_file(const std::string& path, const std::string& text, Readers = Readers::all);
 

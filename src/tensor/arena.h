@@ -1,8 +1,9 @@
 // An arena hands out tensors from one block of memory, last in, first out. It owns no memory and
-// never asks for any: a step that fits once fits for ever.
+// allocates none: if one step fits, all do.
 //
 // An arena without memory (measuring) hands out views without data and only counts: running a step
-// over measuring arenas on the meta device tells, to the byte and by name, what the step needs.
+// over measuring arenas on the meta device gives the memory that the step needs, to the byte and by
+// name.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +30,8 @@ class Arena {
   // An arena over `bytes` at `base` (aligned to kAlignment), which must outlive it.
   Arena(std::string name, std::byte* base, int64_t bytes);
 
-  // Throws Error{kContract} that lists who holds what when the arena is exhausted: sizes are
-  // measured before the first step, so that exhaustion is a bug, not a setting.
+  // Throws Error{kContract} that lists the owners when the arena is exhausted. Sizes are measured
+  // before the first step, so exhaustion is a bug, not a wrong setting.
   TensorView take(DType, const Shape&, const char* what);
 
   // Two arenas over one block: `this` grows from its start, `other` from its end, and it is their
@@ -51,7 +52,7 @@ class Arena {
     on_release_ = std::move(overwrite);
   }
 
-  // Gives back on leaving the block what was taken in it.
+  // Releases, at the end of the block, what was taken in it.
   class Scope {
    public:
     explicit Scope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}

@@ -1,8 +1,8 @@
 // The safetensors format: 8 bytes (little endian) with the length of a JSON header, the header with
 // each tensor's type, shape and byte range, then the tensors' bytes without gaps.
 //
-// What is wrong with a file is Error{kConfig} that names the file, the tensor and the numbers; what
-// fails while writing (a full disk) is Error{kIo}.
+// A file with wrong contents is an Error{kConfig} that names the file, the tensor and the numbers;
+// a failure while writing (a full disk) is an Error{kIo}.
 #pragma once
 
 #include <cstddef>
@@ -91,8 +91,8 @@ class SafetensorsFile {
   // require(), and the type must be `dtype`.
   const SafetensorsEntry& require(const std::string& name, FileDType dtype) const;
 
-  // Gives the pages of an entry that were read back to the system, which counts them as the
-  // process's memory until then. Its bytes stay valid.
+  // Releases the pages of an entry that were read; until then the system counts them as memory of
+  // the process. The bytes stay valid.
   void release_pages(const SafetensorsEntry&) const;
 
  private:
@@ -104,8 +104,8 @@ class SafetensorsFile {
 };
 
 // Writes a file whose tensors are all declared first. It is written as `path`.partial and renamed
-// by finish(): under `path` is what was there before, or the whole new file. Space is reserved at
-// the start, where the file system can, so that a full disk shows before the first tensor.
+// by finish(), so that `path` is the old file or the complete new one. Space is reserved at the
+// start, where the file system can do that, so that a full disk is noticed before the first tensor.
 class SafetensorsWriter {
  public:
   struct Tensor {

@@ -68,7 +68,7 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<Tensor> tenso
   NEREUS_CHECK(kConfig, !created,
                "{}: cannot create: {}; choose a folder that exists and can be written to", path_,
                created.message());
-  // File systems that cannot reserve find out while writing.
+  // On file systems that cannot reserve space a full disk is noticed while writing.
   if (fallocate(file_.fd(), 0, 0, file_bytes_) != 0 && errno != EOPNOTSUPP && errno != ENOSYS &&
       errno != EINVAL)
     fail_io("write", {errno, std::generic_category()});
@@ -99,7 +99,7 @@ void SafetensorsWriter::write_at(int64_t offset, std::span<const std::byte> byte
 
 void SafetensorsWriter::fail_io(const char* doing, const std::error_code& error) {
   file_.discard();
-  // Asked after the partial file is gone: what a second try would find.
+  // Read after the partial file is removed: the space that a second attempt would have.
   struct statvfs space {};
   const bool known = statvfs(folder_of(path_).c_str(), &space) == 0;
   NEREUS_FAIL(kIo,

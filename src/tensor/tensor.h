@@ -1,7 +1,7 @@
 // Views of tensors: where the elements are, their type, shape and strides. Non-owning, trivially
 // copyable, passed by value. The last dim is always contiguous; every other dim has its stride, so
-// that rows, ranges of columns and the heads of a wider row are views and no copy is made to please
-// a layout.
+// that rows, ranges of columns and the heads of a wider row are views, and nothing is copied to
+// suit a layout.
 #pragma once
 
 #include <array>

@@ -10,10 +10,11 @@
 
 namespace nereus::data {
 
-// For one thread. While two neighbours join, those of the lowest rank do, the leftmost of equals.
+// For one thread. As long as neighbours can be merged, the pair with the lowest rank is merged, the
+// leftmost of equal ones.
 class Merger {
  public:
-  // `whole_first`: a piece that is a token is that token, whatever the merges say.
+  // `whole_first`: a piece that is a token becomes that token, whatever the merges would give.
   Merger(const Vocabulary& vocabulary, bool whole_first);  // which must outlive it
 
   // Appends the ids of `piece`, which is not empty. Bytes that are no tokens are left out.

@@ -49,7 +49,7 @@ class Components {
         unsupported("model", fmt::format("BPE with {}", key), "BPE without it");
   }
 
-  // What says what becomes of a byte that is no token; a byte that is none is left out without.
+  // Checks the settings for bytes that are not tokens; without them such a byte is left out.
   void check_unknown(const Vocabulary& vocabulary) const {
     const json& m = tree_["model"];
     if (vocabulary.has_all_bytes() || (absent(m, "unk_token") && !flag(m, "byte_fallback", false)))

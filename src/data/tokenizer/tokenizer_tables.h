@@ -11,7 +11,7 @@
 
 namespace nereus::data {
 
-// No token has an id beyond: a stray number must not become gigabytes.
+// The largest id that is accepted: a stray number must not allocate gigabytes.
 constexpr int64_t kLargestTokenId = (int64_t{1} << 22) - 1;
 
 class TokenizerTables {

@@ -36,8 +36,8 @@ class Vocabulary {
   bool add_token(std::string_view bytes, int32_t id, bool foreign);
   // -1, or the id of a token whose bytes another has too.
   int32_t index_tokens();
-  // False when a part or the result is no token. Ranks follow the order of the calls; of a repeated
-  // pair the last counts, as in Hugging Face's map.
+  // False when a part or the result is not a token. Ranks follow the order of the calls; a repeated
+  // pair gets the last one's rank, as in Hugging Face's map.
   bool add_merge(std::string_view left, std::string_view right);
   void skip_merge() { ++next_rank_; }  // of foreign tokens
   void index_merges();
