@@ -32,7 +32,7 @@ void RunCheckpoint::warn_of_little_space() const {
   std::error_code error;
   const auto space = std::filesystem::space(checkpoints_of(config_), error);
   const double need =
-      static_cast<double>(model_size(args_).total()) * (c.export_dtype == "float32" ? 4 : 2);
+      static_cast<double>(model_size(args_).total()) * static_cast<double>(size_of(c.export_dtype));
   if (!error && static_cast<double>(space.available) < need)
     log::warning(
         "The last step's weights take {:.2f} GiB, and {} has {:.2f} GiB free: without more room "
@@ -55,12 +55,10 @@ void RunCheckpoint::save_last(int64_t step) {
   const auto& c = config_.checkpoint;
   if (!c.enable || c.load_only || step == 0) return;
   const std::string folder = checkpoint_folder(config_, step);
-  log::info("Saving a model only checkpoint in {} at last step, step {}.", c.export_dtype, step);
+  log::info("Saving a model only checkpoint in {} at last step, step {}.", word(c.export_dtype),
+            step);
   const auto begin = std::chrono::steady_clock::now();
-  const DType dtype = c.export_dtype == "bfloat16"  ? DType::bf16
-                      : c.export_dtype == "float16" ? DType::f16
-                                                    : DType::f32;
-  save_weights(folder, dtype);
+  save_weights(folder, c.export_dtype);
   log::info("Finished saving the checkpoint in {:.2f} seconds: {}", seconds_since(begin), folder);
 }
 

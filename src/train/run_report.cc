@@ -54,7 +54,7 @@ void RunReport::open(const RunFolder* folder, int rank) {
 // Which kernels attention goes through.
 std::string RunReport::attention_kernels() const {
   if (!stream_.on_gpu()) return "CPU";
-  const bool bf16 = config_.training.mixed_precision_param == "bfloat16";
+  const bool bf16 = config_.training.mixed_precision_param == DType::bf16;
   const bool documents = args_.block_causal();
   const int64_t qk = args_.qk_head_dim(), v = args_.v_head_dim;
   if (!bf16 || qk % 8 + v % 8 > 0 || qk > (documents ? 192 : 256) || v > (documents ? 128 : 256)) {
@@ -62,7 +62,7 @@ std::string RunReport::attention_kernels() const {
         "Attention goes through a plain kernel, which is slow on long sequences: the fast ones "
         "take bfloat16 and heads of multiples of 8 up to 256 (cuDNN, causal masks) or 192/128 "
         "(document masks), and this run has {}, heads of {}/{} and {} masks.",
-        config_.training.mixed_precision_param, qk, v, documents ? "document" : "causal");
+        word(config_.training.mixed_precision_param), qk, v, documents ? "document" : "causal");
     return "plain";
   }
   if (documents || layout_.mesh.size(MeshGroup::cp) > 1) return "own tensor-core kernels";
@@ -70,11 +70,11 @@ std::string RunReport::attention_kernels() const {
 }
 
 void RunReport::warn_of_unused_settings(const Engine& engine) const {
-  if (!stream_.on_gpu() && config_.optimizer.offload != "none")
+  if (!stream_.on_gpu() && config_.optimizer.offload != Offload::none)
     log::warning(
         "Accepted, with nothing here to act on: optimizer.offload = {}; the CPU's memory "
         "is the host's.",
-        config_.optimizer.offload);
+        word(config_.optimizer.offload));
   if (config_.parallelism.expert_overlap && !engine.overlaps_experts())
     log::warning(
         "Accepted, with nothing here to act on: parallelism.expert_overlap; it is for GPUs and the "
@@ -97,13 +97,12 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
                                                 args_.moe.skew_percent, args_.moe.top_k)
                               : args_.moe.force_load_balance ? "forced balance"
                                                              : "learned";
-  return text +
-         fmt::format(
-             "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
-             "activations {}; recompute {}",
-             args_.numerics.family == NumericsFamily::torchtitan ? "torchtitan" : "huggingface",
-             attention, t.seed.value_or(0), routing, engine.dispatcher().name(),
-             t.mixed_precision_param, config_.activation_checkpoint.mode);
+  return text + fmt::format(
+                    "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
+                    "activations {}; recompute {}",
+                    word(args_.numerics.family), attention, t.seed.value_or(0), routing,
+                    engine.dispatcher().name(), word(t.mixed_precision_param),
+                    word(config_.activation_checkpoint.mode));
 }
 
 void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {
