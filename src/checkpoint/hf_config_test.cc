@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "checkpoint/hf_test_model.h"
+#include "checkpoint/hf_model_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {

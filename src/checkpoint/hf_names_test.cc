@@ -5,7 +5,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "checkpoint/hf_test_model.h"
+#include "checkpoint/hf_model_test.h"
 #include "tensor/safetensors.h"
 #include "test/test_tensor.h"
 

@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/philox.h"
+#include "checkpoint/hf_model_test.h"
 #include "checkpoint/hf_names.h"
-#include "checkpoint/hf_test_model.h"
 #include "test/test_tensor.h"
 
 namespace nereus {

@@ -14,6 +14,7 @@
 #include "ops/elementwise.h"
 #include "parallel/rank_world.h"
 #include "pipeline/stage_split.h"
+#include "test/small_models.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -24,30 +25,7 @@ constexpr int kVocabulary = 40;
 constexpr uint64_t kSeed = 32;
 
 // Eight blocks, eight experts, everything the family has; balancing on.
-ModelArgs model() {
-  ModelArgs a;
-  a.max_seq_len = kSequence;
-  a.vocab_size = kVocabulary;
-  a.dim = 24;
-  a.inter_dim = 40;
-  a.moe_inter_dim = 16;
-  a.n_layers = 8;
-  a.n_dense_layers = 4;
-  a.n_heads = 4;
-  a.q_lora_rank = 12;
-  a.kv_lora_rank = 8;
-  a.qk_nope_head_dim = 8;
-  a.qk_rope_head_dim = 4;
-  a.v_head_dim = 8;
-  a.moe = {.num_experts = 8,
-           .num_shared_experts = 1,
-           .top_k = 2,
-           .score_func = ScoreFunction::sigmoid,
-           .route_norm = true,
-           .route_scale = 2.5,
-           .score_before_experts = false};
-  return a;
-}
+ModelArgs model() { return test::eight_blocks(); }
 
 struct Layout {
   MeshDegrees degrees;

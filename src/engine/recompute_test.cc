@@ -9,6 +9,7 @@
 #include "comm/thread_ranks.h"
 #include "engine/step_runner.h"
 #include "parallel/rank_world.h"
+#include "test/small_models.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -17,30 +18,12 @@ namespace {
 constexpr int64_t kRows = 2, kSequence = 12, kTokens = kRows * kSequence;
 constexpr int32_t kEnd = 1;
 
-// A dense block and two of experts; without q_lora as in TorchTitan's debugmodel and 16B.
+// Without q_lora as in TorchTitan's debugmodel and 16B; a vocabulary that two ranks can share.
 ModelArgs model(bool q_lora, NumericsFamily family) {
-  ModelArgs a;
-  a.max_seq_len = kSequence;
+  ModelArgs a = test::causal(test::three_blocks());
+  if (!q_lora) a = test::without_q_lora(a);
   a.vocab_size = 38;
-  a.dim = 24;
-  a.inter_dim = 40;
-  a.moe_inter_dim = 16;
-  a.n_layers = 3;
-  a.n_dense_layers = 1;
-  a.n_heads = 2;
-  a.q_lora_rank = q_lora ? 12 : 0;
-  a.kv_lora_rank = 8;
-  a.qk_nope_head_dim = 8;
-  a.qk_rope_head_dim = 4;
-  a.v_head_dim = 8;
   set_family(a, family);
-  a.moe = {.num_experts = 4,
-           .num_shared_experts = 1,
-           .top_k = 2,
-           .score_func = ScoreFunction::sigmoid,
-           .route_norm = true,
-           .route_scale = 2.5,
-           .score_before_experts = false};
   return a;
 }
 

@@ -10,6 +10,7 @@
 #include "ops/elementwise.h"
 #include "ops/step.h"
 #include "parallel/rank_world.h"
+#include "test/small_models.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -92,21 +93,7 @@ std::vector<std::byte> state(Engine& engine, Stream& stream) {
 }
 
 TEST(Optimizer, AStepThatDoesNotCountAndThoseBehindItChangeNothing) {
-  ModelArgs args;
-  args.max_seq_len = 8;
-  args.vocab_size = 32;
-  args.dim = 16;
-  args.inter_dim = 24;
-  args.moe_inter_dim = 8;
-  args.n_layers = 2;
-  args.n_dense_layers = 1;
-  args.n_heads = 2;
-  args.kv_lora_rank = 8;
-  args.qk_nope_head_dim = 8;
-  args.qk_rope_head_dim = 4;
-  args.v_head_dim = 8;
-  args.moe.num_experts = 4;
-  args.moe.top_k = 2;
+  const ModelArgs args = test::without_q_lora(test::two_blocks());
   Stream stream(Device::cpu(), &test::pool());
   Engine engine(args, stream, {.compute = DType::bf16, .rows = 2, .sequence = 8, .eos_id = 1});
   engine.store().initialize(stream, 1);

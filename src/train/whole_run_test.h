@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
+#include "test/small_models.h"
 #include "test/test_tensor.h"
 #include "train/trainer.h"
 
@@ -14,36 +15,15 @@ namespace nereus::test {
 
 using Arguments = std::vector<std::string>;
 
-// Of a command line; what comes behind wins. Three layers of experts behind a dense one.
-inline Arguments small_model(const std::string& folder) {
-  return {"--model.flavor=671B",
-          "--model_overrides.vocab_size=64",
-          "--model_overrides.dim=32",
-          "--model_overrides.inter_dim=48",
-          "--model_overrides.moe_inter_dim=16",
-          "--model_overrides.n_layers=4",
-          "--model_overrides.n_dense_layers=1",
-          "--model_overrides.n_heads=2",
-          "--model_overrides.num_experts=4",
-          "--model_overrides.top_k=2",
-          "--model_overrides.q_lora_rank=16",
-          "--model_overrides.kv_lora_rank=16",
-          "--model_overrides.qk_nope_head_dim=8",
-          "--model_overrides.qk_rope_head_dim=8",
-          "--model_overrides.v_head_dim=8",
-          "--model_overrides.attn_mask_type=causal",
-          "--training.dataset=random",
-          "--training.local_batch_size=2",
-          "--training.seq_len=16",
-          "--training.steps=3",
-          "--training.mixed_precision_param=float32",
-          "--metrics.log_freq=1",
-          "--job.dump_folder=" + folder};
-}
-
 inline Arguments operator+(Arguments a, const Arguments& more) {
   a.insert(a.end(), more.begin(), more.end());
   return a;
+}
+
+// Of a command line; what comes behind wins.
+inline Arguments small_model(const std::string& folder) {
+  return small_run() +
+         Arguments{"--training.steps=3", "--metrics.log_freq=1", "--job.dump_folder=" + folder};
 }
 
 // As `nereus train ARGUMENTS --nproc RANKS` does on the CPU.

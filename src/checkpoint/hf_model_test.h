@@ -1,45 +1,15 @@
-// The golden hf_tiny/v3 model's sizes and its parameters in memory, for the tests of this layer.
+// A model's parameters in memory, for the tests of this layer.
 #pragma once
 
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "config/model_args.h"
 #include "model/parameters.h"
 #include "parallel/parameter_store.h"
+#include "test/small_models.h"
 
 namespace nereus::test {
-
-inline ModelArgs hf_tiny_v3() {
-  ModelArgs a;
-  a.numerics = numerics_of(NumericsFamily::huggingface);
-  a.vocab_size = 512;
-  a.dim = 64;
-  a.inter_dim = 96;
-  a.moe_inter_dim = 32;
-  a.n_layers = 3;
-  a.n_dense_layers = 1;
-  a.n_heads = 4;
-  a.norm_eps = 1e-6;
-  a.moe.num_experts = 8;
-  a.moe.num_shared_experts = 2;
-  a.moe.top_k = 3;
-  a.moe.route_norm = true;
-  a.moe.route_scale = 2.5;
-  a.n_expert_groups = 4;
-  a.n_limited_groups = 2;
-  a.q_lora_rank = 32;
-  a.kv_lora_rank = 16;
-  a.qk_nope_head_dim = 16;
-  a.qk_rope_head_dim = 8;
-  a.v_head_dim = 16;
-  a.hf_yarn = true;
-  a.hf_mscale_given = true;
-  a.hf_mscale_all_dim = 1;
-  a.eos_id = 1;
-  return a;
-}
 
 // Every parameter and expert bias of a model, poisoned with NaN. A dim 1 (or 0) twice as long as
 // the parameter's stands for fused storage: what lies between must stay poisoned.
