@@ -2,53 +2,28 @@
 
 #include <gtest/gtest.h>
 
+#include "model/layer_test.h"
 #include "parallel/parameter_store.h"
-#include "test/test_tensor.h"
+#include "test/small_models.h"
 
 namespace nereus {
 namespace {
 
 constexpr int64_t kSequence = 24, kTokens = 2 * kSequence;
 
-ModelArgs small_args() {
-  ModelArgs args;
-  args.vocab_size = 32;
-  args.dim = 16;
-  args.inter_dim = 24;
-  args.moe_inter_dim = 8;
-  args.n_layers = 2;
-  args.n_dense_layers = 1;
-  args.n_heads = 2;
-  args.q_lora_rank = 8;
-  args.kv_lora_rank = 8;
-  args.qk_nope_head_dim = 8;
-  args.qk_rope_head_dim = 4;
-  args.v_head_dim = 8;
-  args.max_seq_len = kSequence;
-  args.moe.num_experts = 4;
-  args.moe.num_shared_experts = 1;
-  args.moe.top_k = 2;
-  return args;
-}
-
 // One block with everything around it that it needs, on the CPU.
 class OneBlock {
  public:
   OneBlock(int64_t layer, const Recompute& recompute)
-      : stream_(Device::cpu(), &test::pool()),
-        layout_(model_layout(args_)),
+      : layout_(model_layout(args_)),
         store_(Device::cpu(), layout_.tensors, {}),
         dispatcher_(args_.moe.num_experts),
-        cos_(test::Tensor(Device::cpu(), DType::f32, {kSequence, 2}).fill_normal(1)),
-        sin_(test::Tensor(Device::cpu(), DType::f32, {kSequence, 2}).fill_normal(2)),
-        memory_(Device::cpu(), 3 * kBytes, "a test"),
-        input_("input", memory_.data(), kBytes),
-        weight_("weight", memory_.data() + kBytes, kBytes),
-        scratch_("scratch", memory_.data() + 2 * kBytes, kBytes),
+        cos_(test::normal(1, {kSequence, 2})),
+        sin_(test::normal(2, {kSequence, 2})),
         handles_(layout_.blocks[static_cast<size_t>(layer)]),
         block_(args_, layer, {cos_, sin_},
                {.tp = tp_, .expert_tp = tp_, .keys = tp_, .dispatcher = dispatcher_}, recompute) {
-    store_.initialize(stream_, 3);
+    store_.initialize(memory_.stream(), 3);
   }
 
   struct Outcome {
@@ -59,19 +34,14 @@ class OneBlock {
   // Forward, then both backward passes: at once or one after the other.
   Outcome run(bool at_once) {
     const Shape shape{kTokens, args_.dim};
-    const auto tensor = [&](uint64_t seed) {
-      return test::Tensor(Device::cpu(), DType::f32, shape).fill_normal(seed);
-    };
-    const auto integers = [](auto f) {
-      std::vector<double> values;
-      for (int64_t t = 0; t < kTokens; ++t) values.push_back(static_cast<double>(f(t)));
-      test::Tensor out(Device::cpu(), DType::i32, {kTokens});
-      out.set(values);
-      return out;
-    };
-    const auto positions = integers([](int64_t t) { return t % kSequence; });
-    const auto first_key = integers([](int64_t t) { return t - t % kSequence; });
-    const auto x = tensor(4), dy = tensor(5), y = tensor(6), dx = tensor(7);
+    std::vector<double> position, first;
+    for (int64_t t = 0; t < kTokens; ++t) {
+      position.push_back(static_cast<double>(t % kSequence));
+      first.push_back(static_cast<double>(t - t % kSequence));
+    }
+    const auto positions = test::integers(position), first_key = test::integers(first);
+    const auto x = test::normal(4, shape), dy = test::normal(5, shape), y = test::poisoned(shape),
+               dx = test::poisoned(shape);
     const auto load = test::Tensor(Device::cpu(), DType::i64, {args_.moe.num_experts}).fill(0);
     const Microbatch mb{.ids = positions,
                         .labels = positions,
@@ -80,7 +50,11 @@ class OneBlock {
                         .sequence = kSequence};
     const auto weights = handles_.map([&](TensorHandle h) { return store_.weight(h); });
     const auto grads = handles_.map([&](TensorHandle h) { return store_.gradient(h); });
-    Context ctx{stream_, input_, weight_, scratch_};
+    // What neither way writes must not be equal: nothing here has a number before.
+    memory_.reset();
+    const TensorView all = store_.gradients();
+    std::memset(all.data, 0xff, static_cast<size_t>(all.bytes()));
+    Context ctx = memory_.context();
     Block::Saved saved;
     Block::Pending pending;
     block_.forward(ctx, weights, mb, {.load = load}, x, y, saved);
@@ -88,29 +62,26 @@ class OneBlock {
       block_.backward(ctx, weights, mb, dy, dx, saved, pending, grads);
     } else {
       block_.backward_input(ctx, weights, mb, dy, dx, saved, pending, grads);
-      input_.release(0);
+      memory_.release_input();
       block_.backward_weight(ctx, saved, pending, grads);
     }
     Outcome out{y.values(), dx.values(), {}};
-    const TensorView all = store_.gradients();
-    for (int64_t i = 0; i < all.count(); ++i)
-      out.gradients.push_back(static_cast<double>(all.as<float>()[i]));
-    input_.release(0);
-    weight_.release(0);
+    grads.map([&](const TensorView& g) {
+      for (int64_t i = 0; g && i < g.count(); ++i)
+        out.gradients.push_back(double{g.as<float>()[i]});
+      return 0;
+    });
     return out;
   }
 
  private:
-  static constexpr int64_t kBytes = 4 << 20;
-  ModelArgs args_ = small_args();
-  Stream stream_;
+  ModelArgs args_ = test::two_blocks();
+  test::LayerMemory memory_;
   ModelLayout layout_;
   ParameterStore store_;
   IdentityRegion tp_;
   LocalDispatcher dispatcher_;
   test::Tensor cos_, sin_;
-  Buffer memory_;
-  Arena input_, weight_, scratch_;
   BlockTensors<TensorHandle> handles_;
   Block block_;
 };
@@ -124,9 +95,12 @@ TEST(Block, BackwardAtOnceAndInTwoPassesGiveTheSameBits) {
       OneBlock block(layer, recompute);
       const OneBlock::Outcome apart = block.run(false), at_once = block.run(true);
       EXPECT_TRUE(apart == at_once) << "layer " << layer;
-      double sum = 0;
-      for (const double g : at_once.gradients) sum += std::abs(g);
-      EXPECT_GT(sum, 0);
+      for (const auto* values : {&at_once.y, &at_once.dx, &at_once.gradients}) {
+        double sum = 0;
+        for (const double v : *values) sum += std::abs(v);
+        EXPECT_TRUE(std::isfinite(sum)) << "an element was not written";
+        EXPECT_GT(sum, 0);
+      }
     }
   }
 }

@@ -5,8 +5,8 @@
 
 #include <functional>
 
+#include "model/layer_test.h"
 #include "model/moe.h"
-#include "test/test_tensor.h"
 
 namespace nereus {
 namespace {
@@ -67,9 +67,8 @@ class LateDispatcher final : public TokenDispatcher, public SideStream {
 constexpr int64_t kTokens = 16, kDim = 24, kExperts = 8, kWidth = 16;
 
 Tensor random(uint64_t seed, const Shape& shape, double std = 0.3) {
-  return Tensor(Device::cpu(), DType::f32, shape).fill_normal(seed, 0, std);
+  return test::normal(seed, shape, std);
 }
-Tensor nan(const Shape& shape) { return Tensor(Device::cpu(), DType::f32, shape).poison(); }
 
 struct Case {
   bool scores_first, at_once;
@@ -91,19 +90,14 @@ std::vector<std::vector<double>> run(const Case& c, TokenDispatcher& dispatcher,
   std::vector<Tensor> out;
   for (const Shape& s : {gate.shape(), up.shape(), down.shape(), shared_up.shape(),
                          shared_down.shape(), x.shape(), x.shape()})
-    out.push_back(nan(s));
+    out.push_back(test::poisoned(s));
   const Moe::Grads grads{out[0], out[1], out[2], {out[3], out[4]}};
   const Tensor tokens = Tensor(Device::cpu(), DType::i32, {kTokens}).fill(0);
   const Tensor load = Tensor(Device::cpu(), DType::i64, {kExperts}).fill(0);
   const Microbatch mb{.ids = tokens, .labels = tokens, .positions = tokens, .first_key = tokens};
 
-  Stream stream(Device::cpu(), &test::pool());
-  const Buffer memory[] = {{Device::cpu(), 1 << 20, "input"},
-                           {Device::cpu(), 1 << 20, "weight"},
-                           {Device::cpu(), 1 << 20, "scratch"}};
-  Arena input = memory[0].arena("input"), weight = memory[1].arena("weight"),
-        scratch = memory[2].arena("scratch");
-  Context ctx{stream, input, weight, scratch};
+  test::LayerMemory memory;
+  Context ctx = memory.context();
   IdentityRegion region;
   const Moe moe(args, dispatcher, region, region, side, c.recompute, 0);
   Moe::Saved saved;
@@ -118,7 +112,10 @@ std::vector<std::vector<double>> run(const Case& c, TokenDispatcher& dispatcher,
     moe.backward_weight(ctx, saved, pending, grads);
   }
   std::vector<std::vector<double>> values;
-  for (const Tensor& t : out) values.push_back(t.values());
+  for (const Tensor& t : out) {
+    values.push_back(t.values());
+    for (const double v : values.back()) EXPECT_TRUE(std::isfinite(v)) << "not written";
+  }
   return values;
 }
 
