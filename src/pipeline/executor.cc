@@ -188,6 +188,15 @@ Arena Executor::part(int64_t offset, int64_t bytes, const char* name) const {
   return arena;
 }
 
+int64_t Executor::peak_bytes() const {
+  if (shared_ > 0) return scratch_.shared_peak_bytes();
+  int64_t sum = scratch_.peak_bytes();
+  for (const auto& l : stages_)
+    for (const auto& slot : l.memory)
+      for (const Arena& arena : slot->arenas) sum += arena.peak_bytes();
+  return sum;
+}
+
 Executor::Slot& Executor::take_slot(int stage, int microbatch) {
   Local& l = local(stage);
   const auto n = static_cast<size_t>(l.slots.take(microbatch));

@@ -67,6 +67,9 @@ class Executor {
 
   void set_observer(Observer* observer) { observer_ = observer; }  // of run(); null: none
   const Memory& memory() const { return memory_; }
+  // What the arenas of the passes done so far have held at most: memory().total without its edges,
+  // once every slot has had a microbatch.
+  int64_t peak_bytes() const;
   // Between steps, after what layers need has changed: waits for the stream, gives back what there
   // is, measures again and makes it anew.
   void make_memory();
