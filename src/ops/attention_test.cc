@@ -1,19 +1,16 @@
-#include "ops/attention.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "base/philox.h"
-#include "test/test_tensor.h"
+#include "ops/attention_judge_test.h"
 
 namespace nereus::ops {
 namespace {
 
-struct Case {
+struct Case : AttentionSizes {
   Device device;
   DType dtype;
-  int64_t B, S, H, Dqk, Dv;
   AttentionMask mask;
   uint32_t document = 10;  // tokens, on average
 };
@@ -31,94 +28,26 @@ std::vector<Case> cases() {
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const AttentionMask mask : {AttentionMask::causal, AttentionMask::document})
         for (const auto& [B, S, H, Dqk, Dv] : sizes)
-          out.push_back({device, dtype, B, S, H, Dqk, Dv, mask});
+          out.push_back({{B, S, H, Dqk, Dv}, device, dtype, mask});
   // Documents within, over and across the tiles of a GPU's kernel.
   const int64_t wide[][5] = {{1, 1000, 2, 192, 128}, {3, 127, 3, 64, 64}, {2, 513, 1, 128, 72}};
   for (const Device device : test::devices())
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const uint32_t document : {3u, 60u, 300u})
         for (const auto& [B, S, H, Dqk, Dv] : wide)
-          out.push_back({device, dtype, B, S, H, Dqk, Dv, AttentionMask::document, document});
+          out.push_back({{B, S, H, Dqk, Dv}, device, dtype, AttentionMask::document, document});
   return out;
 }
-
-// A [B, H, S] tensor's values in the order [T, H].
-std::vector<double> by_token(const test::Tensor& x) {
-  const int64_t B = x.shape()[0], H = x.shape()[1], S = x.shape()[2];
-  const auto values = x.values();
-  std::vector<double> out;
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t t = 0; t < S; ++t)
-      for (int64_t h = 0; h < H; ++h)
-        out.push_back(values[static_cast<size_t>((b * H + h) * S + t)]);
-  return out;
-}
-
-// Everything in double, from the formulas of the header.
-struct Judge {
-  Judge(const Case& c, const std::vector<double>& q, const std::vector<double>& k,
-        const std::vector<double>& v, const std::vector<double>& dout,
-        const std::vector<double>& first, double scale)
-      : o(dout.size()),
-        lse(static_cast<size_t>(c.B * c.S * c.H)),
-        dq(q.size()),
-        dk(k.size()),
-        dv(v.size()) {
-    const int64_t T = c.B * c.S;
-    const auto at = [&](int64_t t, int64_t h, int64_t d, int64_t D) {
-      return static_cast<size_t>((t * c.H + h) * D + d);
-    };
-    for (int64_t h = 0; h < c.H; ++h) {
-      for (int64_t t = 0; t < T; ++t) {
-        const auto begin = static_cast<int64_t>(first[static_cast<size_t>(t)]);
-        std::vector<double> p(static_cast<size_t>(t + 1 - begin)), dp(p.size());
-        double sum = 0, top = -1e300;
-        for (int64_t j = begin; j <= t; ++j) {
-          double score = 0;
-          for (int64_t d = 0; d < c.Dqk; ++d)
-            score += q[at(t, h, d, c.Dqk)] * k[at(j, h, d, c.Dqk)];
-          p[static_cast<size_t>(j - begin)] = score * scale;
-          top = std::max(top, score * scale);
-        }
-        for (double& x : p) sum += x = std::exp(x - top);
-        for (double& x : p) x /= sum;
-        lse[static_cast<size_t>(t * c.H + h)] = top + std::log(sum);
-        double delta = 0;
-        for (int64_t j = begin; j <= t; ++j) {
-          const double pj = p[static_cast<size_t>(j - begin)];
-          for (int64_t d = 0; d < c.Dv; ++d) {
-            o[at(t, h, d, c.Dv)] += pj * v[at(j, h, d, c.Dv)];
-            dv[at(j, h, d, c.Dv)] += pj * dout[at(t, h, d, c.Dv)];
-            dp[static_cast<size_t>(j - begin)] += dout[at(t, h, d, c.Dv)] * v[at(j, h, d, c.Dv)];
-          }
-          delta += pj * dp[static_cast<size_t>(j - begin)];
-        }
-        for (int64_t j = begin; j <= t; ++j) {
-          const double ds = p[static_cast<size_t>(j - begin)] *
-                            (dp[static_cast<size_t>(j - begin)] - delta) * scale;
-          for (int64_t d = 0; d < c.Dqk; ++d) {
-            dq[at(t, h, d, c.Dqk)] += ds * k[at(j, h, d, c.Dqk)];
-            dk[at(j, h, d, c.Dqk)] += ds * q[at(t, h, d, c.Dqk)];
-          }
-        }
-      }
-    }
-  }
-  std::vector<double> o, lse, dq, dk, dv;
-};
 
 class AttentionTest : public testing::TestWithParam<Case> {};
 
 TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
   const Case& c = GetParam();
   const int64_t T = c.B * c.S;
-  const auto tensor = [&](int64_t D, uint64_t seed) {
-    return test::Tensor(c.device, c.dtype, {T, c.H, D}).fill_normal(seed);
-  };
-  const auto q = tensor(c.Dqk, 1), k = tensor(c.Dqk, 2), dout = tensor(c.Dv, 4);
-  // v lies in the right half of a wider tensor, as in the model.
-  const auto kv = tensor(2 * c.Dv, 3);
-  const TensorView v = kv.view().columns(c.Dv, 2 * c.Dv);
+  const AttentionTensors x(c.device, c.dtype, c);
+  // v and dv lie in the right half of a wider tensor, as in the model.
+  const auto kv = AttentionTensors::normal(c.device, c.dtype, {T, c.H, 2 * c.Dv}, 3),
+             dkv = AttentionTensors::poisoned(c.device, c.dtype, {T, c.H, 2 * c.Dv});
   std::vector<double> v_values;
   {
     const auto all = kv.values();
@@ -142,45 +71,21 @@ TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
                       .mask = c.mask});
 
   const double scale = 1 / std::sqrt(static_cast<double>(c.Dqk));
-  const auto o = test::Tensor(c.device, c.dtype, {T, c.H, c.Dv}).poison();
-  const auto lse = test::Tensor(c.device, DType::f32, {c.B, c.H, c.S}).poison();
-  attention_forward(s, {.o = o,
-                        .lse = lse,
-                        .q = q,
-                        .k = k,
-                        .v = v,
-                        .first_key = first,
-                        .sequence = c.S,
-                        .scale = static_cast<float>(scale),
-                        .mask = c.mask});
-  const auto dq = test::Tensor(c.device, c.dtype, {T, c.H, c.Dqk}).poison();
-  const auto dk = test::Tensor(c.device, c.dtype, {T, c.H, c.Dqk}).poison();
-  const auto dkv = test::Tensor(c.device, c.dtype, {T, c.H, 2 * c.Dv}).poison();
-  const auto delta = test::Tensor(c.device, DType::f32, {c.B, c.H, c.S}).poison();
-  attention_backward(s, {.dq = dq,
-                         .dk = dk,
-                         .dv = dkv.view().columns(c.Dv, 2 * c.Dv),
-                         .delta = delta,
-                         .dout = dout,
-                         .o = o,
-                         .lse = lse,
-                         .q = q,
-                         .k = k,
-                         .v = v,
-                         .first_key = first,
-                         .sequence = c.S,
-                         .scale = static_cast<float>(scale),
-                         .mask = c.mask});
+  AttentionCall call = x.call(first, static_cast<float>(scale));
+  call.v = kv.view().columns(c.Dv, 2 * c.Dv);
+  call.dv = dkv.view().columns(c.Dv, 2 * c.Dv);
+  call.mask = c.mask;
+  call.both(s);
   s.synchronize();
 
-  const auto first_values = first.values();
-  const Judge want(c, q.values(), k.values(), v_values, dout.values(), first_values, scale);
+  const AttentionJudge want(c, x.q.values(), x.k.values(), v_values, x.dout.values(),
+                            first.values(), scale);
   // Sums over S and D of rounded numbers; bf16 rounds o, which delta is made from, too.
   const double tolerance = c.dtype == DType::f32 ? 2e-6 : 0.02;
-  EXPECT_LT(test::normwise_error(o.values(), want.o), tolerance);
-  EXPECT_LT(test::normwise_error(by_token(lse), want.lse), c.dtype == DType::f32 ? 1e-6 : 1e-5);
-  EXPECT_LT(test::normwise_error(dq.values(), want.dq), 2 * tolerance + 1e-9);
-  EXPECT_LT(test::normwise_error(dk.values(), want.dk), 2 * tolerance + 1e-9);
+  EXPECT_LT(test::normwise_error(x.o.values(), want.o), tolerance);
+  EXPECT_LT(test::normwise_error(by_token(x.lse), want.lse), c.dtype == DType::f32 ? 1e-6 : 1e-5);
+  EXPECT_LT(test::normwise_error(x.dq.values(), want.dq), 2 * tolerance + 1e-9);
+  EXPECT_LT(test::normwise_error(x.dk.values(), want.dk), 2 * tolerance + 1e-9);
   std::vector<double> dv_values;
   const auto all = dkv.values();
   for (size_t i = 0; i < all.size(); ++i) {
@@ -250,22 +155,15 @@ TEST(DocumentBounds, FindsTheStartOfLongDocuments) {
 // A long sequence in 4 MiB of scratch a thread: no S x S matrix can be there.
 TEST(Attention, ALongSequenceNeedsNoSquareMatrix) {
   constexpr int64_t kS = 4096, kD = 16;
-  const auto q = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).fill_normal(1);
-  const auto v = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).fill(1);
-  auto first = test::Tensor(Device::cpu(), DType::i32, {kS}).fill(0);
-  const auto o = test::Tensor(Device::cpu(), DType::f32, {kS, 1, kD}).poison();
-  const auto lse = test::Tensor(Device::cpu(), DType::f32, {1, 1, kS}).poison();
+  AttentionTensors x(Device::cpu(), DType::f32, {1, kS, 1, kD, kD});
+  x.v.fill(1);
+  const auto first = test::Tensor(Device::cpu(), DType::i32, {kS}).fill(0);
   Stream s = test::stream(Device::cpu());
-  attention_forward(s, {.o = o,
-                        .lse = lse,
-                        .q = q,
-                        .k = q,
-                        .v = v,
-                        .first_key = first,
-                        .sequence = kS,
-                        .scale = 0.25f});
-  const auto got = o.values();
-  for (const double x : got) ASSERT_NEAR(x, 1, 1e-5);  // a mean of ones
+  AttentionCall call = x.call(first, 0.25f);
+  call.k = x.q;
+  call.forward(s);
+  const auto got = x.o.values();
+  for (const double o : got) ASSERT_NEAR(o, 1, 1e-5);  // a mean of ones
 }
 
 // What a test of attention needs, small: every tensor a view into a wider one, poisoned beside it.
@@ -311,30 +209,23 @@ TEST(Attention, WorksOnStridedHeadsAndWritesNothingElse) {
     auto first = test::Tensor(Device::cpu(), DType::i32, {T});
     first.fill(0);
     Stream s = test::stream(Device::cpu());
-    attention_forward(s, {.o = o.view(),
-                          .lse = lse,
-                          .q = q.view(),
-                          .k = k.view(),
-                          .v = v.view(),
-                          .first_key = first,
-                          .sequence = T,
-                          .scale = 0.3f});
-    attention_backward(s, {.dq = dq.view(),
-                           .dk = dk.view(),
-                           .dv = dv.view(),
-                           .delta = delta,
-                           .dout = dout.view(),
-                           .o = o.view(),
-                           .lse = lse,
-                           .q = q.view(),
-                           .k = k.view(),
-                           .v = v.view(),
-                           .first_key = first,
-                           .sequence = T,
-                           .scale = 0.3f});
-    const Case c{Device::cpu(), dtype, 1, T, H, Dqk, Dv, AttentionMask::causal};
-    const Judge want(c, q.values(false), k.values(false), v.values(false), dout.values(false),
-                     std::vector<double>(T, 0), static_cast<double>(0.3f));
+    AttentionCall{.o = o.view(),
+                  .lse = lse,
+                  .dq = dq.view(),
+                  .dk = dk.view(),
+                  .dv = dv.view(),
+                  .delta = delta,
+                  .q = q.view(),
+                  .k = k.view(),
+                  .v = v.view(),
+                  .dout = dout.view(),
+                  .first_key = first,
+                  .sequence = T,
+                  .scale = 0.3f}
+        .both(s);
+    const AttentionJudge want({1, T, H, Dqk, Dv}, q.values(false), k.values(false), v.values(false),
+                              dout.values(false), std::vector<double>(T, 0),
+                              static_cast<double>(0.3f));
     const double tolerance = dtype == DType::f32 ? 2e-6 : 0.02;
     EXPECT_LT(test::normwise_error(o.values(true), want.o), tolerance);
     EXPECT_LT(test::normwise_error(by_token(lse), want.lse), 1e-5);
@@ -351,44 +242,16 @@ struct Outcome {
 Outcome run_attention(ThreadPool& pool, DType dtype, int64_t B, int64_t S, int64_t H, int64_t D,
                       double std, AttentionMask mask) {
   const int64_t T = B * S;
-  const auto random = [&](uint64_t seed) {
-    auto t = test::Tensor(Device::cpu(), dtype, {T, H, D});
-    t.fill_normal(seed, 0, std);
-    return t;
-  };
-  const auto q = random(1), k = random(2), v = random(3), dout = random(4);
-  const auto o = random(5), dq = random(6), dk = random(7), dv = random(8);
-  const test::Tensor lse(Device::cpu(), DType::f32, {B, H, S}),
-      delta(Device::cpu(), DType::f32, {B, H, S});
+  const AttentionTensors x(Device::cpu(), dtype, {B, S, H, D, D}, std);
   auto first = test::Tensor(Device::cpu(), DType::i32, {T});
   for (int64_t t = 0; t < T; ++t)
     first.view().as<int32_t>()[t] =
         static_cast<int32_t>(mask == AttentionMask::causal ? t - t % S : t - t % S % 37);
   Stream s(Device::cpu(), &pool);
-  attention_forward(s, {.o = o,
-                        .lse = lse,
-                        .q = q,
-                        .k = k,
-                        .v = v,
-                        .first_key = first,
-                        .sequence = S,
-                        .scale = 0.25f,
-                        .mask = mask});
-  attention_backward(s, {.dq = dq,
-                         .dk = dk,
-                         .dv = dv,
-                         .delta = delta,
-                         .dout = dout,
-                         .o = o,
-                         .lse = lse,
-                         .q = q,
-                         .k = k,
-                         .v = v,
-                         .first_key = first,
-                         .sequence = S,
-                         .scale = 0.25f,
-                         .mask = mask});
-  return {o.values(), by_token(lse), dq.values(), dk.values(), dv.values()};
+  AttentionCall call = x.call(first, 0.25f);
+  call.mask = mask;
+  call.both(s);
+  return {x.o.values(), by_token(x.lse), x.dq.values(), x.dk.values(), x.dv.values()};
 }
 
 TEST(Attention, GivesTheSameBitsOnAnyNumberOfThreads) {
@@ -432,51 +295,24 @@ TEST(Attention, LargeScoresAreSoftenedInAnyOrder) {
 // sum(o * dout), whose error is the third derivative's and that of f32, about 1e-3 at this step.
 TEST(Attention, GradientsAgreeWithFiniteDifferences) {
   constexpr int64_t T = 60, H = 1, D = 4;
-  const auto random = [&](uint64_t seed) {
-    auto t = test::Tensor(Device::cpu(), DType::f32, {T, H, D});
-    t.fill_normal(seed);
-    return t;
-  };
-  auto q = random(1), k = random(2), v = random(3);
-  const auto dout = random(4), o = random(5), dq = random(6), dk = random(7), dv = random(8);
-  const test::Tensor lse(Device::cpu(), DType::f32, {1, H, T}),
-      delta(Device::cpu(), DType::f32, {1, H, T});
+  AttentionTensors x(Device::cpu(), DType::f32, {1, T, H, D, D});
   auto first = test::Tensor(Device::cpu(), DType::i32, {T});
   for (int64_t t = 0; t < T; ++t) first.view().as<int32_t>()[t] = t < 25 ? 0 : 25;
   Stream s = test::stream(Device::cpu());
+  AttentionCall call = x.call(first, 0.5f);
+  call.mask = AttentionMask::document;
   const auto value = [&] {
-    attention_forward(s, {.o = o,
-                          .lse = lse,
-                          .q = q,
-                          .k = k,
-                          .v = v,
-                          .first_key = first,
-                          .sequence = T,
-                          .scale = 0.5f,
-                          .mask = AttentionMask::document});
+    call.forward(s);
     double sum = 0;
-    for (int64_t i = 0; i < T * H * D; ++i) sum += o[i] * dout[i];
+    for (int64_t i = 0; i < T * H * D; ++i) sum += x.o[i] * x.dout[i];
     return sum;
   };
   value();
-  attention_backward(s, {.dq = dq,
-                         .dk = dk,
-                         .dv = dv,
-                         .delta = delta,
-                         .dout = dout,
-                         .o = o,
-                         .lse = lse,
-                         .q = q,
-                         .k = k,
-                         .v = v,
-                         .first_key = first,
-                         .sequence = T,
-                         .scale = 0.5f,
-                         .mask = AttentionMask::document});
+  call.backward(s);
   constexpr float kStep = 0x1p-7f;
-  const auto compare = [&](test::Tensor& x, const test::Tensor& gradient, const char* name) {
+  const auto compare = [&](test::Tensor& of, const test::Tensor& gradient, const char* name) {
     for (const int64_t i : {0, 1, 50, 96, 99, 100, 101, 170, 239}) {
-      float& element = x.view().as<float>()[i];
+      float& element = of.view().as<float>()[i];
       const float saved = element;
       element = saved + kStep;
       const double above = value();
@@ -487,9 +323,9 @@ TEST(Attention, GradientsAgreeWithFiniteDifferences) {
           << name << " " << i;
     }
   };
-  compare(q, dq, "dq");
-  compare(k, dk, "dk");
-  compare(v, dv, "dv");
+  compare(x.q, x.dq, "dq");
+  compare(x.k, x.dk, "dk");
+  compare(x.v, x.dv, "dv");
 }
 
 // Latent attention with absorbed projections has heads of 576 and 512.
