@@ -1,4 +1,4 @@
-#include "train/memory_table.h"
+#include "engine/memory_table.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -17,10 +17,10 @@
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
+#include "engine/engine_options.h"
+#include "engine/optimizer.h"
 #include "test/small_models.h"
 #include "test/test_tensor.h"
-#include "train/optimizer.h"
-#include "train/run_options.h"
 
 namespace nereus {
 namespace {
@@ -105,6 +105,16 @@ LoadedConfig load(const Arguments& more = {}) {
 
 RunLayout layout_of(const JobConfig& config, int64_t ranks = 1) {
   return run_layout(config, training_model_args(config), ranks);
+}
+
+MemoryTable memory_table(const JobConfig& config, const RunLayout& layout, int rank,
+                         Stream& stream) {
+  return nereus::memory_table(config, training_model_args(config), layout, rank, stream);
+}
+
+void check_fits(const JobConfig& config, const RunLayout& layout, int rank, Stream& stream,
+                double available, double host) {
+  nereus::check_fits(config, training_model_args(config), layout, rank, stream, available, host);
 }
 
 MemoryTable table_of(const JobConfig& config) {
@@ -193,21 +203,8 @@ class Rank {
   Rank(const JobConfig& config, const RunLayout& layout, const RankWorld* world)
       : stream_(Device::cpu(), &test::pool()),
         layout_(layout),
-        engine_(training_model_args(config), stream_,
-                {.compute =
-                     config.training.mixed_precision_param == "bfloat16" ? DType::bf16 : DType::f32,
-                 .rows = layout.microbatch_rows,
-                 .sequence = kSequence,
-                 .eos_id = 1,
-                 .recompute = recompute_by_block(config, training_model_args(config).n_layers),
-                 .moment_type = moment_type(config),
-                 .split_masters = config.optimizer.master_dtype == "split",
-                 .offload = offload(config, false),
-                 .world = world,
-                 .receive_bound = config.parallelism.expert_receive_bound,
-                 .dispatcher = config.parallelism.expert_dispatcher,
-                 .reshard = reshards(config),
-                 .pipeline = &layout.pipeline}) {}
+        args_(training_model_args(config)),
+        engine_(args_, stream_, engine_options(config, args_, layout_, world, false)) {}
 
   Engine& engine() { return engine_; }
   Stream& stream() { return stream_; }
@@ -232,6 +229,7 @@ class Rank {
  private:
   Stream stream_;
   RunLayout layout_;
+  ModelArgs args_;
   Engine engine_;
 };
 

@@ -48,11 +48,11 @@ TEST(Head, LossAndGradientsAreThoseOfTheFormulas) {
   for (const bool huggingface : {false, true}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       ModelArgs args;
-      args.family = huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan;
+      set_family(args, huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
       args.vocab_size = kVocabulary;
       args.dim = kDim;
       args.norm_eps = 0.5;
-      args.final_norm_eps = 0.02;
+      args.numerics.final_norm_eps = 0.02;
       const Tensor x = normal(1, {kTokens, kDim}, 1, dtype),
                    norm = normal(2, {kDim}, 0.3, DType::f32, 1),
                    output = normal(3, {kVocabulary, kDim}, 0.7, dtype),
@@ -110,7 +110,7 @@ TEST(Head, ChunksOfTokensAddUp) {
   ModelArgs args;
   args.vocab_size = V;
   args.dim = 1;
-  args.final_norm_eps = 0.5;
+  args.numerics.final_norm_eps = 0.5;
   const Tensor x = normal(1, {T, 1}), norm = normal(2, {1}, 0.3, DType::f32, 1),
                labels = test::integers({0, static_cast<double>(V - 1), 1000});
   const Buffer memory(Device::cpu(), 2 * 4 * V, "a test");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "parallel/layer_context.h"
 #include "test/test_tensor.h"
 
 namespace nereus::test {

@@ -144,7 +144,7 @@ TEST_P(MoeTest, OutputAndGradientsAreThoseOfTheFormulas) {
   args.dim = kDim;
   args.moe_inter_dim = kWidth;
   args.moe = c.moe;
-  args.family = c.huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan;
+  set_family(args, c.huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
   args.n_expert_groups = c.groups;
   args.n_limited_groups = c.limited_groups;
   const int64_t E = c.moe.num_experts, shared_width = kWidth * c.moe.num_shared_experts;

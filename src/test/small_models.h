@@ -33,7 +33,7 @@ inline ModelArgs three_blocks() {
   a.qk_nope_head_dim = 8;
   a.qk_rope_head_dim = 4;
   a.v_head_dim = 8;
-  a.attn_mask_type = "block_causal";
+  a.attn_mask_type = MaskType::block_causal;
   a.eos_id = 1;
   a.moe = {.num_experts = 4,
            .num_shared_experts = 1,
@@ -54,7 +54,7 @@ inline ModelArgs two_blocks() {
   a.moe_inter_dim = 8;
   a.n_layers = 2;
   a.q_lora_rank = 8;
-  a.attn_mask_type = "causal";
+  a.attn_mask_type = MaskType::causal;
   a.moe.route_norm = false;
   a.moe.route_scale = 1;
   a.moe.score_before_experts = true;
@@ -68,7 +68,7 @@ inline ModelArgs eight_blocks() {
   a.n_layers = 8;
   a.n_dense_layers = 4;
   a.n_heads = 4;
-  a.attn_mask_type = "causal";
+  a.attn_mask_type = MaskType::causal;
   a.moe.num_experts = 8;
   return a;
 }
@@ -119,7 +119,7 @@ inline ModelArgs without_dense_blocks(ModelArgs a) {
 }
 
 inline ModelArgs causal(ModelArgs a) {
-  a.attn_mask_type = "causal";
+  a.attn_mask_type = MaskType::causal;
   return a;
 }
 
