@@ -48,7 +48,8 @@ TEST(Head, LossAndGradientsAreThoseOfTheFormulas) {
   for (const bool huggingface : {false, true}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       ModelArgs args;
-      set_family(args, huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
+      args.numerics =
+          numerics_of(huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
       args.vocab_size = kVocabulary;
       args.dim = kDim;
       args.norm_eps = 0.5;

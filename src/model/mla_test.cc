@@ -94,7 +94,8 @@ class MlaTest : public testing::TestWithParam<Case> {};
 TEST_P(MlaTest, OutputAndGradientsAreThoseOfTheFormulas) {
   const Case& c = GetParam();
   ModelArgs args;
-  set_family(args, c.huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
+  args.numerics =
+      numerics_of(c.huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
   args.dim = kDim;
   args.n_heads = kHeads;
   args.q_lora_rank = c.q_rank;

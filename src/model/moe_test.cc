@@ -144,7 +144,8 @@ TEST_P(MoeTest, OutputAndGradientsAreThoseOfTheFormulas) {
   args.dim = kDim;
   args.moe_inter_dim = kWidth;
   args.moe = c.moe;
-  set_family(args, c.huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
+  args.numerics =
+      numerics_of(c.huggingface ? NumericsFamily::huggingface : NumericsFamily::torchtitan);
   args.n_expert_groups = c.groups;
   args.n_limited_groups = c.limited_groups;
   const int64_t E = c.moe.num_experts, shared_width = kWidth * c.moe.num_shared_experts;
