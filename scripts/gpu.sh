@@ -23,7 +23,7 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test parallel_test}
+  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test}
   # shellcheck disable=SC2086
   cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target $programs
   local program folder
@@ -129,6 +129,7 @@ run_suite() {
       ;;
     two)
       tests comm_test 200 comm_test "${FILTER:-*Nccl*:*NCCL*:*nccl*}"
+      tests launch_test 60 launch_test "${FILTER:-*Nccl*}"
       local layout
       while read -r layout; do two_layout "$layout"; done <<<"${LAYOUTS-
 --nproc=2

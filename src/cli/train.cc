@@ -15,9 +15,9 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/device_choice.h"
-#include "comm/local_processes.h"
-#include "comm/session.h"
 #include "config/load.h"
+#include "launch/local_processes.h"
+#include "launch/session.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 

@@ -3,16 +3,16 @@
 #include <cstdlib>
 #include <memory>
 
-#include "comm/child_process_test.h"
 #include "comm/communicator_test.h"
-#include "comm/control_plane.h"
 #include "comm/mpi_ranks.h"
 #include "comm/nccl_ranks.h"
-#include "comm/peers.h"
-#include "comm/session.h"
 #include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
+#include "control/control_plane.h"
+#include "control/world.h"
 #include "device/cuda_runtime.h"
+#include "test/child_process.h"
+#include "test/started_by_mpi.h"
 #include "test/test_tensor.h"
 
 namespace nereus::test {
@@ -55,14 +55,14 @@ class MpiRanks final : public Ranks {
 class SocketRanks final : public Ranks {
  public:
   const char* name() const override { return "sockets"; }
-  int most() const override { return environment_.world_size; }
+  int most() const override { return me_.world_size; }
   void run(int ranks, std::chrono::milliseconds timeout,
            FunctionRef<void(Communicator&)> work) override {
     ControlPlaneOptions options;
-    options.rank = environment_.rank;
-    options.world_size = environment_.world_size;
-    options.address = environment_.master_address;
-    options.port = environment_.master_port;
+    options.rank = me_.rank;
+    options.world_size = me_.world_size;
+    options.address = me_.address;
+    options.port = me_.port;
     options.run_id = std::to_string(++runs_);  // one world after the other at one port
     options.rendezvous_timeout = std::chrono::seconds(60);
     options.heartbeat = std::chrono::milliseconds(100);
@@ -78,7 +78,7 @@ class SocketRanks final : public Ranks {
   }
 
  private:
-  LaunchEnvironment environment_ = read_launch_environment(launch_variables(), {});
+  ChildRank me_ = this_child_rank();
   int runs_ = 0;
 };
 
@@ -94,16 +94,23 @@ class NcclRanks final : public Ranks {
   void run(int ranks, std::chrono::milliseconds timeout,
            FunctionRef<void(Communicator&)> work) override {
     if constexpr (kHasCuda) {
-      if (ranks == 1) {  // run_ranks() takes no NCCL for one
-        const auto peers = peers_in_memory(1);
-        return work(*make_nccl_world(*peers[0], 0, timeout));
-      }
+      const auto worlds = worlds_in_memory(ranks);
+      run_thread_ranks(ranks, {.timeout = timeout}, [&](Communicator& host) {
+        World& world = *worlds[static_cast<size_t>(host.rank())];
+        const auto instead = [&] {
+          if (const auto note = world.failure()) throw Error(Fault::kComm, *note);
+        };
+        const auto ranks_on_gpus = make_nccl_world(world, host.rank(), timeout);
+        try {
+          work(*ranks_on_gpus);
+        } catch (const std::exception& e) {
+          instead();
+          ranks_on_gpus->give_up(e.what());
+          throw;
+        }
+        instead();
+      });
     }
-    LaunchEnvironment launch;
-    launch.launcher = Launcher::threads;
-    launch.world_size = ranks;
-    run_ranks(launch, {.init_timeout = timeout, .device = Device::Kind::cuda},
-              [&](ThisRank& me) { work(me.world); });
   }
 };
 

@@ -15,10 +15,6 @@ namespace nereus {
 // Was this program built with MPI?
 bool has_mpi();
 
-// Was this process started by an MPI launcher, with others? Reads the launcher's variables
-// (OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK); does not start MPI.
-bool started_by_mpi();
-
 // MPI from here on; one in a process, on its main thread, and once. Without MPI in this build, an
 // Error{kConfig} that says so. When the last world has failed, the destructor ends all processes
 // of the job: MPI cannot close down among ranks that have left a collective.

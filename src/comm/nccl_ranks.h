@@ -28,7 +28,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "comm/peers.h"
+#include "control/world.h"
 
 namespace nereus {
 
@@ -36,7 +36,7 @@ inline constexpr size_t kMostSends = 4;
 
 // The world of the peers' ranks, this one on GPU `device`, which becomes the calling thread's. A
 // collective. `peers` must outlive all groups. Throws Error{kConfig} without NCCL or that GPU.
-std::unique_ptr<Communicator> make_nccl_world(Peers& peers, int device,
+std::unique_ptr<Communicator> make_nccl_world(World& peers, int device,
                                               std::chrono::milliseconds timeout);
 
 // The ncclComm_t of a group that was made here, for NCCL's device API; null for any other. It goes

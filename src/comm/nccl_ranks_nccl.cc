@@ -415,7 +415,7 @@ class NcclCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl_world(Peers& peers, int device, milliseconds timeout) {
+std::unique_ptr<Communicator> make_nccl_world(World& peers, int device, milliseconds timeout) {
   auto world = std::make_shared<NcclWorld>(peers, device, timeout);
   std::vector<int> members(static_cast<size_t>(peers.world_size()));
   std::iota(members.begin(), members.end(), 0);

@@ -5,50 +5,39 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <csignal>
 #include <functional>
+#include <thread>
 
 #include "base/error.h"
-#include "comm/child_process_test.h"
 #include "comm/communicator_test.h"
-#include "comm/session.h"
-#include "device/cuda_runtime.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
 namespace {
 
 using std::chrono::milliseconds;
-using test::Child;
-using test::ChildFunction;
-using test::tell;
 using test::Tensor;
 using testing::AllOf;
 using testing::HasSubstr;
 
 using Clock = std::chrono::steady_clock;
 
-int gpus() {
-  if constexpr (kHasCuda) return cuda::device_count();
-  return 0;
-}
-
 class NcclRanksTest : public testing::Test {
  protected:
   void SetUp() override {
     if (test::ranks_are_processes()) GTEST_SKIP() << "starts its own ranks";
-    if (gpus() < 2) GTEST_SKIP() << "two GPUs are needed; there are " << gpus();
+    if (test::nccl_ranks().most() < 2)
+      GTEST_SKIP() << "two GPUs are needed; there are " << test::nccl_ranks().most();
   }
 };
 
 std::string outcome(milliseconds timeout, const std::function<void(Communicator&, Stream&)>& work) {
   try {
-    run_ranks(read_launch_environment({}, {.nproc = 2}),
-              {.init_timeout = timeout, .device = Device::Kind::cuda}, [&](ThisRank& me) {
-                Stream stream(me.device, &test::pool());
-                work(me.world, stream);
-                stream.synchronize();
-              });
+    test::nccl_ranks().run(2, timeout, [&](Communicator& c) {
+      Stream stream(Device::cuda(c.rank()), &test::pool());
+      work(c, stream);
+      stream.synchronize();
+    });
   } catch (const std::exception& e) {
     return e.what();
   }
@@ -145,36 +134,6 @@ TEST_F(NcclRanksTest, CallsReturnBeforeTheGpuHasDoneThem) {
                             std::chrono::duration<double>(done).count() * 1e3);
                     }),
             "no error");
-}
-
-const ChildFunction reduces("nccl_reduce_for_ever", [] {
-  try {
-    run_ranks(read_launch_environment(launch_variables(), {}),
-              {.init_timeout = milliseconds(60'000), .device = Device::Kind::cuda},
-              [](ThisRank& me) {
-                Stream s(me.device, &test::pool());
-                Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(0);
-                for (int step = 0;; ++step) {
-                  me.world.set_step(std::min(step, 5));
-                  me.world.all_reduce(s, x);
-                  s.synchronize();
-                  if (step == 5) tell("at work");
-                }
-              });
-  } catch (const Error& e) {
-    tell(e.what());
-  }
-});
-
-TEST_F(NcclRanksTest, AKilledProcessEndsTheOtherWithTheControlPlanesNote) {
-  std::vector<Child> ranks = test::start_ranks("nccl_reduce_for_ever", 2);
-  for (Child& c : ranks) ASSERT_TRUE(c.said("at work"));
-  std::this_thread::sleep_for(milliseconds(1500));  // the step comes with the next beat
-  const auto begin = Clock::now();
-  ranks[1].kill(SIGKILL);
-  EXPECT_THAT(ranks[0].wait(), AllOf(HasSubstr("rank 1 of the world (host "),
-                                     HasSubstr(") died at step 5: its connection closed")));
-  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
 }
 
 TEST_F(NcclRanksTest, TensorsOfAnotherDeviceAreRefused) {

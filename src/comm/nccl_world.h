@@ -17,7 +17,7 @@
 
 #include "comm/call.h"
 #include "comm/nccl_library.h"
-#include "comm/peers.h"
+#include "control/world.h"
 
 namespace nereus {
 
@@ -44,12 +44,12 @@ class NcclWorld {
   };
   using Work = std::function<ncclResult_t(ncclComm_t)>;
 
-  NcclWorld(Peers& peers, int device, std::chrono::milliseconds timeout);
+  NcclWorld(World& peers, int device, std::chrono::milliseconds timeout);
   ~NcclWorld();
   NcclWorld(const NcclWorld&) = delete;
   NcclWorld& operator=(const NcclWorld&) = delete;
 
-  Peers& peers() { return peers_; }
+  World& peers() { return peers_; }
   int device() const { return device_; }
   std::chrono::milliseconds timeout() const { return std::chrono::milliseconds(timeout_ms_); }
   void set_timeout(std::chrono::milliseconds t) { timeout_ms_ = t.count(); }
@@ -89,7 +89,7 @@ class NcclWorld {
   void give_events(const Pending&);
 
   const NcclLibrary& nccl_;
-  Peers& peers_;
+  World& peers_;
   const int device_;
   std::atomic<int64_t> timeout_ms_, step_{-1};
   std::atomic<bool> stopping_{false}, aborted_{false};

@@ -17,7 +17,7 @@ void check_cuda(cudaError_t error, const char* call) {
                cudaGetErrorName(error));
 }
 
-NcclWorld::NcclWorld(Peers& peers, int device, milliseconds timeout)
+NcclWorld::NcclWorld(World& peers, int device, milliseconds timeout)
     : nccl_(nccl()), peers_(peers), device_(device), timeout_ms_(timeout.count()) {
   cuda::use_device(device);
   check_cuda(cudaHostAlloc(&ended_word_, sizeof(int), cudaHostAllocMapped), "cudaHostAlloc");

@@ -10,7 +10,7 @@
 #include <span>
 #include <string>
 
-#include "comm/control_plane.h"
+#include "control/control_plane.h"
 #include "device/thread_pool.h"
 
 namespace nereus {

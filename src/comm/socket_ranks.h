@@ -13,7 +13,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
-#include "comm/control_plane.h"
+#include "control/control_plane.h"
 
 namespace nereus {
 

@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "base/error.h"
-#include "comm/child_process_test.h"
 #include "comm/communicator_test.h"
+#include "test/child_process.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -25,12 +25,12 @@ using testing::HasSubstr;
 using Clock = std::chrono::steady_clock;
 
 void as_rank(milliseconds timeout, const std::function<void(Communicator&, Stream&)>& work) {
-  const LaunchEnvironment e = read_launch_environment(launch_variables(), {});
+  const test::ChildRank r = test::this_child_rank();
   ControlPlaneOptions o;
-  o.rank = e.rank;
-  o.world_size = e.world_size;
-  o.address = e.master_address;
-  o.port = e.master_port;
+  o.rank = r.rank;
+  o.world_size = r.world_size;
+  o.address = r.address;
+  o.port = r.port;
   o.heartbeat = milliseconds(100);
   Stream stream(Device::cpu(), &test::pool());
   ControlPlane control(o);

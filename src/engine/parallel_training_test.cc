@@ -15,6 +15,7 @@
 #include "parallel/rank_world.h"
 #include "pipeline/stage_split.h"
 #include "test/small_models.h"
+#include "test/started_by_mpi.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -336,7 +337,7 @@ TEST(ParallelTraining, ALayoutRepeatsItselfBitForBitAndReplicasAreTheSame) {
 
 // Under mpirun with four processes: the same layouts between processes.
 TEST(ParallelTrainingByMpi, TenStepsOfFourProcessesAreThoseOfOneRank) {
-  if (!has_mpi() || !started_by_mpi()) GTEST_SKIP() << "not started by mpirun";
+  if (!has_mpi() || !test::started_by_mpi()) GTEST_SKIP() << "not started by mpirun";
   MpiSession session;
   for (const Layout& l : {resharded({{.dp_shard = 4, .ep = 2}, 4}),
                           Layout{{.dp_shard = 2, .tp = 2, .ep = 4, .etp = 1}, 4, "", 1, 2},

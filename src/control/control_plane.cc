@@ -1,4 +1,4 @@
-#include "comm/control_plane.h"
+#include "control/control_plane.h"
 
 #include <poll.h>
 #include <unistd.h>
@@ -14,14 +14,15 @@
 #include <thread>
 
 #include "base/check.h"
-#include "comm/control_protocol.h"
-#include "comm/control_server.h"
+#include "control/control_protocol.h"
+#include "control/control_server.h"
 
 namespace nereus {
 
 using control::FrameBuffer;
 using control::Kind;
 using control::Reader;
+using control::step_text;
 using control::Writer;
 using std::chrono::milliseconds;
 using tcp::Clock;
@@ -29,10 +30,6 @@ using tcp::Clock;
 namespace {
 
 double seconds(milliseconds t) { return std::chrono::duration<double>(t).count(); }
-
-std::string step_text(int64_t step) {
-  return step < 0 ? "before its first step" : fmt::format("at step {}", step);
-}
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-#include "comm/config_text.h"
+#include "control/config_text.h"
 
 #include <map>
 #include <string_view>

@@ -1,4 +1,6 @@
-#include "comm/child_process_test.h"
+#include "test/child_process.h"
+
+#ifndef NEREUS_LIBFUZZER
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -10,7 +12,7 @@
 #include <csignal>
 #include <cstdlib>
 
-#include "comm/tcp.h"
+#include "control/tcp.h"
 
 namespace nereus::test {
 namespace {
@@ -140,4 +142,14 @@ std::vector<Child> start_ranks(const std::string& function, int ranks, const Env
 
 int free_port() { return tcp::listen_at(0).port; }
 
+ChildRank this_child_rank() {
+  ChildRank r;
+  r.rank = std::atoi(given("RANK").c_str());
+  r.world_size = std::atoi(given("WORLD_SIZE").c_str());
+  r.address = given("MASTER_ADDR");
+  r.port = std::atoi(given("MASTER_PORT").c_str());
+  return r;
+}
+
 }  // namespace nereus::test
+#endif

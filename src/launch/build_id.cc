@@ -1,4 +1,4 @@
-#include "comm/build_id.h"
+#include "launch/build_id.h"
 
 #include <elf.h>
 #include <link.h>

@@ -1,4 +1,4 @@
-#include "comm/control_server.h"
+#include "control/control_server.h"
 
 #include <sys/epoll.h>
 
@@ -9,17 +9,19 @@
 #include <list>
 #include <map>
 #include <thread>
+#include <vector>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "comm/config_text.h"
-#include "comm/control_protocol.h"
+#include "control/config_text.h"
+#include "control/control_protocol.h"
 
 namespace nereus {
 
 using control::FrameBuffer;
 using control::Kind;
 using control::Reader;
+using control::step_text;
 using control::Writer;
 using std::chrono::milliseconds;
 using tcp::Clock;
@@ -54,10 +56,6 @@ struct Barrier {
   Clock::time_point deadline;
   double seconds = 0;
 };
-
-std::string step_text(int64_t step) {
-  return step < 0 ? "before its first step" : fmt::format("at step {}", step);
-}
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-#include "comm/tcp.h"
+#include "control/tcp.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "comm/launch.h"
+#include "launch/launch.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

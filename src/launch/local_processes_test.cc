@@ -1,4 +1,4 @@
-#include "comm/local_processes.h"
+#include "launch/local_processes.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "comm/session.h"
+#include "launch/session.h"
 
 #include <memory>
 #include <optional>
@@ -6,14 +6,14 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "comm/build_id.h"
 #include "comm/mpi_ranks.h"
 #include "comm/nccl_ranks.h"
-#include "comm/peers.h"
 #include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
+#include "control/world.h"
 #include "device/cuda_runtime.h"
 #include "device/host_cores.h"
+#include "launch/build_id.h"
 
 namespace nereus {
 namespace {
@@ -50,9 +50,9 @@ void run_guarded(ThisRank& me, FunctionRef<std::optional<std::string>()> failure
 }
 
 void run_threads(int ranks, const RankOptions& options, Work work) {
-  std::vector<std::unique_ptr<Peers>> peers;  // on GPUs
+  std::vector<std::unique_ptr<World>> peers;  // on GPUs
   const bool nccl = kHasCuda && options.device == Device::Kind::cuda && ranks > 1;
-  if (nccl) peers = peers_in_memory(ranks);
+  if (nccl) peers = worlds_in_memory(ranks);
   run_thread_ranks(ranks, {.timeout = options.init_timeout}, [&](Communicator& host) {
     const Device device{options.device, host.rank()};
     if (!nccl) {
@@ -60,7 +60,7 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
       return work(me);
     }
     if constexpr (kHasCuda) {
-      Peers& mine = *peers[static_cast<size_t>(host.rank())];
+      World& mine = *peers[static_cast<size_t>(host.rank())];
       bind_near(device.index);
       try {
         const auto world = make_nccl_world(mine, device.index, options.init_timeout);
@@ -122,7 +122,7 @@ void run_rank(const LaunchEnvironment& launch, const RankOptions& options, Contr
   if constexpr (kHasCuda) {
     const int gpu = gpu_of(local_rank);
     bind_near(gpu);
-    const auto peers = peers_of(control);
+    const auto peers = world_of(control);
     const auto world = make_nccl_world(*peers, gpu, options.init_timeout);
     run(*world, Device::cuda(gpu));
   }

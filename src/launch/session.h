@@ -21,8 +21,8 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "comm/control_plane.h"
-#include "comm/launch.h"
+#include "control/control_plane.h"
+#include "launch/launch.h"
 
 namespace nereus {
 

@@ -9,13 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "comm/control_plane.h"
+#include "control/control_plane.h"
 
 namespace nereus {
 
-class Peers {
+class World {
  public:
-  virtual ~Peers() = default;
+  virtual ~World() = default;
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
   virtual void set(const std::string& key, const std::string& bytes) = 0;
@@ -29,9 +29,9 @@ class Peers {
   virtual std::vector<std::string> activities(const std::vector<int>& ranks) = 0;
 };
 
-std::unique_ptr<Peers> peers_of(ControlPlane&);  // which must outlive them
+std::unique_ptr<World> world_of(ControlPlane&);  // which must outlive them
 
-// Peers of all ranks of one process, by rank.
-std::vector<std::unique_ptr<Peers>> peers_in_memory(int ranks);
+// World of all ranks of one process, by rank.
+std::vector<std::unique_ptr<World>> worlds_in_memory(int ranks);
 
 }  // namespace nereus

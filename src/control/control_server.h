@@ -3,7 +3,8 @@
 
 #include <memory>
 
-#include "comm/control_plane.h"
+#include "control/control_options.h"
+#include "control/tcp.h"
 
 namespace nereus {
 

@@ -1,4 +1,4 @@
-#include "comm/peers.h"
+#include "control/world.h"
 
 #include <condition_variable>
 #include <map>
@@ -11,9 +11,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-class ControlPeers final : public Peers {
+class ControlWorld final : public World {
  public:
-  explicit ControlPeers(ControlPlane& control) : control_(control) {}
+  explicit ControlWorld(ControlPlane& control) : control_(control) {}
   int rank() const override { return control_.rank(); }
   int world_size() const override { return control_.world_size(); }
   void set(const std::string& key, const std::string& bytes) override { control_.set(key, bytes); }
@@ -44,9 +44,9 @@ struct Memory {
   std::vector<std::function<std::string()>> describe;
 };
 
-class MemoryPeers final : public Peers {
+class MemoryWorld final : public World {
  public:
-  MemoryPeers(std::shared_ptr<Memory> memory, int rank) : memory_(std::move(memory)), rank_(rank) {}
+  MemoryWorld(std::shared_ptr<Memory> memory, int rank) : memory_(std::move(memory)), rank_(rank) {}
   int rank() const override { return rank_; }
   int world_size() const override { return static_cast<int>(memory_->describe.size()); }
   void set(const std::string& key, const std::string& bytes) override {
@@ -96,14 +96,14 @@ class MemoryPeers final : public Peers {
 
 }  // namespace
 
-std::unique_ptr<Peers> peers_of(ControlPlane& control) {
-  return std::make_unique<ControlPeers>(control);
+std::unique_ptr<World> world_of(ControlPlane& control) {
+  return std::make_unique<ControlWorld>(control);
 }
 
-std::vector<std::unique_ptr<Peers>> peers_in_memory(int ranks) {
+std::vector<std::unique_ptr<World>> worlds_in_memory(int ranks) {
   const auto memory = std::make_shared<Memory>(ranks);
-  std::vector<std::unique_ptr<Peers>> out;
-  for (int r = 0; r < ranks; ++r) out.push_back(std::make_unique<MemoryPeers>(memory, r));
+  std::vector<std::unique_ptr<World>> out;
+  for (int r = 0; r < ranks; ++r) out.push_back(std::make_unique<MemoryWorld>(memory, r));
   return out;
 }
 

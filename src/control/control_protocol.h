@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "comm/tcp.h"
+#include "control/tcp.h"
 
 namespace nereus::control {
 
@@ -34,6 +34,11 @@ enum class Kind : uint8_t {
   failure,   // fault, text
   leaves,    // all is well
 };
+
+// When a rank died, for messages; -1: its step is not known.
+inline std::string step_text(int64_t step) {
+  return step < 0 ? "before its first step" : "at step " + std::to_string(step);
+}
 
 class Writer {
  public:

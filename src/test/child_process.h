@@ -4,6 +4,8 @@
 //   std::vector<Child> ranks = start_ranks("barrier", 4);
 //   ranks[2].kill(SIGKILL);
 //   EXPECT_EQ(ranks[0].wait(), "done\n");
+//
+// Not for libFuzzer's programs, which have no GoogleTest.
 #pragma once
 
 #include <sys/types.h>
@@ -13,9 +15,9 @@
 #include <string>
 #include <vector>
 
-#include "comm/launch.h"
-
 namespace nereus::test {
+
+using Environment = std::map<std::string, std::string>;
 
 struct ChildFunction {
   ChildFunction(const std::string& name, std::function<void()> run);
@@ -49,5 +51,13 @@ class Child {
 std::vector<Child> start_ranks(const std::string& function, int ranks, const Environment& = {},
                                const std::string& test_filter = "");
 int free_port();
+
+// Who a child of start_ranks() is, and where the ranks meet.
+struct ChildRank {
+  int rank = 0, world_size = 1;
+  std::string address;
+  int port = 0;
+};
+ChildRank this_child_rank();
 
 }  // namespace nereus::test

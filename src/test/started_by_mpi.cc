@@ -1,9 +1,9 @@
+#include "test/started_by_mpi.h"
+
 #include <cstdlib>
-#include <string>
+#include <initializer_list>
 
-#include "comm/mpi_ranks.h"
-
-namespace nereus {
+namespace nereus::test {
 
 bool started_by_mpi() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
@@ -13,4 +13,4 @@ bool started_by_mpi() {
   return false;
 }
 
-}  // namespace nereus
+}  // namespace nereus::test

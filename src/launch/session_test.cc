@@ -1,4 +1,4 @@
-#include "comm/session.h"
+#include "launch/session.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,10 +12,9 @@
 #include <thread>
 
 #include "base/error.h"
-#include "comm/build_id.h"
-#include "comm/child_process_test.h"
-#include "comm/communicator_test.h"
 #include "comm/mpi_ranks.h"
+#include "launch/build_id.h"
+#include "test/child_process.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -85,14 +84,7 @@ const ChildFunction fails_first("session_fails", [] {
   }
 });
 
-class SessionTest : public testing::Test {
- protected:
-  void SetUp() override {
-    if (test::ranks_are_processes()) GTEST_SKIP() << "starts its own processes";
-  }
-};
-
-TEST_F(SessionTest, OneRankAndThreadsRunInThisProcess) {
+TEST(Session, OneRankAndThreadsRunInThisProcess) {
   for (const int nproc : {0, 3}) {
     std::atomic<int> right{0};
     const auto caller = std::this_thread::get_id();
@@ -109,7 +101,7 @@ TEST_F(SessionTest, OneRankAndThreadsRunInThisProcess) {
   }
 }
 
-TEST_F(SessionTest, TorchrunsAndSlurmsVariablesMakeAWorldOfProcesses) {
+TEST(Session, TorchrunsAndSlurmsVariablesMakeAWorldOfProcesses) {
   std::vector<Child> ranks = test::start_ranks("session", 3);
   for (int r = 0; r < 3; ++r)
     EXPECT_EQ(ranks[static_cast<size_t>(r)].wait(),
@@ -127,7 +119,7 @@ TEST_F(SessionTest, TorchrunsAndSlurmsVariablesMakeAWorldOfProcesses) {
   EXPECT_EQ(tasks[1].wait(), "rank 1/2 local 1/2 sum 3\n");
 }
 
-TEST_F(SessionTest, AnExceptionOfOneRankEndsTheOthers) {
+TEST(Session, AnExceptionOfOneRankEndsTheOthers) {
   std::vector<Child> ranks = test::start_ranks("session", 3, {{"FAILS", "1"}});
   EXPECT_EQ(ranks[1].wait(), "the loss is NaN\n");
   for (const size_t r : {size_t{0}, size_t{2}})
@@ -135,7 +127,7 @@ TEST_F(SessionTest, AnExceptionOfOneRankEndsTheOthers) {
               "rank 1 of the world failed, which ends the others: the loss is NaN\n");
 }
 
-TEST_F(SessionTest, TheOthersAreToldBeforeWhatFailedIsTakenDown) {
+TEST(Session, TheOthersAreToldBeforeWhatFailedIsTakenDown) {
   const test::TemporaryFolder folder;
   std::vector<Child> ranks = test::start_ranks("session_fails", 2, {{"ENDED", folder.file("e")}});
   EXPECT_EQ(ranks[0].wait(), "the others have ended\nthe loss is NaN\n");
@@ -157,7 +149,7 @@ std::string under_mpirun(const std::string& variables) {
   return text;
 }
 
-TEST_F(SessionTest, MpirunsRanksMeetThroughMpi) {
+TEST(Session, MpirunsRanksMeetThroughMpi) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "OpenMPI was built without sanitizers";
 #endif
@@ -170,7 +162,7 @@ TEST_F(SessionTest, MpirunsRanksMeetThroughMpi) {
   EXPECT_THAT(under_mpirun("FAILS=1"), HasSubstr("the loss is NaN"));
 }
 
-TEST_F(SessionTest, AnotherMpisLauncherIsNoticed) {
+TEST(Session, AnotherMpisLauncherIsNoticed) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "OpenMPI was built without sanitizers";
 #endif
@@ -179,7 +171,7 @@ TEST_F(SessionTest, AnotherMpisLauncherIsNoticed) {
               HasSubstr("the launcher started 2 ranks, and MPI makes a world of 1"));
 }
 
-TEST_F(SessionTest, TheBuildsIdIsOfTheProgram) {
+TEST(Session, TheBuildsIdIsOfTheProgram) {
   const std::string id = build_id();
   EXPECT_TRUE(id.empty() || id.size() == 12) << id;
   EXPECT_EQ(id.find_first_not_of("0123456789abcdef"), std::string::npos);

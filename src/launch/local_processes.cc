@@ -1,4 +1,4 @@
-#include "comm/local_processes.h"
+#include "launch/local_processes.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -14,7 +14,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "comm/tcp.h"
+#include "control/tcp.h"
 
 namespace nereus {
 namespace {

@@ -1,4 +1,4 @@
-#include "comm/control_plane.h"
+#include "control/control_plane.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,9 +10,7 @@
 #include <fstream>
 #include <thread>
 
-#include "comm/child_process_test.h"
-#include "comm/communicator_test.h"
-#include "comm/launch.h"
+#include "test/child_process.h"
 
 namespace nereus {
 namespace {
@@ -20,6 +18,7 @@ namespace {
 using std::chrono::milliseconds;
 using test::Child;
 using test::ChildFunction;
+using test::Environment;
 using test::given;
 using test::tell;
 using testing::AllOf;
@@ -28,12 +27,12 @@ using testing::StartsWith;
 
 using Clock = std::chrono::steady_clock;
 
-ControlPlaneOptions options_of(const LaunchEnvironment& e) {
+ControlPlaneOptions options_of(const test::ChildRank& r) {
   ControlPlaneOptions o;
-  o.rank = e.rank;
-  o.world_size = e.world_size;
-  o.address = e.master_address;
-  o.port = e.master_port;
+  o.rank = r.rank;
+  o.world_size = r.world_size;
+  o.address = r.address;
+  o.port = r.port;
   o.version = "1.0";
   o.rendezvous_timeout = milliseconds(20'000);
   o.heartbeat = milliseconds(100);
@@ -44,7 +43,7 @@ ControlPlaneOptions options_of(const LaunchEnvironment& e) {
 // A rank of a child process: what it ends with is told.
 void as_rank(const std::function<void(ControlPlaneOptions&)>& change,
              const std::function<void(ControlPlane&)>& work) {
-  ControlPlaneOptions o = options_of(read_launch_environment(launch_variables(), {}));
+  ControlPlaneOptions o = options_of(test::this_child_rank());
   if (change) change(o);
   try {
     ControlPlane control(o);
@@ -138,21 +137,14 @@ std::vector<std::string> outcomes(std::vector<Child>& ranks) {
   return out;
 }
 
-class ControlPlaneTest : public testing::Test {
- protected:
-  void SetUp() override {
-    if (test::ranks_are_processes()) GTEST_SKIP() << "starts its own processes";
-  }
-};
-
-TEST_F(ControlPlaneTest, RanksMeetExchangeBytesAndLeaveAtDifferentTimes) {
+TEST(ControlPlane, RanksMeetExchangeBytesAndLeaveAtDifferentTimes) {
   std::vector<Child> ranks = test::start_ranks("exchange", 4);
   int r = 0;
   for (const std::string& text : outcomes(ranks))
     EXPECT_EQ(text, "right " + std::to_string(r++) + "/4 of 1\nfine\n");
 }
 
-TEST_F(ControlPlaneTest, AKilledRankIsAnnouncedToAllOthersWithinASecond) {
+TEST(ControlPlane, AKilledRankIsAnnouncedToAllOthersWithinASecond) {
   for (const size_t killed : {size_t{2}, size_t{0}}) {  // rank 0 is the one that serves
     std::vector<Child> ranks = test::start_ranks("work_until_failure", 4);
     for (Child& c : ranks) ASSERT_TRUE(c.said("at work"));
@@ -174,7 +166,7 @@ TEST_F(ControlPlaneTest, AKilledRankIsAnnouncedToAllOthersWithinASecond) {
   }
 }
 
-TEST_F(ControlPlaneTest, ARankThatGivesNoSignOfLifeIsAnnounced) {
+TEST(ControlPlane, ARankThatGivesNoSignOfLifeIsAnnounced) {
   for (const size_t stopped : {size_t{1}, size_t{0}}) {
     std::vector<Child> ranks = test::start_ranks("work_until_failure", 3);
     for (Child& c : ranks) ASSERT_TRUE(c.said("at work"));
@@ -195,7 +187,7 @@ TEST_F(ControlPlaneTest, ARankThatGivesNoSignOfLifeIsAnnounced) {
   }
 }
 
-TEST_F(ControlPlaneTest, TheFirstFailureIsEverybodys) {
+TEST(ControlPlane, TheFirstFailureIsEverybodys) {
   std::vector<Child> ranks = test::start_ranks("give_up", 3);
   const std::vector<std::string> told = outcomes(ranks);
   EXPECT_EQ(told[0], told[1].substr(0, told[0].size()));
@@ -203,7 +195,7 @@ TEST_F(ControlPlaneTest, TheFirstFailureIsEverybodys) {
                                       HasSubstr("ended before its first step, before the others")));
 }
 
-TEST_F(ControlPlaneTest, RanksThatDoNotComeAreNamed) {
+TEST(ControlPlane, RanksThatDoNotComeAreNamed) {
   std::vector<Child> ranks;
   const std::string port = std::to_string(test::free_port());
   const Environment meeting = {{"WORLD_SIZE", "8"},
@@ -220,7 +212,7 @@ TEST_F(ControlPlaneTest, RanksThatDoNotComeAreNamed) {
                                 " within 0.7 s: ranks 1, 3, 4, 6, 7.\n  Came: 3 of host "));
 }
 
-TEST_F(ControlPlaneTest, ARankThatFindsNobodyTellsWhereItLooked) {
+TEST(ControlPlane, ARankThatFindsNobodyTellsWhereItLooked) {
   const std::string port = std::to_string(test::free_port());
   Environment e = {{"RANK", "1"},
                    {"WORLD_SIZE", "2"},
@@ -239,7 +231,7 @@ TEST_F(ControlPlaneTest, ARankThatFindsNobodyTellsWhereItLooked) {
   EXPECT_THAT(Child("meet", e).wait(), HasSubstr("192.0.2.1 is no address of this host ("));
 }
 
-TEST_F(ControlPlaneTest, APortInUseAndAStrangerAtThePortAreNamed) {
+TEST(ControlPlane, APortInUseAndAStrangerAtThePortAreNamed) {
   const tcp::Listener other = tcp::listen_at(0);
   Environment e = {{"RANK", "0"},
                    {"WORLD_SIZE", "2"},
@@ -256,7 +248,7 @@ TEST_F(ControlPlaneTest, APortInUseAndAStrangerAtThePortAreNamed) {
   EXPECT_THAT(child.wait(), HasSubstr("is not a Nereus run"));
 }
 
-TEST_F(ControlPlaneTest, DifferentBuildsSizesRanksAndConfigurationsAreNamedToAll) {
+TEST(ControlPlane, DifferentBuildsSizesRanksAndConfigurationsAreNamedToAll) {
   struct Case {
     Environment odd;  // of rank 2
     std::vector<const char*> expected;
@@ -293,7 +285,7 @@ TEST_F(ControlPlaneTest, DifferentBuildsSizesRanksAndConfigurationsAreNamedToAll
   }
 }
 
-TEST_F(ControlPlaneTest, AnotherRunAtThePortIsNotJoined) {
+TEST(ControlPlane, AnotherRunAtThePortIsNotJoined) {
   const std::string port = std::to_string(test::free_port());
   const Environment base = {{"WORLD_SIZE", "2"},
                             {"MASTER_ADDR", "127.0.0.1"},
@@ -307,7 +299,7 @@ TEST_F(ControlPlaneTest, AnotherRunAtThePortIsNotJoined) {
   EXPECT_THAT(b.wait(), HasSubstr("could not meet rank 0"));
 }
 
-TEST_F(ControlPlaneTest, ABarrierAndAKeyTimeOutByName) {
+TEST(ControlPlane, ABarrierAndAKeyTimeOutByName) {
   std::vector<Child> ranks = test::start_ranks("late_for_barrier", 4);
   const std::vector<std::string> told = outcomes(ranks);
   EXPECT_THAT(told[0], HasSubstr("rank 0 waited 0.05 s for never, which no rank has set"));
@@ -368,8 +360,8 @@ void many(int ranks) {
       ranks, seconds, all, static_cast<double>(used) / 1024, static_cast<double>(used) / ranks);
 }
 
-TEST_F(ControlPlaneTest, FiveHundredAndTwelveRanksMeet) { many(512); }
-TEST_F(ControlPlaneTest, FourThousandAndNinetySixRanksMeet) {
+TEST(ControlPlane, FiveHundredAndTwelveRanksMeet) { many(512); }
+TEST(ControlPlane, FourThousandAndNinetySixRanksMeet) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "ThreadSanitizer's own memory of 8,192 threads needs more mappings than the "
                   "kernel gives a process (vm.max_map_count)";
