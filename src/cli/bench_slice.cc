@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/device_choice.h"
+#include "comm/single_rank.h"
 #include "config/load.h"
 #include "config/model_flops.h"
 #include "engine/engine_options.h"
@@ -77,7 +78,8 @@ Measured measure(const Options& options, const Setting& setting, ThreadPool& poo
   const LoadedConfig loaded = load_config(arguments, flags);
   const auto begin = std::chrono::steady_clock::now();
   Stream stream(choose_device(loaded.config.device.kind), &pool);
-  Trainer trainer(loaded.config, stream);
+  const OneRank one;
+  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   const double ready =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -79,7 +79,7 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
              .configuration = config_lines(config),
              .device = device.kind},
             [&](ThisRank& me) {
-              const bool several = me.world.size() > 1;
+              const bool several = me.ranks.size() > 1;
               if (several) log::set_rank(me.world.rank(), speaking.contains(me.world.rank()));
               for (const std::string& notice : loaded.notices) log::warning("{}", notice);
               if (config.job.print_config)
@@ -90,7 +90,7 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
               std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others
               int mine = 0;                      // the same on every rank
               me.run([&] {
-                trainer = std::make_unique<Trainer>(config, stream, several ? &me.world : nullptr);
+                trainer = std::make_unique<Trainer>(config, stream, me.ranks, me.world);
                 trainer->set_up();
                 mine = trainer->run();
               });

@@ -38,6 +38,31 @@ struct Call {
   std::string to_string() const;  // all_reduce number 3 (sum) of f32 [4, 8]
 };
 
+// Numbers the calls of one rank in one group: collectives by themselves, messages by peer.
+class CallCounter {
+ public:
+  explicit CallCounter(int ranks)
+      : sent_(static_cast<size_t>(ranks)), received_(static_cast<size_t>(ranks)) {}
+  Call collective(Call::Kind kind, ConstTensorView x = {}, ReduceOp op = ReduceOp::sum,
+                  int root = -1) {
+    return Call::of(kind, x, ++collectives_, op, root);
+  }
+  Call send(ConstTensorView x, int to) {
+    return Call::of(Call::Kind::send, x, ++sent_[static_cast<size_t>(to)], ReduceOp::sum, to);
+  }
+  Call recv(ConstTensorView x, int from) {
+    return Call::of(Call::Kind::recv, x, ++received_[static_cast<size_t>(from)], ReduceOp::sum,
+                    from);
+  }
+  // For what is numbered with the collectives and is none: a window.
+  int64_t next() { return ++collectives_; }
+  int64_t collectives() const { return collectives_; }
+
+ private:
+  int64_t collectives_ = 0;
+  std::vector<int64_t> sent_, received_;  // by peer
+};
+
 // "" when all ranks call the same; otherwise the message: who calls what.
 std::string disagreement(const std::string& group, std::span<const int> members,
                          std::span<const Call> calls);

@@ -1,6 +1,7 @@
 // A group of ranks and what they do together. Every rank of the group calls the same collectives in
 // the same order with the same types and shapes; ranks that do not are told so by name, and a rank
-// that does not come within the time-out ends the others with a message that names it.
+// that does not come within the world's time-out ends the others with a message that names it. What
+// concerns all ranks at once (time-outs, steps, failures) is the world's: control/world.h.
 //
 //   all_reduce      data[i] = sum over ranks of data[i], or their maximum; in place
 //   all_gather      out = the ranks' `in`, one after the other by rank
@@ -29,7 +30,6 @@
 // A communicator belongs to one thread at a time.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -81,24 +81,15 @@ class Communicator {
   // A collective: makes ready for messages of up to so many bytes between pairs (sender, receiver),
   // the same on all ranks, so that nothing is made or waited for in the middle of a step.
   virtual void connect(std::span<const std::pair<int, int>> /*pairs*/, int64_t /*bytes*/) {}
-  // The hosts of all ranks have come here; a barrier for what is not in a stream.
-  virtual void meet_on_host(Stream& s) { barrier(s); }
 
-  // What moves tensors, for the start-up summary: "threads", "NCCL 2.28.9".
+  // What moves this group's tensors, for the start-up summary: "threads", "NCCL 2.28.9". It is the
+  // group's own, not the world's: one world may have groups of GPUs and groups on host memory.
   virtual std::string library() const = 0;
   // Can all ranks of the group see each other's memory? The same answer on all.
   virtual bool shares_memory() const { return false; }
   // A collective, where shares_memory(): a block of `bytes`, as many on every rank (Error{kComm}
   // otherwise). It goes before its group.
   std::unique_ptr<Window> window(Stream&, int64_t bytes);
-
-  // For all groups of this world, from the next call on. Where ranks are threads of one process,
-  // the last who sets it does so for all.
-  virtual void set_timeout(std::chrono::milliseconds) = 0;
-  // The step that this rank is at, which messages about it name.
-  virtual void set_step(int64_t) = 0;
-  // This rank cannot go on: the others end with an Error{kComm} that names this rank and `reason`.
-  virtual void give_up(const std::string& reason) = 0;
 
  protected:
   Communicator(std::string name, std::vector<int> members, int rank)

@@ -18,13 +18,22 @@
 namespace nereus::test {
 namespace {
 
+// On the first `ranks` ranks of `all`, as a world of their own.
+void run_on_some(int ranks, Communicator& all, World& world,
+                 FunctionRef<void(Communicator&, World&)> work) {
+  Stream stream(Device::cpu(), &pool());
+  const auto part = all.split("world", all.rank() < ranks ? 0 : -1, 0);
+  if (part) work(*part, world);
+  all.barrier(stream);
+}
+
 class ThreadRanks final : public Ranks {
  public:
   const char* name() const override { return "threads"; }
   int most() const override { return 1024; }
   void run(int ranks, std::chrono::milliseconds timeout,
-           FunctionRef<void(Communicator&)> work) override {
-    run_thread_ranks(ranks, {.timeout = timeout}, work);
+           FunctionRef<void(Communicator&, World&)> work) override {
+    run_thread_world(ranks, {.timeout = timeout}, work);
   }
 };
 
@@ -33,18 +42,16 @@ class MpiRanks final : public Ranks {
   const char* name() const override { return "mpi"; }
   int most() const override { return std::atoi(std::getenv("OMPI_COMM_WORLD_SIZE")); }
   void run(int ranks, std::chrono::milliseconds timeout,
-           FunctionRef<void(Communicator&)> work) override {
+           FunctionRef<void(Communicator&, World&)> work) override {
     if (!session_) session_ = std::make_unique<MpiSession>();
-    Stream stream(Device::cpu(), &pool());
-    const auto world = session_->world(timeout);
-    const auto part = world->split("world", world->rank() < ranks ? 0 : -1, 0);
-    if (part) work(*part);
-    world->barrier(stream);
+    const auto control = session_->meet({.address = "127.0.0.1"});
+    const auto world = world_of(*control, timeout);
+    run_on_some(ranks, *session_->ranks(*world), *world, work);
+    control->close();
   }
   void finish() {
     if (!session_) return;
-    Stream stream(Device::cpu(), &pool());
-    session_->world(std::chrono::seconds(20))->barrier(stream);
+    run(most(), std::chrono::seconds(20), [](Communicator&, World&) {});
     session_.reset();
   }
 
@@ -57,7 +64,7 @@ class SocketRanks final : public Ranks {
   const char* name() const override { return "sockets"; }
   int most() const override { return me_.world_size; }
   void run(int ranks, std::chrono::milliseconds timeout,
-           FunctionRef<void(Communicator&)> work) override {
+           FunctionRef<void(Communicator&, World&)> work) override {
     ControlPlaneOptions options;
     options.rank = me_.rank;
     options.world_size = me_.world_size;
@@ -66,14 +73,9 @@ class SocketRanks final : public Ranks {
     options.run_id = std::to_string(++runs_);  // one world after the other at one port
     options.rendezvous_timeout = std::chrono::seconds(60);
     options.heartbeat = std::chrono::milliseconds(100);
-    Stream stream(Device::cpu(), &pool());
     ControlPlane control(options);
-    {
-      const auto world = make_socket_world(control, timeout);
-      const auto part = world->split("world", world->rank() < ranks ? 0 : -1, 0);
-      if (part) work(*part);
-      world->barrier(stream);
-    }
+    const auto world = world_of(control, timeout);
+    run_on_some(ranks, *nereus::socket_ranks(control, *world), *world, work);
     control.close();
   }
 
@@ -92,23 +94,12 @@ class NcclRanks final : public Ranks {
   }
   bool on_host() const override { return false; }
   void run(int ranks, std::chrono::milliseconds timeout,
-           FunctionRef<void(Communicator&)> work) override {
+           FunctionRef<void(Communicator&, World&)> work) override {
     if constexpr (kHasCuda) {
-      const auto worlds = worlds_in_memory(ranks);
-      run_thread_ranks(ranks, {.timeout = timeout}, [&](Communicator& host) {
-        World& world = *worlds[static_cast<size_t>(host.rank())];
-        const auto instead = [&] {
-          if (const auto note = world.failure()) throw Error(Fault::kComm, *note);
-        };
-        const auto ranks_on_gpus = make_nccl_world(world, host.rank(), timeout);
-        try {
-          work(*ranks_on_gpus);
-        } catch (const std::exception& e) {
-          instead();
-          ranks_on_gpus->give_up(e.what());
-          throw;
-        }
-        instead();
+      run_thread_world(ranks, {.timeout = timeout}, [&](Communicator&, World& world) {
+        const auto on_gpus = nereus::nccl_ranks(world, world.rank());
+        run_as_rank(world, [&] { work(*on_gpus, world); });
+        world.check();  // what was enqueued after its end did nothing
       });
     }
   }

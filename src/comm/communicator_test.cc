@@ -77,7 +77,7 @@ class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
     most_asked_ = std::max(most_asked_, ranks);
     if (ranks > GetParam()->most()) return;
     ++ran_;
-    GetParam()->run(ranks, std::chrono::seconds(60), [&](Communicator& c) {
+    GetParam()->run(ranks, std::chrono::seconds(60), [&](Communicator& c, World&) {
       Stream stream(GetParam()->on_host() ? Device::cpu() : Device::cuda(c.rank()), &test::pool());
       work(c, stream);
       stream.synchronize();
@@ -94,10 +94,14 @@ class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
   // A world that fails: each rank's error is judged by itself, and what ends the world is returned.
   std::string fail(int ranks, milliseconds timeout,
                    FunctionRef<void(Communicator&, Stream&)> work) {
+    return end_world(ranks, timeout, [&](Communicator& c, Stream& s, World&) { work(c, s); });
+  }
+  std::string end_world(int ranks, milliseconds timeout,
+                        FunctionRef<void(Communicator&, Stream&, World&)> work) {
     return message_of([&] {
-      GetParam()->run(ranks, timeout, [&](Communicator& c) {
+      GetParam()->run(ranks, timeout, [&](Communicator& c, World& world) {
         Stream stream(Device::cpu(), &test::pool());
-        work(c, stream);
+        work(c, stream, world);
       });
     });
   }
@@ -498,11 +502,11 @@ TEST_P(CommunicatorTest, AMessageOfAnotherShapeIsNamed) {
 TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
   SKIP_ON_GPUS("nccl_ranks_test.cc has it for two GPUs");
   const auto begin = std::chrono::steady_clock::now();
-  fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
+  end_world(4, milliseconds(20000), [&](Communicator& c, Stream& s, World& world) {
     const auto pair = c.split("pair", c.rank() / 2, 0);
     pair->barrier(s);
-    c.set_timeout(milliseconds(300));
-    c.set_step(41);
+    world.set_timeout(milliseconds(300));
+    world.set_step(41);
     Tensor x(Device::cpu(), DType::f32, {8});
     const std::string message = message_of([&] {
       if (c.rank() == 2) return pair->recv(s, x, 1);  // nobody sends
@@ -526,7 +530,7 @@ TEST_P(CommunicatorTest, ARankThatDoesNotComeIsNamedToAllWithinTheTimeOut) {
 TEST_P(CommunicatorTest, ARankThatFailsEndsTheOthersWithItsMessage) {
   SKIP_ON_GPUS("nccl_ranks_test.cc has it for two GPUs");
   std::atomic<int> ended{0};
-  const std::string outcome = fail(4, milliseconds(20000), [&](Communicator& c, Stream& s) {
+  const auto work = [&](Communicator& c, Stream& s, World& world) {
     Tensor x(Device::cpu(), DType::f32, {8});
     try {
       // Rank 3 may fail while others are still in this: they are told there too.
@@ -540,12 +544,13 @@ TEST_P(CommunicatorTest, ARankThatFailsEndsTheOthersWithItsMessage) {
         EXPECT_STREQ(e.what(),
                      "rank 3 of the world failed, which ends the others: the loss is NaN");
       } else {
-        c.give_up(e.what());
+        world.give_up(e.what());
       }
       ++ended;
       throw;
     }
-  });
+  };
+  const std::string outcome = end_world(4, milliseconds(20000), work);
   EXPECT_EQ(ended, test::ranks_are_processes() ? 1 : 4);
   EXPECT_THAT(outcome, HasSubstr("the loss is NaN"));
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "control/world.h"
 
 namespace nereus::test {
 
@@ -19,7 +20,7 @@ struct Ranks {
   // Calls work on the first `ranks` ranks of a new world (of a group of them where the world is
   // larger). Throws what the world ended with.
   virtual void run(int ranks, std::chrono::milliseconds timeout,
-                   FunctionRef<void(Communicator&)> work) = 0;
+                   FunctionRef<void(Communicator&, World&)> work) = 0;
 };
 
 Ranks& thread_ranks();

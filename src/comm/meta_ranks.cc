@@ -13,9 +13,6 @@ class MetaRanks final : public Communicator {
   // As ranks of one machine do.
   bool shares_memory() const override { return size() <= 8; }
   std::string library() const override { return "none"; }
-  void set_timeout(std::chrono::milliseconds) override {}
-  void set_step(int64_t) override {}
-  void give_up(const std::string&) override {}
 
  private:
   [[noreturn]] void refuse() const {

@@ -1,14 +1,12 @@
-// Ranks as processes that mpirun or srun started with MPI: the data plane of runs on CPUs.
-//
-// A collective costs each rank a message to each other rank, which says what it calls (so that
-// ranks that disagree or do not come are known by name), and the data, pairwise. That is for tens
-// of ranks and for clarity; GPUs have NCCL.
+// Ranks as processes that mpirun or srun started with MPI: the data plane of runs on CPUs. The
+// protocol is pairwise_ranks.h's; failures travel through the control plane.
 #pragma once
 
-#include <chrono>
 #include <memory>
 
 #include "comm/communicator.h"
+#include "control/control_plane.h"
+#include "control/world.h"
 
 namespace nereus {
 
@@ -16,18 +14,29 @@ namespace nereus {
 bool has_mpi();
 
 // MPI from here on; one in a process, on its main thread, and once. Without MPI in this build, an
-// Error{kConfig} that says so. When the last world has failed, the destructor ends all processes
-// of the job: MPI cannot close down among ranks that have left a collective.
+// Error{kConfig} that says so.
 class MpiSession {
  public:
   MpiSession();
+  // Ends all processes of the job after abort_at_end(), and when the last world has failed: MPI
+  // cannot close down among ranks that have left a collective.
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  // All processes, with their ranks in MPI_COMM_WORLD. A collective of all processes. Worlds are
-  // independent of each other: one that has failed leaves the next as it was.
-  std::unique_ptr<Communicator> world(std::chrono::milliseconds timeout);
+  int rank() const;  // in MPI_COMM_WORLD
+  int size() const;
+  void abort_at_end();
+
+  // A control plane of all processes, each of which calls this: rank 0 listens at options.port (0:
+  // a free one), and tells the others where. `rank` and `world_size` are filled in; `address` where
+  // it is empty is this host's name.
+  std::unique_ptr<ControlPlane> meet(ControlPlaneOptions options);
+
+  // All processes, with their ranks in MPI_COMM_WORLD, which are those of the world; it must
+  // outlive the groups. A collective of all processes. Those of two worlds are independent of each
+  // other: one that has failed leaves the next as it was.
+  std::unique_ptr<Communicator> ranks(World&);
 
  private:
   struct Impl;

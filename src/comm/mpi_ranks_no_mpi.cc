@@ -16,6 +16,10 @@ MpiSession::MpiSession() {
 }
 MpiSession::~MpiSession() = default;
 
-std::unique_ptr<Communicator> MpiSession::world(std::chrono::milliseconds) { return nullptr; }
+int MpiSession::rank() const { return 0; }
+int MpiSession::size() const { return 1; }
+void MpiSession::abort_at_end() {}
+std::unique_ptr<ControlPlane> MpiSession::meet(ControlPlaneOptions) { return nullptr; }
+std::unique_ptr<Communicator> MpiSession::ranks(World&) { return nullptr; }
 
 }  // namespace nereus

@@ -23,9 +23,7 @@
 // pair and direction that sends.
 #pragma once
 
-#include <chrono>
 #include <memory>
-#include <vector>
 
 #include "comm/communicator.h"
 #include "control/world.h"
@@ -34,10 +32,9 @@ namespace nereus {
 
 inline constexpr size_t kMostSends = 4;
 
-// The world of the peers' ranks, this one on GPU `device`, which becomes the calling thread's. A
-// collective. `peers` must outlive all groups. Throws Error{kConfig} without NCCL or that GPU.
-std::unique_ptr<Communicator> make_nccl_world(World& peers, int device,
-                                              std::chrono::milliseconds timeout);
+// All ranks of the world, this one on GPU `device`, which becomes the calling thread's. A
+// collective. The world must outlive all groups. Throws Error{kConfig} without NCCL or that GPU.
+std::unique_ptr<Communicator> nccl_ranks(World&, int device);
 
 // The ncclComm_t of a group that was made here, for NCCL's device API; null for any other. It goes
 // with the group.

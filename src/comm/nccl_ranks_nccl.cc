@@ -4,9 +4,11 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "comm/host_bytes.h"
 #include "comm/nccl_ranks.h"
 #include "comm/nccl_window.h"
 #include "comm/nccl_world.h"
+#include "comm/split.h"
 
 namespace nereus {
 namespace {
@@ -55,7 +57,7 @@ struct DeviceMemory {
 class Link {
  public:
   Link(NcclWorld& world, std::string name, std::string id, int from, int to)
-      : world_(world), name_(std::move(name)), sends_(world.peers().rank() == from) {
+      : world_(world), name_(std::move(name)), sends_(world.world().rank() == from) {
     NEREUS_CUDA_CALL(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     opener_ = std::thread([this, id = std::move(id), from, to] { open(id, from, to); });
   }
@@ -87,7 +89,7 @@ class Link {
     });
     lock.unlock();
     NEREUS_CUDA_CALL(cudaStreamSynchronize(stream_));  // the watcher ends it when it must
-    world_.check();
+    world_.world().check();
   }
 
   void send(cudaStream_t from, const Call& call, ConstTensorView data) {
@@ -185,7 +187,7 @@ class Link {
     if (error_) std::rethrow_exception(error_);
     Send& first = under_way_.front();
     if (first.enqueued) cudaEventSynchronize(first.sent);
-    world_.check();
+    world_.world().check();
     free_.push_back(std::move(first));
     under_way_.pop_front();
   }
@@ -209,8 +211,7 @@ class NcclCommunicator final : public Communicator {
       : Communicator(group->name, group->members, group->rank),
         world_(std::move(world)),
         group_(group),
-        sent_(static_cast<size_t>(size())),
-        received_(static_cast<size_t>(size())),
+        calls_(size()),
         one_(sizeof(int64_t)) {}
   ~NcclCommunicator() override {
     links_.clear();
@@ -218,56 +219,44 @@ class NcclCommunicator final : public Communicator {
   }
 
   ncclComm_t handle() const { return group_->comm; }
-  void set_timeout(milliseconds t) override { world_->set_timeout(t); }
-  void set_step(int64_t step) override { world_->set_step(step); }
   std::string library() const override {
     int version = 0;
     nccl().get_version(&version);
     return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
   }
-  void give_up(const std::string& reason) override {
-    world_->peers().fail(fmt::format("rank {} of the world failed, which ends the others: {}",
-                                     world_->peers().rank(), reason));
-    world_->abort_all();
-  }
 
  protected:
   std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
                                          GroupUse use) override {
-    const Call call = next(Call::Kind::split, {});
-    const std::vector<int64_t> all = exchange(call, color, key);
-    const auto color_of = [&](int r) { return all[static_cast<size_t>(2 * r)]; };
-    const auto key_of = [&](int r) { return all[static_cast<size_t>(2 * r + 1)]; };
-    std::vector<int> ranks, world_ranks;
-    for (int r = 0; r < size() && color >= 0; ++r)
-      if (color_of(r) == color) ranks.push_back(r);
-    std::stable_sort(ranks.begin(), ranks.end(),
-                     [&](int a, int b) { return key_of(a) < key_of(b); });
-    for (const int r : ranks) world_ranks.push_back(members()[static_cast<size_t>(r)]);
-    const auto me = std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin();
+    const std::vector<int64_t> all = exchange(calls_.collective(Call::Kind::split), color, key);
+    std::vector<SplitChoice> choices;
+    for (size_t r = 0; r < all.size(); r += 2)
+      choices.push_back({static_cast<int>(all[r]), static_cast<int>(all[r + 1])});
+    Part part = part_of(choices, rank(), members());
     // NCCL orders equal keys by rank, as we do.
     NcclWorld::Group* child = world_->split(
-        *group_, name, fmt::format("{}/{}.{}", group_->id, number_, color), std::move(world_ranks),
-        static_cast<int>(me), color, key, use == GroupUse::background ? kBackgroundProcessors : 0);
+        *group_, name, fmt::format("{}/{}.{}", group_->id, calls_.collectives(), color),
+        std::move(part.members), part.rank, color, key,
+        use == GroupUse::background ? kBackgroundProcessors : 0);
     return child == nullptr ? nullptr : std::make_unique<NcclCommunicator>(world_, child);
   }
 
   void do_all_reduce(Stream& s, TensorView data, ReduceOp op) override {
-    enqueue(s, next(Call::Kind::all_reduce, data, op), [&](ncclComm_t comm) {
+    enqueue(s, calls_.collective(Call::Kind::all_reduce, data, op), [&](ncclComm_t comm) {
       return nccl().all_reduce(data.data, data.data, static_cast<size_t>(data.count()),
                                type_of(data.dtype), op_of(op), comm, native(s));
     });
   }
 
   void do_all_gather(Stream& s, TensorView out, ConstTensorView in) override {
-    enqueue(s, next(Call::Kind::all_gather, in), [&](ncclComm_t comm) {
+    enqueue(s, calls_.collective(Call::Kind::all_gather, in), [&](ncclComm_t comm) {
       return nccl().all_gather(in.data, out.data, static_cast<size_t>(in.bytes()), ncclUint8, comm,
                                native(s));
     });
   }
 
   void do_reduce_scatter(Stream& s, TensorView out, ConstTensorView in, ReduceOp op) override {
-    enqueue(s, next(Call::Kind::reduce_scatter, out, op), [&](ncclComm_t comm) {
+    enqueue(s, calls_.collective(Call::Kind::reduce_scatter, out, op), [&](ncclComm_t comm) {
       return nccl().reduce_scatter(in.data, out.data, static_cast<size_t>(out.count()),
                                    type_of(out.dtype), op_of(op), comm, native(s));
     });
@@ -276,11 +265,10 @@ class NcclCommunicator final : public Communicator {
   void do_all_to_all(Stream& s, TensorView out, ConstTensorView in,
                      std::span<const int64_t> send_rows,
                      std::span<const int64_t> recv_rows) override {
-    int64_t row = size_of(in.dtype);
-    for (int i = 1; i < in.rank(); ++i) row *= in.dim(i);
+    const int64_t row = row_bytes(in);
     if (!exchanged_) world_->meet(*group_, "all_to_all");  // the first connects all pairs
     exchanged_ = true;
-    enqueue(s, next(Call::Kind::all_to_all, in), [&](ncclComm_t comm) {
+    enqueue(s, calls_.collective(Call::Kind::all_to_all, in), [&](ncclComm_t comm) {
       const std::byte* from = in.data;
       std::byte* to = out.data;
       nccl().group_start();
@@ -302,14 +290,15 @@ class NcclCommunicator final : public Communicator {
   }
 
   void do_broadcast(Stream& s, TensorView data, int root) override {
-    enqueue(s, next(Call::Kind::broadcast, data, ReduceOp::sum, root), [&](ncclComm_t comm) {
-      return nccl().broadcast(data.data, data.data, static_cast<size_t>(data.bytes()), ncclUint8,
-                              root, comm, native(s));
-    });
+    enqueue(s, calls_.collective(Call::Kind::broadcast, data, ReduceOp::sum, root),
+            [&](ncclComm_t comm) {
+              return nccl().broadcast(data.data, data.data, static_cast<size_t>(data.bytes()),
+                                      ncclUint8, root, comm, native(s));
+            });
   }
 
   void do_barrier(Stream& s) override {
-    enqueue(s, next(Call::Kind::barrier, {}), [&](ncclComm_t comm) {
+    enqueue(s, calls_.collective(Call::Kind::barrier), [&](ncclComm_t comm) {
       return nccl().all_reduce(one_.data, one_.data, 1, ncclInt32, ncclMax, comm, native(s));
     });
   }
@@ -317,14 +306,9 @@ class NcclCommunicator final : public Communicator {
   // One after the other: while a link opens, and while memory is made, the ranks' GPUs must not
   // wait for one another.
   void connect(std::span<const std::pair<int, int>> pairs, int64_t bytes) override {
-    world_->check();
+    world_->world().check();
     for (const auto& [from, to] : pairs)
       if (from == rank() || to == rank()) link(from, to).prepare(static_cast<size_t>(bytes));
-  }
-
-  void meet_on_host(Stream&) override {
-    world_->check();
-    world_->meet(*group_, fmt::format("meeting {}", ++number_));
   }
 
   bool shares_memory() const override {
@@ -333,30 +317,25 @@ class NcclCommunicator final : public Communicator {
   }
   std::unique_ptr<Window> do_window(Stream& s, int64_t bytes) override {
     check_stream(s);
-    const std::string id = fmt::format("window {} of {} bytes", ++number_, bytes);
+    const std::string id = fmt::format("window {} of {} bytes", calls_.next(), bytes);
     return make_nccl_window(*world_, *group_, id, s, bytes);
   }
 
   void do_send(Stream& s, ConstTensorView data, int to) override {
     check_stream(s);
-    world_->check();
-    const Call call =
-        Call::of(Call::Kind::send, data, ++sent_[static_cast<size_t>(to)], ReduceOp::sum, to);
+    world_->world().check();
+    const Call call = calls_.send(data, to);
     if (data.bytes() > 0) link(rank(), to).send(native(s), call, data);
   }
 
   void do_recv(Stream& s, TensorView data, int from) override {
     check_stream(s);
-    world_->check();
-    const Call call = Call::of(Call::Kind::recv, data, ++received_[static_cast<size_t>(from)],
-                               ReduceOp::sum, from);
+    world_->world().check();
+    const Call call = calls_.recv(data, from);
     if (data.bytes() > 0) link(from, rank()).recv(native(s), call, data);
   }
 
  private:
-  Call next(Call::Kind kind, ConstTensorView x, ReduceOp op = ReduceOp::sum, int peer = -1) {
-    return Call::of(kind, x, ++number_, op, peer);
-  }
   void check_stream(const Stream& s) const {
     NEREUS_CHECK(kContract, s.device() == Device::cuda(world_->device()),
                  "group {} is GPU {}'s; the stream is of {}", name(), world_->device(),
@@ -365,7 +344,7 @@ class NcclCommunicator final : public Communicator {
   template <class Work>
   void enqueue(Stream& s, const Call& call, const Work& work) {
     check_stream(s);
-    world_->check();
+    world_->world().check();
     world_->enqueue(*group_, native(s), call, work);
   }
 
@@ -382,7 +361,7 @@ class NcclCommunicator final : public Communicator {
 
   // Two numbers of every rank, on the host.
   std::vector<int64_t> exchange(const Call& call, int64_t a, int64_t b) {
-    world_->check();
+    world_->world().check();
     NEREUS_CUDA_CALL(cudaSetDevice(world_->device()));
     const auto n = static_cast<size_t>(size());
     const DeviceMemory memory(2 * n * sizeof(int64_t));
@@ -399,28 +378,27 @@ class NcclCommunicator final : public Communicator {
         cudaMemcpyAsync(all.data(), memory.data, memory.bytes, cudaMemcpyDeviceToHost, stream));
     const cudaError_t done = cudaStreamSynchronize(stream);  // the watcher ends it when it must
     cudaStreamDestroy(stream);
-    world_->check();
+    world_->world().check();
     check_cuda(done, "cudaStreamSynchronize");
     return all;
   }
 
   std::shared_ptr<NcclWorld> world_;
   NcclWorld::Group* group_;
-  int64_t number_ = 0;
+  CallCounter calls_;
   bool exchanged_ = false;                                      // by all_to_all, once
-  std::vector<int64_t> sent_, received_;                        // by peer
   DeviceMemory one_;                                            // for barriers
   std::map<std::pair<int, int>, std::unique_ptr<Link>> links_;  // by sender and receiver
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl_world(World& peers, int device, milliseconds timeout) {
-  auto world = std::make_shared<NcclWorld>(peers, device, timeout);
-  std::vector<int> members(static_cast<size_t>(peers.world_size()));
+std::unique_ptr<Communicator> nccl_ranks(World& world, int device) {
+  auto shared = std::make_shared<NcclWorld>(world, device);
+  std::vector<int> members(static_cast<size_t>(world.size()));
   std::iota(members.begin(), members.end(), 0);
-  NcclWorld::Group* group = world->open("world", "world", std::move(members), peers.rank());
-  return std::make_unique<NcclCommunicator>(std::move(world), group);
+  NcclWorld::Group* group = shared->open("world", "world", std::move(members), world.rank());
+  return std::make_unique<NcclCommunicator>(std::move(shared), group);
 }
 
 void* nccl_handle(const Communicator& c) {

@@ -31,11 +31,12 @@ class NcclRanksTest : public testing::Test {
   }
 };
 
-std::string outcome(milliseconds timeout, const std::function<void(Communicator&, Stream&)>& work) {
+std::string outcome(milliseconds timeout,
+                    const std::function<void(Communicator&, Stream&, World&)>& work) {
   try {
-    test::nccl_ranks().run(2, timeout, [&](Communicator& c) {
+    test::nccl_ranks().run(2, timeout, [&](Communicator& c, World& world) {
       Stream stream(Device::cuda(c.rank()), &test::pool());
-      work(c, stream);
+      work(c, stream, world);
       stream.synchronize();
     });
   } catch (const std::exception& e) {
@@ -47,7 +48,7 @@ std::string outcome(milliseconds timeout, const std::function<void(Communicator&
 TEST_F(NcclRanksTest, BothMaySendManyMessagesBeforeEitherReceives) {
   EXPECT_EQ(
       outcome(milliseconds(60'000),
-              [](Communicator& c, Stream& s) {
+              [](Communicator& c, Stream& s, World&) {
                 const int other = 1 - c.rank();
                 constexpr int64_t kCount = 4 << 20;
                 Tensor out(s.device(), DType::f32, {kCount}), in(s.device(), DType::f32, {kCount});
@@ -73,15 +74,16 @@ TEST_F(NcclRanksTest, BothMaySendManyMessagesBeforeEitherReceives) {
 
 TEST_F(NcclRanksTest, ATimeOutTellsWhatTheOtherRankIsIn) {
   const auto begin = Clock::now();
-  const std::string message = outcome(milliseconds(60'000), [](Communicator& c, Stream& s) {
-    Tensor x = Tensor(s.device(), DType::f32, {8}).fill(1);
-    c.set_step(3);
-    c.all_reduce(s, x);
-    s.synchronize();
-    c.set_timeout(milliseconds(500));
-    if (c.rank() == 0) c.all_reduce(s, x);  // the other does not come
-    std::this_thread::sleep_for(milliseconds(2000));
-  });
+  const std::string message =
+      outcome(milliseconds(60'000), [](Communicator& c, Stream& s, World& world) {
+        Tensor x = Tensor(s.device(), DType::f32, {8}).fill(1);
+        world.set_step(3);
+        c.all_reduce(s, x);
+        s.synchronize();
+        world.set_timeout(milliseconds(500));
+        if (c.rank() == 0) c.all_reduce(s, x);  // the other does not come
+        std::this_thread::sleep_for(milliseconds(2000));
+      });
   EXPECT_THAT(
       message,
       AllOf(HasSubstr("all_reduce number 2 (sum) of f32 [8] of group world, step 3: 1 of its "
@@ -94,21 +96,22 @@ TEST_F(NcclRanksTest, ATimeOutTellsWhatTheOtherRankIsIn) {
 TEST_F(NcclRanksTest, ARankThatFailsEndsTheOtherThatWaitsForItsGpu) {
   std::atomic<bool> told{false};
   const auto begin = Clock::now();
-  const std::string message = outcome(milliseconds(60'000), [&](Communicator& c, Stream& s) {
-    Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(1);
-    c.all_reduce(s, x);
-    s.synchronize();
-    if (c.rank() == 1) throw Error(Fault::kNumeric, "the loss is NaN");
-    c.all_reduce(s, x);
-    s.synchronize();  // ends, because the watcher aborts what is enqueued
-    try {
-      c.all_reduce(s, x);
-    } catch (const Error& e) {
-      told = std::string(e.what()) ==
-             "rank 1 of the world failed, which ends the others: the loss is NaN";
-      throw;
-    }
-  });
+  const std::string message =
+      outcome(milliseconds(60'000), [&](Communicator& c, Stream& s, World&) {
+        Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(1);
+        c.all_reduce(s, x);
+        s.synchronize();
+        if (c.rank() == 1) throw Error(Fault::kNumeric, "the loss is NaN");
+        c.all_reduce(s, x);
+        s.synchronize();  // ends, because the watcher aborts what is enqueued
+        try {
+          c.all_reduce(s, x);
+        } catch (const Error& e) {
+          told = std::string(e.what()) ==
+                 "rank 1 of the world failed, which ends the others: the loss is NaN";
+          throw;
+        }
+      });
   EXPECT_THAT(message, HasSubstr("the loss is NaN"));
   EXPECT_TRUE(told);
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
@@ -116,7 +119,7 @@ TEST_F(NcclRanksTest, ARankThatFailsEndsTheOtherThatWaitsForItsGpu) {
 
 TEST_F(NcclRanksTest, CallsReturnBeforeTheGpuHasDoneThem) {
   EXPECT_EQ(outcome(milliseconds(60'000),
-                    [](Communicator& c, Stream& s) {
+                    [](Communicator& c, Stream& s, World&) {
                       Tensor x = Tensor(s.device(), DType::f32, {64 << 20}).fill(1);
                       c.all_reduce(s, x);  // connects
                       s.synchronize();
@@ -138,7 +141,7 @@ TEST_F(NcclRanksTest, CallsReturnBeforeTheGpuHasDoneThem) {
 
 TEST_F(NcclRanksTest, TensorsOfAnotherDeviceAreRefused) {
   EXPECT_THAT(outcome(milliseconds(60'000),
-                      [](Communicator& c, Stream&) {
+                      [](Communicator& c, Stream&, World&) {
                         Stream host(Device::cpu(), &test::pool());
                         Tensor x = Tensor(Device::cpu(), DType::f32, {8}).fill(1);
                         c.all_reduce(host, x);

@@ -44,7 +44,7 @@ class NcclWindow final : public Window {
     if (window_ == nullptr && wrong_.empty())
       wrong_ = "NCCL does not map the memory of group " + group.name + "'s ranks";
     if (!wrong_.empty()) {
-      world.check();
+      world.world().check();
       world.fail(wrong_);
     }
     auto* const bases = reinterpret_cast<int64_t*>(addresses_.data());
@@ -66,7 +66,7 @@ class NcclWindow final : public Window {
     call.kind = Call::Kind::barrier;
     call.number = static_cast<int64_t>(++meetings_);
     const auto native = static_cast<cudaStream_t>(stream.native());
-    world_.check();
+    world_.world().check();
     world_.enqueue(group_, native, call, [&](ncclComm_t) {
       launch_meet({.bases = bases_.as<int64_t>(),
                    .flags = flags_,

@@ -3,7 +3,7 @@
 //
 // A thread that is inside NCCL cannot be got out of it, so calls that might wait for other ranks
 // there (the start of a group, the first exchange by send and recv) come after a meeting of the
-// group through its peers, which has a time-out. All other calls enqueue and return.
+// group through its world, which has a time-out. All other calls enqueue and return.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -44,16 +44,13 @@ class NcclWorld {
   };
   using Work = std::function<ncclResult_t(ncclComm_t)>;
 
-  NcclWorld(World& peers, int device, std::chrono::milliseconds timeout);
+  NcclWorld(World& world, int device);
   ~NcclWorld();
   NcclWorld(const NcclWorld&) = delete;
   NcclWorld& operator=(const NcclWorld&) = delete;
 
-  World& peers() { return peers_; }
+  World& world() { return world_; }
   int device() const { return device_; }
-  std::chrono::milliseconds timeout() const { return std::chrono::milliseconds(timeout_ms_); }
-  void set_timeout(std::chrono::milliseconds t) { timeout_ms_ = t.count(); }
-  void set_step(int64_t);
 
   // A group of `members`, in which this rank has number `rank`. A collective of the group.
   Group* open(const std::string& name, const std::string& id, std::vector<int> members, int rank);
@@ -72,8 +69,6 @@ class NcclWorld {
   // other ranks looks at it.
   const int* ended_word() const { return ended_word_; }
 
-  // Throws what the world ended with, if it has.
-  void check();
   // Ends the world.
   [[noreturn]] void fail(const std::string& reason);
   // False when a thread is inside NCCL with a group, which was left alone.
@@ -89,9 +84,8 @@ class NcclWorld {
   void give_events(const Pending&);
 
   const NcclLibrary& nccl_;
-  World& peers_;
+  World& world_;
   const int device_;
-  std::atomic<int64_t> timeout_ms_, step_{-1};
   std::atomic<bool> stopping_{false}, aborted_{false};
   int* ended_word_ = nullptr;
 

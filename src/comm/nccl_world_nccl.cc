@@ -17,33 +17,26 @@ void check_cuda(cudaError_t error, const char* call) {
                cudaGetErrorName(error));
 }
 
-NcclWorld::NcclWorld(World& peers, int device, milliseconds timeout)
-    : nccl_(nccl()), peers_(peers), device_(device), timeout_ms_(timeout.count()) {
+NcclWorld::NcclWorld(World& world, int device) : nccl_(nccl()), world_(world), device_(device) {
   cuda::use_device(device);
   check_cuda(cudaHostAlloc(&ended_word_, sizeof(int), cudaHostAllocMapped), "cudaHostAlloc");
   *ended_word_ = 0;
-  peers_.describe_by([this] {
+  world_.describe_by([this] {
     const std::lock_guard lock(now_mutex_);
+    now_.step = world_.step();
     return now_.to_string();
   });
   watcher_ = std::thread([this] { watch(); });
 }
 
 NcclWorld::~NcclWorld() {
-  peers_.describe_by(nullptr);
+  world_.describe_by(nullptr);
   stopping_ = true;
   watcher_.join();
   for (Group& g : groups_)
     if (g.comm != nullptr) nccl_.comm_abort(g.comm);
   for (const cudaEvent_t e : events_) cudaEventDestroy(e);
   cudaFreeHost(ended_word_);
-}
-
-void NcclWorld::set_step(int64_t step) {
-  step_ = step;
-  peers_.set_step(step);
-  const std::lock_guard lock(now_mutex_);
-  now_.step = step;
 }
 
 // ---- groups
@@ -67,11 +60,11 @@ NcclWorld::Group* NcclWorld::open(const std::string& name, const std::string& id
   ncclUniqueId secret;
   if (rank == 0) {
     check_nccl(g, nccl_.get_unique_id(&secret), "the start");
-    peers_.set(key, std::string(secret.internal, sizeof secret.internal));
+    world_.set(key, std::string(secret.internal, sizeof secret.internal));
   }
   meet(g, "start");
   if (rank != 0) {
-    const std::string bytes = peers_.get(key, timeout());
+    const std::string bytes = world_.get(key, world_.timeout());
     std::memcpy(secret.internal, bytes.data(), sizeof secret.internal);
   }
   std::unique_lock lock(g.mutex);
@@ -89,7 +82,7 @@ NcclWorld::Group* NcclWorld::split(Group& parent, const std::string& name, const
   ncclComm_t comm = nullptr;
   {
     std::unique_lock lock(parent.mutex);
-    if (parent.comm == nullptr) lock.unlock(), check();
+    if (parent.comm == nullptr) lock.unlock(), world_.check();
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     if (processors > 0) config.minCTAs = 1, config.maxCTAs = processors;
     const ncclResult_t result =
@@ -126,27 +119,14 @@ void NcclWorld::close(Group* group) {
 
 void NcclWorld::check_nccl(const Group& g, ncclResult_t result, const std::string& what) {
   if (result == ncclSuccess) return;
-  check();  // an abort makes errors of its own
+  world_.check();  // an abort makes errors of its own
   fail(fmt::format("{} of group {}, rank {} of the world: NCCL: {} ({})", what, g.name,
-                   peers_.rank(), nccl_.error_string(result), nccl_.last_error(nullptr)));
+                   world_.rank(), nccl_.error_string(result), nccl_.last_error(nullptr)));
 }
 
 void NcclWorld::meet(const Group& g, const std::string& what) {
-  const auto key = [&](int r) { return fmt::format("nccl/{}/{}/{}", g.id, what, r); };
-  peers_.set(key(g.rank), "here");
-  const auto deadline = Clock::now() + timeout();
-  for (int r = 0; r < static_cast<int>(g.members.size()); ++r) {
-    const auto left = std::chrono::duration_cast<milliseconds>(deadline - Clock::now());
-    try {
-      if (r != g.rank) peers_.get(key(r), std::max(left, milliseconds(1)));
-    } catch (const Error&) {
-      check();
-      fail(fmt::format("{} of group {}: rank {} of the world did not come within {:g} s: {}", what,
-                       g.name, g.members[static_cast<size_t>(r)],
-                       std::chrono::duration<double>(timeout()).count(),
-                       peers_.activities({g.members[static_cast<size_t>(r)]})[0]));
-    }
-  }
+  world_.meet(fmt::format("nccl/{}/{}", g.id, what), fmt::format("{} of group {}", what, g.name),
+              g.members);
 }
 
 cudaEvent_t NcclWorld::take_event() {
@@ -178,7 +158,7 @@ void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call, const W
   std::unique_lock lock(g.mutex);
   if (g.comm == nullptr) {
     lock.unlock();
-    check();
+    world_.check();
     NEREUS_FAIL(kComm, "group {} was aborted", g.name);
   }
   Pending p{.call = call, .begin = take_event(), .end = take_event(), .begun = false, .since = {}};
@@ -190,12 +170,8 @@ void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call, const W
   check_nccl(g, result, call.to_string());
 }
 
-void NcclWorld::check() {
-  if (const auto failure = peers_.failure()) throw Error(Fault::kComm, *failure);
-}
-
 void NcclWorld::fail(const std::string& reason) {
-  const std::string first = peers_.fail(reason);
+  const std::string first = world_.fail(reason);
   abort_all();
   throw Error(Fault::kComm, first);
 }
@@ -245,13 +221,13 @@ void NcclWorld::watch() {
         now_.call = call;
       }
     }
-    if (wrong.empty() && !peers_.failure()) continue;
-    if (!peers_.failure()) peers_.fail(wrong);
+    if (wrong.empty() && !world_.failure()) continue;
+    if (!world_.failure()) world_.fail(wrong);
     if (abort_all()) continue;
     // A thread that is inside NCCL cannot be got out: the process ends here, or it never would.
-    log::error("{}", peers_.failure().value_or(wrong));
+    log::error("{}", world_.failure().value_or(wrong));
     log::error("rank {}: a thread is inside NCCL and does not come back, so its process ends here",
-               peers_.rank());
+               world_.rank());
     std::_Exit(Error(Fault::kComm, "").exit_code());
   }
 }
@@ -261,20 +237,20 @@ std::string NcclWorld::look(Group& g) {
   ncclResult_t state = ncclSuccess;
   nccl_.comm_get_async_error(g.comm, &state);
   if (state != ncclSuccess && state != ncclInProgress)
-    return fmt::format("rank {} of the world, group {}: NCCL: {} ({})", peers_.rank(), g.name,
+    return fmt::format("rank {} of the world, group {}: NCCL: {} ({})", world_.rank(), g.name,
                        nccl_.error_string(state), nccl_.last_error(g.comm));
   while (!g.pending.empty()) {
     Pending& p = g.pending.front();
     const cudaError_t done = cudaEventQuery(p.end);
     if (done != cudaSuccess && done != cudaErrorNotReady)
       return fmt::format("rank {} of the world, in {} of group {}: its GPU failed: {}",
-                         peers_.rank(), p.call.to_string(), g.name, cudaGetErrorString(done));
+                         world_.rank(), p.call.to_string(), g.name, cudaGetErrorString(done));
     if (done == cudaErrorNotReady) {
       if (!p.begun && cudaEventQuery(p.begin) == cudaSuccess) {
         p.begun = true;
         p.since = Clock::now();
       }
-      return p.begun && Clock::now() - p.since > timeout() ? late_text(g, p) : "";
+      return p.begun && Clock::now() - p.since > world_.timeout() ? late_text(g, p) : "";
     }
     give_events(p);
     g.pending.pop_front();
@@ -284,23 +260,23 @@ std::string NcclWorld::look(Group& g) {
 
 // Who is not in what this rank is in.
 std::string NcclWorld::late_text(const Group& g, const Pending& p) {
-  const double seconds = std::chrono::duration<double>(timeout()).count();
+  const double seconds = std::chrono::duration<double>(world_.timeout()).count();
   RankActivity mine;
   mine.group = g.name;
   mine.call = p.call;
   mine.inside = true;
-  mine.step = step_;
-  const std::vector<std::string> all = peers_.activities(g.members);
+  mine.step = world_.step();
+  const std::vector<std::string> all = world_.activities(g.members);
   std::vector<MissingRank> missing;
   for (size_t r = 0; r < all.size(); ++r)
-    if (g.members[r] != peers_.rank() && all[r] != mine.to_string())
+    if (g.members[r] != world_.rank() && all[r] != mine.to_string())
       missing.push_back({static_cast<int>(r), all[r].empty() ? "it says nothing" : all[r]});
   if (missing.empty())
     return fmt::format(
         "{} of group {}, step {}: all its {} ranks are in it, and it has not ended "
         "within {:g} s: the connection between their GPUs is stuck",
-        p.call.to_string(), g.name, step_.load(), all.size(), seconds);
-  return time_out_message(g.name, g.members, p.call, seconds, missing, step_);
+        p.call.to_string(), g.name, world_.step(), all.size(), seconds);
+  return time_out_message(g.name, g.members, p.call, seconds, missing, world_.step());
 }
 
 }  // namespace nereus

@@ -35,37 +35,34 @@ class SingleRank final : public Communicator {
 
   std::string library() const override { return "none"; }
   bool shares_memory() const override { return true; }
-  void set_timeout(std::chrono::milliseconds) override {}
-  void set_step(int64_t) override {}
-  void give_up(const std::string&) override {}
 
  private:
   std::unique_ptr<Communicator> do_split(const std::string& name, int color, int,
                                          GroupUse) override {
-    ++number_;
+    calls_.next();
     return color < 0 ? nullptr : single_rank(name, members()[0]);
   }
-  void do_all_reduce(Stream&, TensorView, ReduceOp) override { ++number_; }
+  void do_all_reduce(Stream&, TensorView, ReduceOp) override { calls_.next(); }
   void do_all_gather(Stream& s, TensorView out, ConstTensorView in) override {
-    ++number_;
+    calls_.next();
     copy(s, out, in);
   }
   void do_reduce_scatter(Stream& s, TensorView out, ConstTensorView in, ReduceOp) override {
-    ++number_;
+    calls_.next();
     copy(s, out, in);
   }
   void do_all_to_all(Stream& s, TensorView out, ConstTensorView in,
                      std::span<const int64_t> send_rows,
                      std::span<const int64_t> recv_rows) override {
-    const Call call = Call::of(Call::Kind::all_to_all, in, ++number_);
+    const Call call = calls_.collective(Call::Kind::all_to_all, in);
     const int64_t rows = send_rows[0], counts[2] = {rows, recv_rows[0]};
     const int64_t* const table[1] = {counts};
     const std::string wrong = row_disagreement(name(), members(), call, table);
     NEREUS_CHECK(kComm, wrong.empty(), "{}", wrong);
     copy(s, out.rows(0, rows), in.rows(0, rows));
   }
-  void do_broadcast(Stream&, TensorView, int) override { ++number_; }
-  void do_barrier(Stream&) override { ++number_; }
+  void do_broadcast(Stream&, TensorView, int) override { calls_.next(); }
+  void do_barrier(Stream&) override { calls_.next(); }
   // Communicator refuses these: rank 0 of 1 can name nobody.
   void do_send(Stream&, ConstTensorView, int) override { NEREUS_FAIL(kContract, "send alone"); }
   void do_recv(Stream&, TensorView, int) override { NEREUS_FAIL(kContract, "recv alone"); }
@@ -73,7 +70,7 @@ class SingleRank final : public Communicator {
     return std::make_unique<OwnWindow>(s, bytes);
   }
 
-  int64_t number_ = 0;  // of the group's collectives, for messages
+  CallCounter calls_{1};
 };
 
 }  // namespace

@@ -14,10 +14,17 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "control/local_world.h"
 
 namespace nereus {
 
 // `member` is the rank's number in the world, which members() tells.
 std::unique_ptr<Communicator> single_rank(const std::string& name, int member = 0);
+
+// A run of one rank, alone: its group of all ranks and its world.
+struct OneRank {
+  LocalWorld world{1, std::chrono::seconds(300)};
+  std::unique_ptr<Communicator> all = single_rank("world");
+};
 
 }  // namespace nereus

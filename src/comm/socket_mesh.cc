@@ -218,6 +218,24 @@ struct SocketMesh::Impl {
 
   // ---- callers
 
+  void enqueue(int to, Outgoing&& o) {
+    Peer& p = peers[static_cast<size_t>(to)];
+    std::unique_lock lock(mutex);
+    if (!p.out) {
+      lock.unlock();
+      {
+        const std::lock_guard one(connecting);
+        if (!p.out) connect(to);
+      }
+      lock.lock();
+    }
+    if (o.unsent != nullptr) ++*o.unsent;
+    p.queue.push_back(std::move(o));
+    const bool first = p.queue.size() == 1;
+    if (first) pump(p);
+    if (first && !p.queue.empty()) waker.wake();
+  }
+
   void connect(int to) {
     const std::string where = control.get(key(to), timeout);
     const size_t space = where.find(' ');
@@ -260,30 +278,22 @@ SocketMesh::SocketMesh(ControlPlane& control, milliseconds timeout)
 SocketMesh::~SocketMesh() = default;
 
 void SocketMesh::send(int to, Tag tag, std::span<const std::byte> bytes, int* unsent) {
-  Peer& p = impl_->peers[static_cast<size_t>(to)];
-  std::unique_lock lock(impl_->mutex);
-  if (!p.out) {
-    lock.unlock();
-    {
-      const std::lock_guard one(impl_->connecting);
-      if (!p.out) impl_->connect(to);
-    }
-    lock.lock();
-  }
-  p.queue.emplace_back();
-  Outgoing& o = p.queue.back();
+  Outgoing o;
   o.header = {tag.group, bytes.size(), tag.channel, impl_->control.rank()};
+  o.data = bytes.data();
   o.unsent = unsent;
-  if (unsent != nullptr) {
-    ++*unsent;
-    o.data = bytes.data();
-  } else {
-    o.owned.assign(bytes.begin(), bytes.end());
-    o.data = o.owned.data();
-  }
-  const bool first = p.queue.size() == 1;
-  if (first) impl_->pump(p);
-  if (first && !p.queue.empty()) impl_->waker.wake();
+  impl_->enqueue(to, std::move(o));
+}
+
+void SocketMesh::post(int to, Tag tag, std::span<const std::byte> head,
+                      std::span<const std::byte> body) {
+  Outgoing o;
+  o.owned.reserve(head.size() + body.size());
+  o.owned.assign(head.begin(), head.end());
+  o.owned.insert(o.owned.end(), body.begin(), body.end());
+  o.header = {tag.group, o.owned.size(), tag.channel, impl_->control.rank()};
+  o.data = o.owned.data();  // which moves with it
+  impl_->enqueue(to, std::move(o));
 }
 
 SocketMesh::Outcome SocketMesh::wait(Clock::time_point deadline, FunctionRef<bool()> done,

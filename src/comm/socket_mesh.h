@@ -35,8 +35,10 @@ class SocketMesh {
   SocketMesh& operator=(const SocketMesh&) = delete;
 
   // In order for each rank and tag. The bytes must stay until `*unsent`, which goes up here, has
-  // come down again; without it they are copied.
+  // come down again.
   void send(int to, Tag, std::span<const std::byte>, int* unsent);
+  // Head and body as one message, copied.
+  void post(int to, Tag, std::span<const std::byte> head, std::span<const std::byte> body);
 
   // Waits for done(), which may use what follows and nothing else of the mesh. `hopeless` is asked
   // when a rank has left.

@@ -24,7 +24,8 @@ using testing::HasSubstr;
 
 using Clock = std::chrono::steady_clock;
 
-void as_rank(milliseconds timeout, const std::function<void(Communicator&, Stream&)>& work) {
+void as_rank(milliseconds timeout,
+             const std::function<void(Communicator&, Stream&, World&)>& work) {
   const test::ChildRank r = test::this_child_rank();
   ControlPlaneOptions o;
   o.rank = r.rank;
@@ -35,8 +36,8 @@ void as_rank(milliseconds timeout, const std::function<void(Communicator&, Strea
   Stream stream(Device::cpu(), &test::pool());
   ControlPlane control(o);
   try {
-    const auto world = make_socket_world(control, timeout);
-    work(*world, stream);
+    const auto world = world_of(control, timeout);
+    work(*socket_ranks(control, *world), stream, *world);
   } catch (const Error& error) {
     return tell(error.what());
   }
@@ -45,11 +46,11 @@ void as_rank(milliseconds timeout, const std::function<void(Communicator&, Strea
 }
 
 const ChildFunction reduces("reduce_for_ever", [] {
-  as_rank(milliseconds(60'000), [](Communicator& c, Stream& s) {
+  as_rank(milliseconds(60'000), [](Communicator& c, Stream& s, World& world) {
     const auto pair = c.split("pair", c.rank() / 2, 0);
     Tensor x = Tensor(Device::cpu(), DType::f32, {50'000}).fill(1);
     for (int step = 0;; ++step) {
-      c.set_step(step < 5 ? step : 5);
+      world.set_step(step < 5 ? step : 5);
       c.all_reduce(s, x);
       pair->all_reduce(s, x, ReduceOp::max);
       x.fill(1);
@@ -59,7 +60,7 @@ const ChildFunction reduces("reduce_for_ever", [] {
 });
 
 const ChildFunction ends_early("end_early", [] {
-  as_rank(milliseconds(60'000), [](Communicator& c, Stream& s) {
+  as_rank(milliseconds(60'000), [](Communicator& c, Stream& s, World&) {
     Tensor x = Tensor(Device::cpu(), DType::f32, {300'000}).fill(3);
     c.barrier(s);
     if (c.rank() == 1) c.send(s, x, 0);  // arrives, though the sender is gone when it is read
@@ -72,9 +73,9 @@ const ChildFunction ends_early("end_early", [] {
 });
 
 const ChildFunction times_out("time_out", [] {
-  as_rank(milliseconds(600), [](Communicator& c, Stream& s) {
+  as_rank(milliseconds(600), [](Communicator& c, Stream& s, World& world) {
     const auto pair = c.split("pair", c.rank() / 2, 0);
-    c.set_step(7);
+    world.set_step(7);
     Tensor x(Device::cpu(), DType::f32, {8});
     c.barrier(s);
     if (c.rank() == 3) {

@@ -11,7 +11,10 @@
 
 #include "base/check.h"
 #include "comm/call.h"
+#include "comm/host_bytes.h"
 #include "comm/host_reduce.h"
+#include "comm/split.h"
+#include "control/local_world.h"
 
 namespace nereus {
 namespace {
@@ -20,9 +23,14 @@ using Clock = std::chrono::steady_clock;
 
 struct ThreadGroup;
 
-// What all groups of one run share: the time-out, what each rank is doing, and whether it is over.
+// What all groups of one run share: the world, and what each rank is doing.
 struct ThreadWorld {
-  explicit ThreadWorld(int ranks) : activities(static_cast<size_t>(ranks)) {}
+  ThreadWorld(int ranks, std::chrono::milliseconds timeout)
+      : local(ranks, timeout), activities(static_cast<size_t>(ranks)) {
+    local.on_announce([this] { wake_all(); });
+    for (int r = 0; r < ranks; ++r)
+      local.rank(r).describe_by([this, r] { return activity(r).to_string(); });
+  }
 
   struct Activity {
     std::mutex mutex;
@@ -32,7 +40,9 @@ struct ThreadWorld {
   RankActivity activity(int rank) {
     Activity& a = activities[static_cast<size_t>(rank)];
     const std::lock_guard lock(a.mutex);
-    return a.now;
+    RankActivity now = a.now;
+    now.step = local.rank(rank).step();
+    return now;
   }
   void enter(int rank, const std::string& group, const Call& call) {
     Activity& a = activities[static_cast<size_t>(rank)];
@@ -47,33 +57,20 @@ struct ThreadWorld {
     a.now.inside = false;
   }
 
-  void set_step(int rank, int64_t step) {
-    Activity& a = activities[static_cast<size_t>(rank)];
-    const std::lock_guard lock(a.mutex);
-    a.now.step = step;
-  }
-
-  // The first failure is everybody's. note() may be called under a group's mutex; the others learn
-  // of it by wake_all().
-  void note(const std::string& why, std::exception_ptr error);
   void wake_all();
-  void end_all(const std::string& why, std::exception_ptr error) {
-    note(why, std::move(error));
-    wake_all();
-  }
   void end(int rank);  // the rank's work is over: who waits for it learns so
+  // The rank's work ended with an exception, which is kept where it is what ended the world.
+  void end_all(int rank, const std::string& reason, const std::exception_ptr& error);
   [[noreturn]] void rethrow() {
-    const std::lock_guard lock(mutex);
-    throw Error(Fault::kComm, reason);
+    local.rank(0).check();
+    NEREUS_FAIL(kContract, "the world has not ended");
   }
 
-  std::atomic<int64_t> timeout_ms{0};
-  std::atomic<bool> aborted{false};
+  LocalWorld local;
   std::atomic<int> ended{0};  // ranks
   std::deque<Activity> activities;
 
   std::mutex mutex;  // of what follows; may be taken under a group's, not the other way round
-  std::string reason;
   std::exception_ptr first_error;
   std::vector<std::weak_ptr<ThreadGroup>> groups;
 };
@@ -91,7 +88,7 @@ struct ThreadGroup {
     const std::byte* in = nullptr;
     std::byte* out = nullptr;
     const int64_t* counts = nullptr;  // all_to_all: send_rows, then recv_rows
-    int color = -1, key = 0;          // split
+    SplitChoice choice = {};
   };
 
   ThreadGroup(ThreadWorld& w, std::string n, std::vector<int> m)
@@ -124,12 +121,13 @@ void ThreadWorld::wake_all() {
   }
 }
 
-void ThreadWorld::note(const std::string& why, std::exception_ptr error) {
-  const std::lock_guard lock(mutex);
-  if (aborted) return;
-  reason = why;
-  first_error = error ? error : std::make_exception_ptr(Error(Fault::kComm, why));
-  aborted = true;
+void ThreadWorld::end_all(int rank, const std::string& reason, const std::exception_ptr& error) {
+  const std::string text = failed_text(rank, reason);
+  if (local.note(text) == text) {
+    const std::lock_guard lock(mutex);
+    if (!first_error) first_error = error;
+  }
+  local.announce();
 }
 
 void ThreadWorld::end(int rank) {
@@ -184,33 +182,20 @@ class ThreadWindow final : public Window {
 class ThreadCommunicator final : public Communicator {
  public:
   ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank)
-      : Communicator(group->name, group->members, rank),
-        group_(std::move(group)),
-        sent_(static_cast<size_t>(size())),
-        received_(static_cast<size_t>(size())) {}
+      : Communicator(group->name, group->members, rank), group_(std::move(group)), calls_(size()) {}
 
-  void set_timeout(std::chrono::milliseconds t) override { world().timeout_ms = t.count(); }
-  void set_step(int64_t step) override { world().set_step(me(), step); }
   std::string library() const override { return "threads"; }
-  void give_up(const std::string& reason) override { fail_rank(reason, nullptr); }
-  void fail_rank(const std::string& reason, std::exception_ptr error) {
-    world().end_all(
-        fmt::format("rank {} of the world failed, which ends the others: {}", me(), reason), error);
-  }
 
  protected:
   std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
                                          GroupUse) override {
-    std::vector<int> ranks;  // in this group, of my color
-    meet({.call = next(Call::Kind::split, {}), .color = color, .key = key}, [&] {
-      for (int r = 0; r < size(); ++r)
-        if (slot(r).color == color) ranks.push_back(r);
-      std::stable_sort(ranks.begin(), ranks.end(),
-                       [&](int a, int b) { return slot(a).key < slot(b).key; });
-      if (color < 0 || ranks.front() != rank()) return;
-      std::vector<int> world_ranks;
-      for (const int r : ranks) world_ranks.push_back(members()[static_cast<size_t>(r)]);
-      auto child = std::make_shared<ThreadGroup>(world(), name, std::move(world_ranks));
+    Part mine;
+    meet({.call = calls_.collective(Call::Kind::split), .choice = {color, key}}, [&] {
+      std::vector<SplitChoice> choices;
+      for (int r = 0; r < size(); ++r) choices.push_back(slot(r).choice);
+      mine = part_of(choices, rank(), members());
+      if (color < 0 || mine.rank != 0) return;  // its first rank makes it
+      auto child = std::make_shared<ThreadGroup>(world(), name, std::move(mine.members));
       {
         const std::lock_guard lock(world().mutex);
         std::erase_if(world().groups, [](const auto& g) { return g.expired(); });
@@ -221,12 +206,10 @@ class ThreadCommunicator final : public Communicator {
     });
     std::unique_ptr<Communicator> out;
     if (color >= 0) {
-      const auto mine = std::find(ranks.begin(), ranks.end(), rank());
       const std::lock_guard lock(group_->mutex);
-      out = std::make_unique<ThreadCommunicator>(group_->children[color],
-                                                 static_cast<int>(mine - ranks.begin()));
+      out = std::make_unique<ThreadCommunicator>(group_->children[color], mine.rank);
     }
-    meet({.call = next(Call::Kind::split, {})}, [&] {
+    meet({.call = calls_.collective(Call::Kind::split)}, [&] {
       if (rank() != 0) return;  // all have their group
       const std::lock_guard lock(group_->mutex);
       group_->children.clear();
@@ -236,7 +219,7 @@ class ThreadCommunicator final : public Communicator {
 
   // Each rank sums its part of the elements for all.
   void do_all_reduce(Stream&, TensorView data, ReduceOp op) override {
-    meet({.call = next(Call::Kind::all_reduce, data, op), .out = data.data}, [&] {
+    meet({.call = calls_.collective(Call::Kind::all_reduce, data, op), .out = data.data}, [&] {
       const int64_t n = data.count();
       const int64_t begin = n * rank() / size(), end = n * (rank() + 1) / size();
       const int64_t offset = begin * size_of(data.dtype);
@@ -244,18 +227,19 @@ class ThreadCommunicator final : public Communicator {
       for (int r = 0; r < size(); ++r) inputs.push_back(slot(r).out + offset);
       host_reduce(op, data.dtype, data.data + offset, inputs, end - begin);
       for (int r = 0; r < size(); ++r)
-        copy(slot(r).out + offset, data.data + offset, (end - begin) * size_of(data.dtype));
+        copy_bytes(slot(r).out + offset, data.data + offset, (end - begin) * size_of(data.dtype));
     });
   }
 
   void do_all_gather(Stream&, TensorView out, ConstTensorView in) override {
-    meet({.call = next(Call::Kind::all_gather, in), .in = in.data}, [&] {
-      for (int r = 0; r < size(); ++r) copy(out.data + r * in.bytes(), slot(r).in, in.bytes());
+    meet({.call = calls_.collective(Call::Kind::all_gather, in), .in = in.data}, [&] {
+      for (int r = 0; r < size(); ++r)
+        copy_bytes(out.data + r * in.bytes(), slot(r).in, in.bytes());
     });
   }
 
   void do_reduce_scatter(Stream&, TensorView out, ConstTensorView in, ReduceOp op) override {
-    meet({.call = next(Call::Kind::reduce_scatter, out, op), .in = in.data}, [&] {
+    meet({.call = calls_.collective(Call::Kind::reduce_scatter, out, op), .in = in.data}, [&] {
       std::vector<const std::byte*>& inputs = pointers();
       for (int r = 0; r < size(); ++r) inputs.push_back(slot(r).in + rank() * out.bytes());
       host_reduce(op, out.dtype, out.data, inputs, out.count());
@@ -267,28 +251,31 @@ class ThreadCommunicator final : public Communicator {
                      std::span<const int64_t> recv_rows) override {
     counts_.assign(send_rows.begin(), send_rows.end());
     counts_.insert(counts_.end(), recv_rows.begin(), recv_rows.end());
-    int64_t row = size_of(in.dtype);
-    for (int i = 1; i < in.rank(); ++i) row *= in.dim(i);
-    meet({.call = next(Call::Kind::all_to_all, in), .in = in.data, .counts = counts_.data()}, [&] {
-      std::byte* to = out.data;
-      for (int r = 0; r < size(); ++r) {
-        const std::span<const int64_t> sent(slot(r).counts, static_cast<size_t>(size()));
-        int64_t before = 0;
-        for (int i = 0; i < rank(); ++i) before += sent[static_cast<size_t>(i)];
-        const int64_t bytes = sent[static_cast<size_t>(rank())] * row;
-        copy(to, slot(r).in + before * row, bytes);
-        to += bytes;
-      }
-    });
+    const int64_t row = row_bytes(in);
+    meet({.call = calls_.collective(Call::Kind::all_to_all, in),
+          .in = in.data,
+          .counts = counts_.data()},
+         [&] {
+           std::byte* to = out.data;
+           for (int r = 0; r < size(); ++r) {
+             const std::span<const int64_t> sent(slot(r).counts, static_cast<size_t>(size()));
+             int64_t before = 0;
+             for (int i = 0; i < rank(); ++i) before += sent[static_cast<size_t>(i)];
+             const int64_t bytes = sent[static_cast<size_t>(rank())] * row;
+             copy_bytes(to, slot(r).in + before * row, bytes);
+             to += bytes;
+           }
+         });
   }
 
   void do_broadcast(Stream&, TensorView data, int root) override {
-    meet({.call = next(Call::Kind::broadcast, data, ReduceOp::sum, root), .in = data.data},
-         [&] { copy(data.data, slot(root).in, data.bytes()); });
+    meet({.call = calls_.collective(Call::Kind::broadcast, data, ReduceOp::sum, root),
+          .in = data.data},
+         [&] { copy_bytes(data.data, slot(root).in, data.bytes()); });
   }
 
   void do_barrier(Stream&) override {
-    meet({.call = next(Call::Kind::barrier, {})}, [] {});
+    meet({.call = calls_.collective(Call::Kind::barrier)}, [] {});
   }
 
   bool shares_memory() const override { return true; }
@@ -297,10 +284,9 @@ class ThreadCommunicator final : public Communicator {
   }
 
   void do_send(Stream&, ConstTensorView data, int to) override {
-    const Call call =
-        Call::of(Call::Kind::send, data, ++sent_[static_cast<size_t>(to)], ReduceOp::sum, to);
+    const Call call = calls_.send(data, to);
     world().enter(me(), name(), call);
-    if (world().aborted) world().rethrow();
+    if (world().local.ended()) world().rethrow();
     Message message{.call = call, .bytes = {}};
     {
       const std::lock_guard lock(group_->mutex);
@@ -319,8 +305,7 @@ class ThreadCommunicator final : public Communicator {
   }
 
   void do_recv(Stream&, TensorView data, int from) override {
-    const Call call = Call::of(Call::Kind::recv, data, ++received_[static_cast<size_t>(from)],
-                               ReduceOp::sum, from);
+    const Call call = calls_.recv(data, from);
     world().enter(me(), name(), call);
     std::unique_lock lock(group_->mutex);
     std::deque<Message>& box = group_->mail[{from, rank()}];
@@ -332,7 +317,7 @@ class ThreadCommunicator final : public Communicator {
         message_disagreement(name(), members(), from, rank(), message.call, call);
     if (!wrong.empty()) fail(lock, wrong);
     lock.unlock();
-    copy(data.data, message.bytes.data(), data.bytes());
+    copy_bytes(data.data, message.bytes.data(), data.bytes());
     world().leave(me());
     lock.lock();
     group_->spare.push_back(std::move(message.bytes));
@@ -343,35 +328,29 @@ class ThreadCommunicator final : public Communicator {
   ThreadGroup::Slot& slot(int r) const { return group_->slots[static_cast<size_t>(r)]; }
   int me() const { return members()[static_cast<size_t>(rank())]; }
 
-  Call next(Call::Kind kind, ConstTensorView x, ReduceOp op = ReduceOp::sum, int peer = -1) {
-    return Call::of(kind, x, ++number_, op, peer);
-  }
   std::vector<const std::byte*>& pointers() {
     pointers_.clear();
     return pointers_;
-  }
-  static void copy(std::byte* to, const std::byte* from, int64_t bytes) {
-    if (to != from && bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
   }
 
   // The failure is noted before the mutex is let go: who comes later must not find this rank, which
   // has left, among those who are here.
   [[noreturn]] void fail(std::unique_lock<std::mutex>& lock, const std::string& message) {
-    world().note(message, nullptr);
+    world().local.note(message);
     lock.unlock();
-    world().wake_all();
+    world().local.announce();
     world().rethrow();
   }
 
   // Under `lock`, until done(). absent(r): rank r is what this one waits for.
   template <class Done, class Absent>
   void wait(std::unique_lock<std::mutex>& lock, const Call& call, Done done, Absent absent) {
-    const auto timeout = std::chrono::milliseconds(world().timeout_ms);
+    const std::chrono::milliseconds timeout = world().local.rank(me()).timeout();
     const auto deadline = Clock::now() + timeout;
     bool late = false;
     for (;;) {
       if (done()) return;  // first: what has come is taken, also from a rank that failed since
-      if (world().aborted) {
+      if (world().local.ended()) {
         lock.unlock();
         world().rethrow();
       }
@@ -398,7 +377,7 @@ class ThreadCommunicator final : public Communicator {
   void meet(ThreadGroup::Slot mine, Work work) {
     world().enter(me(), name(), mine.call);
     std::unique_lock lock(group_->mutex);
-    if (world().aborted) {
+    if (world().local.ended()) {
       lock.unlock();
       world().rethrow();
     }
@@ -453,8 +432,7 @@ class ThreadCommunicator final : public Communicator {
   }
 
   std::shared_ptr<ThreadGroup> group_;
-  int64_t number_ = 0;
-  std::vector<int64_t> sent_, received_;  // by peer
+  CallCounter calls_;
   std::vector<int64_t> counts_;
   std::vector<const std::byte*> pointers_;
 };
@@ -463,9 +441,13 @@ class ThreadCommunicator final : public Communicator {
 
 void run_thread_ranks(int ranks, const ThreadRanksOptions& options,
                       FunctionRef<void(Communicator&)> work) {
+  run_thread_world(ranks, options, [&](Communicator& all, World&) { work(all); });
+}
+
+void run_thread_world(int ranks, const ThreadRanksOptions& options,
+                      FunctionRef<void(Communicator&, World&)> work) {
   NEREUS_CHECK(kContract, ranks >= 1, "a world of {} ranks; at least 1 is needed", ranks);
-  ThreadWorld world(ranks);
-  world.timeout_ms = options.timeout.count();
+  ThreadWorld world(ranks, options.timeout);
   std::vector<int> members(static_cast<size_t>(ranks));
   for (int r = 0; r < ranks; ++r) members[static_cast<size_t>(r)] = r;
   const auto group = std::make_shared<ThreadGroup>(world, "world", members);
@@ -475,11 +457,11 @@ void run_thread_ranks(int ranks, const ThreadRanksOptions& options,
   const auto run = [&](int rank) {
     ThreadCommunicator communicator(group, rank);
     try {
-      work(communicator);
+      work(communicator, world.local.rank(rank));
     } catch (const std::exception& e) {
-      communicator.fail_rank(e.what(), std::current_exception());
+      world.end_all(rank, e.what(), std::current_exception());
     } catch (...) {
-      communicator.fail_rank("an exception of unknown type", std::current_exception());
+      world.end_all(rank, "an exception of unknown type", std::current_exception());
     }
     world.end(rank);
   };
@@ -487,12 +469,12 @@ void run_thread_ranks(int ranks, const ThreadRanksOptions& options,
     if (ranks == 1) run(0);
     for (int r = 0; r < ranks && ranks > 1; ++r) threads.emplace_back(run, r);
   } catch (const std::system_error& e) {
-    world.end_all(fmt::format("{} of {} ranks could be started as threads: {}", threads.size(),
-                              ranks, e.what()),
-                  nullptr);
+    world.local.rank(0).fail(fmt::format("{} of {} ranks could be started as threads: {}",
+                                         threads.size(), ranks, e.what()));
   }
   for (std::thread& t : threads) t.join();
   if (world.first_error) std::rethrow_exception(world.first_error);
+  world.local.rank(0).check();
 }
 
 }  // namespace nereus

@@ -4,11 +4,12 @@
 #include <chrono>
 
 #include "comm/communicator.h"
+#include "control/world.h"
 
 namespace nereus {
 
 struct ThreadRanksOptions {
-  std::chrono::milliseconds timeout{300'000};  // of a collective, until set_timeout()
+  std::chrono::milliseconds timeout{300'000};  // of a collective, until World::set_timeout()
 };
 
 // Calls work(world) on `ranks` new threads (one rank: on the calling thread), one with each rank of
@@ -19,5 +20,9 @@ struct ThreadRanksOptions {
 // message; when all have ended, the first exception is thrown again here.
 void run_thread_ranks(int ranks, const ThreadRanksOptions&,
                       FunctionRef<void(Communicator& world)> work);
+
+// The same, with what a rank needs of the others besides their tensors.
+void run_thread_world(int ranks, const ThreadRanksOptions&,
+                      FunctionRef<void(Communicator& all, World&)> work);
 
 }  // namespace nereus

@@ -1,21 +1,77 @@
 #include "control/world.h"
 
-#include <condition_variable>
-#include <map>
-#include <mutex>
+#include <algorithm>
+#include <atomic>
+#include <numeric>
 
 #include "base/check.h"
 
 namespace nereus {
-namespace {
 
 using std::chrono::milliseconds;
 
+void World::meet(const std::string& key, const std::string& what, const std::vector<int>& ranks) {
+  const auto of = [&](int r) { return fmt::format("{}/{}", key, r); };
+  set(of(rank()), "here");
+  const milliseconds limit = timeout();
+  const auto deadline = tcp::Clock::now() + limit;
+  for (const int r : ranks) {
+    if (r == rank()) continue;
+    const auto left = std::chrono::duration_cast<milliseconds>(deadline - tcp::Clock::now());
+    try {
+      get(of(r), std::max(left, milliseconds(1)));
+    } catch (const Error&) {
+      check();
+      throw Error(
+          Fault::kComm,
+          fail(fmt::format("{}: rank {} of the world did not come within {:g} s: {}", what, r,
+                           std::chrono::duration<double>(limit).count(), activities({r})[0])));
+    }
+  }
+}
+
+void World::meet_on_host() {
+  std::vector<int> all(static_cast<size_t>(size()));
+  std::iota(all.begin(), all.end(), 0);
+  ++meetings_;
+  meet(fmt::format("host/{}", meetings_), fmt::format("meeting {} of group world", meetings_), all);
+}
+
+void World::check() const {
+  if (const auto note = failure()) throw Error(Fault::kComm, *note);
+}
+
+std::string World::give_up(const std::string& reason) { return fail(failed_text(rank(), reason)); }
+
+std::string failed_text(int rank, const std::string& reason) {
+  return fmt::format("rank {} of the world failed, which ends the others: {}", rank, reason);
+}
+
+void run_as_rank(World& world, const std::function<void()>& work) {
+  const auto tell = [&](const std::string& reason) {
+    const std::string note = world.give_up(reason);
+    if (note != failed_text(world.rank(), reason)) throw Error(Fault::kComm, note);
+  };
+  try {
+    work();
+  } catch (const std::exception& e) {
+    tell(e.what());
+    throw;
+  } catch (...) {
+    tell("an exception of unknown type");
+    throw;
+  }
+}
+
+namespace {
+
 class ControlWorld final : public World {
  public:
-  explicit ControlWorld(ControlPlane& control) : control_(control) {}
+  ControlWorld(ControlPlane& control, milliseconds timeout)
+      : control_(control), timeout_ms_(timeout.count()) {}
+
   int rank() const override { return control_.rank(); }
-  int world_size() const override { return control_.world_size(); }
+  int size() const override { return control_.world_size(); }
   void set(const std::string& key, const std::string& bytes) override { control_.set(key, bytes); }
   std::string get(const std::string& key, milliseconds timeout) override {
     return control_.get(key, timeout);
@@ -25,7 +81,13 @@ class ControlWorld final : public World {
     return f ? std::optional(f->text) : std::nullopt;
   }
   std::string fail(const std::string& reason) override { return control_.fail(reason).text; }
-  void set_step(int64_t step) override { control_.set_step(step); }
+  void set_timeout(milliseconds t) override { timeout_ms_ = t.count(); }
+  milliseconds timeout() const override { return milliseconds(timeout_ms_); }
+  void set_step(int64_t step) override {
+    step_ = step;
+    control_.set_step(step);
+  }
+  int64_t step() const override { return step_; }
   void describe_by(std::function<std::string()> f) override { control_.describe_by(std::move(f)); }
   std::vector<std::string> activities(const std::vector<int>& ranks) override {
     return control_.activities(ranks);
@@ -33,78 +95,13 @@ class ControlWorld final : public World {
 
  private:
   ControlPlane& control_;
-};
-
-struct Memory {
-  explicit Memory(int ranks) : describe(static_cast<size_t>(ranks)) {}
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::map<std::string, std::string> values;
-  std::optional<std::string> failure;
-  std::vector<std::function<std::string()>> describe;
-};
-
-class MemoryWorld final : public World {
- public:
-  MemoryWorld(std::shared_ptr<Memory> memory, int rank) : memory_(std::move(memory)), rank_(rank) {}
-  int rank() const override { return rank_; }
-  int world_size() const override { return static_cast<int>(memory_->describe.size()); }
-  void set(const std::string& key, const std::string& bytes) override {
-    const std::lock_guard lock(memory_->mutex);
-    memory_->values[key] = bytes;
-    memory_->changed.notify_all();
-  }
-  std::string get(const std::string& key, milliseconds timeout) override {
-    std::unique_lock lock(memory_->mutex);
-    memory_->changed.wait_for(lock, timeout,
-                              [&] { return memory_->failure || memory_->values.contains(key); });
-    if (memory_->failure) throw Error(Fault::kComm, *memory_->failure);
-    NEREUS_CHECK(kComm, memory_->values.contains(key),
-                 "rank {} waited {:g} s for {}, which no rank has set", rank_,
-                 std::chrono::duration<double>(timeout).count(), key);
-    return memory_->values[key];
-  }
-  std::optional<std::string> failure() const override {
-    const std::lock_guard lock(memory_->mutex);
-    return memory_->failure;
-  }
-  std::string fail(const std::string& reason) override {
-    const std::lock_guard lock(memory_->mutex);
-    if (!memory_->failure) memory_->failure = reason;
-    memory_->changed.notify_all();
-    return *memory_->failure;
-  }
-  void set_step(int64_t) override {}
-  void describe_by(std::function<std::string()> f) override {
-    const std::lock_guard lock(memory_->mutex);
-    memory_->describe[static_cast<size_t>(rank_)] = std::move(f);
-  }
-  std::vector<std::string> activities(const std::vector<int>& ranks) override {
-    std::vector<std::string> out;
-    const std::lock_guard lock(memory_->mutex);
-    for (const int r : ranks) {
-      const auto& describe = memory_->describe[static_cast<size_t>(r)];
-      out.push_back(describe ? describe() : "");
-    }
-    return out;
-  }
-
- private:
-  std::shared_ptr<Memory> memory_;
-  int rank_;
+  std::atomic<int64_t> timeout_ms_, step_{-1};
 };
 
 }  // namespace
 
-std::unique_ptr<World> world_of(ControlPlane& control) {
-  return std::make_unique<ControlWorld>(control);
-}
-
-std::vector<std::unique_ptr<World>> worlds_in_memory(int ranks) {
-  const auto memory = std::make_shared<Memory>(ranks);
-  std::vector<std::unique_ptr<World>> out;
-  for (int r = 0; r < ranks; ++r) out.push_back(std::make_unique<MemoryWorld>(memory, r));
-  return out;
+std::unique_ptr<World> world_of(ControlPlane& control, milliseconds timeout) {
+  return std::make_unique<ControlWorld>(control, timeout);
 }
 
 }  // namespace nereus

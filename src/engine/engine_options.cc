@@ -57,7 +57,7 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
 }  // namespace
 
 Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const RunLayout& layout,
-                               const RankWorld* world, bool gpu) {
+                               const RankWorld& world, bool gpu) {
   return {.compute = c.training.mixed_precision_param,
           .rows = layout.microbatch_rows,
           .sequence = c.training.seq_len,
@@ -69,7 +69,7 @@ Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const 
           .unordered_attention = c.device.unordered_attention,
           .reserved_processors = static_cast<int>(c.device.reserved_processors),
           .poison_released = c.device.poison_released,
-          .world = world,
+          .world = &world,
           .receive_bound = c.parallelism.expert_receive_bound,
           .dispatcher = c.parallelism.expert_dispatcher,
           .expert_overlap = c.parallelism.expert_overlap,

@@ -14,11 +14,11 @@ namespace nereus {
 // config.json where model.hf_config names one: call it once and pass the result on.
 ModelArgs training_model_args(const JobConfig&);
 
-// `world`: this rank's groups; null for one rank. `gpu`: the run is for a GPU (states in host
+// `world`: this rank's groups. `gpu`: the run is for a GPU (states in host
 // memory exist only there). `layout` and `world` must outlive the engine. Throws Error{kConfig}
 // for options that exclude each other.
 Engine::Options engine_options(const JobConfig&, const ModelArgs&, const RunLayout& layout,
-                               const RankWorld* world, bool gpu);
+                               const RankWorld& world, bool gpu);
 
 Optimizer::Options optimizer_options(const JobConfig&);
 

@@ -96,9 +96,8 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
   Stream meta = Stream::meta_for(target);
   const bool gpu =
       target.on_gpu() || (target.on_meta() && config.device.kind == DeviceChoice::cuda);
-  std::unique_ptr<RankWorld> world;
-  if (layout.mesh.world() > 1) world = std::make_unique<RankWorld>(layout.mesh, rank);
-  const Engine::Options options = engine_options(config, args, layout, world.get(), gpu);
+  const RankWorld world(layout.mesh, rank);
+  const Engine::Options options = engine_options(config, args, layout, world, gpu);
   Engine engine(args, meta, options);
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;

@@ -200,7 +200,7 @@ TEST(MemoryTable, HasARowForEachStateInBytesAPartOfTheModel) {
 // A rank of a run, as the configuration asks for it, with steps that it has done.
 class Rank {
  public:
-  Rank(const JobConfig& config, const RunLayout& layout, const RankWorld* world)
+  Rank(const JobConfig& config, const RunLayout& layout, const RankWorld& world)
       : stream_(Device::cpu(), &test::pool()),
         layout_(layout),
         args_(training_model_args(config)),
@@ -248,7 +248,8 @@ TEST(MemoryTable, IsWhatARunAllocatesAndUsesToTheByte) {
     const MemoryTable table = table_of(config);
     Mappings& mappings = Mappings::all();
     const int64_t before = mappings.total();
-    Rank rank(config, layout, nullptr);
+    const RankWorld alone;
+    Rank rank(config, layout, alone);
     EXPECT_EQ(static_cast<double>(mappings.total() - before),
               counted(table) + static_cast<double>(4 * 4 * layout.microbatch_rows * kSequence));
 
@@ -275,7 +276,7 @@ void expect_allocated(const Arguments& arguments, double left_out) {
   int64_t together = 0;
   run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& world) {
     const RankWorld mine(layout.mesh, world);
-    Rank rank(config, layout, &mine);
+    Rank rank(config, layout, mine);
     world.barrier(rank.stream());
     if (world.rank() == 0) together = mappings.total() - before;
     world.barrier(rank.stream());

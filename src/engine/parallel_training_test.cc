@@ -344,7 +344,9 @@ TEST(ParallelTrainingByMpi, TenStepsOfFourProcessesAreThoseOfOneRank) {
                           Layout{{.cp = 2, .pp = 2}, 4, "ZBVZeroBubble", 2},
                           Layout{{.dp_replicate = 2, .dp_shard = 2}, 4}}) {
     SCOPED_TRACE(name_of(l));
-    const auto world = session.world(std::chrono::seconds(60));
+    const auto control = session.meet({.address = "127.0.0.1"});
+    const auto whole = world_of(*control, std::chrono::seconds(60));
+    const auto world = session.ranks(*whole);
     ASSERT_EQ(world->size(), 4);
     const RankWorld mine(Mesh(l.degrees, l.ranks), *world);
     Outcome run;
@@ -359,6 +361,7 @@ TEST(ParallelTrainingByMpi, TenStepsOfFourProcessesAreThoseOfOneRank) {
     for (const auto& [name, elements] : run.weights)  // this rank's
       for (const auto& [i, value] : elements)
         ASSERT_NEAR(value, one.weights.at(name).at(i), 2e-5) << name << " " << i;
+    control->close();
   }
 }
 

@@ -39,7 +39,7 @@ const ChildFunction reduces("nccl_reduce_for_ever", [] {
                 Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(0);
                 for (int step = 0;; ++step) {
                   me.world.set_step(std::min(step, 5));
-                  me.world.all_reduce(s, x);
+                  me.ranks.all_reduce(s, x);
                   s.synchronize();
                   if (step == 5) tell("at work");
                 }

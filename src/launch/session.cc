@@ -1,15 +1,16 @@
 #include "launch/session.h"
 
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "comm/mpi_ranks.h"
 #include "comm/nccl_ranks.h"
+#include "comm/single_rank.h"
 #include "comm/socket_ranks.h"
 #include "comm/thread_ranks.h"
+#include "control/local_world.h"
 #include "control/world.h"
 #include "device/cuda_runtime.h"
 #include "device/host_cores.h"
@@ -27,52 +28,30 @@ void bind_near(int gpu) {
   }
 }
 
-// `work`, whose exception ends the others. Where the world had ended before, its note is the
-// reason: what follows an abort on a GPU is undefined.
-void run_guarded(ThisRank& me, FunctionRef<std::optional<std::string>()> failure, Work work) {
-  const auto instead = [&] {
-    if (me.told) return;  // its own exception is the reason
-    if (const auto note = failure()) throw Error(Fault::kComm, *note);
-  };
-  me.ended = [&] { return failure().has_value(); };
-  try {
-    work(me);
-  } catch (const std::exception& e) {
-    instead();
-    me.world.give_up(e.what());
-    throw;
-  } catch (...) {
-    instead();
-    me.world.give_up("an exception of unknown type");
-    throw;
-  }
-  if (me.device.kind == Device::Kind::cuda) instead();
+// `work`, whose exception ends the others. What a GPU's stream did after the world's end is
+// undefined, and no exception says so.
+void run_guarded(ThisRank& me, Work work) {
+  run_as_rank(me.world, [&] { work(me); });
+  if (me.device.kind == Device::Kind::cuda) me.world.check();
 }
 
 void run_threads(int ranks, const RankOptions& options, Work work) {
-  std::vector<std::unique_ptr<World>> peers;  // on GPUs
-  const bool nccl = kHasCuda && options.device == Device::Kind::cuda && ranks > 1;
-  if (nccl) peers = worlds_in_memory(ranks);
-  run_thread_ranks(ranks, {.timeout = options.init_timeout}, [&](Communicator& host) {
-    const Device device{options.device, host.rank()};
-    if (!nccl) {
-      ThisRank me{host, host.rank(), ranks, 1, device, nullptr, nullptr};
-      return work(me);
-    }
+  if (ranks == 1) {
+    const LocalWorld alone(1, options.init_timeout);
+    const auto self = single_rank("world");
+    ThisRank me{*self, alone.rank(0), 0, 1, 1, Device{options.device, 0}};
+    return work(me);
+  }
+  run_thread_world(ranks, {.timeout = options.init_timeout}, [&](Communicator& host, World& world) {
+    const int rank = world.rank();
+    const auto run = [&](Communicator& all) {
+      ThisRank me{all, world, rank, ranks, 1, Device{options.device, rank}};
+      run_guarded(me, work);
+    };
+    if (!kHasCuda || options.device != Device::Kind::cuda) return run(host);
     if constexpr (kHasCuda) {
-      World& mine = *peers[static_cast<size_t>(host.rank())];
-      bind_near(device.index);
-      try {
-        const auto world = make_nccl_world(mine, device.index, options.init_timeout);
-        ThisRank me{*world, host.rank(), ranks, 1, device, nullptr, nullptr};
-        run_guarded(
-            me, [&] { return mine.failure(); }, work);
-      } catch (const std::exception& e) {
-        // Before its world was made: the others wait for it.
-        mine.fail(fmt::format("rank {} of the world failed, which ends the others: {}", host.rank(),
-                              e.what()));
-        throw;
-      }
+      bind_near(rank);
+      run(*nccl_ranks(world, rank));
     }
   });
 }
@@ -101,72 +80,40 @@ int gpu_of(int local_rank) {
   return local_rank;
 }
 
-// `work` on this process's rank: with NCCL on GPUs, elsewhere with host_world().
+// `work` on this process's rank: with NCCL on GPUs, elsewhere with host_ranks().
 void run_rank(const LaunchEnvironment& launch, const RankOptions& options, ControlPlane& control,
-              FunctionRef<Communicator&()> host_world, Work work) {
+              FunctionRef<std::unique_ptr<Communicator>(World&)> host_ranks, Work work) {
   const int local_rank = launch.local_rank >= 0 ? launch.local_rank : control.local_rank();
   const int local_world_size =
       launch.local_world_size > 0 ? launch.local_world_size : control.local_world_size();
-  const auto run = [&](Communicator& world, Device device) {
-    ThisRank me{world, local_rank, local_world_size, control.hosts(), device, &control, nullptr};
-    run_guarded(
-        me,
-        [&]() -> std::optional<std::string> {
-          const auto failure = control.failure();
-          return failure ? std::optional(failure->text) : std::nullopt;
-        },
-        work);
+  const auto world = world_of(control, options.init_timeout);
+  const auto run = [&](Communicator& ranks, Device device) {
+    ThisRank me{ranks, *world, local_rank, local_world_size, control.hosts(), device};
+    run_guarded(me, work);
   };
   if (!kHasCuda || options.device != Device::Kind::cuda)
-    return run(host_world(), Device{options.device, 0});
+    return run(*host_ranks(*world), Device{options.device, 0});
   if constexpr (kHasCuda) {
     const int gpu = gpu_of(local_rank);
     bind_near(gpu);
-    const auto peers = world_of(control);
-    const auto world = make_nccl_world(*peers, gpu, options.init_timeout);
-    run(*world, Device::cuda(gpu));
+    run(*nccl_ranks(*world, gpu), Device::cuda(gpu));
   }
 }
 
 void run_sockets(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   ControlPlane control(control_options(launch, options));
-  {
-    std::unique_ptr<Communicator> world;
-    const auto make = [&]() -> Communicator& {
-      return *(world = make_socket_world(control, options.init_timeout));
-    };
-    run_rank(launch, options, control, make, work);
-  }
+  run_rank(
+      launch, options, control, [&](World& world) { return socket_ranks(control, world); }, work);
   control.close();
-}
-
-// Where MPI's ranks are to meet: rank 0 listens at a free port, and tells all.
-tcp::Listener meet_through(Communicator& world, ControlPlaneOptions& options, bool one_host) {
-  tcp::Listener listener;
-  char where[256] = {};
-  if (world.rank() == 0) {
-    listener = tcp::listen_at(options.port);
-    if (options.address.empty()) options.address = one_host ? "127.0.0.1" : tcp::host_name();
-    NEREUS_CHECK(kConfig, options.address.size() < 200,
-                 "MASTER_ADDR is longer than 200 characters");
-    fmt::format_to(where, "{} {}", listener.port, options.address);
-  }
-  ThreadPool pool(1);
-  Stream stream(Device::cpu(), &pool);
-  world.broadcast(stream, {reinterpret_cast<std::byte*>(where), DType::u8, {sizeof where}}, 0);
-  const std::string text = where;
-  options.port = std::stoi(text);
-  options.address = text.substr(text.find(' ') + 1);
-  return listener;
 }
 
 // A world that failed ends the process with its session (MPI cannot close down): nobody would be
 // left to show the message.
-[[noreturn]] void show_and_rethrow(Communicator& world) {
+[[noreturn]] void show_and_rethrow(MpiSession& session) {
+  session.abort_at_end();
   try {
     throw;
   } catch (const std::exception& e) {
-    world.give_up(e.what());
     log::error("{}", e.what());
     throw;
   }
@@ -174,45 +121,28 @@ tcp::Listener meet_through(Communicator& world, ControlPlaneOptions& options, bo
 
 void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
   MpiSession session;
-  const auto world = session.world(options.init_timeout);
-  NEREUS_CHECK(kConfig, !launch.size_known || world->size() == launch.world_size,
+  NEREUS_CHECK(kConfig, !launch.size_known || session.size() == launch.world_size,
                "the launcher started {} ranks, and MPI makes a world of {}: this program was built "
                "with Open MPI, and another MPI's launcher started it.\n  Start it with Open MPI's "
                "mpirun, with srun, or with torchrun's variables.",
-               launch.world_size, world->size());
-  if (world->size() == 1) return run_threads(1, options, work);
-  launch.rank = world->rank();
-  launch.world_size = world->size();
+               launch.world_size, session.size());
+  if (session.size() == 1) return run_threads(1, options, work);
+  launch.rank = session.rank();
+  launch.world_size = session.size();
   try {
     ControlPlaneOptions meeting = control_options(launch, options);
-    tcp::Listener listener =
-        meet_through(*world, meeting, launch.local_world_size == launch.world_size);
-    ControlPlane control(meeting, std::move(listener));
+    const bool one_host = launch.local_world_size == launch.world_size;
+    if (meeting.address.empty() && one_host) meeting.address = "127.0.0.1";
+    const auto control = session.meet(meeting);
     run_rank(
-        launch, options, control, [&]() -> Communicator& { return *world; }, work);
-    control.close();
+        launch, options, *control, [&](World& world) { return session.ranks(world); }, work);
+    control->close();
   } catch (...) {
-    show_and_rethrow(*world);
+    show_and_rethrow(session);
   }
 }
 
 }  // namespace
-
-void ThisRank::run(FunctionRef<void()> work) {
-  const auto tell = [this](const char* reason) {
-    told = ended && !ended();  // what comes after the world's end is no news
-    if (told) world.give_up(reason);
-  };
-  try {
-    work();
-  } catch (const std::exception& e) {
-    tell(e.what());
-    throw;
-  } catch (...) {
-    tell("an exception of unknown type");
-    throw;
-  }
-}
 
 void run_ranks(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   switch (launch.launcher) {

@@ -2,26 +2,25 @@
 //
 //   run_ranks(read_launch_environment(launch_variables(), flags), options, [&](ThisRank& me) {
 //     Stream stream(me.device, &pool);
-//     ... me.world ...
+//     ... me.ranks.all_reduce(stream, x), me.world.set_step(3) ...
 //   });
 //
-// Which communicator the world is:
+// What moves their tensors:
 //   one rank, --nproc N   threads of this process (one rank: the calling thread)
-//   MPI launchers         MPI; without MPI in this build, sockets, if MASTER_ADDR and
-//                         MASTER_PORT say where the ranks meet
+//   MPI launchers         MPI; without MPI in this build, sockets, if MASTER_ADDR and MASTER_PORT
+//                         say where the ranks meet
 //   torchrun, srun        sockets
 // and NCCL instead of all of them on GPUs, one GPU a rank: that of its local number, or the only
-// one that its process sees. (One rank alone has a world for host memory, wherever it works.) All
-// processes meet through the control plane (control_plane.h), which compares versions and
-// configurations first, and tells the others when one dies.
+// one that its process sees. (One rank alone needs none.) All processes meet through the control
+// plane (control_plane.h), which compares versions and configurations first, and tells the others
+// when one dies.
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <string>
 
 #include "comm/communicator.h"
-#include "control/control_plane.h"
+#include "control/world.h"
 #include "launch/launch.h"
 
 namespace nereus {
@@ -34,18 +33,16 @@ struct RankOptions {
 };
 
 struct ThisRank {
-  Communicator& world;
+  Communicator& ranks;  // all of them: tensors
+  World& world;         // everything else that they need of each other: steps, time-outs, failures
   int local_rank = 0, local_world_size = 1;  // on this host
   int hosts = 1;
-  Device device;                    // of the kind that was asked for
-  ControlPlane* control = nullptr;  // where ranks are processes
-  std::function<bool()> ended;      // has the world? Not given: nobody waits for this rank's word
-  bool told = false;                // the others know that this rank failed
+  Device device;  // of the kind that was asked for
 
   // Calls work. When it throws, the others are told before the exception goes on, while all that
   // `work` uses still lives: destructors wait for a GPU's streams, which may wait for other ranks,
-  // and would do so until a time-out.
-  void run(FunctionRef<void()> work);
+  // and would do so until a time-out. See run_as_rank().
+  void run(FunctionRef<void()> work) { run_as_rank(world, work); }
 };
 
 // Calls work once for each rank of this process, on that rank's thread, and returns when all have

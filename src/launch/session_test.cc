@@ -34,7 +34,7 @@ void report(ThisRank& me, const std::function<void(const std::string&)>& say) {
   Tensor x = Tensor(Device::cpu(), DType::i32, {1}).fill(me.world.rank() + 1);
   if (given("FAILS") == std::to_string(me.world.rank()))
     throw Error(Fault::kNumeric, "the loss is NaN");
-  me.world.all_reduce(stream, x);
+  me.ranks.all_reduce(stream, x);
   say("rank " + std::to_string(me.world.rank()) + "/" + std::to_string(me.world.size()) +
       " local " + std::to_string(me.local_rank) + "/" + std::to_string(me.local_world_size) +
       " sum " + std::to_string(static_cast<int>(x[0])));
@@ -73,7 +73,7 @@ const ChildFunction fails_first("session_fails", [] {
       }
       Stream stream(me.device, &test::pool());
       try {
-        me.world.barrier(stream);
+        me.ranks.barrier(stream);
       } catch (const Error&) {
         std::ofstream(given("ENDED")) << "now";
         throw;
@@ -90,7 +90,7 @@ TEST(Session, OneRankAndThreadsRunInThisProcess) {
     const auto caller = std::this_thread::get_id();
     run_ranks(read_launch_environment({}, {.nproc = nproc}), {}, [&](ThisRank& me) {
       EXPECT_EQ(std::this_thread::get_id() == caller, nproc == 0);
-      EXPECT_EQ(me.control, nullptr);
+      EXPECT_EQ(me.ranks.size(), me.world.size());
       report(me, [&](const std::string& text) {
         const std::string r = std::to_string(me.world.rank());
         right += text == (nproc == 0 ? "rank 0/1 local 0/1 sum 1"

@@ -23,8 +23,8 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 }  // namespace
 
 RunCheckpoint::RunCheckpoint(const JobConfig& config, const ModelArgs& args, Stream& stream,
-                             Engine& engine, const RankWorld* world)
-    : config_(config), args_(args), stream_(stream), engine_(engine), world_(world) {}
+                             Engine& engine, const RankWorld& ranks)
+    : config_(config), args_(args), stream_(stream), engine_(engine), ranks_(ranks) {}
 
 void RunCheckpoint::warn_of_little_space() const {
   const auto& c = config_.checkpoint;
@@ -65,7 +65,7 @@ void RunCheckpoint::save_last(int64_t step) {
 void RunCheckpoint::save_weights(const std::string& folder, DType dtype) {
   const std::string model = hf_config_json(args_, dtype);
   engine_.store().assemble_masters(stream_);
-  if (world_ == nullptr) {
+  if (ranks_.ranks() == 1) {
     save_hf_weights(folder, engine_.weights(), model, dtype, kShardBytes,
                     stream_.on_gpu() ? &stream_ : nullptr);
     return;
@@ -75,8 +75,8 @@ void RunCheckpoint::save_weights(const std::string& folder, DType dtype) {
   for (int64_t layer = 0; layer < args_.n_layers; ++layer)
     if (args_.is_moe_layer(layer) && has_expert_bias(args_))
       all.push_back({expert_bias_name(layer), {args_.moe.num_experts}});
-  GatheredWeights gathered(stream_, world_->world(), all, engine_.weights());
-  if (world_->rank() != 0) {
+  GatheredWeights gathered(stream_, ranks_.world(), all, engine_.weights());
+  if (ranks_.rank() != 0) {
     for (size_t i = 0; i < all.size(); ++i) gathered.fetch(i);
   } else {
     std::vector<NamedView> views;
@@ -85,7 +85,7 @@ void RunCheckpoint::save_weights(const std::string& folder, DType dtype) {
     save_hf_weights(folder, views, model, dtype, kShardBytes, nullptr,
                     [&](size_t i) { return gathered.fetch(i); });
   }
-  world_->world().barrier(stream_);  // saved, or the writer's error
+  ranks_.world().barrier(stream_);  // saved, or the writer's error
 }
 
 }  // namespace nereus

@@ -10,8 +10,8 @@ namespace nereus {
 
 class RunCheckpoint {
  public:
-  // `world`: this rank among others, null for one rank. All must outlive this.
-  RunCheckpoint(const JobConfig&, const ModelArgs&, Stream&, Engine&, const RankWorld* world);
+  // `ranks`: this rank's groups. All must outlive this.
+  RunCheckpoint(const JobConfig&, const ModelArgs&, Stream&, Engine&, const RankWorld& ranks);
 
   // One warning when the last save will not find room on its disk.
   void warn_of_little_space() const;
@@ -27,7 +27,7 @@ class RunCheckpoint {
   const ModelArgs& args_;
   Stream& stream_;
   Engine& engine_;
-  const RankWorld* world_;
+  const RankWorld& ranks_;
 };
 
 }  // namespace nereus

@@ -2,7 +2,7 @@
 
 namespace nereus {
 
-StepProfiler::StepProfiler(Stream& stream, Communicator* world, bool records, RunReport& report)
+StepProfiler::StepProfiler(Stream& stream, World& world, bool records, RunReport& report)
     : stream_(stream), world_(world), records_(records), report_(report) {}
 
 bool StepProfiler::should_profile(int64_t step, int64_t last_step) const {
@@ -13,9 +13,9 @@ bool StepProfiler::should_profile(int64_t step, int64_t last_step) const {
 // What stops all GPUs of this process must not find one that waits for another.
 void StepProfiler::with_idle_gpus(FunctionRef<void()> work) {
   stream_.synchronize();
-  if (world_ != nullptr) world_->meet_on_host(stream_);
+  world_.meet_on_host();
   work();
-  if (world_ != nullptr) world_->meet_on_host(stream_);
+  world_.meet_on_host();
 }
 
 void StepProfiler::start() {

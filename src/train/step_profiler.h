@@ -2,7 +2,7 @@
 // step a little, so that no other step is recorded, and none of the first ones, which warm up.
 #pragma once
 
-#include "comm/communicator.h"
+#include "control/world.h"
 #include "observe/kernel_times.h"
 #include "train/run_report.h"
 
@@ -10,9 +10,8 @@ namespace nereus {
 
 class StepProfiler {
  public:
-  // `world`: all ranks, null for one; `records`: this rank's kernels are recorded. The references
-  // must outlive the profiler.
-  StepProfiler(Stream&, Communicator* world, bool records, RunReport&);
+  // `records`: this rank's kernels are recorded. The references must outlive the profiler.
+  StepProfiler(Stream&, World&, bool records, RunReport&);
 
   bool should_profile(int64_t step, int64_t last_step) const;
   // Collectives around a step: all ranks for which should_profile() is true call both.
@@ -23,7 +22,7 @@ class StepProfiler {
   void with_idle_gpus(FunctionRef<void()> work);
 
   Stream& stream_;
-  Communicator* world_;
+  World& world_;
   bool records_, recording_ = false;
   RunReport& report_;
   KernelRecorder recorder_;

@@ -39,12 +39,13 @@ void choose_end_of_document(const JobConfig& config, std::optional<int32_t> of_t
 
 }  // namespace
 
-Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator* world)
+Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator& all, World& world)
     : config_(config),
       stream_(stream),
-      all_ranks_(world != nullptr && world->size() > 1 ? world : nullptr),
+      all_(all),
+      world_(world),
       args_(training_model_args(config)),
-      layout_(run_layout(config, args_, world == nullptr ? 1 : world->size())),
+      layout_(run_layout(config, args_, all.size())),
       lr_(lr_schedule(config)),
       report_(config, args_, layout_, stream) {}
 
@@ -52,17 +53,17 @@ Trainer::~Trainer() = default;
 
 void Trainer::set_up() {
   const auto started = Clock::now();
-  if (all_ranks_ != nullptr) world_ = std::make_unique<RankWorld>(layout_.mesh, *all_ranks_);
+  ranks_ = std::make_unique<RankWorld>(layout_.mesh, all_);
   make_folder();
   log::info("Starting job: {}", config_.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
-  const int dp_rank = world_ ? world_->position(MeshGroup::dp) : 0;
+  const int dp_rank = ranks_->position(MeshGroup::dp);
   RunData data = open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp));
   choose_end_of_document(config_, data.eos_id, args_);
 
   check_memory();
   engine_ = std::make_unique<Engine>(
-      args_, stream_, engine_options(config_, args_, layout_, world_.get(), stream_.on_gpu()));
+      args_, stream_, engine_options(config_, args_, layout_, *ranks_, stream_.on_gpu()));
   runner_ = std::make_unique<StepRunner>(
       stream_, *engine_,
       StepRunner::Options{
@@ -71,38 +72,37 @@ void Trainer::set_up() {
           .base_lr = config_.optimizer.lr,
           .check_capacity = [this](int64_t rows) { check_capacity(rows); }});
   engine_->store().initialize(stream_, static_cast<uint64_t>(config_.training.seed.value_or(0)));
-  checkpoint_.emplace(config_, args_, stream_, *engine_, world_.get());
+  checkpoint_.emplace(config_, args_, stream_, *engine_, *ranks_);
   checkpoint_->load();
   validation_.emplace(config_, args_, layout_, dp_rank, *runner_, report_);
-  profiler_.emplace(stream_, all_ranks_, writes(), report_);
+  profiler_.emplace(stream_, world_, writes(), report_);
 
   loader_ = std::move(data.loader);
-  if (world_) world_->world().barrier(stream_);  // no rank refuses the run: files may be written
+  all_.barrier(stream_);  // no rank refuses the run: files may be written
   if (writes()) {
     folder_->keep();
     if (config_.job.save_config_file)
       save_config(config_, config_.job.dump_folder + "/" + *config_.job.save_config_file);
     checkpoint_->warn_of_little_space();
   }
-  report_.open(folder_.get(), world_ ? world_->rank() : 0);
-  report_.log_model(*engine_, world_ ? world_->world().library() : "", seconds_since(started));
+  report_.open(folder_.get(), all_.rank());
+  report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
 }
 
 // One rank makes it; when it cannot, the others end with its message.
 void Trainer::make_folder() {
   if (writes()) folder_ = std::make_unique<RunFolder>(config_);
-  if (world_) world_->world().barrier(stream_);
+  all_.barrier(stream_);
 }
 
 // On CPUs one rank stands for those of its process: threads share the machine's memory.
 void Trainer::check_memory() {
   const double host = available_host_memory();
   if (stream_.on_gpu()) {
-    check_fits(config_, args_, layout_, world_ ? world_->rank() : 0, stream_,
+    check_fits(config_, args_, layout_, all_.rank(), stream_,
                static_cast<double>(stream_.free_at_start()), host);
   } else if (writes()) {
-    const bool threads = world_ && world_->world().shares_memory();
-    const int ranks = threads ? world_->world().size() : 1;
+    const int ranks = all_.shares_memory() ? all_.size() : 1;
     check_fits(config_, args_, layout_, 0, stream_, host / ranks, host);
   }
 }
@@ -112,7 +112,7 @@ void Trainer::check_capacity(int64_t rows) {
   JobConfig larger = config_;
   larger.parallelism.expert_receive_bound =
       static_cast<double>(rows) / static_cast<double>(engine_->expert_slots());
-  check_fits(larger, args_, layout_, world_ ? world_->rank() : 0, stream_,
+  check_fits(larger, args_, layout_, all_.rank(), stream_,
              static_cast<double>(stream_.free_at_start()), available_host_memory());
 }
 
@@ -124,10 +124,11 @@ int Trainer::run() {
   report_.begin_interval();
   step_begin_ = Clock::now();
   int64_t step = 0;
-  if (!world_) signal_ = StopSignal::received();
+  const bool alone = all_.size() == 1;  // else a signal is told with the end of a step
+  if (alone) signal_ = StopSignal::received();
   while (step < t.steps && signal_ == 0) {
     ++step;
-    if (world_) world_->world().set_step(step);
+    world_.set_step(step);
     const bool logged = step == 1 || step % config_.metrics.log_freq == 0;
     const bool validated = validation_->due(step);
     const bool profiled = profiler_->should_profile(step, t.steps);
@@ -141,9 +142,8 @@ int Trainer::run() {
     if (profiled) profiler_->stop();
     if (logged) report_.step(step, result_, lr_.at(step), runner_->reruns(), *engine_);
     if (validated) validation_->run(step);
-    if (step == 1 && world_)
-      world_->world().set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
-    if (!world_) signal_ = StopSignal::received();
+    if (step == 1) world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
+    if (alone) signal_ = StopSignal::received();
   }
   name_step_in_device_errors(step, [&] { confirm(step); });
   if (signal_ != 0)

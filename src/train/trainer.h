@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "config/job_config.h"
+#include "control/world.h"
 #include "data/loader.h"
 #include "engine/step_runner.h"
 #include "train/lr_schedule.h"
@@ -23,9 +24,10 @@ namespace nereus {
 
 class Trainer {
  public:
-  // `config` and `world` (null: one rank) must outlive the trainer. Throws Error{kConfig} for
-  // settings that contradict each other; set_up() must follow.
-  Trainer(const JobConfig& config, Stream& stream, Communicator* world = nullptr);
+  // `all` has every rank of the run, `world` what they need of each other besides tensors. All
+  // arguments must outlive the trainer. Throws Error{kConfig} for settings that contradict each
+  // other; set_up() must follow.
+  Trainer(const JobConfig& config, Stream& stream, Communicator& all, World& world);
   ~Trainer();
 
   // Checks everything that can be checked and allocates everything that will be needed. Throws
@@ -43,7 +45,7 @@ class Trainer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  bool writes() const { return world_ == nullptr || world_->rank() == 0; }
+  bool writes() const { return all_.rank() == 0; }
   void make_folder();
   void check_memory();
   void check_capacity(int64_t rows);
@@ -53,12 +55,13 @@ class Trainer {
 
   const JobConfig& config_;
   Stream& stream_;
-  Communicator* all_ranks_;
+  Communicator& all_;
+  World& world_;
   ModelArgs args_;
   RunLayout layout_;
   LrSchedule lr_;
   RunReport report_;
-  std::unique_ptr<RankWorld> world_;   // null: one rank
+  std::unique_ptr<RankWorld> ranks_;   // this rank's groups
   std::unique_ptr<RunFolder> folder_;  // of the rank that writes
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<Engine> engine_;

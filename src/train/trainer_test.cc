@@ -43,7 +43,8 @@ int train(const Arguments& arguments, int threads = 2, Device device = Device::c
   const LoadedConfig loaded = load(arguments);
   ThreadPool pool(threads);
   Stream stream(device, &pool);
-  Trainer trainer(loaded.config, stream);
+  const OneRank one;
+  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   return trainer.run();
 }
@@ -228,7 +229,8 @@ TEST(Trainer, ASignalEndsTheRunAfterItsStep) {
                                  "--checkpoint.last_save_in_hf", "--checkpoint.interval=1000000"}));
   ThreadPool pool(1);
   Stream stream(Device::cpu(), &pool);
-  Trainer trainer(loaded.config, stream);
+  const OneRank one;
+  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   std::thread sender([] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
@@ -392,8 +394,9 @@ TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
   const LoadedConfig loaded = load(small(f.path(), {"--optimizer.offload=states"}));
   const ModelArgs args = training_model_args(loaded.config);
   const RunLayout layout = run_layout(loaded.config, args, 1);
+  const RankWorld alone;
   const auto offload = [&](bool gpu) {
-    return engine_options(loaded.config, args, layout, nullptr, gpu).offload;
+    return engine_options(loaded.config, args, layout, alone, gpu).offload;
   };
   EXPECT_EQ(offload(false), Offload::none);
   EXPECT_THAT([&] { offload(true); },

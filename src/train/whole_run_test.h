@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "comm/single_rank.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
 #include "test/small_models.h"
@@ -39,21 +40,22 @@ inline WholeRun train_on(int ranks, Arguments arguments) {
   ThreadPool threads(2);
   WholeRun run;
   const log::Capture capture;
-  const auto rank = [&](Communicator* world) {
-    if (world != nullptr) log::set_rank(world->rank(), world->rank() == 0);
+  const auto rank = [&](Communicator& all, World& world) {
+    if (all.size() > 1) log::set_rank(all.rank(), all.rank() == 0);
     Stream stream(Device::cpu(), &threads);
-    Trainer trainer(loaded.config, stream, world);
+    Trainer trainer(loaded.config, stream, all, world);
     trainer.set_up();
     const int code = trainer.run();
-    if (world != nullptr && world->rank() != 0) return;
+    if (all.rank() != 0) return;
     run.code = code;
     run.seconds = trainer.step_seconds();
   };
   if (ranks == 1) {
-    rank(nullptr);
+    const OneRank one;
+    rank(*one.all, one.world.rank(0));
   } else {
-    run_thread_ranks(ranks, {.timeout = std::chrono::seconds(60)},
-                     [&](Communicator& world) { rank(&world); });
+    run_thread_world(ranks, {.timeout = std::chrono::seconds(60)},
+                     [&](Communicator& all, World& world) { rank(all, world); });
   }
   run.log = capture.text();
   return run;
