@@ -31,6 +31,7 @@ class ThreadRanks final : public Ranks {
  public:
   const char* name() const override { return "threads"; }
   int most() const override { return 1024; }
+  bool may_share_memory() const override { return true; }
   void run(int ranks, std::chrono::milliseconds timeout,
            FunctionRef<void(Communicator&, World&)> work) override {
     run_thread_world(ranks, {.timeout = timeout}, work);
@@ -41,6 +42,7 @@ class MpiRanks final : public Ranks {
  public:
   const char* name() const override { return "mpi"; }
   int most() const override { return std::atoi(std::getenv("OMPI_COMM_WORLD_SIZE")); }
+  bool may_share_memory() const override { return false; }
   void run(int ranks, std::chrono::milliseconds timeout,
            FunctionRef<void(Communicator&, World&)> work) override {
     if (!session_) session_ = std::make_unique<MpiSession>();
@@ -63,6 +65,7 @@ class SocketRanks final : public Ranks {
  public:
   const char* name() const override { return "sockets"; }
   int most() const override { return me_.world_size; }
+  bool may_share_memory() const override { return false; }
   void run(int ranks, std::chrono::milliseconds timeout,
            FunctionRef<void(Communicator&, World&)> work) override {
     ControlPlaneOptions options;
@@ -93,6 +96,7 @@ class NcclRanks final : public Ranks {
     return 0;
   }
   bool on_host() const override { return false; }
+  bool may_share_memory() const override { return true; }
   void run(int ranks, std::chrono::milliseconds timeout,
            FunctionRef<void(Communicator&, World&)> work) override {
     if constexpr (kHasCuda) {

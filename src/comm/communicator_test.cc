@@ -73,10 +73,10 @@ std::string message_of(const std::function<void()>& f) {
 
 class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
  protected:
+  // Left out, and said so, where there are not that many ranks.
   void run(int ranks, FunctionRef<void(Communicator&, Stream&)> work) {
-    most_asked_ = std::max(most_asked_, ranks);
-    if (ranks > GetParam()->most()) return;
-    ++ran_;
+    if (ranks > GetParam()->most()) return left_out_.push_back(ranks);
+    ran_.push_back(ranks);
     GetParam()->run(ranks, std::chrono::seconds(60), [&](Communicator& c, World&) {
       Stream stream(GetParam()->on_host() ? Device::cpu() : Device::cuda(c.rank()), &test::pool());
       work(c, stream);
@@ -84,13 +84,21 @@ class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
     });
   }
   void TearDown() override {
-    if (most_asked_ > 0 && ran_ == 0)
-      GTEST_SKIP() << most_asked_ << " ranks are needed; there are " << GetParam()->most();
+    if (left_out_.empty()) return;
+    const std::string why = testing::PrintToString(left_out_) +
+                            " ranks were asked for; there are " +
+                            std::to_string(GetParam()->most());
+    // Tests of processes have four; of threads there are as many as one likes.
+    EXPECT_FALSE(GetParam()->on_host() && left_out_.front() <= 4) << why;
+    EXPECT_FALSE(GetParam()->on_host() && !test::ranks_are_processes()) << why;
+    if (ran_.empty()) GTEST_SKIP() << why;
+    std::printf("  [ left out ] %s; ran with %s\n", why.c_str(),
+                testing::PrintToString(ran_).c_str());
   }
   double tolerance(DType t, ReduceOp op, int ranks, int64_t i) const {
     return GetParam()->on_host() ? 0 : reorder_bound(t, op, ranks, i);
   }
-  int most_asked_ = 0, ran_ = 0;
+  std::vector<int> left_out_, ran_;  // numbers of ranks
   // A world that fails: each rank's error is judged by itself, and what ends the world is returned.
   std::string fail(int ranks, milliseconds timeout,
                    FunctionRef<void(Communicator&, Stream&)> work) {
@@ -121,8 +129,14 @@ INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(makers()),
 
 // Every rank writes into all blocks, and reads what all wrote into its own.
 TEST_P(CommunicatorTest, RanksThatShareMemoryWriteIntoEachOthersWindows) {
+  if (!GetParam()->may_share_memory()) GTEST_SKIP() << "ranks are processes on host memory";
+  std::atomic<bool> apart{false};
   run(2, [&](Communicator& c, Stream& s) {
-    if (!c.shares_memory()) return;
+    EXPECT_TRUE(c.shares_memory() || !GetParam()->on_host());
+    if (!c.shares_memory()) {
+      apart = true;
+      return;
+    }
     constexpr int64_t kBlock = 1024;
     for (int round = 0; round < 2; ++round) {
       const std::unique_ptr<Window> window = c.window(s, c.size() * kBlock);
@@ -149,6 +163,18 @@ TEST_P(CommunicatorTest, RanksThatShareMemoryWriteIntoEachOthersWindows) {
         }
       }
     }
+  });
+  if (apart) GTEST_SKIP() << "these GPUs do not see each other's memory";
+}
+
+TEST_P(CommunicatorTest, RanksThatDoNotShareMemoryAreRefusedAWindow) {
+  if (GetParam()->may_share_memory()) GTEST_SKIP() << "ranks may see each other's memory";
+  run(2, [&](Communicator& c, Stream& s) {
+    EXPECT_FALSE(c.shares_memory());
+    EXPECT_THAT(
+        message_of([&] { (void)c.window(s, 64); }),
+        HasSubstr("window of group world: 64 bytes; its ranks do not see each other's memory"));
+    c.barrier(s);  // it is no reason to end
   });
 }
 

@@ -17,6 +17,8 @@ struct Ranks {
   virtual int most() const = 0;  // ranks that can be had
   // False: each rank has a GPU (its number), sums have NCCL's order, and calls are not compared.
   virtual bool on_host() const { return true; }
+  // Do ranks see each other's memory? Those of GPUs may, or not.
+  virtual bool may_share_memory() const = 0;
   // Calls work on the first `ranks` ranks of a new world (of a group of them where the world is
   // larger). Throws what the world ended with.
   virtual void run(int ranks, std::chrono::milliseconds timeout,
