@@ -11,15 +11,6 @@
 namespace nereus {
 namespace {
 
-LayerCut layer_cut(const RankWorld& world) {
-  return {.tp = world.size(MeshGroup::tp),
-          .tp_rank = world.position(MeshGroup::tp),
-          .ep = world.size(MeshGroup::ep),
-          .ep_rank = world.position(MeshGroup::ep),
-          .etp = world.size(MeshGroup::expert_tp),
-          .etp_rank = world.position(MeshGroup::expert_tp)};
-}
-
 std::unique_ptr<TpRegion> region(Communicator& group) {
   if (group.size() == 1) return std::make_unique<IdentityRegion>();
   return std::make_unique<GroupRegion>(group);
@@ -88,7 +79,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
   for (const int s : schedule.stages_of(pp_rank))
     mine.push_back(pipeline.parts[static_cast<size_t>(s)]);
 
-  const ModelLayout layout = model_layout(args, layer_cut(world_), mine);
+  const ModelLayout layout = model_layout(args, layer_cut(world_.mesh(), world_.rank()), mine);
   if (stream.on_gpu() && world_.ranks() > 1) exchange_ = std::make_unique<Stream>(stream.device());
   store_ = std::make_unique<ParameterStore>(
       stream.device(), layout.tensors, world_,

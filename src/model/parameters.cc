@@ -158,13 +158,12 @@ class Builder {
     constexpr auto kExpert = ParameterKind::routed_expert;
     MoeTensors<TensorHandle> t = no_experts();
     const std::string gate = prefix + "router.gate.weight";
-    t.gate =
-        same({.name = gate,
-              .shape = {E, D},
-              .read_format = args_.numerics.f32_router ? ReadFormat::f32_master
-                                                       : ReadFormat::bf16_copy,
-              .parts = {{.parameter = {
-                             gate, {E, D}, ParameterKind::router, truncated(depth_std, kBound)}}}});
+    t.gate = same(
+        {.name = gate,
+         .shape = {E, D},
+         .read_format = args_.numerics.f32_router ? ReadFormat::f32_master : ReadFormat::bf16_copy,
+         .parts = {
+             {.parameter = {gate, {E, D}, ParameterKind::router, truncated(depth_std, kBound)}}}});
     const Parameter w1{prefix + "experts.w1", {E, F, D}, kExpert, truncated(kStd, kBound)};
     const Parameter w3{prefix + "experts.w3", {E, F, D}, kExpert, truncated(depth_std, kBound)};
     t.gate_up = store(
@@ -210,6 +209,15 @@ class Builder {
 };
 
 }  // namespace
+
+LayerCut layer_cut(const Mesh& mesh, int rank) {
+  return {.tp = mesh.size(MeshGroup::tp),
+          .tp_rank = mesh.position(MeshGroup::tp, rank),
+          .ep = mesh.size(MeshGroup::ep),
+          .ep_rank = mesh.position(MeshGroup::ep, rank),
+          .etp = mesh.size(MeshGroup::expert_tp),
+          .etp_rank = mesh.position(MeshGroup::expert_tp, rank)};
+}
 
 ModelLayout model_layout(const ModelArgs& args, const LayerCut& cut,
                          std::span<const StagePart> stages) {

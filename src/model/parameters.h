@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "config/model_args.h"
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
 
 namespace nereus {
@@ -90,6 +91,8 @@ struct LayerCut {
   int ep = 1, ep_rank = 0;    // experts are dealt in order: E / ep each
   int etp = 1, etp_rank = 0;  // an expert's width: tp, or 1 when ep borrows tp
 };
+
+LayerCut layer_cut(const Mesh&, int rank);
 
 // All stored tensors of a rank and where each part finds its own. Buckets: 0 the embedding,
 // 1 + i block i, 1 + n_layers the head. Handles of blocks of other ranks are -1.

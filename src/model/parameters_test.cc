@@ -86,6 +86,55 @@ TEST(Parameters, AFusedTensorHoldsItsPartsOnceAndWhole) {
   }
 }
 
+// From the mesh alone, and so for ranks that are not there: what a checkpoint for other degrees of
+// parallelism needs.
+TEST(Parameters, AreHeldByTheRanksOfAMeshAsItsDegreesSay) {
+  ModelArgs args;
+  args.vocab_size = 12;
+  args.dim = 8;
+  args.inter_dim = 12;
+  args.moe_inter_dim = 4;
+  args.n_layers = 3;
+  args.n_dense_layers = 1;
+  args.n_heads = 2;
+  args.q_lora_rank = 4;
+  args.kv_lora_rank = 4;
+  args.qk_nope_head_dim = 4;
+  args.qk_rope_head_dim = 2;
+  args.v_head_dim = 4;
+  args.moe.num_experts = 8;
+  args.moe.num_shared_experts = 1;
+  args.moe.top_k = 2;
+  const std::vector<StagePart> halves = {{.first_block = 0, .end_block = 1, .head = false},
+                                         {.first_block = 1, .end_block = 3, .embedding = false}};
+  const std::vector<StagePart> whole = {{.first_block = 0, .end_block = 3}};
+  for (const MeshDegrees& d :
+       {MeshDegrees{.dp_shard = 1}, MeshDegrees{.dp_shard = 3},
+        MeshDegrees{.dp_replicate = 2, .dp_shard = 2, .tp = 2, .ep = 2, .etp = 2},
+        MeshDegrees{.dp_shard = 4, .cp = 2, .tp = 2, .ep = 4, .etp = 1},
+        MeshDegrees{.dp_replicate = 2, .dp_shard = 2, .pp = 2, .ep = 2}}) {
+    const Mesh mesh(d, d.dp_replicate * d.dp_shard * d.cp * d.tp * d.pp);
+    SCOPED_TRACE(mesh.to_string());
+    std::map<std::string, std::vector<int>> counted;  // by element: ranks that count it in a norm
+    for (const Parameter& p : parameters(args))
+      counted[p.name].resize(static_cast<size_t>(p.shape.count()));
+    for (int rank = 0; rank < mesh.world(); ++rank) {
+      const auto stage = static_cast<size_t>(mesh.position(MeshGroup::pp, rank));
+      const ModelLayout model = model_layout(
+          args, layer_cut(mesh, rank), std::span(d.pp > 1 ? halves : whole).subspan(stage, 1));
+      const StoreLayout layout(model.tensors, shard_counts(mesh));
+      const FlatRange mine = layout.counted(mesh.position(MeshGroup::tp, rank) == 0);
+      for (const StoreLayout::Slice& s : layout.slices(shard_index(mesh, rank)))
+        for (const StoreLayout::Run& run : StoreLayout::runs(s))
+          for (int64_t i = 0; i < run.count; ++i)
+            counted.at(s.name).at(static_cast<size_t>(run.index + i)) +=
+                mine.begin <= run.flat + i && run.flat + i < mine.end;
+    }
+    for (const auto& [name, elements] : counted)
+      for (const int n : elements) ASSERT_EQ(n, d.dp_replicate) << name;
+  }
+}
+
 // Where a parameter is stored, and what surrounds it, does not change its first value.
 TEST(ParameterStore, InitialValuesDependOnNameAndSeedOnly) {
   const Initial initial{.mean = 0, .std = 0.02, .low = -2, .high = 2};

@@ -1,25 +1,12 @@
 #include "parallel/parameter_store.h"
 
 namespace nereus {
-namespace {
-
-ShardCounts shard_counts(const RankWorld& world) {
-  return {.dense = world.size(RankWorld::shard(false)),
-          .experts = world.size(RankWorld::shard(true))};
-}
-ShardIndex shard_index(const RankWorld& world) {
-  return {.dense = world.position(RankWorld::shard(false)),
-          .experts = world.position(RankWorld::shard(true))};
-}
-
-}  // namespace
-
 ParameterStore::ParameterStore(Device device, std::vector<StoredTensor> tensors,
                                const RankWorld* world, const Options& o)
     : alone_(world == nullptr ? std::make_unique<RankWorld>() : nullptr),
       world_(world == nullptr ? *alone_ : *world),
-      layout_(std::move(tensors), shard_counts(world_), o.compute),
-      states_(device, layout_, shard_index(world_),
+      layout_(std::move(tensors), shard_counts(world_.mesh()), o.compute),
+      states_(device, layout_, shard_index(world_.mesh(), world_.rank()),
               {.compute = o.compute,
                .gradients = o.gradients,
                .moments = o.moments,
@@ -41,7 +28,7 @@ TensorView ParameterStore::counted_gradients() const {
 TensorView ParameterStore::master(TensorHandle t) const {
   if (t < 0) return {};
   const auto i = static_cast<size_t>(t);
-  const int shard = shard_index(world_).of(layout_.tensors()[i]);
+  const int shard = shard_index(world_.mesh(), world_.rank()).of(layout_.tensors()[i]);
   return states_.master(i).rows(0, layout_.rows(i).rows(shard).count());
 }
 

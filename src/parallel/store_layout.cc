@@ -46,6 +46,15 @@ void check(const ParameterPart& part, const StoredTensor& t) {
 
 }  // namespace
 
+ShardCounts shard_counts(const Mesh& mesh) {
+  return {.dense = mesh.size(MeshGroup::dp_shard_cp),
+          .experts = mesh.size(MeshGroup::expert_shard)};
+}
+ShardIndex shard_index(const Mesh& mesh, int rank) {
+  return {.dense = mesh.position(MeshGroup::dp_shard_cp, rank),
+          .experts = mesh.position(MeshGroup::expert_shard, rank)};
+}
+
 int64_t StoreLayout::aligned(int64_t elements) {
   constexpr int64_t kAlignment = Arena::kAlignment / 2;
   return (elements + kAlignment - 1) / kAlignment * kAlignment;

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/mesh.h"
 #include "parallel/parameter.h"
 #include "parallel/shard_layout.h"
 
@@ -35,6 +36,10 @@ struct ShardIndex {
   int dense = 0, experts = 0;
   int of(const StoredTensor& t) const { return t.experts ? experts : dense; }
 };
+
+// Of a mesh, and of a rank in it.
+ShardCounts shard_counts(const Mesh&);
+ShardIndex shard_index(const Mesh&, int rank);
 
 // Elements [begin, end) of a flat buffer.
 struct FlatRange {
