@@ -3,9 +3,8 @@
 // which wait by the world's time-out, report to it, and end before it does.
 //
 //   keys      bytes by key, for the start: addresses, NCCL's ids
-//   failures  A world ends with one note, that of its first failure, which is the same on all
-//   ranks.
-//             A rank that meets an error says so with fail() or give_up() and ends with the note.
+//   failures  a world ends with one note, that of its first failure, the same on all ranks; a rank
+//             that meets an error says so with fail() or give_up() and ends with the note
 //   time-out  how long ranks wait for one another: in every group's collectives, and in meet()
 //   news      at which step each rank is and what it does, for messages about it
 //
