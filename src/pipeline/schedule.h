@@ -18,7 +18,7 @@ struct Action {
     backward,          // B: dgrad then wgrad of `microbatch`, block by block
     backward_input,    // I: dgrad alone: what the stage before waits for
     backward_weight,   // W: wgrad alone, any time after I
-    forward_backward,  // FB: F of one microbatch and B of another, interleaved by block
+    forward_backward,  // FB: F of one microbatch, then B of another; nothing runs in parallel yet
     send,              // SendAsync: an edge to another rank; does not wait for the receiver
     recv,              // RecvAsync: its memory is ready from here on; does not wait for the sender
     wait,              // Wait: for what `recv` asked for
@@ -68,18 +68,17 @@ struct Schedule {
 // One stage on one rank: each microbatch forward and backward in turn.
 std::vector<Action> sequential_schedule(int microbatches);
 
-// The schedules by name (any case), with their communication: GPipe and 1F1B (one stage a rank);
-// Interleaved1F1B, LoopedBFS and InterleavedZeroBubble (two or more, rank r has r, r + p, ...);
-// ZBVZeroBubble and DualPipeV (two, rank r has r and 2p - 1 - r).
-//
-// Throws Error{kConfig} for an unknown name, and for a number of stages or microbatches that the
-// schedule cannot have.
+// A schedule of the table in schedules.cc, with its communication. Throws Error{kConfig} for an
+// unknown name, and for a number of stages or microbatches that the schedule cannot have.
 Schedule make_schedule(const std::string& name, int ranks, int stages_per_rank, int microbatches);
 
-// In the spelling above. Throws Error{kConfig} that lists all.
+// The names of the table, in its order and spelling. Wherever a name is asked for, any case will
+// do.
+std::vector<std::string> schedule_names();
+// In that spelling. Throws Error{kConfig} that lists all.
 std::string canonical_schedule_name(const std::string& name);
-// Does the schedule have one stage on each rank?
-bool is_single_stage(const std::string& canonical_name);
+// Does the schedule have one stage on each rank? False for a name that is not in the table.
+bool is_single_stage(const std::string& name);
 
 // Adds to lists of F, B, I, W and FB what they need: gather before a stage's first use, sends right
 // after an edge is made, receives an action ahead of its user and in the sender's order, reduce

@@ -1,7 +1,7 @@
 // A schedule as a table: one line a rank, one cell a computation, in PyTorch's notation.
 //
-//   0F0,0F1,0B0,0B1         stage, what, microbatch; what: F, B, I (dgrad alone), W (wgrad alone)
-//   (1F3;2B0)OVERLAP_F_B    one forward and one backward, interleaved
+//   0F0,0F1,0B0,0B1           stage, pass, microbatch; a pass is F, B, I (dgrad) or W (wgrad)
+//   (1F3;2B0)OVERLAP_F_B      one forward and one backward of different microbatches
 //
 // Empty cells are idle time. Cells of communication (UNSHARD, RESHARD, REDUCE_GRAD, SEND_F, RECV_F,
 // SEND_B, RECV_B) are read and made anew: they follow from the computations.

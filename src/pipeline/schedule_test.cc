@@ -63,6 +63,12 @@ std::string line(const std::vector<Action>& actions, bool compute_only = true) {
   return out;
 }
 
+TEST(Schedule, TheCasesBelowHaveEveryScheduleOfTheTable) {
+  std::set<std::string> names;
+  for (const Case& c : cases()) names.insert(c.name);
+  EXPECT_THAT(schedule_names(), testing::UnorderedElementsAreArray(names));
+}
+
 TEST(Schedule, EveryScheduleIsAStepAtEverySize) {
   for (const Case& c : cases()) {
     SCOPED_TRACE(text(c));

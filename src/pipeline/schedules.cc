@@ -1,5 +1,6 @@
-// The schedules: who computes what in which order. Each function writes one rank's F, B, I, W and
-// FB; add_communication() does the rest. p ranks, r this one, v stages a rank, m microbatches.
+// The schedules: who computes what in which order. Each has a row in kSchedules, at the end, and a
+// function that writes one rank's F, B, I, W and FB; add_communication() does the rest. p ranks, r
+// this one, v stages a rank, m microbatches.
 #include <algorithm>
 #include <cctype>
 #include <deque>
@@ -95,11 +96,14 @@ void looped_bfs(List& l, int p, int r, int v, int m) {
     for (int i = m; i-- > 0;) l.backward(chunk * p + r, i);
 }
 
+// Of the interleaved schedules.
+int rounds(int p, int m) { return std::max(1, m / p); }
+
 // Rounds of as many microbatches as ranks go through all of a rank's stages, one forward and one
 // backward in turn. With `split`, dgrad and wgrad are apart: the warm-up is half as long, and wgrad
 // runs r dgrads behind, where the pipeline would be idle.
 void interleaved(List& l, int p, int r, int v, int m, bool split) {
-  const int round = m / std::max(1, m / p);  // microbatches of a round
+  const int round = m / rounds(p, m);  // microbatches of a round
   const int total = m * v;
   const int warm_up = std::min(total, (v - 1) * round + (split ? 1 : 2) * (p - 1 - r));
   const auto chunk = [&](int i) { return i / round % v; };
@@ -150,8 +154,8 @@ void zbv(List& l, int p, int r, int, int m) {
 }
 
 // DualPipe cut in half (DeepSeek, github.com/deepseek-ai/DualPipe): in the middle every forward is
-// overlapped with another microbatch's backward, so that the exchange of the one hides behind the
-// other's arithmetic.
+// paired with another microbatch's backward, so that the exchange of the one can hide behind the
+// other's arithmetic. The executor does not overlap them yet (Action::Kind::forward_backward).
 void dualpipe_v(List& l, int p, int r, int, int m) {
   const int down = r, up = 2 * p - 1 - r, behind = p - 1 - r;
   for (int i = 0; i < 2 * behind; ++i) l.forward(down);
@@ -194,77 +198,119 @@ void dualpipe_v(List& l, int p, int r, int, int m) {
   while (l.any_pending()) l.wgrad();
 }
 
-const std::vector<std::string>& names() {
-  static const std::vector<std::string> all = {
-      "1F1B",          "Interleaved1F1B", "GPipe", "LoopedBFS", "InterleavedZeroBubble",
-      "ZBVZeroBubble", "DualPipeV"};
-  return all;
+// Where the stages are.
+enum class Placement : uint8_t {
+  one,   // one on each rank
+  loop,  // two or more on each: rank r has r, r + p, r + 2p, ...
+  v,     // two on each: rank r has r and 2p - 1 - r
+};
+
+struct ScheduleRow {
+  const char* name;
+  Placement placement;
+  void (*write)(List&, int p, int r, int v, int m);  // rank r's actions
+  // Throws Error{kConfig} where m microbatches on p ranks cannot be; null: any number can.
+  void (*check_microbatches)(int p, int m);
+};
+
+void check_rounds(const char* title, int p, int m) {
+  NEREUS_CHECK(
+      kConfig, m % rounds(p, m) == 0,
+      "{} requires the number of microbatches to be a multiple of the number of rounds "
+      "({}), but got {}.\n  A round is at least as many microbatches as ranks ({}): use {} "
+      "or {} microbatches.",
+      title, rounds(p, m), m, p, m / p * p, (m / p + 1) * p);
 }
+
+void check_dualpipe_v(int p, int m) {
+  NEREUS_CHECK(
+      kConfig, m >= 2 * p,
+      "DualPipeV requires at least as many microbatches as stages, but got {} microbatches "
+      "and {} stages.\n  Use {} microbatches or more, fewer ranks, or ZBVZeroBubble.",
+      m, 2 * p, 2 * p);
+}
+
+constexpr ScheduleRow kSchedules[] = {
+    {"1F1B", Placement::one, one_f_one_b, nullptr},
+    {"Interleaved1F1B", Placement::loop,
+     [](List& l, int p, int r, int v, int m) { interleaved(l, p, r, v, m, false); },
+     [](int p, int m) { check_rounds("Interleaved 1F1B", p, m); }},
+    {"GPipe", Placement::one, gpipe, nullptr},
+    {"LoopedBFS", Placement::loop, looped_bfs, nullptr},
+    {"InterleavedZeroBubble", Placement::loop,
+     [](List& l, int p, int r, int v, int m) { interleaved(l, p, r, v, m, true); },
+     [](int p, int m) { check_rounds("Zero bubble", p, m); }},
+    {"ZBVZeroBubble", Placement::v, zbv, nullptr},
+    {"DualPipeV", Placement::v, dualpipe_v, check_dualpipe_v},
+};
 
 std::string lower(std::string s) {
   for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return s;
 }
 
-}  // namespace
-
-std::string canonical_schedule_name(const std::string& name) {
-  for (const std::string& known : names())
-    if (lower(known) == lower(name)) return known;
-  const std::string near = nearest(name, names());
-  NEREUS_FAIL(kConfig, "Unknown schedule name '{}'. The valid options are {}{}", name,
-              fmt::join(names(), ", "), near.empty() ? "" : "; did you mean " + near + "?");
+// Null: there is none.
+const ScheduleRow* find(const std::string& name) {
+  for (const ScheduleRow& row : kSchedules)
+    if (lower(row.name) == lower(name)) return &row;
+  return nullptr;
 }
 
-bool is_single_stage(const std::string& name) { return name == "1F1B" || name == "GPipe"; }
+const ScheduleRow& known(const std::string& name) {
+  if (const ScheduleRow* row = find(name)) return *row;
+  const std::vector<std::string> names = schedule_names();
+  const std::string near = nearest(name, names);
+  NEREUS_FAIL(kConfig, "Unknown schedule name '{}'. The valid options are {}{}", name,
+              fmt::join(names, ", "), near.empty() ? "" : "; did you mean " + near + "?");
+}
 
-Schedule make_schedule(const std::string& asked, int p, int v, int m) {
-  const std::string name = canonical_schedule_name(asked);
+void check_stages(const ScheduleRow& s, int p, int v) {
+  NEREUS_CHECK(kConfig, s.placement != Placement::one || v == 1,
+               "Single stage schedule requires exactly 1 stage per rank, but got {} stages per "
+               "rank.\n  {} with {} ranks: use Interleaved1F1B for {} stages, or make one stage a "
+               "rank.",
+               v, s.name, p, p * v);
+  NEREUS_CHECK(kConfig, s.placement == Placement::one || v >= 2,
+               "Multi-stage schedule requires at least 2 stages per rank, but got {} stages per "
+               "rank.\n  {} with {} ranks: make {} stages or more, or use 1F1B.",
+               v, s.name, p, 2 * p);
+  NEREUS_CHECK(kConfig, s.placement != Placement::v || v == 2,
+               "v schedules assume 2 stages per rank, got {}\n  {} with {} ranks needs {} stages: "
+               "rank r holds stages r and {} - r.",
+               v, s.name, p, 2 * p, 2 * p - 1);
+}
+
+}  // namespace
+
+std::vector<std::string> schedule_names() {
+  std::vector<std::string> out;
+  for (const ScheduleRow& row : kSchedules) out.emplace_back(row.name);
+  return out;
+}
+
+std::string canonical_schedule_name(const std::string& name) { return known(name).name; }
+
+bool is_single_stage(const std::string& name) {
+  const ScheduleRow* row = find(name);
+  return row != nullptr && row->placement == Placement::one;
+}
+
+Schedule make_schedule(const std::string& name, int p, int v, int m) {
+  const ScheduleRow& row = known(name);
   NEREUS_CHECK(
       kConfig, p >= 1 && v >= 1 && m >= 1,
       "A pipeline of {} ranks, {} stages a rank and {} microbatches: each must be at least "
       "1.",
       p, v, m);
-  const bool v_shaped = name == "ZBVZeroBubble" || name == "DualPipeV";
-  NEREUS_CHECK(kConfig, !is_single_stage(name) || v == 1,
-               "Single stage schedule requires exactly 1 stage per rank, but got {} stages per "
-               "rank.\n  {} with {} ranks: use Interleaved1F1B for {} stages, or make one stage a "
-               "rank.",
-               v, name, p, p * v);
-  NEREUS_CHECK(kConfig, is_single_stage(name) || v >= 2,
-               "Multi-stage schedule requires at least 2 stages per rank, but got {} stages per "
-               "rank.\n  {} with {} ranks: make {} stages or more, or use 1F1B.",
-               v, name, p, 2 * p);
-  NEREUS_CHECK(kConfig, !v_shaped || v == 2,
-               "v schedules assume 2 stages per rank, got {}\n  {} with {} ranks needs {} stages: "
-               "rank r holds stages r and {} - r.",
-               v, name, p, 2 * p, 2 * p - 1);
-  NEREUS_CHECK(
-      kConfig, name != "DualPipeV" || m >= 2 * p,
-      "DualPipeV requires at least as many microbatches as stages, but got {} microbatches "
-      "and {} stages.\n  Use {} microbatches or more, fewer ranks, or ZBVZeroBubble.",
-      m, 2 * p, 2 * p);
-  const int rounds = std::max(1, m / p);
-  NEREUS_CHECK(
-      kConfig, !name.starts_with("Interleaved") || m % rounds == 0,
-      "{} requires the number of microbatches to be a multiple of the number of rounds "
-      "({}), but got {}.\n  A round is at least as many microbatches as ranks ({}): use {} "
-      "or {} microbatches.",
-      name == "Interleaved1F1B" ? "Interleaved 1F1B" : "Zero bubble", rounds, m, p, m / p * p,
-      (m / p + 1) * p);
+  check_stages(row, p, v);
+  if (row.check_microbatches != nullptr) row.check_microbatches(p, m);
 
-  Schedule out{.name = name, .microbatches = m};
+  Schedule out{.name = row.name, .microbatches = m};
   for (int s = 0; s < p * v; ++s)
-    out.rank_of_stage.push_back(v_shaped && s >= p ? 2 * p - 1 - s : s % p);
+    out.rank_of_stage.push_back(row.placement == Placement::v && s >= p ? 2 * p - 1 - s : s % p);
   for (int r = 0; r < p; ++r) {
     List list(p * v);
-    if (name == "GPipe") gpipe(list, p, r, v, m);
-    if (name == "1F1B") one_f_one_b(list, p, r, v, m);
-    if (name == "LoopedBFS") looped_bfs(list, p, r, v, m);
-    if (name == "Interleaved1F1B") interleaved(list, p, r, v, m, false);
-    if (name == "InterleavedZeroBubble") interleaved(list, p, r, v, m, true);
-    if (name == "ZBVZeroBubble") zbv(list, p, r, v, m);
-    if (name == "DualPipeV") dualpipe_v(list, p, r, v, m);
+    row.write(list, p, r, v, m);
     out.actions.push_back(list.take(m));
   }
   add_communication(out);
