@@ -341,16 +341,16 @@ void Executor::backward_weight(int stage, int microbatch) {
 // A rank receives what a peer sent in the order in which it was sent, whatever is used first.
 void Executor::receive(const Action& wait) {
   for (const Action& edge : posted_.arriving(wait)) {
-    Slot& s = edge.edge == Action::Edge::activation ? take_slot(edge.stage, edge.microbatch)
-                                                    : slot_of(edge.stage, edge.microbatch);
-    options_.pp->recv(stream_, edge.edge == Action::Edge::activation ? s.x : s.dy, edge.peer);
+    Slot& s = edge.edge == Edge::Kind::activation ? take_slot(edge.stage, edge.microbatch)
+                                                  : slot_of(edge.stage, edge.microbatch);
+    options_.pp->recv(stream_, edge.edge == Edge::Kind::activation ? s.x : s.dy, edge.peer);
   }
 }
 
 void Executor::send(const Action& a) {
   options_.pp->send(stream_,
-                    a.edge == Action::Edge::activation ? slot_of(a.stage, a.microbatch).saved.y
-                                                       : ConstTensorView(outgoing_),
+                    a.edge == Edge::Kind::activation ? slot_of(a.stage, a.microbatch).saved.y
+                                                     : ConstTensorView(outgoing_),
                     a.peer);
 }
 

@@ -10,37 +10,13 @@ namespace nereus {
 namespace {
 
 using Kind = Action::Kind;
-using Edge = Action::Edge;
 
-struct EdgeKey {
-  int stage;  // its user
-  int microbatch;
-  Edge edge;
-};
-
-// What an action makes for other stages, by user.
-std::vector<EdgeKey> made_by(const Action& a, int stages) {
-  std::vector<EdgeKey> out;
-  if (a.has_forward() && a.stage + 1 < stages)
-    out.push_back({a.stage + 1, a.microbatch, Edge::activation});
-  if (a.has_dgrad() && a.dgrad_stage() > 0)
-    out.push_back({a.dgrad_stage() - 1, a.dgrad_microbatch(), Edge::gradient});
-  return out;
-}
-
-// What an action needs of other stages.
-std::vector<EdgeKey> needed_by(const Action& a, int stages) {
-  std::vector<EdgeKey> out;
-  if (a.has_forward() && a.stage > 0) out.push_back({a.stage, a.microbatch, Edge::activation});
-  if (a.has_dgrad() && a.dgrad_stage() + 1 < stages)
-    out.push_back({a.dgrad_stage(), a.dgrad_microbatch(), Edge::gradient});
-  return out;
-}
-
-int maker_of(const EdgeKey& e) { return e.edge == Edge::activation ? e.stage - 1 : e.stage + 1; }
-
-Action of_edge(Kind kind, const EdgeKey& e, int stage, int peer) {
-  return {.kind = kind, .stage = stage, .microbatch = e.microbatch, .edge = e.edge, .peer = peer};
+Action communication(Kind kind, const Edge& e, int peer) {
+  return {.kind = kind,
+          .stage = kind == Kind::send ? e.producer() : e.consumer,
+          .microbatch = e.microbatch,
+          .edge = e.kind,
+          .peer = peer};
 }
 
 // Writes one rank's list with its communication.
@@ -48,8 +24,8 @@ class Completion {
  public:
   // order[q]: the edges that rank q sends to this rank, in its order; place_of(e): where e is
   // there.
-  Completion(const Schedule& schedule, const std::vector<std::vector<EdgeKey>>& order,
-             const std::function<size_t(const EdgeKey&)>& place_of)
+  Completion(const Schedule& schedule, const std::vector<std::vector<Edge>>& order,
+             const std::function<size_t(const Edge&)>& place_of)
       : schedule_(schedule),
         order_(order),
         place_of_(place_of),
@@ -64,11 +40,11 @@ class Completion {
       const Action& a = compute[i];
       prepare(a);
       if (i + 1 < compute.size()) prepare(compute[i + 1]);
-      for (const EdgeKey& e : needed_by(a, schedule_.stages()))
-        if (crosses(e)) out_.push_back(of_edge(Kind::wait, e, e.stage, rank_of(maker_of(e))));
+      for (const Edge& e : edges_needed(a, schedule_.stages()))
+        if (crosses(e)) out_.push_back(communication(Kind::wait, e, rank_of(e.producer())));
       out_.push_back(a);
-      for (const EdgeKey& e : made_by(a, schedule_.stages()))
-        if (crosses(e)) out_.push_back(of_edge(Kind::send, e, maker_of(e), rank_of(e.stage)));
+      for (const Edge& e : edges_produced(a, schedule_.stages()))
+        if (crosses(e)) out_.push_back(communication(Kind::send, e, rank_of(e.consumer)));
       if (a.has_wgrad() && last_wgrad[a.dgrad_stage()] == i)
         out_.push_back({.kind = Kind::reduce, .stage = a.dgrad_stage()});
     }
@@ -78,7 +54,7 @@ class Completion {
 
  private:
   int rank_of(int stage) const { return schedule_.rank_of_stage[static_cast<size_t>(stage)]; }
-  bool crosses(const EdgeKey& e) const { return rank_of(maker_of(e)) != rank_of(e.stage); }
+  bool crosses(const Edge& e) const { return rank_of(e.producer()) != rank_of(e.consumer); }
 
   void prepare(const Action& a) {
     for (const int stage : {a.stage, a.dgrad_stage()}) {
@@ -86,22 +62,22 @@ class Completion {
       gathered_[static_cast<size_t>(stage)] = true;
       out_.push_back({.kind = Kind::gather, .stage = stage});
     }
-    for (const EdgeKey& e : needed_by(a, schedule_.stages())) {
+    for (const Edge& e : edges_needed(a, schedule_.stages())) {
       if (!crosses(e)) continue;
       // Messages of a pair of ranks keep their order: what was sent before is received before.
-      const auto peer = static_cast<size_t>(rank_of(maker_of(e)));
-      const std::vector<EdgeKey>& sent = order_[peer];
+      const auto peer = static_cast<size_t>(rank_of(e.producer()));
+      const std::vector<Edge>& sent = order_[peer];
       for (const size_t end = std::min(place_of_(e) + 1, sent.size()); received_[peer] < end;
            ++received_[peer]) {
-        const EdgeKey& next = sent[received_[peer]];
-        out_.push_back(of_edge(Kind::recv, next, next.stage, static_cast<int>(peer)));
+        const Edge& next = sent[received_[peer]];
+        out_.push_back(communication(Kind::recv, next, static_cast<int>(peer)));
       }
     }
   }
 
   const Schedule& schedule_;
-  const std::vector<std::vector<EdgeKey>>& order_;
-  const std::function<size_t(const EdgeKey&)>& place_of_;
+  const std::vector<std::vector<Edge>>& order_;
+  const std::function<size_t(const Edge&)>& place_of_;
   std::vector<size_t> received_;  // by peer
   std::vector<bool> gathered_;    // by stage
   std::vector<Action> out_;
@@ -128,11 +104,11 @@ std::string Action::to_string() const {
       return fmt::format("({}F{};{}B{})OVERLAP_F_B", stage, microbatch, backward_stage,
                          backward_microbatch);
     case Kind::send:
-      return with(stage, edge == Edge::activation ? "SEND_F" : "SEND_B", microbatch);
+      return with(stage, edge == Edge::Kind::activation ? "SEND_F" : "SEND_B", microbatch);
     case Kind::recv:
-      return with(stage, edge == Edge::activation ? "RECV_F" : "RECV_B", microbatch);
+      return with(stage, edge == Edge::Kind::activation ? "RECV_F" : "RECV_B", microbatch);
     case Kind::wait:
-      return with(stage, edge == Edge::activation ? "WAIT_F" : "WAIT_B", microbatch);
+      return with(stage, edge == Edge::Kind::activation ? "WAIT_F" : "WAIT_B", microbatch);
     case Kind::reduce:
       return fmt::format("{}REDUCE_GRAD", stage);
     case Kind::update:
@@ -164,21 +140,22 @@ void add_communication(Schedule& schedule) {
   const auto S = static_cast<size_t>(schedule.stages());
   const auto M = static_cast<size_t>(schedule.microbatches);
   // sent[to][from], and the place of each edge in its list.
-  std::vector<std::vector<std::vector<EdgeKey>>> sent(n, std::vector<std::vector<EdgeKey>>(n));
+  std::vector<std::vector<std::vector<Edge>>> sent(n, std::vector<std::vector<Edge>>(n));
   std::vector<size_t> places(2 * S * M);
-  const auto index = [&](const EdgeKey& e) {
-    return (static_cast<size_t>(e.stage) * M + static_cast<size_t>(e.microbatch)) * 2 +
-           static_cast<size_t>(e.edge);
+  const auto index = [&](const Edge& e) {
+    return (static_cast<size_t>(e.consumer) * M + static_cast<size_t>(e.microbatch)) * 2 +
+           static_cast<size_t>(e.kind);
   };
   for (size_t rank = 0; rank < n; ++rank)
     for (const Action& a : schedule.actions[rank])
-      for (const EdgeKey& e : made_by(a, schedule.stages())) {
-        const auto to = static_cast<size_t>(schedule.rank_of_stage[static_cast<size_t>(e.stage)]);
+      for (const Edge& e : edges_produced(a, schedule.stages())) {
+        const auto to =
+            static_cast<size_t>(schedule.rank_of_stage[static_cast<size_t>(e.consumer)]);
         if (to == rank) continue;
         places[index(e)] = sent[to][rank].size();
         sent[to][rank].push_back(e);
       }
-  const std::function<size_t(const EdgeKey&)> place_of = [&](const EdgeKey& e) {
+  const std::function<size_t(const Edge&)> place_of = [&](const Edge& e) {
     return places[index(e)];
   };
   std::vector<std::vector<Action>> complete;

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "pipeline/edges.h"
+
 namespace nereus {
 
 struct Action {
@@ -25,12 +27,11 @@ struct Action {
     reduce,            // the gradients of `stage`, after its last wgrad
     update,            // the optimizer
   };
-  enum class Edge { activation, gradient };
 
   Kind kind;
   int stage = 0;       // on this rank: of a send the stage that made it, of recv and wait its user
   int microbatch = 0;  // of FB: the forward's
-  Edge edge = Edge::activation;                       // of send, recv, wait
+  Edge::Kind edge = Edge::Kind::activation;           // of send, recv, wait
   int peer = -1;                                      // of send, recv, wait: the other rank
   int backward_stage = -1, backward_microbatch = -1;  // of FB
   bool operator==(const Action&) const = default;

@@ -86,18 +86,18 @@ TEST(Schedule, EveryEdgeIsSentAndReceivedOnceAndWaitedForBeforeItsUse) {
     SCOPED_TRACE(text(c));
     const Schedule s = make(c);
     const int S = s.stages();
-    using Key = std::tuple<int, int, Action::Edge, Kind>;  // user, microbatch, edge, send...
+    using Key = std::tuple<int, int, Edge::Kind, Kind>;  // user, microbatch, edge, send...
     std::map<Key, int> count;
     for (int r = 0; r < c.p; ++r) {
       std::set<std::pair<int, int>> made_y, made_dx;  // stage, microbatch
-      std::set<std::tuple<int, int, Action::Edge>> here;
+      std::set<std::tuple<int, int, Edge::Kind>> here;
       for (const Action& a : s.actions[static_cast<size_t>(r)]) {
         if (a.kind == Kind::send) {
-          ASSERT_EQ((a.edge == Action::Edge::activation ? made_y : made_dx)
-                        .count({a.stage, a.microbatch}),
-                    1u)
+          ASSERT_EQ(
+              (a.edge == Edge::Kind::activation ? made_y : made_dx).count({a.stage, a.microbatch}),
+              1u)
               << a.to_string() << " before it is made";
-          const int user = a.stage + (a.edge == Action::Edge::activation ? 1 : -1);
+          const int user = a.stage + (a.edge == Edge::Kind::activation ? 1 : -1);
           ASSERT_EQ(a.peer, s.rank_of_stage[static_cast<size_t>(user)]);
           ++count[{user, a.microbatch, a.edge, a.kind}];
         }
@@ -108,18 +108,18 @@ TEST(Schedule, EveryEdgeIsSentAndReceivedOnceAndWaitedForBeforeItsUse) {
             here.insert({a.stage, a.microbatch, a.edge});
           }
         }
-        const auto need = [&](int stage, int from, int m, Action::Edge edge) {
+        const auto need = [&](int stage, int from, int m, Edge::Kind edge) {
           if (from < 0 || from >= S) return;
           if (s.rank_of_stage[static_cast<size_t>(from)] != r) {
             ASSERT_EQ(here.count({stage, m, edge}), 1u) << a.to_string();
           } else {
-            ASSERT_EQ((edge == Action::Edge::activation ? made_y : made_dx).count({from, m}), 1u)
+            ASSERT_EQ((edge == Edge::Kind::activation ? made_y : made_dx).count({from, m}), 1u)
                 << a.to_string();
           }
         };
-        if (a.has_forward()) need(a.stage, a.stage - 1, a.microbatch, Action::Edge::activation);
+        if (a.has_forward()) need(a.stage, a.stage - 1, a.microbatch, Edge::Kind::activation);
         if (a.has_dgrad())
-          need(a.dgrad_stage(), a.dgrad_stage() + 1, a.dgrad_microbatch(), Action::Edge::gradient);
+          need(a.dgrad_stage(), a.dgrad_stage() + 1, a.dgrad_microbatch(), Edge::Kind::gradient);
         if (a.has_forward()) made_y.insert({a.stage, a.microbatch});
         if (a.has_dgrad()) made_dx.insert({a.dgrad_stage(), a.dgrad_microbatch()});
       }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <deque>
 #include <map>
-#include <tuple>
 
 #include "base/check.h"
 
@@ -20,13 +19,10 @@ double cost_of(const Action& a, const StageCosts& costs, int stages) {
   return cost;
 }
 
-// An edge by its user.
-using Edge = std::tuple<int, int, Action::Edge>;
-
 std::string edge_text(const Edge& e) {
   return fmt::format("the {} of microbatch {} for stage {}",
-                     std::get<2>(e) == Action::Edge::activation ? "activation" : "gradient",
-                     std::get<1>(e), std::get<0>(e));
+                     e.kind == Edge::Kind::activation ? "activation" : "gradient", e.microbatch,
+                     e.consumer);
 }
 
 class Run {
@@ -72,11 +68,6 @@ class Run {
     int dgrad = 0, wgrad = 0;
   };
 
-  static Edge edge(const Action& a) { return {a.stage, a.microbatch, a.edge}; }
-  // The user of an edge that `a` sends.
-  static Edge sent_edge(const Action& a) {
-    return {a.stage + (a.edge == Action::Edge::activation ? 1 : -1), a.microbatch, a.edge};
-  }
   Channel& channel(size_t from, size_t to) { return channels_[{from, to}]; }
 
   bool step(size_t r) {
@@ -85,10 +76,10 @@ class Run {
     switch (a.kind) {
       case Kind::send:
         channel(r, static_cast<size_t>(a.peer))
-            .sent.push_back({sent_edge(a), now_[r] + costs_.transfer});
+            .sent.push_back({edge_of(a), now_[r] + costs_.transfer});
         break;
       case Kind::recv:
-        channel(static_cast<size_t>(a.peer), r).asked.push_back(edge(a));
+        channel(static_cast<size_t>(a.peer), r).asked.push_back(edge_of(a));
         ++asked_[r];
         out_.ranks[r].receiving = std::max(out_.ranks[r].receiving, asked_[r]);
         break;
@@ -110,7 +101,7 @@ class Run {
   // Takes messages of the channel in order until the one that `a` waits for.
   bool arrive(size_t r, const Action& a) {
     Channel& c = channel(static_cast<size_t>(a.peer), r);
-    const auto known = arrived_.find({r, edge(a)});
+    const auto known = arrived_.find({r, edge_of(a)});
     if (known == arrived_.end()) {
       while (!c.asked.empty() && !c.sent.empty() && c.asked.front() == c.sent.front().first) {
         arrived_[{r, c.asked.front()}] = c.sent.front().second;
@@ -118,34 +109,26 @@ class Run {
         c.sent.pop_front();
       }
     }
-    const auto it = arrived_.find({r, edge(a)});
+    const auto it = arrived_.find({r, edge_of(a)});
     if (it == arrived_.end()) return false;
     now_[r] = std::max(now_[r], it->second);
-    there_.insert({{r, edge(a)}, now_[r]});
+    there_.insert({{r, edge_of(a)}, now_[r]});
     return true;
   }
 
   // Edges between stages of one rank, and what `wait` brought.
   bool local_edges_there(size_t r, const Action& a) const {
-    for (const Edge& e : needs(a))
+    for (const Edge& e : edges_needed(a, schedule_.stages()))
       if (there_.count({r, e}) == 0) return false;
     return true;
   }
-  std::vector<Edge> needs(const Action& a) const {
-    std::vector<Edge> out;
-    if (a.has_forward() && a.stage > 0)
-      out.push_back({a.stage, a.microbatch, Action::Edge::activation});
-    if (a.has_dgrad() && a.dgrad_stage() + 1 < schedule_.stages())
-      out.push_back({a.dgrad_stage(), a.dgrad_microbatch(), Action::Edge::gradient});
-    return out;
+  bool is_on(size_t r, int stage) const {
+    return schedule_.rank_of_stage[static_cast<size_t>(stage)] == static_cast<int>(r);
   }
 
   void compute(size_t r, const Action& a) {
-    for (const Edge& e : needs(a)) {
-      const int stage = std::get<0>(e);
-      const int maker = std::get<2>(e) == Action::Edge::activation ? stage - 1 : stage + 1;
-      if (schedule_.rank_of_stage[static_cast<size_t>(maker)] != static_cast<int>(r)) --asked_[r];
-    }
+    for (const Edge& e : edges_needed(a, schedule_.stages()))
+      if (!is_on(r, e.producer())) --asked_[r];
     const double cost = cost_of(a, costs_, schedule_.stages());
     now_[r] += cost;
     Simulation::Rank& rank = out_.ranks[r];
@@ -159,16 +142,8 @@ class Run {
     rank.held_for_wgrad = std::max(rank.held_for_wgrad, held.wgrad);
     if (a.has_dgrad()) --held.dgrad;
     if (a.has_wgrad()) --held.wgrad;
-    // What stays on this rank.
-    if (a.has_forward()) hand_over(r, {a.stage + 1, a.microbatch, Action::Edge::activation});
-    if (a.has_dgrad())
-      hand_over(r, {a.dgrad_stage() - 1, a.dgrad_microbatch(), Action::Edge::gradient});
-  }
-  void hand_over(size_t r, const Edge& e) {
-    const int user = std::get<0>(e);
-    if (user < 0 || user >= schedule_.stages()) return;
-    if (schedule_.rank_of_stage[static_cast<size_t>(user)] == static_cast<int>(r))
-      there_.insert({{r, e}, now_[r]});
+    for (const Edge& e : edges_produced(a, schedule_.stages()))
+      if (is_on(r, e.consumer)) there_.insert({{r, e}, now_[r]});
   }
 
   std::string reason(size_t r, const Action& a) {
@@ -180,7 +155,7 @@ class Run {
       return fmt::format("rank {} sent {} first, and this rank asked for {} first", a.peer,
                          edge_text(c.sent.front().first), edge_text(c.asked.front()));
     }
-    for (const Edge& e : needs(a))
+    for (const Edge& e : edges_needed(a, schedule_.stages()))
       if (there_.count({r, e}) == 0) return edge_text(e) + " is not there";
     return "it is not ready";
   }
