@@ -69,9 +69,8 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     gpu->reserve_processors(options.reserved_processors >= 0 ? options.reserved_processors
                             : options.reshard                ? kBackgroundProcessors
                                                              : 0);
-  const Pipeline one{
-      .parts = {{.first_block = 0, .end_block = args.n_layers}},
-      .schedule = {.microbatches = 1, .rank_of_stage = {0}, .actions = {sequential_schedule(1)}}};
+  const Pipeline one{.parts = {{.first_block = 0, .end_block = args.n_layers}},
+                     .schedule = sequential_schedule(1)};
   const Pipeline& pipeline = options.pipeline == nullptr ? one : *options.pipeline;
   const Schedule& schedule = pipeline.schedule;
   const int pp_rank = world_.position(MeshGroup::pp), tp = world_.size(MeshGroup::tp);
@@ -116,32 +115,34 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                                .dispatcher = *dispatcher_,
                                .unordered_attention = options.unordered_attention,
                                .exchange = expert_exchange_.get()};
-  std::vector<const Stage*> stages(pipeline.parts.size());
+  const TensorSpec edge{
+      "hidden state", options.compute, {options.rows * options.sequence / (tp * cp), args.dim}};
+  std::vector<const PipelineStage*> stages(pipeline.parts.size());
   for (const int s : schedule.stages_of(pp_rank)) {
-    const StagePart& part = pipeline.parts[static_cast<size_t>(s)];
-    stages_.push_back(std::make_unique<Stage>(
-        args, layout, part, rope, parallel, recompute, *store_,
-        std::vector<ExpertLoad>(load.begin() + part.first_block, load.begin() + part.end_block)));
+    stages_.push_back(
+        std::make_unique<Stage>(args, layout, rope, parallel, *store_,
+                                Stage::Options{.part = pipeline.parts[static_cast<size_t>(s)],
+                                               .edge = edge,
+                                               .recompute = recompute,
+                                               .load = load}));
     stages[static_cast<size_t>(s)] = stages_.back().get();
   }
-  actions_ = schedule.actions[static_cast<size_t>(pp_rank)];
   executor_ = std::make_unique<Executor>(
       stream, stages, *store_,
       Executor::Options{
-          .rows = options.rows,
-          .sequence = options.sequence,
-          .cp = cp,
-          .cp_rank = world_.position(MeshGroup::cp),
-          .edge_rows = options.rows * options.sequence / (tp * cp),
-          .width = args.dim,
-          .compute = options.compute,
-          .mask = args.block_causal() ? ops::AttentionMask::document : ops::AttentionMask::causal,
-          .eos_id = options.eos_id,
+          .shape = {.rows = options.rows,
+                    .sequence = options.sequence,
+                    .cp = cp,
+                    .cp_rank = world_.position(MeshGroup::cp),
+                    .mask = args.block_causal() ? ops::AttentionMask::document
+                                                : ops::AttentionMask::causal,
+                    .eos_id = options.eos_id},
           .backward = options.gradients,
           .poison_released = options.poison_released,
-          .actions = actions_,
+          .actions = schedule.actions[static_cast<size_t>(pp_rank)],
           .rank_of_stage = schedule.rank_of_stage,
           .pp = &world_.group(MeshGroup::pp),
+          .message_bytes = edge.bytes(),
           .memory = [this](int64_t bytes) { return dispatcher_->shared_memory(stream_, bytes); }});
 }
 

@@ -8,6 +8,7 @@
 
 #include "config/model_args.h"
 #include "device/side_stream.h"
+#include "model/stage.h"
 #include "parallel/parameter_store.h"
 #include "parallel/rank_world.h"
 #include "parallel/token_dispatcher.h"
@@ -52,7 +53,6 @@ class Engine {
   const ParameterStore& store() const { return *store_; }
   const RankWorld& world() const { return world_; }
   Executor& executor() { return *executor_; }
-  const std::vector<Action>& actions() const { return actions_; }  // a step of this rank
   const TokenDispatcher& dispatcher() const { return *dispatcher_; }
   bool overlaps_experts() const { return expert_exchange_ != nullptr; }
   const ModelArgs& args() const { return args_; }
@@ -105,7 +105,6 @@ class Engine {
   int64_t expert_slots_ = 0;
   std::unique_ptr<ParameterStore> store_;
   std::vector<std::unique_ptr<Stage>> stages_;  // of this rank
-  std::vector<Action> actions_;
   std::unique_ptr<Executor> executor_;
 };
 

@@ -50,7 +50,10 @@ class EngineTest : public testing::Test {
   }
 
   std::unique_ptr<Engine> engine(const ModelArgs& args, Recompute recompute = {},
-                                 int64_t rows = kRows, DType compute = DType::f32) {
+                                 int64_t rows = kRows, DType compute = DType::f32,
+                                 int microbatches = 1) {
+    const Pipeline pipeline{.parts = {{.first_block = 0, .end_block = args.n_layers}},
+                            .schedule = sequential_schedule(microbatches)};
     auto e = std::make_unique<Engine>(
         args, stream_,
         Engine::Options{
@@ -59,7 +62,8 @@ class EngineTest : public testing::Test {
             .sequence = kSequence,
             .eos_id = 1,
             .recompute = std::vector<Recompute>(static_cast<size_t>(args.n_layers), recompute),
-            .poison_released = true});
+            .poison_released = true,
+            .pipeline = &pipeline});
     e->store().initialize(stream_, kSeed);
     // Larger weights than the initial ones, so that every part has a say.
     for (const NamedView& w : e->store().master_views()) {
@@ -84,8 +88,7 @@ class EngineTest : public testing::Test {
     // What a step does not write must not be taken for what another has written.
     for (const NamedView& g : e.store().gradient_views())
       each(g.view, [](float& x) { x = std::nanf(""); });
-    e.executor().run(sequential_schedule(microbatches), host, static_cast<float>(1 / counted), loss,
-                     [] {});
+    e.executor().run(host, static_cast<float>(1 / counted), loss, [] {});
     Outcome out;
     out.loss = loss[0];
     for (const NamedView& g : e.store().gradient_views()) {
@@ -289,7 +292,7 @@ TEST_F(EngineTest, RecomputeGivesTheSameBitsWithLessMemory) {
 
 TEST_F(EngineTest, MicrobatchesAddUpToTheWholeBatch) {
   const auto whole = engine(three_blocks(), {}, 2);
-  const auto parts = engine(three_blocks(), {}, 1);
+  const auto parts = engine(three_blocks(), {}, 1, DType::f32, 2);
   const Outcome a = run(*whole, 1, 2), b = run(*parts, 2, 1);
   EXPECT_NEAR(a.loss, b.loss, 1e-6);
   for (size_t p = 0; p < a.gradients.size(); ++p)

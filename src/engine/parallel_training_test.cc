@@ -108,9 +108,7 @@ Pipeline pipeline(const Layout& l, int microbatches) {
   const auto p = static_cast<int>(l.degrees.pp);
   if (p == 1)
     return {.parts = {{.first_block = 0, .end_block = model().n_layers}},
-            .schedule = {.microbatches = microbatches,
-                         .rank_of_stage = {0},
-                         .actions = {sequential_schedule(microbatches)}}};
+            .schedule = sequential_schedule(microbatches)};
   return {.parts = split_layers(model().n_layers, p * l.stages_per_rank, 1, 1),
           .schedule = make_schedule(l.schedule, p, l.stages_per_rank, microbatches)};
 }

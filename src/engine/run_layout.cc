@@ -10,9 +10,7 @@ namespace {
 
 Pipeline one_stage(int64_t layers, int microbatches) {
   return {.parts = {{.first_block = 0, .end_block = layers}},
-          .schedule = {.microbatches = microbatches,
-                       .rank_of_stage = {0},
-                       .actions = {sequential_schedule(microbatches)}}};
+          .schedule = sequential_schedule(microbatches)};
 }
 
 Schedule schedule(const JobConfig::Parallelism& p, int64_t layers, int microbatches) {

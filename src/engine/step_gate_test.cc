@@ -104,11 +104,10 @@ TEST(Optimizer, AStepThatDoesNotCountAndThoseBehindItChangeNothing) {
   const HostMicrobatch microbatch{.ids = ids, .labels = ids};
   const auto step = [&](int64_t n, int64_t overflow) {
     engine.reset_expert_load();
-    engine.executor().run(
-        engine.actions(), std::span(&microbatch, 1), 1.0f / 16, optimizer.loss(), [&] {
-          ops::raise(stream, {.word = optimizer.gate().overflow(), .value = overflow});
-          optimizer.update(n, 1e-3);
-        });
+    engine.executor().run(std::span(&microbatch, 1), 1.0f / 16, optimizer.loss(), [&] {
+      ops::raise(stream, {.word = optimizer.gate().overflow(), .value = overflow});
+      optimizer.update(n, 1e-3);
+    });
     return state(engine, stream);
   };
   const std::vector<std::byte> first = step(1, 0);

@@ -25,12 +25,12 @@ void StepRunner::enqueue(const Step& step) {
 void StepRunner::launch(const Step& step) {
   optimizer_.gate().tell(step.signal);
   engine_.reset_expert_load();
-  engine_.executor().run(engine_.actions(), step.microbatches, loss_scale(), loss(),
+  engine_.executor().run(step.microbatches, loss_scale(), loss(),
                          [&] { optimizer_.update(step.number, step.lr); });
 }
 
 void StepRunner::compute_gradients(std::span<const HostMicrobatch> microbatches) {
-  engine_.executor().run(engine_.actions(), microbatches, loss_scale(), loss(), [] {});
+  engine_.executor().run(microbatches, loss_scale(), loss(), [] {});
 }
 
 StepResult StepRunner::confirm(int64_t number) {

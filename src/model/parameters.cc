@@ -50,6 +50,7 @@ class Builder {
 
   ModelLayout build(std::span<const StagePart> stages) {
     const auto any = [&](auto has) { return std::any_of(stages.begin(), stages.end(), has); };
+    layout_.embedding_bucket = bucket_ = next_bucket_++;
     if (any([](const StagePart& s) { return s.embedding; }))
       layout_.embedding = add({"tok_embeddings.weight",
                                {args_.vocab_size, args_.dim},
@@ -57,13 +58,13 @@ class Builder {
                                {.mean = 0, .std = 1, .low = 0, .high = 0}},
                               {tp(0)});
     for (int64_t layer = 0; layer < args_.n_layers; ++layer) {
-      ++bucket_;
+      layout_.block_buckets.push_back(bucket_ = next_bucket_++);
       layout_.blocks.push_back(
           any([layer](const StagePart& s) { return s.first_block <= layer && layer < s.end_block; })
               ? block(layer)
               : no_block());
     }
-    ++bucket_;
+    layout_.head_bucket = bucket_ = next_bucket_++;
     if (any([](const StagePart& s) { return s.head; })) head();
     return std::move(layout_);
   }
@@ -205,7 +206,8 @@ class Builder {
   const ModelArgs& args_;
   const LayerCut cut_;
   ModelLayout layout_;
-  int bucket_ = 0;
+  int bucket_ = 0;  // of what is added now
+  int next_bucket_ = 0;
 };
 
 }  // namespace

@@ -77,7 +77,7 @@ struct HeadTensors {
   }
 };
 
-// A run of blocks, with the embedding in front of the first or the head behind the last.
+// The modules of a stage of a pipeline, in their order: the embedding, a run of blocks, the head.
 struct StagePart {
   int64_t first_block = 0, end_block = 0;
   bool embedding = true, head = true;
@@ -94,13 +94,18 @@ struct LayerCut {
 
 LayerCut layer_cut(const Mesh&, int rank);
 
-// All stored tensors of a rank and where each part finds its own. Buckets: 0 the embedding,
-// 1 + i block i, 1 + n_layers the head. Handles of blocks of other ranks are -1.
+// All stored tensors of a rank and where each module finds its own. Handles of modules of other
+// ranks are -1.
 struct ModelLayout {
   std::vector<StoredTensor> tensors;
-  TensorHandle embedding = -1;  // [V, D]
-  std::vector<BlockTensors<TensorHandle>> blocks;
+  TensorHandle embedding = -1;                     // [V, D]
+  std::vector<BlockTensors<TensorHandle>> blocks;  // by layer of the model
   HeadTensors<TensorHandle> head{-1, -1};
+
+  // The bucket of each module's tensors (StoredTensor::bucket), the same on all ranks.
+  int embedding_bucket = 0;
+  std::vector<int> block_buckets;  // by layer of the model
+  int head_bucket = 0;
 };
 
 // Of the stages of one rank; `stages` empty: all of the model.

@@ -1,74 +1,96 @@
 #include "model/stage.h"
 
-#include "base/check.h"
 #include "ops/embedding.h"
 
 namespace nereus {
 
 Stage::Saved::Saved(const Stage& stage)
-    : blocks(static_cast<size_t>(stage.blocks())),
-      pending(static_cast<size_t>(stage.blocks())),
-      input_marks(static_cast<size_t>(stage.blocks()) + 1),
-      weight_marks(static_cast<size_t>(stage.blocks()) + 1) {}
-
-Stage::Stage(const ModelArgs& args, const ModelLayout& layout, Part part, const RopeTables& rope,
-             LayerParallel parallel, std::span<const Recompute> recompute, ParameterStore& store,
-             std::vector<ExpertLoad> load)
-    : args_(args),
-      part_(part),
-      store_(store),
-      embedding_(layout.embedding),
-      head_handles_(layout.head),
-      load_(std::move(load)),
-      tp_(parallel.tp),
-      head_(args, parallel.tp) {
-  for (int64_t layer = part.first_block; layer < part.end_block; ++layer) {
-    const auto i = static_cast<size_t>(layer);
-    handles_.push_back(layout.blocks[i]);
-    blocks_.push_back(std::make_unique<Block>(args, layer, rope, parallel, recompute[i]));
-    buckets_.push_back(static_cast<int>(layer) + 1);
-  }
-  if (part.embedding) buckets_.insert(buckets_.begin(), 0);
-  if (part.head) buckets_.push_back(static_cast<int>(args.n_layers) + 1);
-  NEREUS_CHECK(kContract, load_.size() == blocks_.size(), "{} expert loads for {} blocks",
-               load_.size(), blocks_.size());
+    : marks(stage.modules_.size()), blocks(stage.blocks_.size()), pending(stage.blocks_.size()) {
+  output.resize(stage.output_edge_.size());
+  input_gradient.resize(stage.input_edge_.size());
 }
 
-ConstTensorView Stage::forward(Context& ctx, const Microbatch& mb, ConstTensorView x,
-                               TensorView loss, Saved& s) const {
-  const auto weight = [this](TensorHandle h) { return store_.weight(h); };
-  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
-  if (part_.embedding) x = embed(ctx, mb);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    s.input_marks[i] = ctx.saved_input.mark();
-    s.weight_marks[i] = ctx.saved_weight.mark();
-    const TensorView y = ctx.saved_input.take(x.dtype, x.shape, "block y");
-    store_.open(ctx.stream, bucket(i), next_bucket(static_cast<int64_t>(i)));
-    blocks_[i]->forward(ctx, handles_[i].map(weight), mb, load_[i], x, y, s.blocks[i]);
-    store_.close(ctx.stream, bucket(i));
-    x = y;
-  }
-  s.input_marks.back() = ctx.saved_input.mark();
-  s.weight_marks.back() = ctx.saved_weight.mark();
-  s.y = x;
-  if (!part_.head) return x;
-  store_.open(ctx.stream, head_bucket());
-  if (mb.training) {
-    store_.open_gradients(ctx.stream, head_bucket());
-    head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, head_handles_.map(gradient));
+Stage::Stage(const ModelArgs& args, const ModelLayout& layout, const RopeTables& rope,
+             LayerParallel parallel, ParameterStore& store, const Options& options)
+    : dim_(args.dim),
+      store_(store),
+      tp_(parallel.tp),
+      embedding_(layout.embedding),
+      embedding_bucket_(layout.embedding_bucket),
+      head_(args, parallel.tp),
+      head_tensors_(layout.head) {
+  const Part& part = options.part;
+  if (part.embedding) {
+    modules_.push_back({.kind = Module::Kind::embedding, .bucket = layout.embedding_bucket});
   } else {
-    head_.forward(ctx, head_handles_.map(weight), mb, x, loss, s.head, {});
+    input_edge_ = {options.edge};
+  }
+  for (int64_t layer = part.first_block; layer < part.end_block; ++layer) {
+    const auto i = static_cast<size_t>(layer);
+    modules_.push_back(
+        {.kind = Module::Kind::block, .bucket = layout.block_buckets[i], .block = blocks_.size()});
+    blocks_.push_back(std::make_unique<Block>(args, layer, rope, parallel, options.recompute[i]));
+    block_tensors_.push_back(layout.blocks[i]);
+    load_.push_back(options.load[i]);
+  }
+  if (part.head) {
+    modules_.push_back({.kind = Module::Kind::head, .bucket = layout.head_bucket});
+  } else {
+    output_edge_ = {options.edge};
+  }
+  for (const Module& m : modules_) buckets_.push_back(m.bucket);
+}
+
+std::unique_ptr<PipelineStage::Saved> Stage::make_saved() const {
+  return std::make_unique<Saved>(*this);
+}
+
+int Stage::next_in_forward(size_t i) const {
+  return i + 1 < modules_.size() ? modules_[i + 1].bucket : -1;
+}
+
+// The embedding's backward pass reads no weights.
+int Stage::next_in_backward(size_t i) const {
+  if (i == 0 || modules_[i - 1].kind == Module::Kind::embedding) return -1;
+  return modules_[i - 1].bucket;
+}
+
+void Stage::forward(Context& ctx, const Microbatch& mb, std::span<const TensorView> input,
+                    TensorView loss, PipelineStage::Saved& saved) const {
+  auto& s = static_cast<Saved&>(saved);
+  if (!input.empty()) s.hidden = input[0];
+  for (size_t i = 0; i < modules_.size(); ++i) forward_module(i, ctx, mb, loss, s);
+  if (!s.output.empty()) s.output[0] = s.hidden;
+}
+
+void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorView loss,
+                           Saved& s) const {
+  const Module& m = modules_[i];
+  s.marks[i] = {ctx.saved_input.mark(), ctx.saved_weight.mark()};
+  store_.open(ctx.stream, m.bucket, next_in_forward(i));
+  switch (m.kind) {
+    case Module::Kind::embedding:
+      s.hidden = embed(ctx, mb);
+      break;
+    case Module::Kind::block: {
+      const TensorView y = ctx.saved_input.take(s.hidden.dtype, s.hidden.shape, "block y");
+      blocks_[m.block]->forward(ctx, block_tensors_[m.block].map(weight()), mb, load_[m.block],
+                                s.hidden, y, s.blocks[m.block]);
+      s.hidden = y;
+      break;
+    }
+    case Module::Kind::head:
+      forward_head(ctx, mb, loss, m.bucket, s);
+      break;
   }
   // A backward pass that follows at once finds the weights where they are.
-  store_.close(ctx.stream, head_bucket());
-  return {};
+  store_.close(ctx.stream, m.bucket);
 }
 
 ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
-  store_.open(ctx.stream, 0, next_bucket(-1));
   const ConstTensorView table = store_.weight(embedding_).view;
   const TensorView out =
-      ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), args_.dim}, "embedding");
+      ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), dim_}, "embedding");
   const Arena::Scope scope(ctx.scratch);
   const TensorView partial = tp_.partial(ctx, out);
   ops::embedding_forward(
@@ -76,92 +98,108 @@ ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
       {.out = partial, .table = table, .ids = mb.ids, .first = tp_.rank() * table.dim(0)});
   tp_.leave(ctx, out, partial);
   ctx.show("hidden.embed", -1, out);
-  store_.close(ctx.stream, 0);
   return out;
 }
 
-// dx into `dx`.
-void Stage::head_backward(Context& ctx, TensorView dx, const Saved& s) const {
-  const auto weight = [this](TensorHandle h) { return store_.weight(h); };
-  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
-  store_.open(ctx.stream, head_bucket());
-  store_.open_gradients(ctx.stream, head_bucket());
-  head_.backward_input(ctx, head_handles_.map(weight), dx, s.head, head_handles_.map(gradient));
-  store_.close(ctx.stream, head_bucket());
-  store_.close_gradients(ctx.stream, head_bucket());
+// The gradients stay open for the backward pass: it adds the norm's to the output weight's.
+void Stage::forward_head(Context& ctx, const Microbatch& mb, TensorView loss, int bucket,
+                         Saved& s) const {
+  Head::Grads grads;
+  if (mb.training) {
+    store_.open_gradients(ctx.stream, bucket);
+    grads = head_tensors_.map(gradient());
+  }
+  head_.forward(ctx, head_tensors_.map(weight()), mb, s.hidden, loss, s.head, grads);
 }
 
-ConstTensorView Stage::backward(Context& ctx, const Microbatch& mb, ConstTensorView dy,
-                                Saved& s) const {
-  const auto weight = [this](TensorHandle h) { return store_.weight(h); };
-  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
+void Stage::backward(Context& ctx, const Microbatch& mb, std::span<const TensorView> dy,
+                     PipelineStage::Saved& saved) const {
+  auto& s = static_cast<Saved&>(saved);
   // A block's dy is read by its wgrad; its dx is the next block's dy: two buffers, by turns.
-  TensorView turns[2] = {ctx.scratch.take(s.y.dtype, s.y.shape, "dy"),
-                         ctx.scratch.take(s.y.dtype, s.y.shape, "dx")};
-  size_t turn = 0;
-  if (part_.head) {
-    head_backward(ctx, turns[turn], s);
-    dy = turns[turn];
-    turn = 1;
-  }
-  ctx.saved_input.release(s.input_marks.back());
-  for (size_t i = blocks_.size(); i-- > 0;) {
-    const TensorView dx = turns[turn];
-    turn = 1 - turn;
-    store_.open(ctx.stream, bucket(i), i > 0 ? bucket(i - 1) : -1);
-    store_.open_gradients(ctx.stream, bucket(i));
-    blocks_[i]->backward(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
-                         handles_[i].map(gradient));
-    store_.close(ctx.stream, bucket(i));
-    store_.close_gradients(ctx.stream, bucket(i));
-    ctx.saved_input.release(s.input_marks[i]);
-    ctx.saved_weight.release(s.weight_marks[i]);
-    dy = dx;
-  }
-  if (!part_.embedding) return dy;
-  embedding_backward(ctx, mb, tp_.leave_backward(ctx, ctx.scratch, dy));
-  return {};
+  s.turns = {ctx.scratch.take(s.hidden.dtype, s.hidden.shape, "dy"),
+             ctx.scratch.take(s.hidden.dtype, s.hidden.shape, "dx")};
+  s.turn = 0;
+  if (!dy.empty()) s.dhidden = dy[0];
+  for (size_t i = modules_.size(); i-- > 0;) backward_module(i, ctx, mb, s);
+  if (!s.input_gradient.empty()) s.input_gradient[0] = s.dhidden;
 }
 
-ConstTensorView Stage::backward_input(Context& ctx, const Microbatch& mb, ConstTensorView dy,
-                                      Saved& s) const {
-  const auto weight = [this](TensorHandle h) { return store_.weight(h); };
-  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
-  if (part_.head) {
-    const TensorView dx = ctx.saved_weight.take(s.y.dtype, s.y.shape, "dy");
-    head_backward(ctx, dx, s);
-    dy = dx;
+void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved& s) const {
+  const Module& m = modules_[i];
+  if (m.kind == Module::Kind::embedding) {
+    embedding_backward(ctx, mb, tp_.leave_backward(ctx, ctx.scratch, s.dhidden));
+  } else {
+    const TensorView dx = s.turns[s.turn];
+    s.turn = 1 - s.turn;
+    store_.open(ctx.stream, m.bucket, next_in_backward(i));
+    store_.open_gradients(ctx.stream, m.bucket);
+    if (m.kind == Module::Kind::head) {
+      head_.backward_input(ctx, head_tensors_.map(weight()), dx, s.head,
+                           head_tensors_.map(gradient()));
+    } else {
+      blocks_[m.block]->backward(ctx, block_tensors_[m.block].map(weight()), mb, s.dhidden, dx,
+                                 s.blocks[m.block], s.pending[m.block],
+                                 block_tensors_[m.block].map(gradient()));
+    }
+    store_.close(ctx.stream, m.bucket);
+    store_.close_gradients(ctx.stream, m.bucket);
+    s.dhidden = dx;
   }
-  for (size_t i = blocks_.size(); i-- > 0;) {
-    const TensorView dx = ctx.saved_weight.take(s.y.dtype, s.y.shape, "dx");
+  ctx.saved_input.release(s.marks[i].input);
+  ctx.saved_weight.release(s.marks[i].weight);
+}
+
+void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const TensorView> dy,
+                           PipelineStage::Saved& saved) const {
+  auto& s = static_cast<Saved&>(saved);
+  if (!dy.empty()) s.dhidden = dy[0];
+  for (size_t i = modules_.size(); i-- > 0;) {
+    const Module& m = modules_[i];
+    if (m.kind == Module::Kind::embedding) {
+      s.dembedding = tp_.leave_backward(ctx, ctx.saved_weight, s.dhidden);
+      continue;
+    }
+    const bool head = m.kind == Module::Kind::head;
+    const TensorView dx = ctx.saved_weight.take(s.hidden.dtype, s.hidden.shape, head ? "dy" : "dx");
     const Arena::Scope scope(ctx.scratch);
-    store_.open(ctx.stream, bucket(i), i > 0 ? bucket(i - 1) : -1);
-    blocks_[i]->backward_input(ctx, handles_[i].map(weight), mb, dy, dx, s.blocks[i], s.pending[i],
-                               handles_[i].map(gradient));
-    store_.close(ctx.stream, bucket(i));
-    dy = dx;
+    store_.open(ctx.stream, m.bucket, next_in_backward(i));
+    if (head) {
+      store_.open_gradients(ctx.stream, m.bucket);
+      head_.backward_input(ctx, head_tensors_.map(weight()), dx, s.head,
+                           head_tensors_.map(gradient()));
+    } else {
+      blocks_[m.block]->backward_input(ctx, block_tensors_[m.block].map(weight()), mb, s.dhidden,
+                                       dx, s.blocks[m.block], s.pending[m.block],
+                                       block_tensors_[m.block].map(gradient()));
+    }
+    store_.close(ctx.stream, m.bucket);
+    if (head) store_.close_gradients(ctx.stream, m.bucket);
+    s.dhidden = dx;
   }
-  if (!part_.embedding) return dy;
-  s.dembedding = tp_.leave_backward(ctx, ctx.saved_weight, dy);
-  return {};
+  if (!s.input_gradient.empty()) s.input_gradient[0] = s.dhidden;
 }
 
-void Stage::backward_weight(Context& ctx, const Microbatch& mb, Saved& s) const {
-  const auto gradient = [this](TensorHandle h) { return store_.gradient(h); };
-  for (size_t i = blocks_.size(); i-- > 0;)
-    blocks_[i]->backward_weight(ctx, s.blocks[i], s.pending[i], handles_[i].map(gradient));
-  if (part_.embedding) embedding_backward(ctx, mb, s.dembedding);
+// Of the head nothing is left to do.
+void Stage::backward_weight(Context& ctx, const Microbatch& mb, PipelineStage::Saved& saved) const {
+  auto& s = static_cast<Saved&>(saved);
+  for (size_t i = modules_.size(); i-- > 0;) {
+    const Module& m = modules_[i];
+    if (m.kind == Module::Kind::block)
+      blocks_[m.block]->backward_weight(ctx, s.blocks[m.block], s.pending[m.block],
+                                        block_tensors_[m.block].map(gradient()));
+    if (m.kind == Module::Kind::embedding) embedding_backward(ctx, mb, s.dembedding);
+  }
 }
 
 void Stage::embedding_backward(Context& ctx, const Microbatch& mb, ConstTensorView dy) const {
-  store_.open_gradients(ctx.stream, 0);
+  store_.open_gradients(ctx.stream, embedding_bucket_);
   const TensorView dtable = store_.gradient(embedding_);
   ops::embedding_backward(ctx.stream, {.dtable = dtable,
                                        .dy = dy,
                                        .ids = mb.ids,
                                        .first = tp_.rank() * dtable.dim(0),
                                        .accumulate = ctx.accumulate});
-  store_.close_gradients(ctx.stream, 0);
+  store_.close_gradients(ctx.stream, embedding_bucket_);
 }
 
 }  // namespace nereus

@@ -1,82 +1,109 @@
-// A run of blocks that lives on one rank of a pipeline, with the embedding in front of the first
-// and the head behind the last: what a schedule's actions F, I and W work on.
+// A part of the model that lives on one rank of a pipeline: a list of modules, which are the
+// embedding, blocks, the head. What a schedule's actions F, B, I and W work on.
 //
-// T tokens of a microbatch, D model width.
+// T tokens of a microbatch on this rank, D model width. Between modules, and on the edges between
+// stages, there is one tensor [T/tp, D] in the type that kernels compute in.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "model/block.h"
 #include "model/head.h"
+#include "model/pipeline_stage.h"
 #include "parallel/parameter_store.h"
 
 namespace nereus {
 
-class Stage {
+class Stage final : public PipelineStage {
  public:
   using Part = StagePart;
 
-  // What a microbatch leaves between its passes; made once and reused.
-  struct Saved {
+  struct Options {
+    Part part;
+    TensorSpec edge;  // [T/tp, D], between two stages
+    // By layer of the model; the stage takes those of its blocks. The load's views must outlive it.
+    std::span<const Recompute> recompute;
+    std::span<const ExpertLoad> load;
+  };
+
+  // `store` has the tensors of `layout`, which knows all modules of the part. It and what
+  // LayerParallel refers to must outlive the stage.
+  Stage(const ModelArgs&, const ModelLayout& layout, const RopeTables&, LayerParallel,
+        ParameterStore& store, const Options&);
+
+  struct Saved final : PipelineStage::Saved {
     explicit Saved(const Stage&);
+
+    struct Marks {
+      Arena::Mark input, weight;
+    };
+    std::vector<Marks> marks;  // by module: where its part of the arenas begins
     std::vector<Block::Saved> blocks;
     std::vector<Block::Pending> pending;
     Head::Saved head;
-    std::vector<Arena::Mark> input_marks, weight_marks;  // at each block's start, for B
-    ConstTensorView y;                                   // the last block's output
-    ConstTensorView dembedding;                          // [T, D], of the embedding's output: for W
+    // What the module that ran last made, the next one's input: [T/tp, D].
+    ConstTensorView hidden;           // in forward; after it the input of the head
+    ConstTensorView dhidden;          // in a backward pass
+    std::array<TensorView, 2> turns;  // of backward: where modules leave dhidden, by turns
+    size_t turn = 0;
+    ConstTensorView dembedding;  // [T, D], of the embedding's output: from I for W
   };
 
-  Stage(const ModelArgs&, const ModelLayout&, Part, const RopeTables&, LayerParallel,
-        std::span<const Recompute> recompute, ParameterStore&, std::vector<ExpertLoad>);
+  const std::vector<TensorSpec>& input_edge() const override { return input_edge_; }
+  const std::vector<TensorSpec>& output_edge() const override { return output_edge_; }
+  const std::vector<int>& buckets() const override { return buckets_; }
+  std::unique_ptr<PipelineStage::Saved> make_saved() const override;
 
-  // x is the edge from the stage before ("no tensor" in the first); returns the edge to the next
-  // ("no tensor" in the last). loss f32 [1] is added to in the last.
-  ConstTensorView forward(Context&, const Microbatch&, ConstTensorView x, TensorView loss,
-                          Saved&) const;
-
-  // B: dgrad then wgrad, block by block, from the last to the first. dy is the gradient of what
-  // forward returned. Gives back what the microbatch saved, as it goes. Returns the gradient of x,
-  // in ctx.scratch ("no tensor" in the first stage).
-  ConstTensorView backward(Context&, const Microbatch&, ConstTensorView dy, Saved&) const;
-
-  // I and W: the same in two calls. dgrad's memory (ctx.saved_input) can be given back after the
-  // first, wgrad's after the second; the first's dx is in ctx.saved_weight.
-  ConstTensorView backward_input(Context&, const Microbatch&, ConstTensorView dy, Saved&) const;
-  void backward_weight(Context&, const Microbatch&, Saved&) const;
-
-  int64_t blocks() const { return static_cast<int64_t>(blocks_.size()); }
-  const Part& part() const { return part_; }
-  const std::vector<int>& buckets() const { return buckets_; }  // of the store, in order of use
+  void forward(Context&, const Microbatch&, std::span<const TensorView> input, TensorView loss,
+               PipelineStage::Saved&) const override;
+  void backward(Context&, const Microbatch&, std::span<const TensorView> gradient,
+                PipelineStage::Saved&) const override;
+  void backward_input(Context&, const Microbatch&, std::span<const TensorView> gradient,
+                      PipelineStage::Saved&) const override;
+  void backward_weight(Context&, const Microbatch&, PipelineStage::Saved&) const override;
 
  private:
+  struct Module {
+    enum class Kind : uint8_t { embedding, block, head } kind;
+    int bucket;
+    size_t block = 0;  // which of this stage's
+  };
+  // What forward and backward do a module at a time, from the first to the last and back: what they
+  // hand on is in Saved alone, so that the passes of two microbatches could take turns.
+  void forward_module(size_t i, Context&, const Microbatch&, TensorView loss, Saved&) const;
+  void backward_module(size_t i, Context&, const Microbatch&, Saved&) const;
+  // The bucket of the weights that the same pass needs after module i; -1: of none.
+  int next_in_forward(size_t i) const;
+  int next_in_backward(size_t i) const;
+
   ConstTensorView embed(Context&, const Microbatch&) const;
-  void head_backward(Context&, TensorView dx, const Saved&) const;
   void embedding_backward(Context&, const Microbatch&, ConstTensorView dy) const;
-  // The store's buckets: of block i of this stage, of what forward uses after it (-1: nothing), of
-  // the head.
-  int bucket(size_t i) const {
-    return static_cast<int>(part_.first_block) + static_cast<int>(i) + 1;
+  void forward_head(Context&, const Microbatch&, TensorView loss, int bucket, Saved&) const;
+
+  auto weight() const {
+    return [this](TensorHandle h) { return store_.weight(h); };
   }
-  int head_bucket() const { return static_cast<int>(args_.n_layers) + 1; }
-  int next_bucket(int64_t i) const {
-    if (i + 1 < blocks()) return bucket(static_cast<size_t>(i + 1));
-    return part_.head ? head_bucket() : -1;
+  auto gradient() const {
+    return [this](TensorHandle h) { return store_.gradient(h); };
   }
 
-  ModelArgs args_;
-  Part part_;
+  int64_t dim_;
   ParameterStore& store_;
-  TensorHandle embedding_;
-  std::vector<BlockTensors<TensorHandle>> handles_;
-  HeadTensors<TensorHandle> head_handles_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  std::vector<ExpertLoad> load_;  // by block of this stage
+  std::vector<Module> modules_;
   std::vector<int> buckets_;
+  std::vector<TensorSpec> input_edge_, output_edge_;
   TpRegion& tp_;
+
+  TensorHandle embedding_;
+  int embedding_bucket_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<BlockTensors<TensorHandle>> block_tensors_;  // by block of this stage
+  std::vector<ExpertLoad> load_;                           // likewise
   Head head_;
+  HeadTensors<TensorHandle> head_tensors_;
 };
 
 }  // namespace nereus

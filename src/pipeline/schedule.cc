@@ -124,7 +124,7 @@ std::vector<int> Schedule::stages_of(int rank) const {
   return out;
 }
 
-std::vector<Action> sequential_schedule(int microbatches) {
+Schedule sequential_schedule(int microbatches) {
   std::vector<Action> actions = {{.kind = Kind::gather}};
   for (int m = 0; m < microbatches; ++m) {
     actions.push_back({.kind = Kind::forward, .microbatch = m});
@@ -132,7 +132,10 @@ std::vector<Action> sequential_schedule(int microbatches) {
   }
   actions.push_back({.kind = Kind::reduce});
   actions.push_back({.kind = Kind::update});
-  return actions;
+  return {.name = "",
+          .microbatches = microbatches,
+          .rank_of_stage = {0},
+          .actions = {std::move(actions)}};
 }
 
 void add_communication(Schedule& schedule) {

@@ -50,6 +50,13 @@ struct Action {
   int dgrad_microbatch() const {
     return kind == Kind::forward_backward ? backward_microbatch : microbatch;
   }
+  // The two halves of an FB.
+  Action forward_half() const {
+    return {.kind = Kind::forward, .stage = stage, .microbatch = microbatch};
+  }
+  Action backward_half() const {
+    return {.kind = Kind::backward, .stage = backward_stage, .microbatch = backward_microbatch};
+  }
 
   // As in a CSV of actions: 2F1, (0F3;3B0)OVERLAP_F_B, 1SEND_F2, 0UNSHARD.
   std::string to_string() const;
@@ -66,8 +73,8 @@ struct Schedule {
   std::vector<int> stages_of(int rank) const;  // ascending
 };
 
-// One stage on one rank: each microbatch forward and backward in turn.
-std::vector<Action> sequential_schedule(int microbatches);
+// One stage on one rank: each microbatch forward and backward in turn. It has no name.
+Schedule sequential_schedule(int microbatches);
 
 // A schedule of the table in schedules.cc, with its communication. Throws Error{kConfig} for an
 // unknown name, and for a number of stages or microbatches that the schedule cannot have.

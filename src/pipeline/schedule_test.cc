@@ -194,9 +194,10 @@ TEST(Schedule, OtherSchedulesAreAsPublished) {
 }
 
 TEST(Schedule, TheSequentialScheduleIsOneStageOfOneRank) {
-  EXPECT_EQ(line(sequential_schedule(2), false), "0UNSHARD 0F0 0B0 0F1 0B1 0REDUCE_GRAD UPDATE");
-  EXPECT_EQ(sequential_schedule(3), make_schedule("1F1B", 1, 1, 3).actions[0]);
-  EXPECT_EQ(microbatches_in_flight(sequential_schedule(5)), 1);
+  EXPECT_EQ(line(sequential_schedule(2).actions[0], false),
+            "0UNSHARD 0F0 0B0 0F1 0B1 0REDUCE_GRAD UPDATE");
+  EXPECT_EQ(sequential_schedule(3).actions[0], make_schedule("1F1B", 1, 1, 3).actions[0]);
+  EXPECT_EQ(microbatches_in_flight(sequential_schedule(5).actions[0]), 1);
   EXPECT_EQ(microbatches_in_flight(make_schedule("GPipe", 2, 1, 5).actions[0]), 5);
   EXPECT_EQ(microbatches_in_flight(make_schedule("1F1B", 4, 1, 9).actions[1]), 3);
 }

@@ -5,60 +5,63 @@
 #include "base/check.h"
 
 namespace nereus {
+namespace {
 
-int Slots::of(int microbatch) const {
-  const auto it = std::find(owner_.begin(), owner_.end(), microbatch);
-  return it == owner_.end() ? kNone : static_cast<int>(it - owner_.begin());
-}
+constexpr int kFree = -1;
+
+}  // namespace
 
 int Slots::take(int microbatch) {
-  if (const int mine = of(microbatch); mine != kNone) return mine;
-  auto it = std::find(owner_.begin(), owner_.end(), kNone);
-  if (it == owner_.end()) it = owner_.insert(it, kNone);
+  NEREUS_CHECK(kContract, std::find(owner_.begin(), owner_.end(), microbatch) == owner_.end(),
+               "microbatch {} has a slot already", microbatch);
+  auto it = std::find(owner_.begin(), owner_.end(), kFree);
+  if (it == owner_.end()) it = owner_.insert(it, kFree);
   *it = microbatch;
   return static_cast<int>(it - owner_.begin());
 }
 
-void Slots::release(int microbatch) {
-  const int slot = of(microbatch);
-  NEREUS_CHECK(kContract, slot != kNone, "microbatch {} has no slot", microbatch);
-  owner_[static_cast<size_t>(slot)] = kNone;
+int Slots::of(int microbatch) const {
+  const auto it = std::find(owner_.begin(), owner_.end(), microbatch);
+  NEREUS_CHECK(kContract, it != owner_.end(), "microbatch {} has no slot", microbatch);
+  return static_cast<int>(it - owner_.begin());
 }
 
-std::vector<Action> EdgeOrder::arriving(const Action& wait) {
-  std::vector<Action> out;
-  const auto is = [&wait](const Action& a) {
-    return a.stage == wait.stage && a.microbatch == wait.microbatch && a.edge == wait.edge;
-  };
-  if (std::none_of(posted_.begin(), posted_.end(), is)) return out;  // came with a later one
+void Slots::release(int microbatch) { owner_[static_cast<size_t>(of(microbatch))] = kFree; }
+
+void PostedReceives::post(const Action& recv) { posted_.push_back(recv); }
+
+void PostedReceives::complete(const Action& wait, FunctionRef<void(const Edge&)> receive) {
+  const Edge last = edge_of(wait);
+  const auto is_last = [&last](const Action& recv) { return edge_of(recv) == last; };
+  if (std::none_of(posted_.begin(), posted_.end(), is_last)) return;
   for (auto it = posted_.begin();;) {
     if (it->peer != wait.peer) {
       ++it;
       continue;
     }
-    out.push_back(*it);
+    const Edge edge = edge_of(*it);
     it = posted_.erase(it);
-    if (is(out.back())) return out;
+    receive(edge);
+    if (edge == last) return;
   }
 }
 
 std::vector<int> slots_needed(const std::vector<Action>& actions,
                               const std::vector<int>& rank_of_stage) {
+  const auto stages = static_cast<int>(rank_of_stage.size());
   std::vector<Slots> slots(rank_of_stage.size());
   const auto at = [&](int stage) -> Slots& { return slots[static_cast<size_t>(stage)]; };
-  const auto same_rank = [&](int stage, int other) {
-    return other < static_cast<int>(rank_of_stage.size()) &&
-           rank_of_stage[static_cast<size_t>(stage)] == rank_of_stage[static_cast<size_t>(other)];
+  const auto rank_of = [&](int stage) { return rank_of_stage[static_cast<size_t>(stage)]; };
+  const auto arrive = [&](const Edge& e) {
+    if (e.kind == Edge::Kind::activation) at(e.consumer).take(e.microbatch);
   };
-  EdgeOrder order;
+  PostedReceives receives;
   for (const Action& a : actions) {
-    if (a.kind == Action::Kind::recv) order.posted(a);
-    if (a.kind == Action::Kind::wait)
-      for (const Action& edge : order.arriving(a)) at(edge.stage).take(edge.microbatch);
-    if (a.has_forward()) {
-      at(a.stage).take(a.microbatch);
-      if (same_rank(a.stage, a.stage + 1)) at(a.stage + 1).take(a.microbatch);
-    }
+    if (a.kind == Action::Kind::recv) receives.post(a);
+    if (a.kind == Action::Kind::wait) receives.complete(a, arrive);
+    if (a.has_forward() && a.stage == 0) at(0).take(a.microbatch);
+    for (const Edge& e : edges_produced(a, stages))
+      if (rank_of(e.consumer) == rank_of(e.producer())) arrive(e);
     if (a.has_wgrad()) at(a.dgrad_stage()).release(a.dgrad_microbatch());
   }
   std::vector<int> out;

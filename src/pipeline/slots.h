@@ -1,41 +1,44 @@
 // Which memory of a stage a microbatch has, from the arrival of its input to its last wgrad.
+//
+// The first stage's input is the tokens, which are there: its microbatch takes a slot with its
+// forward. On every other stage the activation is the first to arrive, and takes the slot.
 #pragma once
 
-#include <deque>
 #include <vector>
 
+#include "device/thread_pool.h"
 #include "pipeline/schedule.h"
 
 namespace nereus {
 
-// The slots of one stage, handed out lowest first.
+// The slots of one stage, handed out lowest first. Throws Error{kContract} for a microbatch that
+// takes a second one, and for one that has none where it must.
 class Slots {
  public:
-  static constexpr int kNone = -1;
-
-  int take(int microbatch);      // its slot; the one it has already, if it has one
-  int of(int microbatch) const;  // kNone: it has none
+  int take(int microbatch);
+  int of(int microbatch) const;
   void release(int microbatch);
   int most() const { return static_cast<int>(owner_.size()); }  // ever taken at once
 
  private:
-  std::vector<int> owner_;  // microbatch by slot; kNone: free
+  std::vector<int> owner_;  // microbatch by slot
 };
 
-// What a rank's list asks of its stages: computations and edges that arrive, in the order in which
-// they happen. `rank_of_stage` by stage. An edge between two stages of the rank arrives when it is
-// made; one from another rank with the first `wait` for it or for a later one of that peer.
-class EdgeOrder {
+// The receives that a rank has posted and not done yet. Between two ranks messages keep the order
+// in which they were sent, so a `wait` also brings those of the same peer that were sent before.
+class PostedReceives {
  public:
-  // The edges that `wait` brings, in the order in which the peer sends them.
-  void posted(const Action& recv) { posted_.push_back(recv); }
-  std::vector<Action> arriving(const Action& wait);
+  void post(const Action& recv);
+  // Calls `receive` with each edge that `wait` brings, in the order of sending; with none when an
+  // earlier wait has brought it.
+  void complete(const Action& wait, FunctionRef<void(const Edge&)> receive);
 
  private:
-  std::deque<Action> posted_;
+  std::vector<Action> posted_;  // recvs
 };
 
-// How many slots each of `stages` stages needs for these actions: 0 for one of another rank.
+// How many slots each stage needs for a rank's actions: 0 for a stage of another rank.
+// `rank_of_stage` by stage.
 std::vector<int> slots_needed(const std::vector<Action>& actions,
                               const std::vector<int>& rank_of_stage);
 
