@@ -133,54 +133,57 @@ TEST(Parameters, AreHeldByTheRanksOfAMeshAsItsDegreesSay) {
     }
     for (const auto& [name, elements] : counted)
       for (const int n : elements) ASSERT_EQ(n, d.dp_replicate) << name;
-    // Also on a rank of a pipeline that has some of the modules only.
-    TEST(Parameters, EveryModuleHasABucketOfItsOwnWhichIsTheSameOnAllRanks) {
-      const ModelArgs args = model_args_of_flavor("debugmodel");
-      const ModelLayout whole = model_layout(args);
-      const StagePart middle{.first_block = 1, .end_block = 3, .embedding = false, .head = false};
-      for (const ModelLayout& l : {whole, model_layout(args, {}, std::span(&middle, 1))}) {
-        std::map<int, std::vector<std::string>> prefixes;  // of the names that a bucket may hold
-        prefixes[l.embedding_bucket] = {"tok_embeddings."};
-        prefixes[l.head_bucket] = {"norm.", "output."};
-        for (size_t i = 0; i < l.block_buckets.size(); ++i)
-          prefixes[l.block_buckets[i]] = {"layers." + std::to_string(i) + "."};
-        EXPECT_EQ(prefixes.size(), static_cast<size_t>(args.n_layers) + 2);
-        ASSERT_FALSE(l.tensors.empty());
-        for (const StoredTensor& t : l.tensors) {
-          const std::vector<std::string>& known = prefixes[t.bucket];
-          EXPECT_TRUE(std::any_of(known.begin(), known.end(),
-                                  [&](const std::string& p) { return t.name.starts_with(p); }))
-              << t.name << " in bucket " << t.bucket;
-        }
-        EXPECT_EQ(l.embedding_bucket, whole.embedding_bucket);
-        EXPECT_EQ(l.block_buckets, whole.block_buckets);
-        EXPECT_EQ(l.head_bucket, whole.head_bucket);
-      }
-    }
+  }
+}
 
-    // Where a parameter is stored, and what surrounds it, does not change its first value.
-    TEST(ParameterStore, InitialValuesDependOnNameAndSeedOnly) {
-      const Initial initial{.mean = 0, .std = 0.02, .low = -2, .high = 2};
-      const Parameter w1{"w1", {3, 5, 4}, ParameterKind::routed_expert, initial};
-      const Parameter w3{"w3", {3, 5, 4}, ParameterKind::routed_expert, initial};
-      const auto values = [&](std::vector<StoredTensor> tensors, const std::string& name) {
-        ParameterStore store(Device::cpu(), std::move(tensors), {});
-        Stream stream(Device::cpu(), &test::pool());
-        store.initialize(stream, 9);
-        std::vector<double> out;
-        for (const NamedView& v : store.master_views())
-          if (v.name == name) collect(v.view, out);
-        return out;
-      };
-      const std::vector<StoredTensor> fused = {
-          {.name = "gate_up", .shape = {3, 10, 4}, .parts = {{w1, 1, 0}, {w3, 1, 5}}}};
-      const std::vector<StoredTensor> apart = {
-          {.name = "w3", .shape = {3, 5, 4}, .parts = {{w3, 0, 0}}},
-          {.name = "w1", .shape = {3, 5, 4}, .parts = {{w1, 0, 0}}}};
-      EXPECT_EQ(values(fused, "w1"), values(apart, "w1"));
-      EXPECT_EQ(values(fused, "w3"), values(apart, "w3"));
-      EXPECT_NE(values(fused, "w1"), values(fused, "w3"));
+// Also on a rank of a pipeline that has some of the modules only.
+TEST(Parameters, EveryModuleHasABucketOfItsOwnWhichIsTheSameOnAllRanks) {
+  const ModelArgs args = model_args_of_flavor("debugmodel");
+  const ModelLayout whole = model_layout(args);
+  const StagePart middle{.first_block = 1, .end_block = 3, .embedding = false, .head = false};
+  for (const ModelLayout& l : {whole, model_layout(args, {}, std::span(&middle, 1))}) {
+    std::map<int, std::vector<std::string>> prefixes;  // of the names that a bucket may hold
+    prefixes[l.embedding_bucket] = {"tok_embeddings."};
+    prefixes[l.head_bucket] = {"norm.", "output."};
+    for (size_t i = 0; i < l.block_buckets.size(); ++i)
+      prefixes[l.block_buckets[i]] = {"layers." + std::to_string(i) + "."};
+    EXPECT_EQ(prefixes.size(), static_cast<size_t>(args.n_layers) + 2);
+    ASSERT_FALSE(l.tensors.empty());
+    for (const StoredTensor& t : l.tensors) {
+      const std::vector<std::string>& known = prefixes[t.bucket];
+      EXPECT_TRUE(std::any_of(known.begin(), known.end(),
+                              [&](const std::string& p) { return t.name.starts_with(p); }))
+          << t.name << " in bucket " << t.bucket;
     }
+    EXPECT_EQ(l.embedding_bucket, whole.embedding_bucket);
+    EXPECT_EQ(l.block_buckets, whole.block_buckets);
+    EXPECT_EQ(l.head_bucket, whole.head_bucket);
+  }
+}
 
-  }  // namespace
+// Where a parameter is stored, and what surrounds it, does not change its first value.
+TEST(ParameterStore, InitialValuesDependOnNameAndSeedOnly) {
+  const Initial initial{.mean = 0, .std = 0.02, .low = -2, .high = 2};
+  const Parameter w1{"w1", {3, 5, 4}, ParameterKind::routed_expert, initial};
+  const Parameter w3{"w3", {3, 5, 4}, ParameterKind::routed_expert, initial};
+  const auto values = [&](std::vector<StoredTensor> tensors, const std::string& name) {
+    ParameterStore store(Device::cpu(), std::move(tensors), {});
+    Stream stream(Device::cpu(), &test::pool());
+    store.initialize(stream, 9);
+    std::vector<double> out;
+    for (const NamedView& v : store.master_views())
+      if (v.name == name) collect(v.view, out);
+    return out;
+  };
+  const std::vector<StoredTensor> fused = {
+      {.name = "gate_up", .shape = {3, 10, 4}, .parts = {{w1, 1, 0}, {w3, 1, 5}}}};
+  const std::vector<StoredTensor> apart = {
+      {.name = "w3", .shape = {3, 5, 4}, .parts = {{w3, 0, 0}}},
+      {.name = "w1", .shape = {3, 5, 4}, .parts = {{w1, 0, 0}}}};
+  EXPECT_EQ(values(fused, "w1"), values(apart, "w1"));
+  EXPECT_EQ(values(fused, "w3"), values(apart, "w3"));
+  EXPECT_NE(values(fused, "w1"), values(fused, "w3"));
+}
+
+}  // namespace
 }  // namespace nereus

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "parallel/layer_context.h"
 #include "model/microbatch.h"
 
 namespace nereus {

@@ -164,7 +164,7 @@ class ToyStage final : public PipelineStage {
   }
 
   Values weights() const {
-    const ConstTensorView w = store_.weight(weights_);
+    const ConstTensorView w = store_.weight(weights_).view;
     return {get(w, 0), get(w, 1), get(w, 2)};
   }
   void add(const Context& ctx, int64_t i, double value) const {
