@@ -71,7 +71,8 @@ Bits one_step(const Case& c, const Recompute& recompute, bool apart, const RankW
   ModelArgs args = model(c.q_lora, c.family);
   if (c.documents) args.attn_mask_type = MaskType::block_causal;
   std::vector<Action> actions;
-  for (Action a : sequential_schedule(2).actions[0]) {
+  const Schedule together = sequential_schedule(2);
+  for (Action a : together.actions[0]) {
     if (apart && a.kind == Action::Kind::backward) {
       a.kind = Action::Kind::backward_input;
       actions.push_back(a);

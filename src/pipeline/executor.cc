@@ -178,6 +178,8 @@ void Executor::make_outgoing() {
     if (l.stage != nullptr) bytes = std::max(bytes, edge_bytes(l.stage->input_edge()));
   if (bytes == 0) return;
   outgoing_buffer_ = Buffer(stream_.device(), bytes, "edges between stages");
+  memory_.edges += bytes;
+  memory_.total += bytes;
   for (LocalStage& l : stages_)
     if (l.stage != nullptr)
       l.outgoing = edge_tensors(outgoing_buffer_.data(), l.stage->input_edge());

@@ -445,7 +445,8 @@ TEST(Executor, MemoryIsMadeForTheMicrobatchesInFlight) {
       const Executor::Memory got = memory(gpipe, r);
       EXPECT_EQ(got.saved, 5 * kUnit);
       EXPECT_EQ(got.scratch, (r == 0 ? 2 : 4) * kUnit);
-      EXPECT_EQ(got.edges, m * kEdge) << "rank 0 gets gradients, rank 1 activations";
+      // Rank 0 gets gradients, rank 1 activations; and rank 1 makes a gradient to send.
+      EXPECT_EQ(got.edges, (m + r) * kEdge);
       EXPECT_EQ(got.total, m * 5 * kUnit + got.scratch + got.edges);
     }
   }
