@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "base/suggest.h"
 #include "pipeline/schedule.h"
 
@@ -243,11 +244,6 @@ constexpr ScheduleRow kSchedules[] = {
     {"ZBVZeroBubble", Placement::v, zbv, nullptr},
     {"DualPipeV", Placement::v, dualpipe_v, check_dualpipe_v},
 };
-
-std::string lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
 
 // Null: there is none.
 const ScheduleRow* find(const std::string& name) {
