@@ -48,7 +48,8 @@ class MpiRanks final : public Ranks {
     if (!session_) session_ = std::make_unique<MpiSession>();
     const auto control = session_->meet({.address = "127.0.0.1"});
     const auto world = world_of(*control, timeout);
-    run_on_some(ranks, *session_->ranks(*world), *world, work);
+    const auto all = session_->ranks(*world);  // goes when all have left
+    run_on_some(ranks, *all, *world, work);
     control->close();
   }
   void finish() {

@@ -82,28 +82,31 @@ int gpu_of(int local_rank) {
 
 // `work` on this process's rank: with NCCL on GPUs, elsewhere with host_ranks().
 void run_rank(const LaunchEnvironment& launch, const RankOptions& options, ControlPlane& control,
-              FunctionRef<std::unique_ptr<Communicator>(World&)> host_ranks, Work work) {
+              World& world, FunctionRef<Communicator&()> host_ranks, Work work) {
   const int local_rank = launch.local_rank >= 0 ? launch.local_rank : control.local_rank();
   const int local_world_size =
       launch.local_world_size > 0 ? launch.local_world_size : control.local_world_size();
-  const auto world = world_of(control, options.init_timeout);
   const auto run = [&](Communicator& ranks, Device device) {
-    ThisRank me{ranks, *world, local_rank, local_world_size, control.hosts(), device};
+    ThisRank me{ranks, world, local_rank, local_world_size, control.hosts(), device};
     run_guarded(me, work);
   };
   if (!kHasCuda || options.device != Device::Kind::cuda)
-    return run(*host_ranks(*world), Device{options.device, 0});
+    return run(host_ranks(), Device{options.device, 0});
   if constexpr (kHasCuda) {
     const int gpu = gpu_of(local_rank);
     bind_near(gpu);
-    run(*nccl_ranks(*world, gpu), Device::cuda(gpu));
+    run(*nccl_ranks(world, gpu), Device::cuda(gpu));
   }
 }
 
 void run_sockets(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   ControlPlane control(control_options(launch, options));
-  run_rank(
-      launch, options, control, [&](World& world) { return socket_ranks(control, world); }, work);
+  const auto world = world_of(control, options.init_timeout);
+  {
+    std::unique_ptr<Communicator> ranks;
+    const auto make = [&]() -> Communicator& { return *(ranks = socket_ranks(control, *world)); };
+    run_rank(launch, options, control, *world, make, work);
+  }
   control.close();
 }
 
@@ -134,8 +137,10 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
     const bool one_host = launch.local_world_size == launch.world_size;
     if (meeting.address.empty() && one_host) meeting.address = "127.0.0.1";
     const auto control = session.meet(meeting);
-    run_rank(
-        launch, options, *control, [&](World& world) { return session.ranks(world); }, work);
+    const auto world = world_of(*control, options.init_timeout);
+    std::unique_ptr<Communicator> ranks;  // goes when all have left: MPI works while it is called
+    const auto make = [&]() -> Communicator& { return *(ranks = session.ranks(*world)); };
+    run_rank(launch, options, *control, *world, make, work);
     control->close();
   } catch (...) {
     show_and_rethrow(session);
