@@ -36,8 +36,8 @@ struct Connection {
   std::deque<Frame> out;
   size_t sent = 0;  // of out.front()
   bool polls_out = false;
-  bool last_words = false;  // closes when all is sent
-  int rank = -1;            // before its hello
+  bool draining = false;  // closes when all is sent
+  int rank = -1;          // before its hello
 };
 
 // A rank, from the start of the run to its end.
@@ -102,11 +102,11 @@ struct ControlServer::Impl {
           waker.drain();
         } else {
           auto* c = static_cast<Connection*>(who);
-          if (!dead(c)) serve(*c, events[static_cast<size_t>(i)].events);
+          if (!is_closed(c)) serve(*c, events[static_cast<size_t>(i)].events);
         }
       }
-      look_at_the_clock();
-      buried.clear();
+      check_deadlines();
+      closed.clear();
     }
     if (!failure) {
       broadcast(Writer(Kind::leaves).frame());
@@ -131,7 +131,7 @@ struct ControlServer::Impl {
                        [](const Member& m) { return m.state == Member::State::left; });
   }
 
-  void look_at_the_clock() {
+  void check_deadlines() {
     const auto now = Clock::now();
     if (!failure && !complete && now > deadline) fail(Fault::kComm, missing_text());
     if (complete && now - last_beat > options.heartbeat) {
@@ -178,31 +178,31 @@ struct ControlServer::Impl {
     }
   }
 
-  bool dead(const Connection* c) const {
-    return std::any_of(buried.begin(), buried.end(), [&](const Connection& b) { return &b == c; });
+  bool is_closed(const Connection* c) const {
+    return std::any_of(closed.begin(), closed.end(), [&](const Connection& b) { return &b == c; });
   }
   // Its memory stays until this round's events are through.
-  void bury(Connection& c) {
+  void close(Connection& c) {
     epoll_ctl(poller.get(), EPOLL_CTL_DEL, c.fd.get(), nullptr);
     c.fd.reset();
     const auto it = std::find_if(connections.begin(), connections.end(),
                                  [&](const Connection& x) { return &x == &c; });
-    if (it != connections.end()) buried.splice(buried.begin(), connections, it);
+    if (it != connections.end()) closed.splice(closed.begin(), connections, it);
   }
 
   void serve(Connection& c, uint32_t events) {
-    if ((events & EPOLLOUT) != 0 && !flush(c)) return closed(c);
+    if ((events & EPOLLOUT) != 0 && !flush(c)) return connection_closed(c);
     const FrameBuffer::State state = c.in.read(c.fd);
     while (const auto frame = c.in.next()) {
       Reader reader(*frame);
-      if (!handle(c, reader)) return closed(c);
+      if (!handle(c, reader)) return connection_closed(c);
     }
-    if (c.in.broken() || state != FrameBuffer::State::open) closed(c);
+    if (c.in.broken() || state != FrameBuffer::State::open) connection_closed(c);
   }
 
-  void closed(Connection& c) {
+  void connection_closed(Connection& c) {
     const int rank = c.rank;
-    bury(c);
+    close(c);
     if (rank < 0) return;
     Member& m = members[static_cast<size_t>(rank)];
     m.connection = nullptr;
@@ -247,7 +247,7 @@ struct ControlServer::Impl {
       e.data.ptr = &c;
       epoll_ctl(poller.get(), EPOLL_CTL_MOD, c.fd.get(), &e);
     }
-    return open && !(c.last_words && c.out.empty());
+    return open && !(c.draining && c.out.empty());
   }
   void flush() {
     for (Connection& c : connections) flush(c);
@@ -324,7 +324,7 @@ struct ControlServer::Impl {
     const std::string configuration = r.text();
     if (!r.ok()) return false;
     if (run_id != options.run_id) {
-      c.last_words = true;
+      c.draining = true;
       send(c, std::make_shared<std::string>(Writer(Kind::another).text(options.run_id).frame()));
       return !c.out.empty();
     }
@@ -470,7 +470,7 @@ struct ControlServer::Impl {
   tcp::Listener listener;
   tcp::Waker waker;
   std::vector<Member> members;
-  std::list<Connection> connections, buried;
+  std::list<Connection> connections, closed;
   std::map<std::string, Frame> values;
   std::map<std::string, std::vector<int>> waiting;  // ranks, by key
   std::map<std::string, Barrier> barriers;
