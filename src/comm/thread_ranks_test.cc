@@ -90,19 +90,32 @@ TEST_F(ThreadRanksTest, AMessageOfARankThatHasEndedStillArrives) {
 }
 
 TEST_F(ThreadRanksTest, ATimeOutTellsWhatTheMissingRankIsDoing) {
-  const std::string message = outcome(4, milliseconds(400), [](Communicator& c, Stream& s) {
+  const auto work = [](Communicator& c, World& world) {
+    Stream s(Device::cpu(), &test::pool());
     const auto pair = c.split("pair", c.rank() / 2, 0);
     Tensor x(Device::cpu(), DType::f32, {8});
     if (c.rank() == 3) {
-      std::this_thread::sleep_for(milliseconds(100));  // the others' time is over first
+      // The others' time runs, and is over first.
+      const auto waits = [&](int r) {
+        return world.activities({r})[0].starts_with("it is waiting in all_reduce");
+      };
+      while (!waits(0) || !waits(1)) std::this_thread::sleep_for(milliseconds(1));
+      std::this_thread::sleep_for(milliseconds(50));  // they have looked at the clock
+      world.set_timeout(std::chrono::seconds(60));
       pair->recv(s, x, 0);
     }
-    if (c.rank() != 2) c.all_reduce(s, x);
-    if (c.rank() == 2) std::this_thread::sleep_for(milliseconds(1000));
-  });
+    while (c.rank() == 2 && !world.failure()) std::this_thread::sleep_for(milliseconds(1));
+    c.all_reduce(s, x);
+  };
+  std::string message = "no error";
+  try {
+    run_thread_world(4, {.timeout = milliseconds(1500)}, work);
+  } catch (const Error& e) {
+    message = e.what();
+  }
   EXPECT_EQ(message,
             "all_reduce number 3 (sum) of f32 [8] of group world: 2 of its 4 ranks did not come "
-            "within 0.4 s\n"
+            "within 1.5 s\n"
             "  rank 2: it has done split number 2 of group world and called nothing since\n"
             "  rank 3: it is waiting in recv number 1 of f32 [8] from rank 0 of group pair");
 }
