@@ -2,7 +2,8 @@
 # Checks and measures the GPU code on a machine that has a GPU and no build of its own.
 #
 #   scripts/gpu.sh pack          here: builds the cuda preset and puts the stripped programs and the
-#                                libraries that the other machine may lack into .gpu/ (not in git)
+#                                libraries that the other machine may lack into .gpu/ (not in git);
+#                                with BEFORE=PROGRAM an older nereus too, for the suite `compare`
 #   scripts/gpu.sh run SUITE..   there: runs suites one after the other; results go to $OUT or
 #                                .gpu/out; the summary comes last
 #
@@ -14,8 +15,10 @@
 #   sanitize  compute-sanitizer over the small op tests
 #   doctor    nereus doctor
 #   tiny      200 steps on real text, bf16 on the GPU
-#   two       with two GPUs: NCCL's tests, layouts of a small model in f32 beside one GPU
+#   two       with two GPUs: NCCL's tests, layouts of a small model in f32 against one GPU
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
+#   compare   the older nereus of the pack and this one in alternating pairs: configs/slice1.toml, and
+#             with two GPUs configs/slice2.toml with EP 2; medians of tokens/s a GPU after 5 steps
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 readonly gpu=.gpu
@@ -27,11 +30,13 @@ pack() {
   # shellcheck disable=SC2086
   cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target $programs
   local program folder
+  [[ -z ${BEFORE:-} || -x $BEFORE ]] || { echo "gpu.sh: BEFORE=$BEFORE is no program" >&2; exit 2; }
   folder=$(mktemp -d)
   mkdir -p "$folder/bin" "$folder/lib"
   for program in $programs; do
     strip -o "$folder/bin/$program" "build-cuda/$([[ $program == *_test ]] && echo src/)$program"
   done
+  [[ -n ${BEFORE:-} ]] && strip -o "$folder/bin/before" "$BEFORE"
   # Small libraries of this distribution's; CUDA's and the C library's are the other machine's own.
   ldd "$folder"/bin/* | awk '/=> \// && !/(libc|libm|libdl|libpthread|librt|ld-linux|libgcc|libstdc\+\+|cuda|cublas)/ { print $3 }' |
     sort -u | xargs -r cp -Lt "$folder/lib"
@@ -86,6 +91,26 @@ two_layout() {
     --job.dump_folder="$out/two" "${words[@]}"
   line=$(grep -oE 'step:  5 .*grad_norm: +[0-9.]+' "$out/two${name:+_$name}.log" || tail -3 "$out/two${name:+_$name}.log")
   printf '%-70s %s\n' "${1:-one GPU}" "$line" >>"$out/two.txt"
+}
+
+# PAIRS runs of each program by turns. Every run's median, then those medians' median and the ratio.
+compare() {  # name, arguments of nereus train
+  local name=$1 pair program folder
+  shift
+  for ((pair = 1; pair <= ${PAIRS:-3}; ++pair)); do
+    for program in before nereus; do
+      folder=$out/compare_${name}_${program}_$pair
+      step "compare_${name}_${program}_$pair" 100 "$gpu/bin/$program" train "$@" \
+        --training.steps="${STEPS:-17}" --metrics.log_freq=1 --job.dump_folder="$folder"
+      grep -oP '"tps":\K[0-9.]+' "$folder/metrics.jsonl" | tail -n +6 | sort -n |
+        awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }' >>"$out/compare_${name}_$program"
+    done
+  done
+  for program in before nereus; do
+    sort -n "$out/compare_${name}_$program" | awk -v n="$name" -v p="$program" '
+      { a[NR] = $1; all = all " " $1 }
+      END { printf "%-8s %-7s median %s of%s\n", n, p, a[int((NR + 1) / 2)], all }'
+  done | awk '{ print; m[NR] = $4 } END { printf "%-8s ratio   %.4f\n", $1, m[2] / m[1] }' >>"$out/compare.txt"
 }
 
 run_suite() {
@@ -168,8 +193,14 @@ dualpipev $PIPE=DualPipeV
 interleaved $PIPE=Interleaved1F1B
 gpipe $PIPE=GPipe}"
       ;;
+    compare)
+      compare slice1 configs/slice1.toml
+      [[ $(nvidia-smi -L | wc -l) -ge 2 ]] &&
+        compare slice2 configs/slice2.toml --nproc 2 --parallelism.expert_parallel_degree=2
+      cat "$out/compare.txt"
+      ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2, compare" >&2
       exit 2
       ;;
   esac
@@ -189,7 +220,7 @@ case ${1:-} in
     printf '%s\n' "${summary[@]}"
     ;;
   *)
-    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,24s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -9,7 +9,7 @@ import sys
 KINDS = [  # name, colour, what names it
     ("communication", "#d55e00", ("ncclDev", "meet_kernel", "peer_")),
     ("attention", "#cc79a7", ("sdpa", "cudnn", "flash")),
-    ("products", "#0072b2", ("nvjet", "gemm", "cutlass", "splitK")),
+    ("GEMMs", "#0072b2", ("nvjet", "gemm", "cutlass", "splitK")),
     ("other kernels", "#009e73", ("",)),
 ]
 WIDTH, LEFT, ROW = 1200, 150, 36
@@ -28,7 +28,7 @@ def main():
     out = []
     for row, stream in enumerate(streams):
         y = 40 + row * ROW
-        out.append(f'<text x="0" y="{y + 18}">{"kernels" if row == 0 else "beside them"}</text>')
+        out.append(f'<text x="0" y="{y + 18}">{"kernels" if row == 0 else "concurrent"}</text>')
         boxes = []  # neighbours of one kind become one box
         for r in sorted((r for r in runs if r["tid"] == stream), key=lambda r: r["ts"]):
             k, x, w = kind(r["name"]), r["ts"] * scale, r["dur"] * scale

@@ -9,7 +9,7 @@ namespace nereus {
 // This program's file, as it is started again; "" where the system does not tell.
 std::string program_path();
 
-// `name` ("sample/en") in the assets folder that belongs to this program: beside its build folder
+// `name` ("sample/en") in the assets folder that belongs to this program: next to its build folder
 // or in share/nereus of where it is installed. "" when there is none.
 std::string asset_path(const std::string& name);
 

@@ -1,4 +1,4 @@
-// A Hugging Face config.json (DeepseekV3ForCausalLM) of a model, for beside its weights.
+// A Hugging Face config.json (DeepseekV3ForCausalLM) of a model, to be saved with its weights.
 #pragma once
 
 #include <string>

@@ -118,7 +118,8 @@ class PartialFolder {
 
   const std::string& path() const { return path_; }
 
-  // What was in the place is removed if it is weights and nothing else, else kept beside.
+  // What was in the place is removed if it is weights and nothing else, otherwise kept under
+  // another name.
   void move_to_place() {
     std::error_code error;
     std::string old;

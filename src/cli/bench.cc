@@ -37,12 +37,12 @@ struct Benchmark {
 constexpr Benchmark kBenchmarks[] = {
     {"data", run_bench_data, "a text data set from files to packed rows of tokens"},
     {"ops", run_bench_ops_here,
-     "every op at the shapes of runs, products beside OpenBLAS itself; on a GPU what `gpu` is, and "
-     "with --cpu the CPU's"},
+     "every op at the shapes of runs, GEMMs next to OpenBLAS's; on a GPU what `gpu` is, and with "
+     "--cpu the CPU's"},
     {"gpu", run_bench_gpu,
      "the GPU's ops at the sizes of configs/slice1.toml, by share of the limit"},
     {"slice", run_bench_slice,
-     "training of configs/slice1.toml on a GPU, by recompute and attention, beside TorchTitan"},
+     "training of configs/slice1.toml on a GPU, by recompute and attention, next to TorchTitan"},
     {"step", run_bench_step, "a whole training step, by default of TorchTitan's debugmodel"},
 };
 

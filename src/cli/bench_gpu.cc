@@ -308,11 +308,11 @@ int run_bench_gpu(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--tune", tuning, "print the table of faster algorithms, src/ops/matmul_tuned.inc");
   app.add_flag("--grouped-tiles", every_tile,
-               "time the experts' products with every tile, for src/ops/grouped_tuned.inc");
+               "time the experts' GEMMs with every tile, for src/ops/grouped_tuned.inc");
   if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
   Bench bench(filter, repeats);
   if (tuning) {
-    tune_products(bench);
+    tune_gemms(bench);
     return 0;
   }
   fmt::print("{}; share of {:.0f} TFLOP/s or {:.1f} TB/s; median of {}\n", cuda::properties(0).name,
@@ -323,8 +323,8 @@ int run_bench_gpu(int argc, char** argv) {
   experts(bench);
   head_and_embedding(bench);
   attention(bench);
-  dense_products(bench);
-  grouped_products(bench, every_tile);
+  dense_gemms(bench);
+  grouped_gemms(bench, every_tile);
   return 0;
 }
 

@@ -1,6 +1,6 @@
 // nereus bench gpu [--filter TEXT] [--repeats N] [--grouped-tiles] [--tune]: times the GPU's ops at
-// the sizes of configs/slice1.toml, each with its share of a stated limit: 790 TFLOP/s for products
-// in bf16, 2.9 TB/s for memory; what a large cuBLAS product and a large copy reach on an H100.
+// the sizes of configs/slice1.toml, each with its share of a stated limit: 790 TFLOP/s for GEMMs
+// in bf16, 2.9 TB/s for memory; what a large cuBLAS GEMM and a large copy reach on an H100.
 #pragma once
 
 namespace nereus {

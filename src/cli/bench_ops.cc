@@ -62,7 +62,7 @@ struct Case {
   std::string op, shape;
   double flops = 0, bytes = 0;     // of one call, counted by hand; bytes where memory is the limit
   std::function<void()> run;       // ours
-  std::function<void()> openblas;  // the same product by OpenBLAS with its own threads, or nothing
+  std::function<void()> openblas;  // the same GEMM by OpenBLAS with its own threads, or nothing
 };
 
 // What the ops of the program run on, and the memory of the case at hand.
@@ -144,7 +144,7 @@ class Bench {
   std::deque<Buffer> buffers_;
 };
 
-double product(int64_t m, int64_t n, int64_t k) {
+double gemm_flops(int64_t m, int64_t n, int64_t k) {
   return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
 }
 
@@ -154,7 +154,7 @@ void peak(Bench& bench) {
     const TensorView a = bench.tensor(DType::f32, {2048, 2048}), b = a,
                      c = bench.tensor(DType::f32, {2048, 2048});
     Case out;
-    out.flops = product(2048, 2048, 2048);
+    out.flops = gemm_flops(2048, 2048, 2048);
     out.openblas = [=, &bench] {
       bench.blas().sgemm(c.as<float>(), 2048, 2048, 2048, 2048, a.as<float>(), 2048, false,
                          b.as<float>(), 2048, false, false);
@@ -179,7 +179,7 @@ void linear(Bench& bench, const char* name, DType dtype, Pass pass, int64_t T, i
               if (pass == Pass::wgrad)
                 a = {.out = w, .a = y, .b = x, .trans_a = true, .accumulate = true};
               Case c;
-              c.flops = product(T, K, N);
+              c.flops = gemm_flops(T, K, N);
               c.run = [a, &bench] { ops::matmul(bench.stream(), a); };
               if (dtype == DType::f32) {
                 c.openblas = [a, &bench] {
@@ -230,7 +230,7 @@ void experts(Bench& bench, const char* name, std::vector<int32_t> rows, int64_t 
                   offsets.as<int32_t>()[e + 1] =
                       offsets.as<int32_t>()[e] + rows[static_cast<size_t>(e)];
                 Case c;
-                c.flops = product(R, K, N);
+                c.flops = gemm_flops(R, K, N);
                 if (pass == Pass::wgrad) {
                   c.run = [=, &bench] {
                     ops::grouped_wgrad(
@@ -267,7 +267,7 @@ void experts(Bench& bench, const char* name, std::vector<int32_t> rows, int64_t 
   }
 }
 
-// FLOPs of the causal half: S (S + 1) / 2 pairs; backward counts five products.
+// FLOPs of the causal half: S (S + 1) / 2 pairs; backward counts five GEMMs.
 void attention(Bench& bench, const char* name, DType dtype, int64_t B, int64_t S, int64_t H,
                int64_t Dqk, int64_t Dv) {
   const int64_t T = B * S;

@@ -1,7 +1,7 @@
 // nereus bench slice [--configurations TEXT] [--steps N] [--config FILE] [--small]: trains
 // configs/slice1.toml, the slice of the 671B model that is measured throughout, once a setting of
 // recompute and attention, and prints one table: tokens/s, memory, time to the end of the first
-// step, TorchTitan's figure beside.
+// step, with TorchTitan's figure.
 #pragma once
 
 namespace nereus {

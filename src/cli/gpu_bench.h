@@ -127,7 +127,7 @@ class Bench {
  private:
   static constexpr int64_t kOtherBytes = int64_t{256} << 20;  // several times a level-2 cache
 
-  // How long an op of few bytes takes beside a copy that reads half of them and writes half.
+  // How long an op of few bytes takes compared with a copy that reads half of them and writes half.
   std::string beside_copy(double flops, double bytes, double seconds) {
     if (flops > 0 || bytes >= kFewBytes) return "";
     const auto half = static_cast<int64_t>(bytes / 2);
@@ -149,9 +149,9 @@ class Bench {
 inline double d(int64_t n) { return static_cast<double>(n); }
 
 // The cases; each runs those of its own that the filter wants.
-void dense_products(Bench&);
-void tune_products(Bench&);
-void grouped_products(Bench&, bool every_tile);
+void dense_gemms(Bench&);
+void tune_gemms(Bench&);
+void grouped_gemms(Bench&, bool every_tile);
 void attention(Bench&);
 
 }  // namespace nereus::bench

@@ -161,7 +161,7 @@ int run_setup_command(int argc, char** argv) {
   const std::string program = program_path();
   if (repository.empty()) repository = recipe::find_repository(program);
   NEREUS_CHECK(kConfig, fs::exists(repository + "/recipes/deepseek_v3/launch.sh"),
-               "the recipe's files are not beside {}: name the folder that has "
+               "the recipe's files are not next to {}: name the folder that has "
                "recipes/deepseek_v3 with --repo",
                repository.empty() ? program : repository);
   options.download = !no_download;

@@ -152,7 +152,7 @@ TEST_F(SetupCommand, RefusesWhatContradicts) {
   EXPECT_THAT(refusal(run_setup_command, {"express", llmb()}),
               HasSubstr("system_config.yaml: is not there, and express takes the answers"));
   EXPECT_EQ(refusal(run_setup_command, {"--play", play(), "--repo", folder_.path()}),
-            "the recipe's files are not beside " + folder_.path() +
+            "the recipe's files are not next to " + folder_.path() +
                 ": name the folder that has recipes/deepseek_v3 with --repo");
 }
 

@@ -1,4 +1,4 @@
-// What a rank calls, small and flat, so that ranks can show each other: the makers on host memory
+// What a rank calls, small and flat, so that ranks can show each other: the backends on host memory
 // compare these before they move a byte, and put them into messages about who is missing.
 #pragma once
 
@@ -76,7 +76,7 @@ std::string row_disagreement(const std::string& group, std::span<const int> memb
 std::string message_disagreement(const std::string& group, std::span<const int> members, int from,
                                  int to, const Call& sent, const Call& expected);
 
-// What a rank is doing, as others will tell about it.
+// What a rank is doing, for the messages of other ranks.
 struct RankActivity {
   std::string group;
   Call call;

@@ -1,7 +1,7 @@
 // A group of ranks and what they do together. Every rank of the group calls the same collectives in
-// the same order with the same types and shapes; ranks that do not are told so by name, and a rank
-// that does not come within the world's time-out ends the others with a message that names it. What
-// concerns all ranks at once (time-outs, steps, failures) is the world's: control/world.h.
+// the same order with the same types and shapes; ranks that do not are named in the error, and a
+// rank that does not come within the world's time-out ends the others with a message that names it.
+// What concerns all ranks at once (time-outs, steps, failures) is the world's: control/world.h.
 //
 //   all_reduce      data[i] = sum over ranks of data[i], or their maximum; in place
 //   all_gather      out = the ranks' `in`, one after the other by rank
@@ -15,7 +15,7 @@
 //
 // Order of sums: ((x0 + x1) + x2) + ..., by rank, in f32 for f32 and bf16 (rounded once, at the
 // end), in f64 for f64; integers wrap. So all ranks get the same bits, and so does every run. A
-// maximum with NaN is NaN. This holds for the makers on host memory (threads, MPI, sockets);
+// maximum with NaN is NaN. This holds for the backends on host memory (threads, MPI, sockets);
 // NCCL's says its own.
 //
 // Tensors are contiguous, on the stream's device. Reductions take f32, bf16, f64, i32 and i64;
@@ -44,10 +44,10 @@ namespace nereus {
 
 enum class ReduceOp : uint8_t { sum, max };
 
-// How a group's collectives are used: somebody waits for them, or they run beside kernels. On a GPU
-// those of a background group take kBackgroundProcessors multiprocessors at most.
+// How a group's collectives are used: somebody waits for them, or they run concurrently with
+// kernels. On a GPU those of a background group take kBackgroundSms SMs at most.
 enum class GroupUse : uint8_t { foreground, background };
-inline constexpr int kBackgroundProcessors = 8;
+inline constexpr int kBackgroundSms = 8;
 
 class Communicator {
  public:

@@ -118,14 +118,14 @@ class CommunicatorTest : public testing::TestWithParam<test::Ranks*> {
 #define SKIP_ON_GPUS(why) \
   if (!GetParam()->on_host()) GTEST_SKIP() << why
 
-std::vector<test::Ranks*> makers() {
+std::vector<test::Ranks*> backends() {
   if (test::over_sockets()) return {&test::socket_ranks()};
   if (test::under_mpi()) return {&test::mpi_ranks()};
   if (kHasCuda) return {&test::thread_ranks(), &test::nccl_ranks()};
   return {&test::thread_ranks()};
 }
-INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(makers()),
-                         [](const auto& maker) { return std::string(maker.param->name()); });
+INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::ValuesIn(backends()),
+                         [](const auto& backend) { return std::string(backend.param->name()); });
 
 // Every rank writes into all blocks, and reads what all wrote into its own.
 TEST_P(CommunicatorTest, RanksThatShareMemoryWriteIntoEachOthersWindows) {

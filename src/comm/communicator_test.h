@@ -1,6 +1,6 @@
 // Runs a test's ranks: as threads of the test program, or, when mpirun started it, as its
 // processes, or, when socket_ranks_test.cc did, as processes with sockets between them. What every
-// maker of communicators must do is tested through this.
+// backend of Communicator must do is tested through this.
 #pragma once
 
 #include <chrono>

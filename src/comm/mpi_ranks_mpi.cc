@@ -33,7 +33,7 @@ struct Posted {
   std::vector<std::byte> bytes;
 };
 
-// Memory that MPI reads and writes beside the tensors.
+// Memory that MPI reads and writes in addition to the tensors.
 struct GroupMemory {
   std::vector<std::vector<std::byte>> small;  // to be sent, by rank: what calls are, above all
   std::vector<std::byte> workspace;           // what comes; keeps its largest size

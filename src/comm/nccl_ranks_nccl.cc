@@ -237,7 +237,7 @@ class NcclCommunicator final : public Communicator {
     NcclWorld::Group* child = world_->split(
         *group_, name, fmt::format("{}/{}.{}", group_->id, calls_.collectives(), color),
         std::move(part.members), part.rank, color, key,
-        use == GroupUse::background ? kBackgroundProcessors : 0);
+        use == GroupUse::background ? kBackgroundSms : 0);
     return child == nullptr ? nullptr : std::make_unique<NcclCommunicator>(world_, child);
   }
 

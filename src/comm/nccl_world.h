@@ -55,9 +55,9 @@ class NcclWorld {
   // A group of `members`, in which this rank has number `rank`. A collective of the group.
   Group* open(const std::string& name, const std::string& id, std::vector<int> members, int rank);
   // The ranks of `parent` with the same color, by key; all of parent's are here. Null for color -1.
-  // Its collectives take `processors` multiprocessors at most; 0: NCCL's choice.
+  // Its collectives take `sm_count` SMs at most; 0: NCCL's choice.
   Group* split(Group& parent, const std::string& name, const std::string& id,
-               std::vector<int> members, int rank, int color, int key, int processors);
+               std::vector<int> members, int rank, int color, int key, int sm_count);
   void close(Group*);
 
   // Waits for all ranks of the group, once for each `what`.

@@ -77,14 +77,14 @@ NcclWorld::Group* NcclWorld::open(const std::string& name, const std::string& id
 
 NcclWorld::Group* NcclWorld::split(Group& parent, const std::string& name, const std::string& id,
                                    std::vector<int> members, int rank, int color, int key,
-                                   int processors) {
+                                   int sm_count) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   ncclComm_t comm = nullptr;
   {
     std::unique_lock lock(parent.mutex);
     if (parent.comm == nullptr) lock.unlock(), world_.check();
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    if (processors > 0) config.minCTAs = 1, config.maxCTAs = processors;
+    if (sm_count > 0) config.minCTAs = 1, config.maxCTAs = sm_count;
     const ncclResult_t result =
         nccl_.comm_split(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &comm, &config);
     lock.unlock();

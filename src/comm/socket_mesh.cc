@@ -148,7 +148,7 @@ struct SocketMesh::Impl {
       const size_t left = (head ? kHead : kHead + o.header.bytes) - o.done;
       const long n = left == 0 ? 0 : tcp::write_some(p.out, from, std::min(left, kPiece));
       if (n < 0) {
-        // The other side is gone, which its own connection tells too.
+        // The other side is gone, which its own connection reports too.
         for (Outgoing& rest : p.queue)
           if (rest.unsent != nullptr) --*rest.unsent;
         p.queue.clear();

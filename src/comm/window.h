@@ -21,7 +21,7 @@ class Window {
   // i64 [ranks], memory of the block's device: where each rank's block lies in this rank's eyes.
   ConstTensorView bases() const { return bases_; }
 
-  // A place in the streams of all ranks: what is enqueued behind it sees what any rank enqueued in
+  // A place in the streams of all ranks: what is enqueued after it sees what any rank enqueued in
   // front of it, and comes after it. The host does not wait on a GPU. Errors as of a barrier.
   virtual void meet(Stream&) = 0;
 

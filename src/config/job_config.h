@@ -117,7 +117,7 @@ struct JobConfig {
     // automatic: a GPU when the program was built for one and finds one
     DeviceChoice kind = DeviceChoice::automatic;
     bool unordered_attention = false;  // a faster backward pass; other bits in each run
-    int64_t reserved_processors = -1;  // multiprocessors that products leave to communication
+    int64_t reserved_sms = -1;         // SMs that GEMMs leave to communication
     bool poison_released = false;      // activations' memory is overwritten when it is given back
   } device;
 
@@ -137,7 +137,7 @@ struct JobConfig {
     int64_t context_parallel_degree = 1;
     std::string context_parallel_rotate_method = "allgather";
     int64_t expert_parallel_degree = 1, expert_tensor_parallel_degree = 1;
-    double expert_receive_bound = 1.25;
+    double expert_capacity_factor = 1.25;
     ExpertDispatcher expert_dispatcher = ExpertDispatcher::automatic;
     bool expert_overlap = false;
   } parallelism;

@@ -167,7 +167,7 @@ void run_keys(Table& t, JobConfig& c) {
   t.works("unordered_attention", c.device.unordered_attention,
           "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
   Key& reserved_sms =
-      t.count("reserved_sms", c.device.reserved_processors,
+      t.count("reserved_sms", c.device.reserved_sms,
               "with several GPUs, streaming multiprocessors (SMs) that GEMMs leave to "
               "communication; -1: as many as the collectives that run at the same time take",
               0);
@@ -388,7 +388,7 @@ void system_keys(Table& t, JobConfig& c) {
   degree("expert_parallel_degree", p.expert_parallel_degree, "expert parallelism");
   degree("expert_tensor_parallel_degree", p.expert_tensor_parallel_degree,
          "tensor parallelism of experts");
-  t.from("expert_capacity_factor", p.expert_receive_bound,
+  t.from("expert_capacity_factor", p.expert_capacity_factor,
          "expert capacity: rows of a microbatch that a rank's experts can receive, over those that "
          "the rank sends (1: even routing); a step that needs more grows the capacity and runs "
          "again; 0: enough for any routing")

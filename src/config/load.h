@@ -20,7 +20,7 @@ struct LoadedConfig {
   std::vector<std::string> notices;           // warnings to log, one line each
 };
 
-// What `nereus train` accepts beside the keys.
+// What `nereus train` accepts in addition to the keys.
 struct TrainFlags {
   bool print_config = false, dry_run = false, config_reference = false, help = false;
   int64_t world = 1;  // --world N, with --dry-run: ranks to plan for

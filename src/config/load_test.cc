@@ -116,7 +116,7 @@ TEST(OldNames, AreAcceptedInFilesAndOnTheCommandLineWithANote) {
   const std::string old_file =
       folder.write("old.toml", "[parallelism]\nexpert_receive_bound = 2\n");
   const LoadedConfig file = load({old_file});
-  EXPECT_EQ(file.config.parallelism.expert_receive_bound, 2.0);
+  EXPECT_EQ(file.config.parallelism.expert_capacity_factor, 2.0);
   EXPECT_EQ(file.origin.at("parallelism.expert_capacity_factor"), old_file + ":2");
   EXPECT_THAT(file.notices,
               ElementsAre(old_file + ":2: parallelism.expert_receive_bound is now "
@@ -125,7 +125,7 @@ TEST(OldNames, AreAcceptedInFilesAndOnTheCommandLineWithANote) {
 
   const LoadedConfig line =
       load({"--device.reserved-processors=4", "--device.reserved_processors", "6"});
-  EXPECT_EQ(line.config.device.reserved_processors, 6);
+  EXPECT_EQ(line.config.device.reserved_sms, 6);
   EXPECT_THAT(line.notices,
               ElementsAre("command line: device.reserved_processors is now device.reserved_sms; "
                           "the old name is accepted too"));
@@ -134,7 +134,7 @@ TEST(OldNames, AreAcceptedInFilesAndOnTheCommandLineWithANote) {
   EXPECT_THAT(load({"--device.reserved_sms=4"}).notices, IsEmpty());
   // The command line goes over the file, whichever name each has.
   EXPECT_EQ(load({old_file, "--parallelism.expert_capacity_factor=3"})
-                .config.parallelism.expert_receive_bound,
+                .config.parallelism.expert_capacity_factor,
             3.0);
 }
 

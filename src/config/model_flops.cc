@@ -25,11 +25,11 @@ ModelSize model_size(const ModelArgs& a) {
 
 FlopsPerToken flops_per_token(const ModelArgs& a, int64_t sequence) {
   const ModelSize s = model_size(a);
-  const int64_t products = 6 * (s.active - s.embedding);
+  const int64_t gemms = 6 * (s.active - s.embedding);
   const int64_t L = a.n_layers, H = a.n_heads, widths = a.qk_head_dim() + a.v_head_dim;
-  return {.torchtitan = products + 12 * L * H * (a.dim / H) * sequence,
-          .non_causal = products + 6 * L * H * widths * sequence,
-          .causal = products + 3 * L * H * widths * sequence};
+  return {.torchtitan = gemms + 12 * L * H * (a.dim / H) * sequence,
+          .non_causal = gemms + 6 * L * H * widths * sequence,
+          .causal = gemms + 3 * L * H * widths * sequence};
 }
 
 }  // namespace nereus

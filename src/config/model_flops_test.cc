@@ -35,11 +35,11 @@ TEST(ModelFlops, AndSizesAreTorchTitansForEveryFlavor) {
 
 TEST(ModelFlops, CountAttentionByThreeConventions) {
   const FlopsPerToken f = flops_per_token(model_args_of_flavor("671B"), 4096);
-  const int64_t products = 6 * (37552282624 - 926679040);
+  const int64_t gemms = 6 * (37552282624 - 926679040);
   EXPECT_EQ(f.torchtitan, 241245235200);
   // 2 products, of q k^T (width 192) and of p v (128), forward and twice backward, 61 x 128 heads.
-  EXPECT_EQ(f.non_causal, products + int64_t{6} * 61 * 128 * (192 + 128) * 4096);
-  EXPECT_EQ(f.causal, products + int64_t{3} * 61 * 128 * (192 + 128) * 4096);
+  EXPECT_EQ(f.non_causal, gemms + int64_t{6} * 61 * 128 * (192 + 128) * 4096);
+  EXPECT_EQ(f.causal, gemms + int64_t{3} * 61 * 128 * (192 + 128) * 4096);
   EXPECT_NEAR(static_cast<double>(f.non_causal), 281.16e9, 0.01e9);
 }
 

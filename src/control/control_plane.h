@@ -1,5 +1,5 @@
 // How the processes of a run meet, and how they learn that one of them died: a star of TCP
-// connections with rank 0 in the middle, beside whatever moves the tensors.
+// connections with rank 0 in the middle, independent of what moves the tensors.
 //
 //   rendezvous  the constructor returns when all ranks have come, with the same version of the
 //               program and the same configuration
@@ -10,8 +10,8 @@
 //               note, the first, with the rank, its host and its last step; a rank that meets an
 //               error by itself reports it with fail() and ends with what the world ends with.
 //
-// Rank 0's process serves, on one thread, beside one thread in every rank that listens and beats.
-// What it costs: docs/operations.md.
+// Rank 0's process serves, on one thread, in addition to one thread in every rank that listens and
+// beats. What it costs: docs/operations.md.
 //
 // Errors: Error{kConfig} for versions, configurations or numbers of ranks that differ, a port in
 // use and an unknown host; Error{kComm} for ranks that do not come or have died. Thread-safe.
@@ -36,7 +36,7 @@ class ControlPlane {
  public:
   // Rank 0 listens at options.port, or at `listener` where there is one.
   explicit ControlPlane(const ControlPlaneOptions&, tcp::Listener listener = {});
-  // Without close(), the other ranks are told that this one ended before its time.
+  // Without close(), the other ranks learn that this one ended early.
   ~ControlPlane();
   ControlPlane(const ControlPlane&) = delete;
   ControlPlane& operator=(const ControlPlane&) = delete;

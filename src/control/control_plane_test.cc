@@ -40,7 +40,7 @@ ControlPlaneOptions options_of(const test::ChildRank& r) {
   return o;
 }
 
-// A rank of a child process: what it ends with is told.
+// A rank of a child process: what it ends with is reported.
 void as_rank(const std::function<void(ControlPlaneOptions&)>& change,
              const std::function<void(ControlPlane&)>& work) {
   ControlPlaneOptions o = options_of(test::this_child_rank());

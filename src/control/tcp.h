@@ -47,7 +47,7 @@ Listener listen_at(int port);
 Fd accept_from(const Listener&);
 
 // One try at each address that `host` has. On failure the descriptor is empty, and `reason` says
-// why; `unknown_host` tells a name that nobody knows.
+// why; `unknown_host` says that the name cannot be resolved.
 struct Attempt {
   Fd fd;  // blocking
   std::string reason;

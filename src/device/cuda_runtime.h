@@ -18,7 +18,7 @@ void use_device(int index);
 struct DeviceProperties {
   std::string name;
   int64_t memory_bytes = 0;
-  int processors = 0;
+  int sm_count = 0;
   int major = 0, minor = 0;  // compute capability
 };
 DeviceProperties properties(int index);

@@ -34,7 +34,7 @@ Stream::Stream(Device device, ThreadPool* pool, [[maybe_unused]] Priority priori
                "`make PRESET=cuda` (docs/operations.md), or train on the CPU with "
                "--device.kind=cpu.");
   NEREUS_GPU(native_ = cuda::make_stream(device.index, priority == Priority::high);
-             processors_ = cuda::properties(device.index).processors;
+             sm_count_ = cuda::properties(device.index).sm_count;
              free_at_start_ = cuda::memory_info(device.index).free;)
 }
 Stream::~Stream() {

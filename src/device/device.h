@@ -52,7 +52,7 @@ class Stream {
  public:
   // `pool` is needed on the CPU and must outlive the stream; other devices ignore it. A GPU that is
   // not there or not good enough is an Error{kConfig} that says why.
-  // Kernels of a GPU that wait for a multiprocessor get it in order of their streams' priority.
+  // Kernels of a GPU that wait for an SM get it in order of their streams' priority.
   enum class Priority : uint8_t { normal, high };
   explicit Stream(Device device, ThreadPool* pool = nullptr, Priority = Priority::normal);
   // A meta stream whose ops make the plans that they will need on `target`, if that is a GPU's.
@@ -73,14 +73,14 @@ class Stream {
 
   int threads() const { return pool_->threads(); }  // CPU only: compute threads
 
-  void synchronize();                             // host waits: never inside a step
-  void* native() const { return native_; }        // cudaStream_t on a GPU, else null
-  int processors() const { return processors_; }  // GPU only: multiprocessors
-  // GPU only: of those, the ones that matrix products take. Their kernels stay on a multiprocessor
+  void synchronize();                         // host waits: never inside a step
+  void* native() const { return native_; }    // cudaStream_t on a GPU, else null
+  int sm_count() const { return sm_count_; }  // GPU only: SMs
+  // GPU only: of those, the ones that GEMMs take. Their kernels stay on an SM
   // from begin to end; where kernels of other streams (communication) hold some at the time, a
-  // product that wants all takes twice as long. Set before plans are made.
-  int product_processors() const { return processors_ - reserved_processors_; }
-  void reserve_processors(int count) { reserved_processors_ = count; }
+  // GEMM that wants all takes twice as long. Set before plans are made.
+  int gemm_sms() const { return sm_count_ - reserved_sms_; }
+  void reserve_sms(int count) { reserved_sms_ = count; }
   Stream* plans_for() const { return plans_for_; }  // meta only: whose plans are made, or null
 
   // GPU only: bytes of the device's memory that were free when the stream was made.
@@ -113,7 +113,7 @@ class Stream {
   Device device_;
   ThreadPool* pool_;
   void* native_ = nullptr;
-  int processors_ = 0, reserved_processors_ = 0;
+  int sm_count_ = 0, reserved_sms_ = 0;
   int64_t free_at_start_ = 0;
   Stream* plans_for_ = nullptr;
   std::vector<std::pair<const void*, std::unique_ptr<StreamState>>> states_;

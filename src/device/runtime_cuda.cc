@@ -72,7 +72,7 @@ DeviceProperties properties(int index) {
   NEREUS_CUDA_CALL(cudaGetDeviceProperties(&p, index));
   return {.name = p.name,
           .memory_bytes = static_cast<int64_t>(p.totalGlobalMem),
-          .processors = p.multiProcessorCount,
+          .sm_count = p.multiProcessorCount,
           .major = p.major,
           .minor = p.minor};
 }

@@ -1,11 +1,11 @@
-// A second stream for work that can run beside what a stream does next.
+// A second stream for work that can run concurrently with what a stream does next.
 //
-//   Stream& beside = side.fork(stream);  // follows all that `stream` has been given so far, and
-//   ...                                  // runs beside what `stream` is given meanwhile
+//   Stream& second = side.fork(stream);  // follows all that `stream` has been given so far, and
+//   ...                                  // runs concurrently with what it gets next
 //   side.join(stream);                   // what `stream` is given next follows it
 //
 // Memory that either uses in between is in use until join(): no arena's scope may end before. On
-// the meta device there is nothing to run beside, and fork() gives `stream` itself.
+// the meta device nothing runs concurrently, and fork() gives `stream` itself.
 #pragma once
 
 #include "device/device.h"

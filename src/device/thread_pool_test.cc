@@ -18,7 +18,7 @@ TEST(Device, AGpuIsAmongTheTestedDevices) {
   if (!kHasCuda) GTEST_SKIP() << "this build has no GPU code (make PRESET=cuda)";
   if (test::devices().size() < 2) GTEST_SKIP() << "there is no GPU here, or no driver for it";
   Stream stream(test::devices()[1]);
-  EXPECT_GT(stream.processors(), 0);
+  EXPECT_GT(stream.sm_count(), 0);
 }
 
 TEST(ThreadPool, RunsEveryTaskOnceWhateverTheNumberOfThreadsAndCallers) {

@@ -128,7 +128,7 @@ class Judge {
     if (gpu_.pcie_width && gpu_.pcie_width_max && *gpu_.pcie_width < *gpu_.pcie_width_max)
       add("PCIe", Verdict::warning,
           fmt::format("{} of {} lanes", *gpu_.pcie_width, *gpu_.pcie_width_max),
-          "Copies from and to the host, and network cards beside it, are slower: have it "
+          "Copies from and to the host, and network cards next to it, are slower: have it "
           "reseated.");
     if (gpu_.links_active < gpu_.links)
       add("NVLink", Verdict::failed,

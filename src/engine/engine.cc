@@ -30,8 +30,8 @@ std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator& group, const Stre
   const bool gpu = stream.on_gpu() || stream.plans_for() != nullptr;
   if (options.dispatcher == ExpertDispatcher::device ||
       (options.dispatcher == ExpertDispatcher::automatic && shared && gpu))
-    return std::make_unique<DeviceDispatcher>(group, experts, options.receive_bound);
-  return std::make_unique<HostCountsDispatcher>(group, experts, options.receive_bound);
+    return std::make_unique<DeviceDispatcher>(group, experts, options.capacity_factor);
+  return std::make_unique<HostCountsDispatcher>(group, experts, options.capacity_factor);
 }
 
 }  // namespace
@@ -66,9 +66,9 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
       world_(options.world == nullptr ? *alone_ : *options.world) {
   Stream* const gpu = stream.on_gpu() ? &stream : stream.plans_for();
   if (gpu != nullptr && world_.ranks() > 1)
-    gpu->reserve_processors(options.reserved_processors >= 0 ? options.reserved_processors
-                            : options.reshard                ? kBackgroundProcessors
-                                                             : 0);
+    gpu->reserve_sms(options.reserved_sms >= 0 ? options.reserved_sms
+                     : options.reshard         ? kBackgroundSms
+                                               : 0);
   const Pipeline one{.parts = {{.first_block = 0, .end_block = args.n_layers}},
                      .schedule = sequential_schedule(1)};
   const Pipeline& pipeline = options.pipeline == nullptr ? one : *options.pipeline;
@@ -78,7 +78,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
   for (const int s : schedule.stages_of(pp_rank))
     mine.push_back(pipeline.parts[static_cast<size_t>(s)]);
 
-  const ModelLayout layout = model_layout(args, layer_cut(world_.mesh(), world_.rank()), mine);
+  const ModelLayout layout = model_layout(args, shard_spec(world_.mesh(), world_.rank()), mine);
   if (stream.on_gpu() && world_.ranks() > 1) exchange_ = std::make_unique<Stream>(stream.device());
   store_ = std::make_unique<ParameterStore>(
       stream.device(), layout.tensors, world_,
@@ -156,12 +156,12 @@ void Engine::reset_expert_load() {
   for (const LayerLoad& l : loads_) ops::fill(stream_, {.out = l.load, .value = 0});
 }
 
-int64_t Engine::expert_rows() const {
-  return dispatcher_->room(expert_slots_ / args_.moe.top_k, args_.moe.top_k);
+int64_t Engine::expert_capacity() const {
+  return dispatcher_->capacity(expert_slots_ / args_.moe.top_k, args_.moe.top_k);
 }
 
-void Engine::make_room(int64_t rows) {
-  dispatcher_->make_room(rows);
+void Engine::grow_expert_capacity(int64_t rows) {
+  dispatcher_->set_capacity(rows);
   executor_->make_memory();
 }
 

@@ -36,10 +36,10 @@ class Engine {
     Offload offload = Offload::none;        // likewise
     int64_t offload_chunk = HostStates::kChunk;
     bool unordered_attention = false;  // see ops/attention.h
-    int reserved_processors = -1;      // device.reserved_processors
+    int reserved_sms = -1;             // device.reserved_sms
     bool poison_released = false;      // device.poison_released
     const RankWorld* world = nullptr;  // must outlive the engine; null: one rank, alone
-    double receive_bound = 0;          // see HostCountsDispatcher
+    double capacity_factor = 0;        // see HostCountsDispatcher
     ExpertDispatcher dispatcher = ExpertDispatcher::automatic;  // parallelism.expert_dispatcher
     bool expert_overlap = false;                                // parallelism.expert_overlap
     bool reshard = false;                                       // see ParameterStore::Options
@@ -75,16 +75,16 @@ class Engine {
   // i32 [1], is 0.
   void update_expert_bias(ConstTensorView step_ok);
 
-  // What one rank's experts have room for, of a microbatch's rows, and the slots (token and choice)
+  // The capacity of one rank's experts, in rows of a microbatch, and the slots (token and choice)
   // that it sends itself: with even routing as many rows. A step that wants more raises `word`
   // (TokenDispatcher::set_overflow), which must outlive the engine's steps.
-  int64_t expert_rows() const;  // 0: always enough
+  int64_t expert_capacity() const;  // 0: always enough
   int64_t expert_slots() const { return expert_slots_; }
   void watch_overflow(TensorView word) { dispatcher_->set_overflow(word); }
   // Between steps: waits for the stream and makes the memory of activations again, for `rows`.
-  void make_room(int64_t rows);
+  void grow_expert_capacity(int64_t rows);
 
-  // Bytes by owner beside the store's and the executor's.
+  // Bytes by owner, without the store's and the executor's.
   int64_t table_bytes() const { return tables_.bytes() + balance_.bytes(); }
 
  private:
@@ -95,13 +95,13 @@ class Engine {
   Stream& stream_;
   std::unique_ptr<RankWorld> alone_;  // where no world is given
   const RankWorld& world_;
-  std::unique_ptr<Stream> exchange_;  // a GPU's, for gathers and sums beside kernels
+  std::unique_ptr<Stream> exchange_;  // a GPU's, for gathers and sums, concurrent with kernels
   Buffer tables_, balance_;
   std::vector<LayerLoad> loads_;
   std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
-  std::unique_ptr<SideStream>
-      expert_exchange_;  // where experts' rows travel beside other work; null: not
+  // Where experts' rows are exchanged, concurrently with other work; null: where kernels run.
+  std::unique_ptr<SideStream> expert_exchange_;
   int64_t expert_slots_ = 0;
   std::unique_ptr<ParameterStore> store_;
   std::vector<std::unique_ptr<Stage>> stages_;  // of this rank

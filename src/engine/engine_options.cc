@@ -14,7 +14,7 @@ ModelArgs training_model_args(const JobConfig& config) {
 
 namespace {
 
-// What a run on a GPU keeps in host memory; on the CPU nothing, which is all of it. Products must
+// What a run on a GPU keeps in host memory; on the CPU nothing, which is all of it. GEMMs must
 // not read what would be there.
 Offload offload(const JobConfig& config, bool gpu) {
   if (!gpu) return Offload::none;
@@ -22,7 +22,7 @@ Offload offload(const JobConfig& config, bool gpu) {
                config.optimizer.offload != Offload::states ||
                    config.training.mixed_precision_param == DType::bf16,
                "optimizer.offload = \"states\" keeps the masters in host memory, and with "
-               "training.mixed_precision_param = \"{}\" products read the masters themselves: set "
+               "training.mixed_precision_param = \"{}\" GEMMs read the masters themselves: set "
                "that to bfloat16, or optimizer.offload to moments.",
                word(config.training.mixed_precision_param));
   return config.optimizer.offload;
@@ -67,10 +67,10 @@ Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const 
           .split_masters = c.optimizer.master_dtype == MasterType::split,
           .offload = offload(c, gpu),
           .unordered_attention = c.device.unordered_attention,
-          .reserved_processors = static_cast<int>(c.device.reserved_processors),
+          .reserved_sms = static_cast<int>(c.device.reserved_sms),
           .poison_released = c.device.poison_released,
           .world = &world,
-          .receive_bound = c.parallelism.expert_receive_bound,
+          .capacity_factor = c.parallelism.expert_capacity_factor,
           .dispatcher = c.parallelism.expert_dispatcher,
           .expert_overlap = c.parallelism.expert_overlap,
           .reshard = reshards(c),

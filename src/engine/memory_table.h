@@ -21,7 +21,8 @@ struct MemoryTable {
   std::vector<Row> rows;
   std::vector<Arena::Entry> largest;  // activations when they are the most, by name
   double total() const;               // of the device
-  double host_total() const;          // of what the rank keeps in the host's memory beside a device
+  // Of what the rank keeps in the host's memory in addition to the device's
+  double host_total() const;
   std::string text() const;  // a line a row, the total, the host's rows, the largest activations
 };
 

@@ -5,15 +5,15 @@
 namespace nereus {
 
 Optimizer::Optimizer(Stream& stream, Engine& engine, const Options& options)
-    : stream_(stream), engine_(engine), options_(options), gate_(stream, engine.world()) {
-  engine.watch_overflow(gate_.overflow());
+    : stream_(stream), engine_(engine), options_(options), status_(stream, engine.world()) {
+  engine.watch_overflow(status_.overflow());
 }
 
 void Optimizer::update(int64_t step, double lr) {
   ParameterStore& store = engine_.store();
-  ops::sum_squares(stream_, {.out = gate_.sum_squares(), .x = store.counted_gradients()});
-  gate_.close(static_cast<float>(options_.max_norm));
-  engine_.update_expert_bias(gate_.ok());
+  ops::sum_squares(stream_, {.out = status_.sum_squares(), .x = store.counted_gradients()});
+  status_.finish(static_cast<float>(options_.max_norm));
+  engine_.update_expert_bias(status_.ok());
   store.visit_states(stream_, true, [&](const ParameterStore::States& s) {
     ops::adam(stream_, {.param = s.master,
                         .remainder = s.remainder,
@@ -21,8 +21,8 @@ void Optimizer::update(int64_t step, double lr) {
                         .v = s.second_moment,
                         .copy = s.copy,
                         .grad = s.gradient,
-                        .coefficient = gate_.coefficient(),
-                        .step_ok = gate_.ok(),
+                        .coefficient = status_.coefficient(),
+                        .step_ok = status_.ok(),
                         .lr = lr,
                         .beta1 = options_.beta1,
                         .beta2 = options_.beta2,

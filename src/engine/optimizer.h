@@ -1,9 +1,9 @@
 // The update at the end of a step: gradient norm, clipping, expert-bias update, Adam or AdamW. All
-// of it stays on the device, and happens where the step counts (engine/step_gate.h).
+// of it stays on the device, and happens unless the step is skipped (engine/step_status.h).
 #pragma once
 
 #include "engine/engine.h"
-#include "engine/step_gate.h"
+#include "engine/step_status.h"
 
 namespace nereus {
 
@@ -15,20 +15,20 @@ class Optimizer {
     double max_norm = 1.0;
   };
 
-  // The engine's overflows are told to this optimizer's gate from here on.
+  // From here on the engine reports overflows to this optimizer's step status.
   Optimizer(Stream&, Engine&, const Options&);
 
   // Enqueues the update of step `step` (from 1) with learning rate `lr`, and closes the step.
   void update(int64_t step, double lr);
 
-  StepGate& gate() { return gate_; }
-  TensorView loss() const { return gate_.loss(); }  // f32 [1], written by the executor
+  StepStatus& status() { return status_; }
+  TensorView loss() const { return status_.loss(); }  // f32 [1], written by the executor
 
  private:
   Stream& stream_;
   Engine& engine_;
   Options options_;
-  StepGate gate_;
+  StepStatus status_;
 };
 
 }  // namespace nereus

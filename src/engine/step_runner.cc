@@ -23,7 +23,7 @@ void StepRunner::enqueue(const Step& step) {
 }
 
 void StepRunner::launch(const Step& step) {
-  optimizer_.gate().tell(step.signal);
+  optimizer_.status().signal(step.signal);
   engine_.reset_expert_load();
   engine_.executor().run(step.microbatches, loss_scale(), loss(),
                          [&] { optimizer_.update(step.number, step.lr); });
@@ -38,7 +38,7 @@ StepResult StepRunner::confirm(int64_t number) {
     NEREUS_CHECK(kContract, !unconfirmed_.empty() && unconfirmed_.front().number == number,
                  "step {} is to be confirmed, and it is not the oldest of the {} enqueued", number,
                  unconfirmed_.size());
-    const StepGate::Outcome outcome = optimizer_.gate().read();
+    const StepStatus::Outcome outcome = optimizer_.status().read();
     if (outcome.ok) {
       unconfirmed_.erase(unconfirmed_.begin());
       return {.loss = outcome.loss, .grad_norm = outcome.grad_norm, .signal = outcome.signal};
@@ -47,45 +47,49 @@ StepResult StepRunner::confirm(int64_t number) {
   }
 }
 
-// The oldest step, and those that were enqueued behind it, changed nothing.
-void StepRunner::run_again(const StepGate::Outcome& outcome) {
-  StepGate& gate = optimizer_.gate();
-  while (gate.unread() > 0) gate.read();
+// The oldest step, and those that were enqueued after it, changed nothing.
+void StepRunner::run_again(const StepStatus::Outcome& outcome) {
+  StepStatus& status = optimizer_.status();
+  while (status.unread() > 0) status.read();
   const Step& first = unconfirmed_.front();
-  if (outcome.wanted_rows == 0) fail_nonfinite(first, outcome);
+  if (outcome.required_capacity == 0) fail_nonfinite(first, outcome);
   ++reruns_;
-  grow_expert_capacity(first.number, outcome.wanted_rows);
-  gate.reopen();
+  grow_expert_capacity(first.number, outcome.required_capacity);
+  status.reset();
   for (const Step& step : unconfirmed_) launch(step);
 }
 
 // An eighth more than was wanted: the routing of the next steps is much like that of this one.
-void StepRunner::grow_expert_capacity(int64_t step, int64_t wanted_rows) {
-  const int64_t had = engine_.expert_rows(), rows = wanted_rows + (wanted_rows + 7) / 8;
+void StepRunner::grow_expert_capacity(int64_t step, int64_t required_capacity) {
+  const int64_t had = engine_.expert_capacity(),
+                rows = required_capacity + (required_capacity + 7) / 8;
   const auto bound = [&](int64_t n) {
     return static_cast<double>(n) / static_cast<double>(engine_.expert_slots());
   };
-  NEREUS_CHECK(kContract, wanted_rows > had, "step {}: experts want {} rows, and have room for {}",
-               step, wanted_rows, had);
+  NEREUS_CHECK(kContract, required_capacity > had,
+               "step {}: experts want {} rows, and their capacity is {}", step, required_capacity,
+               had);
   try {
     if (options_.check_capacity) options_.check_capacity(rows);
-    engine_.make_room(rows);
+    engine_.grow_expert_capacity(rows);
   } catch (const Error& e) {
     if (e.fault() != Fault::kConfig) throw;
     NEREUS_FAIL(kConfig,
-                "step {}: a rank's experts were sent {} rows of a microbatch and had room for {} "
-                "(parallelism.expert_receive_bound {:.3f}). Room for {} ({:.3f}) does not fit:\n{}",
-                step, wanted_rows, had, bound(had), rows, bound(rows), e.what());
+                "step {}: a rank's experts were sent {} rows of a microbatch, over their capacity "
+                "of {} (parallelism.expert_capacity_factor {:.3f}). A capacity of {} ({:.3f}) does "
+                "not fit:\n{}",
+                step, required_capacity, had, bound(had), rows, bound(rows), e.what());
   }
   log::warning(
-      "Step {}: a rank's experts were sent {} rows of a microbatch and had room for {}. It runs "
-      "again with room for {}; parallelism.expert_receive_bound was {:.3f} and is {:.3f} from here "
-      "on.",
-      step, wanted_rows, had, engine_.expert_rows(), bound(had), bound(engine_.expert_rows()));
+      "Step {}: a rank's experts were sent {} rows of a microbatch, over their capacity of {}. It "
+      "runs again with a capacity of {}; parallelism.expert_capacity_factor was {:.3f} and is "
+      "{:.3f} from here on.",
+      step, required_capacity, had, engine_.expert_capacity(), bound(had),
+      bound(engine_.expert_capacity()));
 }
 
 // The weights are those before the step, so that its forward pass can be looked at again.
-void StepRunner::fail_nonfinite(const Step& step, const StepGate::Outcome& outcome) {
+void StepRunner::fail_nonfinite(const Step& step, const StepStatus::Outcome& outcome) {
   compute_gradients(step.microbatches);
   const std::string culprit =
       first_nonfinite(stream_, engine_, step.microbatches, loss(), engine_.world().world());
@@ -104,16 +108,16 @@ void StepRunner::fail_nonfinite(const Step& step, const StepGate::Outcome& outco
 float StepRunner::evaluate(std::span<const HostMicrobatch> microbatches, double tokens,
                            int64_t step) {
   NEREUS_CHECK(kContract, unconfirmed_.empty(), "{} steps are not confirmed", unconfirmed_.size());
-  StepGate& gate = optimizer_.gate();
+  StepStatus& status = optimizer_.status();
   for (;;) {
     ops::fill(stream_, {.out = loss(), .value = 0});
     for (const HostMicrobatch& m : microbatches)
       engine_.executor().evaluate(m, static_cast<float>(1 / tokens), loss());
-    gate.close(static_cast<float>(options_.optimizer.max_norm));
-    const StepGate::Outcome outcome = gate.read();
-    gate.reopen();
-    if (outcome.wanted_rows == 0) return outcome.loss;
-    grow_expert_capacity(step, outcome.wanted_rows);
+    status.finish(static_cast<float>(options_.optimizer.max_norm));
+    const StepStatus::Outcome outcome = status.read();
+    status.reset();
+    if (outcome.required_capacity == 0) return outcome.loss;
+    grow_expert_capacity(step, outcome.required_capacity);
   }
 }
 

@@ -6,7 +6,7 @@
 //
 // At most kAhead steps may be enqueued and not confirmed. A step whose experts were sent more rows
 // than they have capacity for changed nothing, and neither did those behind it
-// (engine/step_gate.h): confirm() gives the experts more capacity and runs them again, with the
+// (engine/step_status.h): confirm() gives the experts more capacity and runs them again, with the
 // same batches and learning rates. A step whose loss or norm is not finite ends the run with the
 // name of the first tensor that holds NaN or Inf.
 #pragma once
@@ -37,7 +37,7 @@ struct StepResult {     // the same on all ranks
 
 class StepRunner {
  public:
-  static constexpr int kAhead = StepGate::kAhead;
+  static constexpr int kAhead = StepStatus::kAhead;
 
   struct Options {
     Optimizer::Options optimizer = {};
@@ -72,9 +72,9 @@ class StepRunner {
  private:
   float loss_scale() const { return static_cast<float>(1 / options_.tokens); }
   void launch(const Step&);
-  void run_again(const StepGate::Outcome&);
-  void grow_expert_capacity(int64_t step, int64_t wanted_rows);
-  [[noreturn]] void fail_nonfinite(const Step&, const StepGate::Outcome&);
+  void run_again(const StepStatus::Outcome&);
+  void grow_expert_capacity(int64_t step, int64_t required_capacity);
+  [[noreturn]] void fail_nonfinite(const Step&, const StepStatus::Outcome&);
 
   Stream& stream_;
   Engine& engine_;

@@ -18,7 +18,8 @@ struct LayerParallel {
   TpRegion& keys;            // of attention's keys and values; tp without context parallelism
   TokenDispatcher& dispatcher;
   bool unordered_attention = false;  // see ops/attention.h
-  SideStream* exchange = nullptr;    // where rows travel beside what needs none of them; null: not
+  // Where rows are exchanged concurrently with work that needs none of them; null: not
+  SideStream* exchange = nullptr;
 };
 
 class Block {

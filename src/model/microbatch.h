@@ -1,8 +1,8 @@
 // What every stage of a pipeline knows of a microbatch: T tokens in rows of `sequence`.
 //
 // Under context parallelism a rank has two chunks of every sequence, as many from its head as from
-// its tail: T tokens are runs of equal length, the first chunk of all sequences, then the second.
-// Attention sees all of a sequence's keys, in its own order.
+// its tail: its T tokens are the first chunk of all sequences, then the second (zig-zag, as
+// PyTorch's context parallelism has it). Attention sees all of a sequence's keys, in its own order.
 #pragma once
 
 #include <array>
@@ -19,8 +19,8 @@ struct Microbatch {
   int64_t sequence = 0;                // tokens a row
   int64_t key_sequence = 0;            // keys a row, under context parallelism; 0: the row's own
   ConstTensorView key_positions = {};  // i32 [keys], under context parallelism
-  int runs = 1;                        // of rows
-  std::array<int64_t, 2> first_query{0, 0};  // by run: the key of a row's first query
+  int chunks = 1;                      // of rows
+  std::array<int64_t, 2> chunk_start{0, 0};  // by chunk: the key of a row's first query
   ops::AttentionMask mask = ops::AttentionMask::causal;
   float loss_scale = 1;  // of each token's loss: 1 / (tokens of the microbatch * microbatches)
   bool training = true;  // false: loss only, no gradients follow, expert load is not counted

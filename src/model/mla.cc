@@ -7,14 +7,14 @@
 namespace nereus {
 namespace {
 
-// The tokens of a run, and its rows of a [rows, H, sequence] tensor.
-std::pair<int64_t, int64_t> tokens_of(int run, const Microbatch& mb) {
-  const int64_t each = mb.tokens() / mb.runs;
-  return {run * each, (run + 1) * each};
+// The tokens of a chunk, and its rows of a [rows, H, sequence] tensor.
+std::pair<int64_t, int64_t> tokens_of(int chunk, const Microbatch& mb) {
+  const int64_t each = mb.tokens() / mb.chunks;
+  return {chunk * each, (chunk + 1) * each};
 }
-TensorView rows_of(int run, const Microbatch& mb, const TensorView& stats) {
-  const int64_t each = stats.dim(0) / mb.runs;
-  return stats.rows(run * each, (run + 1) * each);
+TensorView rows_of(int chunk, const Microbatch& mb, const TensorView& stats) {
+  const int64_t each = stats.dim(0) / mb.chunks;
+  return stats.rows(chunk * each, (chunk + 1) * each);
 }
 
 }  // namespace
@@ -112,10 +112,10 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
     s.x_full = tp_.enter(ctx, recompute_full_input() ? ctx.scratch : ctx.saved_weight, x);
   up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_weight,
              recompute_up_ ? ctx.scratch : ctx.saved_input, s);
-  for (int run = 0; run < mb.runs; ++run) {
-    const auto [begin, end] = tokens_of(run, mb);
+  for (int chunk = 0; chunk < mb.chunks; ++chunk) {
+    const auto [begin, end] = tokens_of(chunk, mb);
     ops::attention_forward(ctx.stream, {.o = s.o.rows(begin, end),
-                                        .lse = rows_of(run, mb, s.lse),
+                                        .lse = rows_of(chunk, mb, s.lse),
                                         .q = s.q.rows(begin, end),
                                         .k = s.k,
                                         .v = s.kv.columns(nope_, nope_ + value_),
@@ -124,27 +124,27 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
                                         .scale = scale_,
                                         .mask = mb.mask,
                                         .key_sequence = mb.key_sequence,
-                                        .first_query = mb.first_query[static_cast<size_t>(run)]});
+                                        .chunk_start = mb.chunk_start[static_cast<size_t>(chunk)]});
   }
   const TensorView partial = tp_.partial(ctx, y);
   linear_forward(ctx, partial, s.o.reshape({T, heads_ * value_}), w.out);
   tp_.leave(ctx, y, partial);
 }
 
-// dq into pending.dq, dv into pending.dkv, dk; run by run, of which the first has seen most keys.
+// dq into pending.dq, dv into pending.dkv, dk; chunk by chunk, from the one that sees most keys.
 void Mla::attention_backward(Context& ctx, const Microbatch& mb, ConstTensorView dout,
                              TensorView dk, const Saved& s, const Pending& pending) const {
   const TensorView delta = ctx.scratch.take(DType::f32, s.lse.shape, "attention delta");
-  for (int run = mb.runs - 1; run >= 0; --run) {
+  for (int chunk = mb.chunks - 1; chunk >= 0; --chunk) {
     const Arena::Scope scope(ctx.scratch);
-    const auto [begin, end] = tokens_of(run, mb);
+    const auto [begin, end] = tokens_of(chunk, mb);
     ops::AttentionBackward backward{.dq = pending.dq.rows(begin, end),
                                     .dk = dk,
                                     .dv = pending.dkv.columns(nope_, nope_ + value_),
-                                    .delta = rows_of(run, mb, delta),
+                                    .delta = rows_of(chunk, mb, delta),
                                     .dout = dout.rows(begin, end),
                                     .o = s.o.rows(begin, end),
-                                    .lse = rows_of(run, mb, s.lse),
+                                    .lse = rows_of(chunk, mb, s.lse),
                                     .q = s.q.rows(begin, end),
                                     .k = s.k,
                                     .v = s.kv.columns(nope_, nope_ + value_),
@@ -154,8 +154,8 @@ void Mla::attention_backward(Context& ctx, const Microbatch& mb, ConstTensorView
                                     .mask = mb.mask,
                                     .unordered = unordered_,
                                     .key_sequence = mb.key_sequence,
-                                    .first_query = mb.first_query[static_cast<size_t>(run)],
-                                    .accumulate = run < mb.runs - 1};
+                                    .chunk_start = mb.chunk_start[static_cast<size_t>(chunk)],
+                                    .accumulate = chunk < mb.chunks - 1};
     const int64_t workspace = ops::attention_backward_workspace(ctx.stream, backward);
     if (workspace > 0)
       backward.workspace = ctx.scratch.take(DType::u8, {workspace}, "attention workspace");
@@ -168,7 +168,7 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                          const Grads& grads) const {
   const int64_t T = mb.tokens(), Dqk = nope_ + rotary_;
   const DType dtype = dy_shard.dtype;
-  const int64_t keys = mb.key_sequence == 0 ? T : T / mb.sequence / mb.runs * mb.key_sequence;
+  const int64_t keys = mb.key_sequence == 0 ? T : T / mb.sequence / mb.chunks * mb.key_sequence;
   const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
   if (q_rank_ == 0 && recompute_full_input()) s.x_full = tp_.enter(ctx, ctx.saved_weight, s.x);
   if (recompute_up_) {

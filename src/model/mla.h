@@ -37,7 +37,7 @@ class Mla {
   };
   struct Pending {
     ConstTensorView dy;           // [T, D]
-    TensorView dq, dkv, dlatent;  // gradients of the outputs of q's, kv's and the latents' products
+    TensorView dq, dkv, dlatent;  // gradients of the outputs of q's, kv's and the latents' GEMMs
   };
 
   // `keys`: the region of keys and values; tp itself without context parallelism.

@@ -112,8 +112,8 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
   const TensorView partial = y ? tp_.partial(ctx, y) : TensorView();
   {
     const Arena::Scope rows(ctx.scratch);
-    Context beside = fork(ctx);
-    dispatch(beside, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
+    Context side = fork(ctx);
+    dispatch(side, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
     if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
     join(ctx);
     experts_forward(ctx, s.gate_up, s.rows.x, w.gate_up, offsets);
@@ -152,8 +152,8 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
   const TensorView drows =
       ctx.scratch.take(dx.dtype, {s.routing.plan.rows, w.down.dim(1)}, "dexpert rows");
   experts_dgrad(ctx, drows, dgate_up, w.gate_up, s.routing.plan.offsets);
-  Context beside = fork(ctx);
-  dispatcher_.dispatch_backward(beside, s.routing.plan,
+  Context side = fork(ctx);
+  dispatcher_.dispatch_backward(side, s.routing.plan,
                                 {.dx = dx_partial,
                                  .dweights = dweights_partial,
                                  .drows = drows,
@@ -191,8 +191,8 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
       has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
   const TensorView drow_weights =
       weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
-  Context beside = fork(ctx);
-  dispatcher_.combine_backward(beside, s.routing.plan, dy, pending.dout);
+  Context side = fork(ctx);
+  dispatcher_.combine_backward(side, s.routing.plan, dy, pending.dout);
   if (has_shared_) shared_.backward_input(ctx, w.shared, dy, dshared, s.shared, pending.shared);
   join(ctx);
   gated_unit_backward(ctx, pending.dgate_up, drow_weights, pending.dout, w, s);
@@ -227,8 +227,8 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
     const Arena::Scope down(ctx.scratch);
     if (recompute_swiglu_) gated_unit(ctx, ctx.scratch, s);
     const TensorView dout = ctx.scratch.take(dtype, {R, D}, "dexpert out");
-    Context beside = fork(ctx);
-    dispatcher_.combine_backward(beside, s.routing.plan, dy, dout);
+    Context side = fork(ctx);
+    dispatcher_.combine_backward(side, s.routing.plan, dy, dout);
     if (has_shared_) shared_.backward(ctx, w.shared, dy, dshared, s.shared, grads.shared);
     join(ctx);
     experts_wgrad(ctx, grads.down, dout, s.act, offsets);

@@ -58,8 +58,8 @@ class Moe {
     Mlp::Pending shared;
   };
 
-  // `exchange`: the dispatcher's rows travel there, beside the shared experts and wgrads; null: in
-  // the layer's own stream.
+  // `exchange`: the dispatcher's rows are exchanged there, concurrently with the shared experts and
+  // wgrads; null: in the layer's own stream.
   Moe(const ModelArgs&, TokenDispatcher&, TpRegion& tp, TpRegion& expert_tp, SideStream* exchange,
       const Recompute&, int64_t layer);
   Moe(const Moe&) = delete;  // its parts refer to each other

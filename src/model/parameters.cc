@@ -46,7 +46,7 @@ ParameterPart part_of(Parameter parameter, std::initializer_list<Cut> cuts, int 
 // Adds the stored tensors of a rank, in the order of the model.
 class Builder {
  public:
-  Builder(const ModelArgs& args, const LayerCut& cut) : args_(args), cut_(cut) {}
+  Builder(const ModelArgs& args, const ShardSpec& spec) : args_(args), spec_(spec) {}
 
   ModelLayout build(std::span<const StagePart> stages) {
     const auto any = [&](auto has) { return std::any_of(stages.begin(), stages.end(), has); };
@@ -70,9 +70,9 @@ class Builder {
   }
 
  private:
-  Cut tp(int dim) const { return {dim, cut_.tp, cut_.tp_rank}; }
-  Cut ep(int dim) const { return {dim, cut_.ep, cut_.ep_rank}; }
-  Cut etp(int dim) const { return {dim, cut_.etp, cut_.etp_rank}; }
+  Cut tp(int dim) const { return {dim, spec_.tp, spec_.tp_rank}; }
+  Cut ep(int dim) const { return {dim, spec_.ep, spec_.ep_rank}; }
+  Cut etp(int dim) const { return {dim, spec_.etp, spec_.etp_rank}; }
 
   TensorHandle store(StoredTensor tensor) {
     tensor.bucket = bucket_;
@@ -90,7 +90,7 @@ class Builder {
 
   // What every rank of a tp group has whole.
   TensorHandle same(StoredTensor tensor) {
-    tensor.same_on_tp = cut_.tp > 1;
+    tensor.replicated_on_tp = spec_.tp > 1;
     return store(std::move(tensor));
   }
   TensorHandle norm(const std::string& name, int64_t width) {
@@ -114,7 +114,7 @@ class Builder {
   // w1 [F, D] and w3 [F, D] as rows of one [2F, D].
   MlpTensors<TensorHandle> mlp(const std::string& prefix, int64_t width, ParameterKind kind,
                                double depth_std) {
-    const int64_t D = args_.dim, mine = width / cut_.tp;
+    const int64_t D = args_.dim, mine = width / spec_.tp;
     const Parameter w1{prefix + "w1.weight", {width, D}, kind, truncated(kStd, kBound)};
     const Parameter w3{prefix + "w3.weight", {width, D}, kind, truncated(depth_std, kBound)};
     return {.gate_up = store({.name = prefix + "gate_up",
@@ -155,7 +155,7 @@ class Builder {
 
   MoeTensors<TensorHandle> moe(const std::string& prefix, double depth_std) {
     const int64_t E = args_.moe.num_experts, F = args_.moe_inter_dim, D = args_.dim;
-    const int64_t local = E / cut_.ep, mine = F / cut_.etp;
+    const int64_t local = E / spec_.ep, mine = F / spec_.etp;
     constexpr auto kExpert = ParameterKind::routed_expert;
     MoeTensors<TensorHandle> t = no_experts();
     const std::string gate = prefix + "router.gate.weight";
@@ -204,7 +204,7 @@ class Builder {
   }
 
   const ModelArgs& args_;
-  const LayerCut cut_;
+  const ShardSpec spec_;
   ModelLayout layout_;
   int bucket_ = 0;  // of what is added now
   int next_bucket_ = 0;
@@ -212,7 +212,7 @@ class Builder {
 
 }  // namespace
 
-LayerCut layer_cut(const Mesh& mesh, int rank) {
+ShardSpec shard_spec(const Mesh& mesh, int rank) {
   return {.tp = mesh.size(MeshGroup::tp),
           .tp_rank = mesh.position(MeshGroup::tp, rank),
           .ep = mesh.size(MeshGroup::ep),
@@ -221,11 +221,11 @@ LayerCut layer_cut(const Mesh& mesh, int rank) {
           .etp_rank = mesh.position(MeshGroup::expert_tp, rank)};
 }
 
-ModelLayout model_layout(const ModelArgs& args, const LayerCut& cut,
+ModelLayout model_layout(const ModelArgs& args, const ShardSpec& spec,
                          std::span<const StagePart> stages) {
   const StagePart all{.first_block = 0, .end_block = args.n_layers};
   if (stages.empty()) stages = std::span(&all, 1);
-  return Builder(args, cut).build(stages);
+  return Builder(args, spec).build(stages);
 }
 
 std::vector<Parameter> parameters(const ModelArgs& args) {

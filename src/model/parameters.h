@@ -86,13 +86,13 @@ struct StagePart {
 // How tensor and expert parallelism cut the layers, and which part a rank has. Cut over tp: heads,
 // feed-forward widths, the vocabulary. What is not cut (norms, latents, the router) is whole on
 // each rank of a tp group.
-struct LayerCut {
+struct ShardSpec {
   int tp = 1, tp_rank = 0;
   int ep = 1, ep_rank = 0;    // experts are dealt in order: E / ep each
   int etp = 1, etp_rank = 0;  // an expert's width: tp, or 1 when ep borrows tp
 };
 
-LayerCut layer_cut(const Mesh&, int rank);
+ShardSpec shard_spec(const Mesh&, int rank);
 
 // All stored tensors of a rank and where each module finds its own. Handles of modules of other
 // ranks are -1.
@@ -109,7 +109,7 @@ struct ModelLayout {
 };
 
 // Of the stages of one rank; `stages` empty: all of the model.
-ModelLayout model_layout(const ModelArgs&, const LayerCut& = {},
+ModelLayout model_layout(const ModelArgs&, const ShardSpec& = {},
                          std::span<const StagePart> stages = {});
 
 // The logical parameters in the order of the model.

@@ -122,7 +122,7 @@ TEST(Parameters, AreHeldByTheRanksOfAMeshAsItsDegreesSay) {
     for (int rank = 0; rank < mesh.world(); ++rank) {
       const auto stage = static_cast<size_t>(mesh.position(MeshGroup::pp, rank));
       const ModelLayout model = model_layout(
-          args, layer_cut(mesh, rank), std::span(d.pp > 1 ? halves : whole).subspan(stage, 1));
+          args, shard_spec(mesh, rank), std::span(d.pp > 1 ? halves : whole).subspan(stage, 1));
       const StoreLayout layout(model.tensors, shard_counts(mesh));
       const FlatRange mine = layout.counted(mesh.position(MeshGroup::tp, rank) == 0);
       for (const StoreLayout::Slice& s : layout.slices(shard_index(mesh, rank)))

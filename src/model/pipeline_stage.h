@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "device/device.h"
-#include "parallel/layer_context.h"
 #include "model/microbatch.h"
+#include "parallel/layer_context.h"
 
 namespace nereus {
 

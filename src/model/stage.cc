@@ -67,7 +67,7 @@ void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorV
                            Saved& s) const {
   const Module& m = modules_[i];
   s.marks[i] = {ctx.saved_input.mark(), ctx.saved_weight.mark()};
-  store_.open(ctx.stream, m.bucket, next_in_forward(i));
+  store_.unshard(ctx.stream, m.bucket, next_in_forward(i));
   switch (m.kind) {
     case Module::Kind::embedding:
       s.hidden = embed(ctx, mb);
@@ -84,7 +84,7 @@ void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorV
       break;
   }
   // A backward pass that follows at once finds the weights where they are.
-  store_.close(ctx.stream, m.bucket);
+  store_.reshard(ctx.stream, m.bucket);
 }
 
 ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
@@ -106,7 +106,7 @@ void Stage::forward_head(Context& ctx, const Microbatch& mb, TensorView loss, in
                          Saved& s) const {
   Head::Grads grads;
   if (mb.training) {
-    store_.open_gradients(ctx.stream, bucket);
+    store_.begin_gradients(ctx.stream, bucket);
     grads = head_tensors_.map(gradient());
   }
   head_.forward(ctx, head_tensors_.map(weight()), mb, s.hidden, loss, s.head, grads);
@@ -131,8 +131,8 @@ void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved&
   } else {
     const TensorView dx = s.turns[s.turn];
     s.turn = 1 - s.turn;
-    store_.open(ctx.stream, m.bucket, next_in_backward(i));
-    store_.open_gradients(ctx.stream, m.bucket);
+    store_.unshard(ctx.stream, m.bucket, next_in_backward(i));
+    store_.begin_gradients(ctx.stream, m.bucket);
     if (m.kind == Module::Kind::head) {
       head_.backward_input(ctx, head_tensors_.map(weight()), dx, s.head,
                            head_tensors_.map(gradient()));
@@ -141,8 +141,8 @@ void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved&
                                  s.blocks[m.block], s.pending[m.block],
                                  block_tensors_[m.block].map(gradient()));
     }
-    store_.close(ctx.stream, m.bucket);
-    store_.close_gradients(ctx.stream, m.bucket);
+    store_.reshard(ctx.stream, m.bucket);
+    store_.end_gradients(ctx.stream, m.bucket);
     s.dhidden = dx;
   }
   ctx.saved_input.release(s.marks[i].input);
@@ -162,9 +162,9 @@ void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const T
     const bool head = m.kind == Module::Kind::head;
     const TensorView dx = ctx.saved_weight.take(s.hidden.dtype, s.hidden.shape, head ? "dy" : "dx");
     const Arena::Scope scope(ctx.scratch);
-    store_.open(ctx.stream, m.bucket, next_in_backward(i));
+    store_.unshard(ctx.stream, m.bucket, next_in_backward(i));
     if (head) {
-      store_.open_gradients(ctx.stream, m.bucket);
+      store_.begin_gradients(ctx.stream, m.bucket);
       head_.backward_input(ctx, head_tensors_.map(weight()), dx, s.head,
                            head_tensors_.map(gradient()));
     } else {
@@ -172,8 +172,8 @@ void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const T
                                        dx, s.blocks[m.block], s.pending[m.block],
                                        block_tensors_[m.block].map(gradient()));
     }
-    store_.close(ctx.stream, m.bucket);
-    if (head) store_.close_gradients(ctx.stream, m.bucket);
+    store_.reshard(ctx.stream, m.bucket);
+    if (head) store_.end_gradients(ctx.stream, m.bucket);
     s.dhidden = dx;
   }
   if (!s.input_gradient.empty()) s.input_gradient[0] = s.dhidden;
@@ -192,14 +192,14 @@ void Stage::backward_weight(Context& ctx, const Microbatch& mb, PipelineStage::S
 }
 
 void Stage::embedding_backward(Context& ctx, const Microbatch& mb, ConstTensorView dy) const {
-  store_.open_gradients(ctx.stream, embedding_bucket_);
+  store_.begin_gradients(ctx.stream, embedding_bucket_);
   const TensorView dtable = store_.gradient(embedding_);
   ops::embedding_backward(ctx.stream, {.dtable = dtable,
                                        .dy = dy,
                                        .ids = mb.ids,
                                        .first = tp_.rank() * dtable.dim(0),
                                        .accumulate = ctx.accumulate});
-  store_.close_gradients(ctx.stream, embedding_bucket_);
+  store_.end_gradients(ctx.stream, embedding_bucket_);
 }
 
 }  // namespace nereus

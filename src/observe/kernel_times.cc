@@ -9,7 +9,7 @@
 namespace nereus {
 namespace {
 
-enum class Kind { products, attention, memory_bound, copies, communication };
+enum class Kind { gemms, attention, memory_bound, copies, communication };
 
 Kind kind_of(const std::string& name) {
   const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
@@ -18,14 +18,14 @@ Kind kind_of(const std::string& name) {
     return Kind::communication;
   if (name == "copy" || name == "fill") return Kind::copies;
   if (has("sdpa") || has("cudnn") || has("flash")) return Kind::attention;
-  if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return Kind::products;
+  if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return Kind::gemms;
   return Kind::memory_bound;
 }
 
 double& time_of(KernelTimes& t, Kind kind) {
   switch (kind) {
-    case Kind::products:
-      return t.products;
+    case Kind::gemms:
+      return t.gemms;
     case Kind::attention:
       return t.attention;
     case Kind::copies:
@@ -90,12 +90,12 @@ std::string speed_of_light(const KernelTimes& t, double step_seconds, double flo
                         *peak / 1e12, ms(flops / *peak), 100 * flops / *peak / step_seconds);
   std::string communication;
   if (t.communication > 0)
-    communication = fmt::format("communication {:.1f} ({:.1f} beside nothing else), ",
-                                ms(t.communication), ms(t.exposed));
+    communication =
+        fmt::format("communication {:.1f} ({:.1f} exposed), ", ms(t.communication), ms(t.exposed));
   return fmt::format(
-      "Speed of light: a step took {:.1f} ms; {}products {:.1f}, attention {:.1f}, memory-bound "
+      "Speed of light: a step took {:.1f} ms; {}GEMMs {:.1f}, attention {:.1f}, memory-bound "
       "kernels {:.1f}, copies {:.1f}, {}gaps {:.1f} ms",
-      ms(step_seconds), light, ms(t.products), ms(t.attention), ms(t.memory_bound), ms(t.copies),
+      ms(step_seconds), light, ms(t.gemms), ms(t.attention), ms(t.memory_bound), ms(t.copies),
       communication, ms(t.gaps));
 }
 

@@ -25,7 +25,7 @@ struct KernelTimes {
     double seconds = 0;
   };
   std::vector<Kernel> kernels;  // copies and fills by the runtime included; longest first
-  double products = 0;          // seconds in dense and grouped products
+  double gemms = 0;             // seconds in dense and grouped GEMMs
   double attention = 0;
   double memory_bound = 0;  // all other kernels
   double copies = 0;
@@ -46,8 +46,8 @@ class KernelRecorder {
   std::vector<KernelRun> stop(Stream&);
 };
 
-// "Speed of light: ..." for the log: a step's time beside that of its arithmetic at the device's
-// peak (flops, and none for an unknown device), and where it went.
+// "Speed of light: ..." for the log: a step's time compared with that of its arithmetic at the
+// device's peak (flops, and none for an unknown device), and where it went.
 std::string speed_of_light(const KernelTimes&, double step_seconds, double flops,
                            std::optional<double> peak);
 

@@ -8,8 +8,8 @@ namespace {
 
 using testing::HasSubstr;
 
-// 0..100 a product, 80..180 a gather beside it and alone, a gap, 200..250 attention, and within it
-// a meeting of ranks.
+// 0..100 a GEMM, 80..180 a gather concurrent with it and alone, a gap, 200..250 attention, and
+// within it a meeting of ranks.
 const std::vector<KernelRun> kRuns = {{"meet_kernel", 210'000'000, 220'000'000, 7},
                                       {"nvjet_128", 0, 100'000'000, 7},
                                       {"ncclDevKernel_AllGather", 80'000'000, 180'000'000, 9},
@@ -17,7 +17,7 @@ const std::vector<KernelRun> kRuns = {{"meet_kernel", 210'000'000, 220'000'000, 
 
 TEST(KernelTimes, CommunicationBesideKernelsIsNotExposed) {
   const KernelTimes t = add_up(kRuns);
-  EXPECT_NEAR(t.products, 0.1, 1e-9);
+  EXPECT_NEAR(t.gemms, 0.1, 1e-9);
   EXPECT_NEAR(t.attention, 0.05, 1e-9);
   EXPECT_NEAR(t.communication, 0.11, 1e-9);
   EXPECT_NEAR(t.exposed, 0.08, 1e-9);
@@ -26,8 +26,8 @@ TEST(KernelTimes, CommunicationBesideKernelsIsNotExposed) {
   EXPECT_EQ(t.kernels.size(), 4U);
   EXPECT_EQ(speed_of_light(t, 0.3, 1e14, 1e15),
             "Speed of light: a step took 300.0 ms; its arithmetic at 1000 TFLOP/s takes 100.0 ms "
-            "(33.3 %); products 100.0, attention 50.0, memory-bound kernels 0.0, copies 0.0, "
-            "communication 110.0 (80.0 beside nothing else), gaps 20.0 ms");
+            "(33.3 %); GEMMs 100.0, attention 50.0, memory-bound kernels 0.0, copies 0.0, "
+            "communication 110.0 (80.0 exposed), gaps 20.0 ms");
 }
 
 TEST(KernelTimes, ATraceHasARowAStream) {

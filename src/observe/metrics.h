@@ -21,7 +21,7 @@ struct StepMetrics {
   double step_seconds = 0;               // mean of the interval
   double data_seconds = 0;               // mean time a step waited for data
   int64_t tokens_seen = 0;               // by all ranks, since the start
-  int64_t expert_overflows = 0;          // steps run again with more room for experts, so far
+  int64_t expert_overflows = 0;          // steps run again with more expert capacity, so far
   double expert_load_max_over_mean = 0;  // of the busiest expert, worst layer; 0 without experts
 };
 

@@ -1,5 +1,5 @@
 // Where a run's figures go: the console, metrics.jsonl, files of kernel times, and whatever else
-// shows a run. A sink belongs to one rank; it is told of what happened and never asked.
+// shows a run. A sink belongs to one rank; it is notified of what happens and never asked.
 //
 // Errors: Error{kIo} naming the file.
 #pragma once

@@ -15,8 +15,8 @@ void check_inputs(const char* op, const A& a) {
   NEREUS_CHECK(kContract, a.sequence >= 1 && T % a.sequence == 0,
                "{}: {} tokens are not whole sequences of {}", op, T, a.sequence);
   const int64_t keys = T / a.sequence * keys_of_row(a);
-  NEREUS_CHECK(kContract, a.first_query >= 0 && a.first_query + a.sequence <= keys_of_row(a),
-               "{}: queries {} to {} of {} keys", op, a.first_query, a.first_query + a.sequence,
+  NEREUS_CHECK(kContract, a.chunk_start >= 0 && a.chunk_start + a.sequence <= keys_of_row(a),
+               "{}: queries {} to {} of {} keys", op, a.chunk_start, a.chunk_start + a.sequence,
                keys_of_row(a));
   expect(op, "k", a.k, a.q.dtype, {keys, H, a.q.dim(2)});
   expect(op, "v", a.v, a.q.dtype, {keys, H, Dv});

@@ -68,10 +68,10 @@ __device__ int64_t stat(int64_t t, int64_t h, int64_t H, int64_t S) {
   return (t / S * H + h) * S + t % S;
 }
 
-// Rows of S queries and Sk keys: the key of a row's first query is its key `first_query`.
+// Rows of S queries and Sk keys: the key of a row's first query is its key `chunk_start`.
 struct Layout {
-  int64_t S, Sk, first_query;
-  __device__ int64_t key_of(int64_t t) const { return t / S * Sk + first_query + t % S; }
+  int64_t S, Sk, chunk_start;
+  __device__ int64_t key_of(int64_t t) const { return t / S * Sk + chunk_start + t % S; }
 };
 
 template <class E>
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   in.k.read(key, j, h, lane);
   in.v.read(value, j, h, lane);
   const int64_t row = j / in.rows.Sk, end = (row + 1) * in.rows.S;
-  const int64_t before = j % in.rows.Sk - in.rows.first_query;  // queries that do not see the key
+  const int64_t before = j % in.rows.Sk - in.rows.chunk_start;  // queries that do not see the key
   for (int64_t t = row * in.rows.S + (before > 0 ? before : 0); t < end && in.first_key[t] <= j;
        t += kAhead) {
     float p[kAhead], ds[kAhead];
@@ -239,7 +239,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   visit_float(a.q.dtype, [&]<class E>() {
     forward_kernel<E><<<grid(T, H), kWarps * 32, 0, native(stream)>>>(
         rows_of<E>(a.o), a.lse.as<float>(), rows_of<E>(a.q), rows_of<E>(a.k), rows_of<E>(a.v),
-        a.first_key.as<int>(), T, H, Layout{a.sequence, keys_of_row(a), a.first_query}, a.scale);
+        a.first_key.as<int>(), T, H, Layout{a.sequence, keys_of_row(a), a.chunk_start}, a.scale);
   });
   check_launch("attention_forward");
 }
@@ -262,7 +262,7 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
                                a.first_key.as<int>(),
                                T,
                                H,
-                               {a.sequence, keys_of_row(a), a.first_query},
+                               {a.sequence, keys_of_row(a), a.chunk_start},
                                a.scale};
     dq_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(rows_of<E>(a.dq), in);
     dkv_kernel<E><<<grid(a.k.dim(0), H), kWarps * 32, 0, native(stream)>>>(

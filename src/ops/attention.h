@@ -13,7 +13,7 @@
 //
 // There may be more keys than queries (context parallelism: a rank has some queries of each
 // sequence and all keys): with key_sequence = Sk, k and v have B * Sk tokens, the query with index
-// i in its row is that of key first_query + i, and first_key counts keys. What is said above of t
+// i in its row is that of key chunk_start + i, and first_key counts keys. What is said above of t
 // then holds for that key.
 //
 // H heads, Dqk and Dv widths. Activations f32 or bf16, all of one type, with token and head
@@ -37,7 +37,7 @@ struct AttentionForward {
   int64_t sequence = 0;       // S
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;  // causal promises that first_key is t - t % S
-  int64_t key_sequence = 0, first_query = 0;   // key_sequence 0: S
+  int64_t key_sequence = 0, chunk_start = 0;   // key_sequence 0: S
 };
 
 struct AttentionBackward {
@@ -53,7 +53,7 @@ struct AttentionBackward {
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;
   bool unordered = false;
-  int64_t key_sequence = 0, first_query = 0;
+  int64_t key_sequence = 0, chunk_start = 0;
   bool accumulate = false;    // dk and dv are added to; only with key_sequence
   TensorView workspace = {};  // u8 [attention_backward_workspace()], or "no tensor" when that is 0
 };

@@ -68,7 +68,7 @@ TEST(Attention, ChunksOfQueriesAgainstAllKeysAreTheirPartOfTheWhole) {
           call.first_key = first_key;
           call.sequence = C;
           call.key_sequence = S;
-          call.first_query = c * C;
+          call.chunk_start = c * C;
           call.accumulate = c < kChunks - 1;
           call.both(s);
           s.synchronize();

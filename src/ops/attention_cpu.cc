@@ -28,9 +28,9 @@ constexpr int64_t kGap = 16;  // between rows of scores: they would share few se
 int64_t whole(int64_t columns) { return round_up(columns, kTileColumns); }
 
 // Carves a task's scratch.
-class Room {
+class ScratchPieces {
  public:
-  Room(const char* op, Scratch scratch) : op_(op), scratch_(scratch) {}
+  ScratchPieces(const char* op, Scratch scratch) : op_(op), scratch_(scratch) {}
   float* take(int64_t floats) {
     float* at = reinterpret_cast<float*>(scratch_.data()) + used_;
     used_ += round_up(floats + kPackSlack, 16);
@@ -75,11 +75,11 @@ void store_rows(const TensorView& x, int64_t t, int64_t h, int64_t n, const floa
 
 // From query tokens to key tokens: the key of query t of row t / S is t + shift(t / S).
 struct Rows {
-  int64_t sequence, keys, first_query;
+  int64_t sequence, keys, chunk_start;
   template <class A>
   explicit Rows(const A& a)
-      : sequence(a.sequence), keys(keys_of_row(a)), first_query(a.first_query) {}
-  int64_t shift(int64_t row) const { return row * (keys - sequence) + first_query; }
+      : sequence(a.sequence), keys(keys_of_row(a)), chunk_start(a.chunk_start) {}
+  int64_t shift(int64_t row) const { return row * (keys - sequence) + chunk_start; }
 };
 
 // A wrong first_key would read out of bounds; tiles are skipped by the first_key of their first
@@ -134,7 +134,7 @@ struct Softmax {
 
 // One step of the online softmax: scores become exp(scale * score - top). Returns the factor by
 // which the sums so far must be scaled.
-float soften(float* row, const Range& columns, float scale, Softmax& state) {
+float online_softmax_update(float* row, const Range& columns, float scale, Softmax& state) {
   const int64_t begin = columns.begin, end = whole(columns.end);  // an even number of vectors
   const f32x8 factor = splat(scale);
   f32x8 most[2] = {splat(-INFINITY), splat(-INFINITY)}, sums[2] = {splat(0), splat(0)};
@@ -176,12 +176,12 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
     // The longest tasks start first, so that no thread is left with a long one at the end.
     const int64_t group = groups - 1 - task / H % groups;
     const Range queries{sequence + group * kGroup, sequence + std::min(S, (group + 1) * kGroup)};
-    Room room("attention_forward", scratch);
-    float* scores = room.take(kTile * kLd);
-    float* q_strips = room.take(packed_left(kTile, Dqk));
-    float* k_strips = room.take(packed_right(Dqk, kForwardKeys));
-    float* v_strips = room.take(packed_right(kForwardKeys, Dv));
-    float* o = room.take(kGroup * o_ld);
+    ScratchPieces pieces("attention_forward", scratch);
+    float* scores = pieces.take(kTile * kLd);
+    float* q_strips = pieces.take(packed_left(kTile, Dqk));
+    float* k_strips = pieces.take(packed_right(Dqk, kForwardKeys));
+    float* v_strips = pieces.take(packed_right(kForwardKeys, Dv));
+    float* o = pieces.take(kGroup * o_ld);
     Softmax state[kGroup];
     std::fill_n(o, queries.size() * o_ld, 0.0f);
 
@@ -204,7 +204,8 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
             std::fill(row + columns.begin, row + columns.end, 0.0f);
             continue;
           }
-          const float shrink = soften(row, columns, a.scale, state[t - queries.begin + i]);
+          const float shrink =
+              online_softmax_update(row, columns, a.scale, state[t - queries.begin + i]);
           if (shrink != 1) multiply_row(o_tile + i * o_ld, o_ld, shrink);
         }
         multiply(o_tile, o_ld, rows.size(), Dv, columns.size(),
@@ -271,17 +272,17 @@ void backward(const AttentionBackward& a, const Part& part, Scratch scratch) {
   const int64_t q_ld = whole(Dqk), v_ld = whole(Dv);
   constexpr int64_t kLd = kBackwardKeys + kGap;
   const int32_t* first_key = a.first_key.as<int32_t>();
-  Room room("attention_backward", scratch);
-  float *p = room.take(kTile * kLd), *ds = room.take(kTile * kLd);
-  float* q_strips = room.take(packed_left(kTile, Dqk));
-  float* dout_strips = room.take(packed_left(kTile, Dv));
-  float* q_columns = room.take(packed_right(kTile, Dqk));
-  float* dout_columns = room.take(packed_right(kTile, Dv));
-  float* k_strips = room.take(packed_right(Dqk, kBackwardKeys));
-  float* v_strips = room.take(packed_right(Dv, kBackwardKeys));
-  float* k_columns = room.take(packed_right(kBackwardKeys, Dqk));
-  float *dk = room.take(kBackwardKeys * q_ld), *dv = room.take(kBackwardKeys * v_ld);
-  float* dq = part.dq ? room.take(part.queries.size() * q_ld) : nullptr;
+  ScratchPieces pieces("attention_backward", scratch);
+  float *p = pieces.take(kTile * kLd), *ds = pieces.take(kTile * kLd);
+  float* q_strips = pieces.take(packed_left(kTile, Dqk));
+  float* dout_strips = pieces.take(packed_left(kTile, Dv));
+  float* q_columns = pieces.take(packed_right(kTile, Dqk));
+  float* dout_columns = pieces.take(packed_right(kTile, Dv));
+  float* k_strips = pieces.take(packed_right(Dqk, kBackwardKeys));
+  float* v_strips = pieces.take(packed_right(Dv, kBackwardKeys));
+  float* k_columns = pieces.take(packed_right(kBackwardKeys, Dqk));
+  float *dk = pieces.take(kBackwardKeys * q_ld), *dv = pieces.take(kBackwardKeys * v_ld);
+  float* dq = part.dq ? pieces.take(part.queries.size() * q_ld) : nullptr;
   if (part.dq) std::fill_n(dq, part.queries.size() * q_ld, 0.0f);
 
   for (int64_t key = part.keys.begin; key < part.keys.end; key += kBackwardKeys) {

@@ -21,8 +21,8 @@ struct Forward {
 
 // One step of the online softmax: turns a tile's scores into exponentials, and rescales the running
 // sum and the accumulator where the maximum grew.
-__device__ void soften(float (&s)[kKeys / 8][4], float (&sum)[kWidthV / 8][4], float (&top)[2],
-                       float (&norm)[2], float scale) {
+__device__ void online_softmax_update(float (&s)[kKeys / 8][4], float (&sum)[kWidthV / 8][4],
+                                      float (&top)[2], float (&norm)[2], float scale) {
   const float factor = scale * kLog2e;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kFlashThreads, 1) forward_kernel(Forward a) {
   const int count = min(kQueries, a.rows.S - tile);
   const int64_t query = int64_t{b} * a.rows.S + tile, key = int64_t{b} * a.rows.Sk;
   const int begin = static_cast<int>(a.first_key[query] - key);
-  const int end = a.rows.first_query + tile + count;
+  const int end = a.rows.chunk_start + tile + count;
   const SeenKeys seen(a.first_key, a.rows, b, tile, count, warp, lane);
 
   const QueryTile queries{memory};
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kFlashThreads, 1) forward_kernel(Forward a) {
           for (int e = 0; e < 4; ++e)
             if (!seen.sees(e / 2, j + 8 * n + lane % 4 * 2 + e % 2)) s[n][e] = -INFINITY;
       }
-      soften(s, sum, top, norm, a.scale);
+      online_softmax_update(s, sum, top, norm, a.scale);
       add_product(sum, s, values_of(stage), lane);
     }
     __syncthreads();  // the tile is filled again

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kFlashThreads, 1) kernel(Backward a) {
   const int count = min(kQueries, a.rows.S - tile);
   const int64_t query = int64_t{b} * a.rows.S + tile, key = int64_t{b} * a.rows.Sk;
   const int begin = static_cast<int>(a.first_key[query] - key);
-  const int end = a.rows.first_query + tile + count;
+  const int end = a.rows.chunk_start + tile + count;
   const SeenKeys seen(a.first_key, a.rows, b, tile, count, warp, lane);
 
   const QueryTile queries{memory};
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kFlashThreads, 1) kernel(Backward a) {
   const int count = min(kKeys, a.rows.Sk - tile);
   const int64_t query = int64_t{b} * a.rows.S;
   const int key = b * a.rows.Sk;  // the contract counts keys in 32 bits
-  const int begin = max(0, tile - a.rows.first_query);
+  const int begin = max(0, tile - a.rows.chunk_start);
   const int end = first_beyond(a.first_key + query, min(begin, a.rows.S), a.rows.S,
                                key + tile + count - 1, lane);
 
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kFlashThreads, 1) kernel(Backward a) {
     commit_copies();
     wait_copies<1>();
     __syncthreads();
-    const int n_queries = min(kQueries, end - i), position = a.rows.first_query + i;
+    const int n_queries = min(kQueries, end - i), position = a.rows.chunk_start + i;
     const auto first_of = [&](int n) {
       return shared_int(scalars_of(stage) + static_cast<uint32_t>((2 * kQueries + n) * 4)) - key;
     };

@@ -18,7 +18,7 @@ struct AttentionCall {
   int64_t sequence = 0;
   float scale = 1;
   AttentionMask mask = AttentionMask::causal;
-  int64_t key_sequence = 0, first_query = 0;
+  int64_t key_sequence = 0, chunk_start = 0;
   bool accumulate = false, unordered = false;
 
   void forward(Stream& s) const {
@@ -32,7 +32,7 @@ struct AttentionCall {
                           .scale = scale,
                           .mask = mask,
                           .key_sequence = key_sequence,
-                          .first_query = first_query});
+                          .chunk_start = chunk_start});
   }
   void backward(Stream& s) const {
     attention_backward(s, {.dq = dq,
@@ -51,7 +51,7 @@ struct AttentionCall {
                            .mask = mask,
                            .unordered = unordered,
                            .key_sequence = key_sequence,
-                           .first_query = first_query,
+                           .chunk_start = chunk_start,
                            .accumulate = accumulate});
   }
   void both(Stream& s) const {

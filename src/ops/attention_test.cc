@@ -93,7 +93,7 @@ TEST_P(AttentionTest, ForwardAndBackwardAgreeWithTheFormulas) {
     if (right) {
       dv_values.push_back(all[i]);
     } else {
-      ASSERT_TRUE(std::isnan(all[i])) << "wrote beside dv";
+      ASSERT_TRUE(std::isnan(all[i])) << "wrote outside of dv";
     }
   }
   EXPECT_LT(test::normwise_error(dv_values, want.dv), tolerance);
@@ -166,7 +166,7 @@ TEST(Attention, ALongSequenceNeedsNoSquareMatrix) {
   for (const double o : got) ASSERT_NEAR(o, 1, 1e-5);  // a mean of ones
 }
 
-// What a test of attention needs, small: every tensor a view into a wider one, poisoned beside it.
+// What a test of attention needs, small: every tensor a view into a wider one, poisoned around it.
 struct Wide {
   static constexpr int64_t kBefore = 3, kAfter = 2;
   Wide(DType dtype, int64_t T, int64_t H, int64_t columns, uint64_t seed)
@@ -187,7 +187,7 @@ struct Wide {
       if (column >= kBefore && column < kBefore + D) {
         out.push_back(all[i]);
       } else if (result && !std::isnan(all[i])) {
-        ADD_FAILURE() << "wrote beside the result";
+        ADD_FAILURE() << "wrote outside of the result";
         return out;
       }
     }

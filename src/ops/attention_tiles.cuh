@@ -31,14 +31,14 @@ auto heads_of(const View& v) {
   return Heads<E>{v.template as<bf16>(), v.stride[0], v.stride[1], static_cast<int>(v.dim(2) / 8)};
 }
 
-// Rows of S queries and Sk keys: the key of a row's first query is its key `first_query`.
+// Rows of S queries and Sk keys: the key of a row's first query is its key `chunk_start`.
 struct FlashRows {
-  int S, Sk, first_query;
+  int S, Sk, chunk_start;
 };
 template <class A>
 FlashRows flash_rows(const A& a) {
   return {static_cast<int>(a.sequence), static_cast<int>(keys_of_row(a)),
-          static_cast<int>(a.first_query)};
+          static_cast<int>(a.chunk_start)};
 }
 
 // kRows rows of kWidth elements in shared memory. The order of a row's chunks depends on the row (a
@@ -178,7 +178,7 @@ struct SeenKeys {
     for (int half = 0; half < 2; ++half) {
       const int r = 16 * warp + lane / 4 + 8 * half, i = first_query_of_tile + min(r, count - 1);
       first[half] = bounds[i] - begin;
-      last[half] = rows.first_query + i;
+      last[half] = rows.chunk_start + i;
     }
     warp_first = __shfl_sync(0xffffffffu, first[0], 0);
     common_first = __shfl_sync(0xffffffffu, first[1], 31);

@@ -118,7 +118,8 @@ TEST(CrossEntropy, WritesItsRowsOnly) {
                     1e-6 * (1 + std::log(static_cast<double>(V))));
         for (int64_t i = 0; i < 2 * width; ++i) {
           if (i < offset || i >= offset + V) {
-            ASSERT_TRUE(std::isnan(got[static_cast<size_t>(i)])) << V << ": wrote beside its row";
+            ASSERT_TRUE(std::isnan(got[static_cast<size_t>(i)]))
+                << V << ": wrote outside of its row";
             continue;
           }
           const double p = 1 / static_cast<double>(V), want = i == offset + V - 1 ? p - 1 : p;

@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 // Blocks for n packs, each thread taking several: enough to fill the device, no more.
 unsigned grid(const Stream& stream, int64_t packs) {
   return static_cast<unsigned>(
-      std::clamp<int64_t>(ceil_div(packs, kThreads), 1, int64_t{stream.processors()} * 32));
+      std::clamp<int64_t>(ceil_div(packs, kThreads), 1, int64_t{stream.sm_count()} * 32));
 }
 
 // f(i) for every i in [0, n), spread over the grid.

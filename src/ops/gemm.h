@@ -1,4 +1,4 @@
-// Products of matrices by one thread, for the CPU ops. For .cc files only.
+// GEMMs by one thread, for the CPU ops. For .cc files only.
 //
 // Element (i, j) of a result is a chain of fused multiply-adds over k in order, in parts of equal
 // length of at most kInner that are added to the result one after another. It depends on row i of
@@ -59,7 +59,7 @@ constexpr int64_t packed_right(int64_t k, int64_t n) { return round_up(n, kTileC
 Left pack_left(float* out, const Operand& x, int64_t m, int64_t k);
 Right pack_right(float* out, const Operand& x, int64_t k, int64_t n);  // zeros beyond n
 
-// One block of a product: c[m,n] = a[m,k] b[k,n] (+ c), c f32 or bf16 with row stride ldc, m and n
+// One block of a GEMM: c[m,n] = a[m,k] b[k,n] (+ c), c f32 or bf16 with row stride ldc, m and n
 // at most kBlockRows and kBlockColumns.
 inline constexpr int64_t kBlockRows = 516, kBlockColumns = 512;
 void gemm(std::byte* c, DType c_dtype, int64_t ldc, int64_t m, int64_t n, int64_t k,

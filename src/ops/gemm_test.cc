@@ -35,7 +35,7 @@ TEST(Blocks, GiveEveryThreadWorkWhereThereIsEnough) {
   EXPECT_EQ(Blocks(4, 8, 16, 16).count(), 1);
 }
 
-// A product's rows are the same bits alone, among others, and in whatever blocks: element (i, j) is
+// A GEMM's rows are the same bits alone, among others, and in whatever blocks: element (i, j) is
 // a chain over k.
 TEST(Gemm, ARowDoesNotDependOnItsNeighbours) {
   constexpr int64_t M = 131, N = 77, K = 700;

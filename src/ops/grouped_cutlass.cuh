@@ -1,4 +1,4 @@
-// One CUTLASS grouped kernel: bf16 products on the tensor cores with f32 sums, one warp-specialized
+// One CUTLASS grouped kernel: bf16 GEMMs on the tensor cores with f32 sums, one warp-specialized
 // persistent grid over the tiles of all groups (CUTLASS 4.2, the schemes of its examples 57 and
 // 75). For the .cu files of grouped_cutlass.h only.
 #pragma once
@@ -24,7 +24,7 @@ struct Hopper {
   using Schedule = cutlass::gemm::KernelPtrArrayTmaWarpSpecializedCooperative;
   using EpilogueSchedule = cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative;
 };
-struct Blackwell {  // two multiprocessors share a tile of 256 rows
+struct Blackwell {  // two SMs share a tile of 256 rows
   using Arch = cutlass::arch::Sm100;
   using Schedule = cutlass::gemm::KernelPtrArrayTmaWarpSpecialized2SmSm100;
   using EpilogueSchedule = cutlass::epilogue::PtrArrayTmaWarpSpecialized2Sm;
@@ -100,9 +100,9 @@ struct GroupedKernel {
     }
     void reserve(int64_t count) {
       if (count <= count_) return;
-      // Tensor maps of all multiprocessors: 4 x 128 bytes each; twice that and more.
+      // Tensor maps of all SMs: 4 x 128 bytes each; twice that and more.
       const int64_t need = 8 * padded(count, 32) + (int64_t{1} << 20);
-      buffer_ = Buffer(device_, need, "workspace of grouped products");
+      buffer_ = Buffer(device_, need, "workspace of grouped GEMMs");
       count_ = count;
     }
     Device device_;
@@ -122,7 +122,7 @@ struct GroupedKernel {
         {static_cast<int>(p.groups), groups.shape, nullptr},
         {groups.a, groups.stride_a, groups.b, groups.stride_b},
         {{}, const_cast<const Output**>(groups.out), groups.stride_c, groups.out, groups.stride_c},
-        {stream.device().index, stream.product_processors()},
+        {stream.device().index, stream.gemm_sms()},
         scheduler};
     arguments.epilogue.thread.alpha = 1.0f;
     arguments.epilogue.thread.beta = p.accumulate ? 1.0f : 0.0f;

@@ -1,4 +1,4 @@
-// The fast paths of the GPU's grouped products: bf16 through CUTLASS's grouped kernels for Hopper,
+// The fast paths of the GPU's grouped GEMMs: bf16 through CUTLASS's grouped kernels for Hopper,
 // one configuration a source file, since each takes a minute and a half to compile.
 //
 // A small kernel makes the sizes and pointers of the groups on the device, from the offsets. The
@@ -47,7 +47,7 @@ void grouped_forward_sm100(Stream&, const GroupedProblem&);
 void grouped_dgrad_sm100(Stream&, const GroupedProblem&);
 void grouped_wgrad_sm100(Stream&, const GroupedProblem&);
 
-// For measuring: products of rows of this stream take this tile instead of the table's, or the
+// For measuring: GEMMs of rows of this stream take this tile instead of the table's, or the
 // table's again ("no value").
 void force_grouped_tile(Stream&, std::optional<GroupedTile>);
 

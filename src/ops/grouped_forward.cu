@@ -1,4 +1,4 @@
-#include "ops/grouped_products.cuh"
+#include "ops/grouped_gemms.cuh"
 
 namespace nereus::ops::cuda {
 

@@ -1,4 +1,4 @@
-// Chooses between the grouped products of CUTLASS (bf16, rows of whole 16 bytes) and plain ones.
+// Chooses between the grouped GEMMs of CUTLASS (bf16, rows of whole 16 bytes) and plain ones.
 #include "ops/grouped_cutlass.h"
 #include "ops/grouped_matmul.h"
 #include "ops/product.cuh"
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kBlock)
   if (tile.expert == experts) return;
   const int64_t column = int64_t{blockIdx.x} * kTile;
   b.data += tile.expert * b_expert * (b.is_bf16 ? 2 : 4);
-  const float sum = tile_product(a, b, tile.end, N, K, tile.first, column);
+  const float sum = tile_dot(a, b, tile.end, N, K, tile.first, column);
   const int64_t i = tile.first + threadIdx.y, j = column + threadIdx.x;
   if (i < tile.end && j < N) out[i * stride + j] = E(sum);
 }
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t e = blockIdx.z, first = offsets[e], rows = offsets[e + 1] - first;
   const int64_t row = int64_t{blockIdx.y} * kTile, column = int64_t{blockIdx.x} * kTile;
   const Elements left = {dy.from(first, 0).data, dy.is_bf16, dy.column, dy.row};
-  const float sum = tile_product(left, x.from(first, 0), N, K, rows, row, column);
+  const float sum = tile_dot(left, x.from(first, 0), N, K, rows, row, column);
   const int64_t i = row + threadIdx.y, j = column + threadIdx.x;
   if (i >= N || j >= K) return;
   float* p = out + (e * N + i) * K + j;
@@ -67,7 +67,7 @@ void choose_order(GroupedProblem& p, bool columns) {
   p.swizzle = 4;
 }
 
-// The tile of a product of rows: the first entry that fits a shape, of those with the most rows an
+// The tile of a GEMM of rows: the first entry that fits a shape, of those with the most rows an
 // expert; else standard.
 struct TunedTile {
   int64_t least_rows, N, K;

@@ -1,4 +1,4 @@
-// One matrix product per expert over rows sorted by expert. Expert e has the rows
+// One GEMM per expert over rows sorted by expert. Expert e has the rows
 // [offsets[e], offsets[e+1]), any number, zero included; offsets are read on the device.
 //
 //   grouped_matmul:  out[r,:] = a[r,:] op(b[e])          R rows, a is [R,K], out [R,N]

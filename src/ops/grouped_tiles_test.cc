@@ -11,7 +11,7 @@ namespace nereus::ops {
 namespace {
 
 // Experts with no row, with one, with parts of tiles and with many, on every tile that a GPU's
-// product of rows may take.
+// GEMM of rows may take.
 TEST(GroupedTiles, EachGivesTheProductOfEveryExpertsRows) {
   if constexpr (kHasCuda) {
     const std::vector<double> bounds{0, 300, 300, 301, 1001, 1130};

@@ -29,7 +29,7 @@ void init_normal(Stream& stream, const InitNormal& a) {
   const int64_t n = a.out.count();
   if (n == 0) return;
   const int64_t blocks =
-      std::min<int64_t>(ceil_div(n / 4 + 2, kThreads), int64_t{stream.processors()} * 32);
+      std::min<int64_t>(ceil_div(n / 4 + 2, kThreads), int64_t{stream.sm_count()} * 32);
   normal_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(
       a.out.as<float>(), n, a, probabilities(a));
   check_launch("init_normal");

@@ -9,7 +9,7 @@ __global__ void __launch_bounds__(kTile* kTile)
     matmul_kernel(E* out, int64_t stride, Elements a, Elements b, int64_t M, int64_t N, int64_t K,
                   bool accumulate) {
   const int64_t row = int64_t{blockIdx.y} * kTile, column = int64_t{blockIdx.x} * kTile;
-  const float sum = tile_product(a, b, M, N, K, row, column);
+  const float sum = tile_dot(a, b, M, N, K, row, column);
   const int64_t i = row + threadIdx.y, j = column + threadIdx.x;
   if (i >= M || j >= N) return;
   E* p = out + i * stride + j;

@@ -1,4 +1,4 @@
-// Dense matrix product.
+// Dense GEMM (matrix product).
 //
 //   out[M,N] = op(a)[M,K] op(b)[K,N]          (+ out when accumulate)
 //

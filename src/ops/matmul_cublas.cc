@@ -78,10 +78,10 @@ struct Plan {
     NEREUS_LT(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB, &right_op,
                                              sizeof right_op));
   }
-  // On so many multiprocessors.
-  void run_on(int32_t processors) {
+  // On so many SMs.
+  void run_on(int32_t sm_count) {
     NEREUS_LT(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET,
-                                             &processors, sizeof processors));
+                                             &sm_count, sizeof sm_count));
   }
   ~Plan() { cublasLtMatmulDescDestroy(operation); }
   Plan(const Plan&) = delete;
@@ -147,8 +147,8 @@ class MatmulState : public StreamState {
  private:
   // From the library's heuristics and the table above: the same on every run, unlike a timing.
   void choose(Plan& plan, const Matmul& a) {
-    const bool all = stream_.product_processors() == stream_.processors();
-    if (!all) plan.run_on(stream_.product_processors());
+    const bool all = stream_.gemm_sms() == stream_.sm_count();
+    if (!all) plan.run_on(stream_.gemm_sms());
     cublasLtMatmulPreference_t preference = nullptr;
     NEREUS_LT(cublasLtMatmulPreferenceCreate(&preference));
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {

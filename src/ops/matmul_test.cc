@@ -91,7 +91,7 @@ TEST_P(MatmulTest, AgreesWithTheFormulaInEveryOrientation) {
 }
 INSTANTIATE_TEST_SUITE_P(EveryDeviceTypeAndSize, MatmulTest, testing::ValuesIn(cases()));
 
-// Columns of a wider tensor as operands and result; what lies beside the result stays as it was.
+// Columns of a wider tensor as operands and result; what lies around the result stays as it was.
 TEST(Matmul, WorksOnStridedRowsAndWritesNothingElse) {
   constexpr int64_t M = 13, N = 21, K = 10, W = 40;  // W: width of the wider tensors
   for (const Device device : test::devices()) {
@@ -116,7 +116,7 @@ TEST(Matmul, WorksOnStridedRowsAndWritesNothingElse) {
         for (int64_t i = 0; i < M; ++i) {
           for (int64_t j = 0; j < W; ++j) {
             if (j < 3 || j >= 3 + N) {
-              ASSERT_TRUE(wide_out.poisoned(i * W + j)) << "beside the result";
+              ASSERT_TRUE(wide_out.poisoned(i * W + j)) << "outside of the result";
               continue;
             }
             double sum = 0, magnitude = 0;
@@ -350,7 +350,7 @@ TEST(Grouped, GivesTheSameBitsOnAnyNumberOfThreads) {
   }
 }
 
-// An expert's product is the dense one of its rows, bit for bit.
+// An expert's GEMM is the dense one of its rows, bit for bit.
 TEST(Grouped, AnExpertIsADenseProduct) {
   constexpr int64_t N = 48, K = 600;
   auto x = test::Tensor(Device::cpu(), DType::f32, {40, K});

@@ -31,7 +31,7 @@
   }
 
 // An op for which a GPU's stream must have something ready: a library's plan for each shape, or
-// room in the workspace (ops/workspace.h). A step run for its sizes on a meta stream made for a
+// memory in the workspace (ops/workspace.h). A step run for its sizes on a meta stream made for a
 // GPU's stream makes it all, before the first step.
 #define NEREUS_PLANNED_OP(function, Arguments)                                              \
   void check(const Arguments&);                                                             \

@@ -190,7 +190,7 @@ void adam(Stream& stream, const Adam& a) {
                      fits(a.grad, 16) && fits(a.copy, 8) && fits(a.remainder, 8);
   const auto run = [&]<class M>(auto kernel, auto* param, int64_t elements) {
     const int64_t blocks =
-        std::min<int64_t>(ceil_div(n / elements, kThreads), int64_t{stream.processors()} * 32);
+        std::min<int64_t>(ceil_div(n / elements, kThreads), int64_t{stream.sm_count()} * 32);
     kernel<<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(
         param, a.m.as<M>(), a.v.as<M>(), a.copy.as<bf16>(), a.grad.as<float>(),
         a.coefficient.as<float>(), a.step_ok.as<int>(), n, c);

@@ -7,7 +7,7 @@
 // a (token, choice) pair.
 //
 //   peer_plan:     place[t,k] = the rank of expert ids[t,k], and the slot's row there; rank -1 when
-//                  that is row R or more: there is no room, the slot goes nowhere, and
+//                  that is row R or more: over capacity: the slot goes nowhere, and
 //                  wanted[0] = max(wanted[0], the rows that the fullest rank wants)
 //                  local_offsets[i] = first row of this rank's expert i, at most R
 //   peer_permute:  rows[place[t,k]] = x[t] (* weights[t,k] with `weigh`);

@@ -20,7 +20,7 @@ struct Case {
   Device device;
   DType dtype;
   int64_t P, T, K, E, D;  // E experts a rank
-  int64_t R;              // rows a rank has room for
+  int64_t R;              // rows of a rank's capacity
 };
 void PrintTo(const Case& c, std::ostream* s) {
   *s << name_of(c.dtype) << " P" << c.P << " T" << c.T << " K" << c.K << " E" << c.E << " D" << c.D
@@ -36,7 +36,7 @@ std::vector<Case> cases() {
                {2, 37, 3, 4, 21, 222},   // odd width
                {3, 64, 8, 5, 64, 1536},  // more choices than fit one round
                {4, 16, 12, 3, 16, 768},
-               {3, 33, 2, 2, 16, 40}})  // too little room
+               {3, 33, 2, 2, 16, 40}})  // too little capacity
         out.push_back({device, dtype, P, T, K, E, D, R});
   return out;
 }

@@ -1,5 +1,5 @@
 // A product of small tiles in plain f32 arithmetic: what the general paths of dense and grouped
-// products are made of. For .cu files only.
+// GEMMs are made of. For .cu files only.
 #pragma once
 
 #include "ops/cuda.cuh"
@@ -31,8 +31,8 @@ inline constexpr int kTile = 16;  // a thread block has kTile x kTile threads, o
 
 // The element of a[M,K] b[K,N] at (i, j) = the thread's place in the tile that starts at
 // (first_row, first_column); 0 outside. All threads of the block call it.
-__device__ inline float tile_product(const Elements& a, const Elements& b, int64_t M, int64_t N,
-                                     int64_t K, int64_t first_row, int64_t first_column) {
+__device__ inline float tile_dot(const Elements& a, const Elements& b, int64_t M, int64_t N,
+                                 int64_t K, int64_t first_row, int64_t first_column) {
   __shared__ float left[kTile][kTile + 1], right[kTile][kTile + 1];
   const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
   const int64_t i = first_row + y, j = first_column + x;

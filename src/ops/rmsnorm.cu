@@ -3,7 +3,7 @@
 namespace nereus::ops::cuda {
 namespace {
 
-// Blocks that a multiprocessor's registers shall hold.
+// Blocks that an SM's registers shall hold.
 template <class Plan>
 constexpr int kResident = std::max(1, (Plan::packs > 4 ? 640 : 1024) / Plan::block);
 

@@ -5,7 +5,7 @@
 namespace nereus::ops::cuda {
 namespace {
 
-// Blocks that a multiprocessor's registers shall hold: a wide row's sums take many.
+// Blocks that an SM's registers shall hold: a wide row's sums take many.
 template <class Plan>
 constexpr int kResident = std::max(1, (Plan::packs > 2 ? 512 : 1024) / Plan::block);
 
@@ -153,7 +153,7 @@ struct BackwardRows {
 
 // A block goes over rows blockIdx.x, + gridDim.x, ..., of which each of its warps has every
 // Plan::rows-th if it has several, and keeps its part of dweight in registers. So the rows left at
-// the end are spread over all multiprocessors.
+// the end are spread over all SMs.
 template <class E, class Plan>
 __global__ void __launch_bounds__(Plan::block, kResident<Plan>) backward_kernel(Backward<E> a) {
   BackwardRows<E, Plan> rows{a, a.residual.data != nullptr, 0};
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(32 * kSlices)
   __shared__ float sums[kSlices][33];
   const int lane = static_cast<int>(threadIdx.x % 32), slice = static_cast<int>(threadIdx.x / 32);
   const int column = static_cast<int>(blockIdx.x) * 32 + lane;
-  constexpr int kAhead = 9;  // all parts of two blocks a multiprocessor
+  constexpr int kAhead = 9;  // all parts of two blocks an SM
   float sum = 0;
   for (int first = slice; first < blocks && column < D; first += kAhead * kSlices) {
     float part[kAhead];
@@ -294,7 +294,7 @@ int64_t blocks_of(const Stream& stream, int64_t T, bool adds) {
   if constexpr (Plan::packs > 0)
     resident =
         std::clamp(kSharedOfProcessor / BackwardRows<E, Plan>::bytes(adds), 1, kResident<Plan>);
-  return std::clamp<int64_t>(ceil_div(T, Plan::rows), 1, int64_t{stream.processors()} * resident);
+  return std::clamp<int64_t>(ceil_div(T, Plan::rows), 1, int64_t{stream.sm_count()} * resident);
 }
 
 // Launches the plan's kernel; returns its blocks_of().
@@ -318,12 +318,12 @@ int64_t launch_backward(Stream& stream, Backward<E> a) {
 // Of two norms in one launch.
 constexpr int kPairRows = 12;  // what shared memory holds; three warps a scheduler
 int64_t pair_blocks(const Stream& stream, int64_t T) {
-  return std::min<int64_t>(ceil_div(T, kPairRows), stream.processors());
+  return std::min<int64_t>(ceil_div(T, kPairRows), stream.sm_count());
 }
 
 }  // namespace
 
-// The plan of the kernel depends on where rows lie, which is not known yet: room for both.
+// The plan of the kernel depends on where rows lie, which is not known yet: memory for both.
 void plan(Stream& stream, const RmsNormBackward& a) {
   const int64_t T = a.x.dim(0), D = a.x.dim(1);
   if (D == 0) return;

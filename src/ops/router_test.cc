@@ -279,7 +279,7 @@ TEST(BalanceUpdate, MovesTheBiasAgainstTheLoadWithoutMovingItsMean) {
     ok.fill(0);
     balance_update(s, {.bias = bias, .load = load, .step_ok = ok, .coefficient = 1e-3f});
     s.synchronize();
-    EXPECT_EQ(bias.values(), moved) << "a step that does not count";
+    EXPECT_EQ(bias.values(), moved) << "a skipped step";
   }
 }
 

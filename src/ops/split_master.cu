@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 
 unsigned blocks(const Stream& stream, int64_t n) {
   return static_cast<unsigned>(
-      std::min<int64_t>(ceil_div(n, kThreads), int64_t{stream.processors()} * 32));
+      std::min<int64_t>(ceil_div(n, kThreads), int64_t{stream.sm_count()} * 32));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// How a step ends: what ranks tell each other, and whether the step counts.
+// How a step ends: what ranks send each other, and whether the step is skipped.
 //
 //   raise:         word[0] = max(word[0], value)
 //   step_record:   record = { sum_squares, loss, overflow, signal }, the first two 0 where this

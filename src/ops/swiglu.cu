@@ -72,7 +72,7 @@ void swiglu_forward(Stream& stream, const SwigluForward& a) {
   if (T == 0) return;
   visit_width(aligned(a.y) && aligned(a.gate_up), a.y.dtype, [&]<class E, int N>() {
     const int64_t blocks =
-        std::min<int64_t>(ceil_div(T * F / N, kThreads), int64_t{stream.processors()} * 16);
+        std::min<int64_t>(ceil_div(T * F / N, kThreads), int64_t{stream.sm_count()} * 16);
     forward_kernel<E, N><<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(
         a.y.as<E>(), a.y.row_stride(), a.gate_up.as<E>(), a.gate_up.row_stride(),
         a.row_weight.as<float>(), a.rows.as<int>(), T, F);
@@ -85,7 +85,7 @@ void swiglu_backward(Stream& stream, const SwigluBackward& a) {
   if (T == 0) return;
   const bool packs = aligned(a.dy) && aligned(a.gate_up) && aligned(a.dgate_up);
   visit_width(packs, a.dy.dtype, [&]<class E, int N>() {
-    const int64_t blocks = std::min<int64_t>(T, int64_t{stream.processors()} * 8);
+    const int64_t blocks = std::min<int64_t>(T, int64_t{stream.sm_count()} * 8);
     backward_kernel<E, N><<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(
         a.dgate_up.as<E>(), a.dgate_up.row_stride(), a.drow_weight.as<float>(), a.dy.as<E>(),
         a.dy.row_stride(), a.gate_up.as<E>(), a.gate_up.row_stride(), a.row_weight.as<float>(),

@@ -1,5 +1,5 @@
-// Device memory that GPU ops need beside their arguments: partial sums, histograms. One block a
-// stream, shared by all ops, since those of a stream follow one another.
+// Device memory that GPU ops need in addition to their arguments: partial sums, histograms. One
+// block a stream, shared by all ops, since those of a stream follow one another.
 //
 // Its size is measured before the first step: a step that is run for its sizes on a meta stream
 // made for the GPU's stream (Stream::meta_for) reserves what each op will ask for. From then on

@@ -1,4 +1,5 @@
-// The memory of ops beside their arguments: measured once, then fixed. Judged by the header's rule.
+// The memory of ops in addition to their arguments: measured once, then fixed. Judged by the
+// header's rule.
 #include "ops/workspace.h"
 
 #include <gmock/gmock.h>

@@ -1,4 +1,5 @@
-// A few buffers that the buckets of a store take in turn, when not all of them have room at once.
+// A few buffers that the buckets of a store share in turn, where there is no memory for all of them
+// at once.
 //
 // A bucket is open while kernels use its buffer; closed, it stays where it is until another needs
 // the place, the one that was used longest ago first. Work on a buffer is ordered by events, so

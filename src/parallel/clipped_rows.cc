@@ -4,7 +4,8 @@
 
 namespace nereus {
 
-ClippedRows::ClippedRows(std::span<const int32_t> all, int64_t ranks, int64_t experts, int64_t room)
+ClippedRows::ClippedRows(std::span<const int32_t> all, int64_t ranks, int64_t experts,
+                         int64_t capacity)
     : offsets(static_cast<size_t>(ranks * (experts + 1))) {
   const int64_t E = experts / ranks;  // of one rank
   const auto at = [&](int64_t rank, int64_t expert) {
@@ -18,7 +19,7 @@ ClippedRows::ClippedRows(std::span<const int32_t> all, int64_t ranks, int64_t ex
     for (int64_t from = 0; from < ranks; ++from)
       for (int64_t e = to * E; e < (to + 1) * E; ++e) {
         const int64_t n = all[at(from, e + 1)] - all[at(from, e)];
-        const int64_t kept = rows > room ? n * room / rows : n;
+        const int64_t kept = rows > capacity ? n * capacity / rows : n;
         offsets[at(from, e + 1)] = offsets[at(from, e)] + static_cast<int32_t>(kept);
       }
   }

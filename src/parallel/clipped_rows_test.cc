@@ -22,14 +22,14 @@ std::vector<int32_t> random_offsets(int64_t ranks, int64_t experts, uint32_t mos
   return out;
 }
 
-TEST(ClippedRows, NoRankReceivesMoreThanItHasRoomForAndNobodyElseLosesARow) {
+TEST(ClippedRows, NoRankReceivesMoreThanItsCapacityAndNobodyElseLosesARow) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     for (const int64_t ranks : {1, 2, 4}) {
       constexpr int64_t kExperts = 8;
       const int64_t E = kExperts / ranks;
       const std::vector<int32_t> all = random_offsets(ranks, kExperts, 9, seed);
-      for (const int64_t room : {0, 1, 17, 60, 1000}) {
-        const ClippedRows clipped(all, ranks, kExperts, room);
+      for (const int64_t capacity : {0, 1, 17, 60, 1000}) {
+        const ClippedRows clipped(all, ranks, kExperts, capacity);
         int64_t wanted = 0;
         for (int64_t to = 0; to < ranks; ++to) {
           int64_t before = 0, after = 0;
@@ -38,11 +38,11 @@ TEST(ClippedRows, NoRankReceivesMoreThanItHasRoomForAndNobodyElseLosesARow) {
             before += all[at + static_cast<size_t>(E)] - all[at];
             after += clipped.offsets[at + static_cast<size_t>(E)] - clipped.offsets[at];
           }
-          EXPECT_LE(after, room);
-          if (before <= room) {
+          EXPECT_LE(after, capacity);
+          if (before <= capacity) {
             EXPECT_EQ(after, before);
           } else {  // rounding costs less than a row for each expert and rank
-            EXPECT_GT(after, room - ranks * E);
+            EXPECT_GT(after, capacity - ranks * E);
           }
           wanted = std::max(wanted, before);
         }

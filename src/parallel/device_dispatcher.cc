@@ -47,7 +47,7 @@ ops::PeerTensor DeviceDispatcher::everywhere(ConstTensorView v) const {
 TokenDispatcher::Plan DeviceDispatcher::plan(Context& ctx, Arena& arena, ConstTensorView ids) {
   const int64_t T = ids.dim(0), K = ids.dim(1), ep = group_.size();
   Plan plan;
-  plan.rows = room(T, K);
+  plan.rows = capacity(T, K);
   plan.offsets = arena.take(DType::i32, {local_experts() + 1}, "expert offsets");
   plan.route = Plan::Placed{arena.take(DType::i32, {T, K, 2}, "places of slots")};
   const Arena::Scope scope(ctx.scratch);

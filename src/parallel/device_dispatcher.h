@@ -7,7 +7,7 @@
 // all ranks: what is at a place here is at that place there.
 //
 // Rows are in the order that one rank with all tokens would have, so an expert's sums are the same.
-// Where a rank has too little room, the rows with the highest places are left out on all ranks.
+// Where a rank is over its capacity, the rows with the highest places are left out on all ranks.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,7 @@ namespace nereus {
 class DeviceDispatcher final : public TokenDispatcher {
  public:
   // `group`, whose ranks share memory, must outlive the dispatcher; its size divides `experts`.
-  // `bound`: rows this rank has room for, for each slot (token and choice) of its own; 0: what all
+  // `bound`: this rank's capacity, for each slot (token and choice) of its own; 0: what all
   // ranks together can send at most.
   DeviceDispatcher(Communicator& group, int64_t experts, double bound = 0);
   ~DeviceDispatcher() override;
@@ -30,8 +30,8 @@ class DeviceDispatcher final : public TokenDispatcher {
   const char* name() const override { return "device"; }
   bool takes_scratch() const override { return false; }
   std::byte* shared_memory(Stream&, int64_t bytes) override;
-  int64_t room(int64_t T, int64_t K) const override {
-    return capacity(T, K, group_.size(), local_experts(), bound_);
+  int64_t capacity(int64_t T, int64_t K) const override {
+    return plan_capacity(T, K, group_.size(), local_experts(), bound_);
   }
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,

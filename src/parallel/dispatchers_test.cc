@@ -212,19 +212,20 @@ TEST(HostCountsDispatcher, ABoundThatIsTooSmallIsRefusedWithTheNumbers) {
   }
   EXPECT_EQ(
       message,
-      "expert parallelism: a rank of 2 receives 48 rows for its 4 experts, and has room for 30 "
+      "expert parallelism: a rank of 2 receives 48 rows for its 4 experts, whose capacity is 30 "
       "(24 slots of its own, 1.25 times).\n  Routing is more skewed than the bound on receive "
-      "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.");
+      "buffers allows: raise parallelism.expert_capacity_factor, or set it to 0.");
 }
 
-// Two ranks' passes with room for all and with a bound of 1.25, when all 8 tokens of each choose
-// the first rank's first three experts; and that with the room it wanted nothing is missing.
+// Two ranks' passes with capacity for all and with a factor of 1.25, when all 8 tokens of each
+// choose the first rank's first three experts; and that with the capacity it wanted nothing is
+// missing.
 struct Tight {
   std::vector<Result> whole{2}, part{2};
   std::vector<int64_t> wanted = std::vector<int64_t>(2);
 };
 template <class Dispatcher>
-Tight with_little_room(bool weigh) {
+Tight with_little_capacity(bool weigh) {
   constexpr int64_t kTokens = 8;
   Tight t;
   run_thread_ranks(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& group) {
@@ -239,17 +240,17 @@ Tight with_little_room(bool weigh) {
     enough.set_overflow(overflow);
     t.whole[me] = once(enough);
     EXPECT_EQ(overflow[0], 0);
-    EXPECT_EQ(enough.room(kTokens, kTopK), 2 * kTokens * kTopK);
+    EXPECT_EQ(enough.capacity(kTokens, kTopK), 2 * kTokens * kTopK);
     tight.set_overflow(overflow);
     t.part[me] = once(tight);
-    EXPECT_EQ(tight.room(kTokens, kTopK), 30);
+    EXPECT_EQ(tight.capacity(kTokens, kTopK), 30);
     t.wanted[me] = static_cast<int64_t>(overflow[0]);
-    tight.make_room(t.wanted[me]);
+    tight.set_capacity(t.wanted[me]);
     const Result again = once(tight);
     EXPECT_EQ(again.out, t.whole[me].out);
     EXPECT_EQ(again.dx, t.whole[me].dx);
     EXPECT_EQ(again.dweights, t.whole[me].dweights);
-    EXPECT_EQ(tight.room(kTokens, kTopK), 48);
+    EXPECT_EQ(tight.capacity(kTokens, kTopK), 48);
   });
   // 3 choices of 8 tokens of 2 ranks, all for rank 0: 16 rows for each of its first three experts.
   EXPECT_EQ(t.wanted, (std::vector<int64_t>{48, 48}));
@@ -262,9 +263,9 @@ Tight with_little_room(bool weigh) {
 
 // Each expert adds its share; a token loses the shares of choices that were left out, and nothing
 // else.
-TEST(HostCountsDispatcher, RowsWithoutRoomAreLeftOutOnEveryRankAndTheWordTells) {
+TEST(HostCountsDispatcher, RowsOverCapacityAreLeftOutOnEveryRankAndReported) {
   for (const bool weigh : {false, true}) {
-    const Tight t = with_little_room<HostCountsDispatcher>(weigh);
+    const Tight t = with_little_capacity<HostCountsDispatcher>(weigh);
     // Of a sender's 8 rows for an expert 8 * 30 / 48 = 5.
     EXPECT_EQ(t.part[0].offsets, (std::vector<double>{0, 10, 20, 30, 30}));
     for (size_t r = 0; r < 2; ++r) {
@@ -278,8 +279,8 @@ TEST(HostCountsDispatcher, RowsWithoutRoomAreLeftOutOnEveryRankAndTheWordTells) 
 }
 
 // What is left out are the highest rows: the third expert's, and two of the second's.
-TEST(DeviceDispatcher, RowsWithoutRoomAreLeftOutAndTheWordTells) {
-  const Tight t = with_little_room<DeviceDispatcher>(false);
+TEST(DeviceDispatcher, RowsOverCapacityAreLeftOutAndReported) {
+  const Tight t = with_little_capacity<DeviceDispatcher>(false);
   EXPECT_EQ(t.part[0].offsets, (std::vector<double>{0, 16, 30, 30, 30}));
   for (size_t r = 0; r < 2; ++r)
     for (size_t i = 0; i < t.whole[r].out.size(); ++i)

@@ -124,7 +124,7 @@ void GatheredParameters::gather(Stream& stream, int bucket) {
 }
 
 // The bucket's buffer, with its weights or with them on their way.
-BucketRing::Slot& GatheredParameters::bring(Stream& stream, int bucket) {
+BucketRing::Slot& GatheredParameters::prefetch(Stream& stream, int bucket) {
   if (BucketRing::Slot* slot = weight_ring_.find(bucket)) return *slot;
   BucketRing::Slot& slot = weight_ring_.take(bucket);
   if (stream.on_meta()) return slot;
@@ -135,22 +135,22 @@ BucketRing::Slot& GatheredParameters::bring(Stream& stream, int bucket) {
   return slot;
 }
 
-void GatheredParameters::open(Stream& stream, int bucket, int next) {
+void GatheredParameters::unshard(Stream& stream, int bucket, int next) {
   if (!options_.reshard) return;
-  BucketRing::Slot& slot = bring(stream, bucket);
+  BucketRing::Slot& slot = prefetch(stream, bucket);
   slot.open = true;
   if (!stream.on_meta()) slot.filled.wait(stream);
-  if (next >= 0) bring(stream, next);
+  if (next >= 0) prefetch(stream, next);
 }
 
-void GatheredParameters::close(Stream& stream, int bucket) {
+void GatheredParameters::reshard(Stream& stream, int bucket) {
   if (!options_.reshard) return;
   BucketRing::Slot* const slot = weight_ring_.find(bucket);
   slot->open = false;
   if (!stream.on_meta()) slot->left.record(stream);
 }
 
-void GatheredParameters::open_gradients(Stream& stream, int bucket) {
+void GatheredParameters::begin_gradients(Stream& stream, int bucket) {
   if (!options_.reduce_each_microbatch) return;
   BucketRing::Slot& slot = gradient_ring_.take(bucket);
   if (slot.open) return;
@@ -171,7 +171,7 @@ void GatheredParameters::open_gradients(Stream& stream, int bucket) {
   });
 }
 
-void GatheredParameters::close_gradients(Stream& stream, int bucket) {
+void GatheredParameters::end_gradients(Stream& stream, int bucket) {
   if (!options_.reduce_each_microbatch) return;
   BucketRing::Slot* const slot = gradient_ring_.find(bucket);
   slot->open = false;
@@ -185,7 +185,7 @@ void GatheredParameters::close_gradients(Stream& stream, int bucket) {
   summed_[static_cast<size_t>(bucket)] = true;
 }
 
-// Whole gradients of a bucket into shards, which they are added to or make.
+// Unsharded gradients of a bucket into shards, which they are added to or make.
 void GatheredParameters::sum_into_shards(Stream& stream, int bucket, bool add) {
   each_divided(bucket, [&](size_t i) {
     const TensorView mine = states_.gradient(i);
@@ -204,7 +204,7 @@ void GatheredParameters::reduce(Stream& stream, int bucket) {
   if (!options_.reduce_each_microbatch) sum_into_shards(x, bucket, false);
   each(bucket, [&](size_t i) {
     const TensorView mine = states_.gradient(i);
-    if (layout_.tensors()[i].same_on_tp) world_.group(MeshGroup::tp).all_reduce(x, mine);
+    if (layout_.tensors()[i].replicated_on_tp) world_.group(MeshGroup::tp).all_reduce(x, mine);
     world_.group(MeshGroup::dp_replicate).all_reduce(x, mine);
   });
 }

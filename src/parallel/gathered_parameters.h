@@ -1,17 +1,17 @@
-// Whole weights, which kernels read, and whole gradients, which they write, where this rank keeps
-// shards of the state alone: gathers the one from the shards and sums the other into them.
+// Unsharded weights, which kernels read, and unsharded gradients, which they write, where this rank
+// keeps shards of the state alone: gathers the one from the shards and sums the other into them.
 //
 // Gradients are summed over the shard group in the order of its ranks, then over the tp group
-// (StoredTensor::same_on_tp), then over replicas. A tensor that no group divides has no memory
-// here: its weight and its gradient are the state's own.
+// (StoredTensor::replicated_on_tp), then over replicas. A tensor that no group divides has no
+// memory here: its weight and its gradient are the state's own.
 //
 // Tensors are gathered and reduced by bucket (StoredTensor::bucket: a block, say). In a step:
 //
 //   begin_step                   the executor    weights may have changed; no gradient is written
 //   gather                       the executor    this bucket's weights are used from here on
-//   open, close                  the stage       around each use of the bucket's weights
-//   open_gradients,              the stage       around each pass that writes or adds to the
-//     close_gradients                            bucket's gradients
+//   unshard, reshard             the stage       around each use of the bucket's weights
+//   begin_gradients,             the stage       around each pass that writes or adds to the
+//     end_gradients                              bucket's gradients
 //   reduce                       the executor    no pass of this step writes them any more
 //   finish                       the executor    the reduced gradients will be read: they are there
 //                                                for what is enqueued from here on
@@ -19,14 +19,14 @@
 // Callers do all of that, whatever the options. They say when a bucket is used; the options decide
 // what that means, weights and gradients each in one of two ways:
 //
-//                     whole for the step          whole while it is used
+//                     unsharded for the step      unsharded while it is used
 //   weights                                       (reshard)
 //     gather          all-gathers                 -
-//     open            -                           all-gathers what is not there, and then `next`
-//     close           -                           another bucket may take the memory
+//     unshard         -                           all-gathers what is not there, and then `next`
+//     reshard         -                           another bucket may take the memory
 //   gradients                                     (reduce_each_microbatch)
-//     open_gradients  -                           takes memory
-//     close_gradients -                           reduce-scatters, adds to the shards' sums
+//     begin_gradients -                           takes memory
+//     end_gradients   -                           reduce-scatters, adds to the shards' sums
 //     reduce          reduce-scatters; sums       sums over tp and replicas
 //                     over tp and replicas
 //
@@ -59,17 +59,17 @@ class GatheredParameters {
   GatheredParameters(Device, const StoreLayout&, const ParameterStates&, const RankWorld&,
                      const Options&);
 
-  // Of stored tensor i, in its own shape. Error{kContract} while its bucket is not open, where that
-  // matters.
+  // Of stored tensor i, in its own shape. Error{kContract} while its bucket is not unsharded, where
+  // that matters.
   Weight weight(size_t i) const;
   TensorView gradient(size_t i) const;
 
   void begin_step(Stream&);
   void gather(Stream&, int bucket);
-  void open(Stream&, int bucket, int next);  // next -1: none
-  void close(Stream&, int bucket);
-  void open_gradients(Stream&, int bucket);
-  void close_gradients(Stream&, int bucket);
+  void unshard(Stream&, int bucket, int next);  // next -1: none
+  void reshard(Stream&, int bucket);
+  void begin_gradients(Stream&, int bucket);
+  void end_gradients(Stream&, int bucket);
   void reduce(Stream&, int bucket);
   void finish(Stream&);
 
@@ -92,7 +92,7 @@ class GatheredParameters {
   // Tensor i with padding rows (StoreLayout::padded_shape).
   TensorView padded_weight(size_t i) const;
   TensorView padded_gradient(size_t i) const;
-  BucketRing::Slot& bring(Stream&, int bucket);
+  BucketRing::Slot& prefetch(Stream&, int bucket);
   void gather_shards(Stream&, int bucket);
   void sum_into_shards(Stream&, int bucket, bool add);
 
@@ -100,7 +100,7 @@ class GatheredParameters {
   const ParameterStates& states_;
   const RankWorld& world_;
   Options options_;
-  // Where a divided tensor begins: in all whole weights or gradients, or in its bucket's.
+  // Where a divided tensor begins: in all unsharded weights or gradients, or in its bucket's.
   std::vector<int64_t> weight_begin_;    // bytes
   std::vector<int64_t> gradient_begin_;  // elements
   Buffer weights_, gradients_;           // of all buckets; or

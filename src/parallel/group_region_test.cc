@@ -76,7 +76,7 @@ TEST(GroupRegion, GathersRowsAndScattersSumsOfStridedViewsToo) {
                 ASSERT_EQ(x[i * D + d], want);
                 ASSERT_EQ(wide[i * (D + 5) + 2 + d], want);
               }
-              ASSERT_EQ(wide[i * (D + 5) + 1], -99) << "beside the columns";
+              ASSERT_EQ(wide[i * (D + 5) + 1], -99) << "outside of the columns";
               ASSERT_EQ(wide[i * (D + 5) + 2 + D], -99);
             }
           }

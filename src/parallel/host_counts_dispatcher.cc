@@ -40,7 +40,7 @@ HostCountsDispatcher::HostCountsDispatcher(Communicator& group, int64_t experts,
 
 TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, ConstTensorView ids) {
   const int64_t T = ids.dim(0), K = ids.dim(1), ep = group_.size(), E = local_experts();
-  Plan plan{.offsets = {}, .rows = room(T, K), .route = Exchanged()};
+  Plan plan{.offsets = {}, .rows = capacity(T, K), .route = Exchanged()};
   auto& route = std::get<Exchanged>(plan.route);
   route.sorted = {.row_of_slot = arena.take(DType::i32, {T, K}, "row_of_slot"),
                   .slot_of_row = arena.take(DType::i32, {T * K}, "slot_of_row")};
@@ -67,19 +67,19 @@ TokenDispatcher::Plan HostCountsDispatcher::plan(Context& ctx, Arena& arena, Con
 }
 
 // The host learns how many rows go to and come from each rank.
-void HostCountsDispatcher::read_counts(Stream& stream, TensorView offsets, int64_t room,
+void HostCountsDispatcher::read_counts(Stream& stream, TensorView offsets, int64_t capacity,
                                        int64_t slots, Plan::Exchanged& route) {
   copy_to_host(stream, counts_.data(), offsets);
   stream.synchronize();
   const int64_t E = local_experts(), me = group_.rank();
-  const ClippedRows clipped(counts_, group_.size(), experts_, room);
-  if (clipped.wanted > room) {
+  const ClippedRows clipped(counts_, group_.size(), experts_, capacity);
+  if (clipped.wanted > capacity) {
     NEREUS_CHECK(
         kConfig, overflow_,
-        "expert parallelism: a rank of {} receives {} rows for its {} experts, and has room for {} "
-        "({} slots of its own, {} times).\n  Routing is more skewed than the bound on receive "
-        "buffers allows: raise parallelism.expert_receive_bound, or set it to 0.",
-        group_.size(), clipped.wanted, E, room, slots, bound_);
+        "expert parallelism: a rank of {} receives {} rows for its {} experts, whose capacity is "
+        "{} ({} slots of its own, {} times).\n  Routing is more skewed than the bound on receive "
+        "buffers allows: raise parallelism.expert_capacity_factor, or set it to 0.",
+        group_.size(), clipped.wanted, E, capacity, slots, bound_);
     leave_out(stream, clipped, offsets, route.sorted);
   }
   const auto rows = [&](int64_t from, int64_t to) {

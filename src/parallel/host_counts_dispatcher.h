@@ -6,7 +6,7 @@
 // the order that one rank with all tokens would have, so that an expert's sums are the same.
 //
 // A plan keeps its counts: combine, the backward pass and a replay exchange the same rows again.
-// Where a rank would receive more rows than it has room for, each of its experts gets the same
+// Where a rank would receive more rows than its capacity, each of its experts gets the same
 // share of what each rank has for it (parallel/clipped_rows.h).
 #pragma once
 
@@ -26,8 +26,8 @@ class HostCountsDispatcher final : public TokenDispatcher {
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
   const char* name() const override { return "host_counts"; }
-  int64_t room(int64_t T, int64_t K) const override {
-    return capacity(T, K, group_.size(), local_experts(), bound_);
+  int64_t capacity(int64_t T, int64_t K) const override {
+    return plan_capacity(T, K, group_.size(), local_experts(), bound_);
   }
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
@@ -38,7 +38,7 @@ class HostCountsDispatcher final : public TokenDispatcher {
   void dispatch_backward(Context&, const Plan&, const DispatchBackward&) override;
 
  private:
-  void read_counts(Stream&, TensorView offsets, int64_t room, int64_t slots, Plan::Exchanged&);
+  void read_counts(Stream&, TensorView offsets, int64_t capacity, int64_t slots, Plan::Exchanged&);
   void leave_out(Stream&, const ClippedRows&, TensorView offsets, const Plan::Sorted&);
   // This rank's rows, sorted by expert, to the experts' rows, and back.
   void to_experts(Context&, const Plan&, TensorView rows, ConstTensorView sorted);

@@ -127,8 +127,8 @@ void Mesh::infer_and_check() {
   const int64_t below = world_ / others * others;
   NEREUS_FAIL(
       kConfig,
-      "{}The degrees beside dp_shard multiply to {}, which does not divide {}: start {} "
-      "ranks, or lower them.",
+      "{}The degrees other than dp_shard multiply to {}, which does not divide {}: start {} ranks, "
+      "or lower them.",
       sentence, others, world_,
       below == 0 ? fmt::format("{}", others) : fmt::format("{} or {}", below, below + others));
 }

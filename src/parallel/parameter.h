@@ -56,9 +56,8 @@ struct StoredTensor {
   Shape shape;     // on this rank, before it is divided into shards
   int bucket = 0;  // what is gathered and reduced together: a block, say
   ReadFormat read_format = ReadFormat::bf16_copy;  // norms: f32_master
-  bool experts = false;     // of routed experts: divided among the ranks of expert_shard
-  bool same_on_tp = false;  // not cut by tensor parallelism: a rank's gradient is a part of the
-                            // sum over its tp group
+  bool experts = false;           // of routed experts: divided among the ranks of expert_shard
+  bool replicated_on_tp = false;  // over tp: a rank's gradient is a part of the group's sum
   std::vector<ParameterPart> parts = {};
 
   // What is divided into shards: rows of the last dim's width; of experts [E, R, D], E * R of them.

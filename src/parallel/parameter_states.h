@@ -22,7 +22,7 @@ namespace nereus {
 class ParameterStates {
  public:
   struct Options {
-    DType compute = DType::f32;  // f32, or bf16: copies are kept beside the masters
+    DType compute = DType::f32;  // f32, or bf16: copies are kept in addition to the masters
     bool gradients = true;
     bool moments = true;
     DType moment_type = DType::f32;              // or bf16

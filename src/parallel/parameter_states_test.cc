@@ -16,11 +16,11 @@ namespace {
 // More than one chunk on both sides of the norms, and tensors of both kinds on both sides of tp.
 std::vector<StoredTensor> tensors() {
   const Initial normal{.mean = 0, .std = 0.02, .low = -2, .high = 2};
-  const auto tensor = [&](const char* name, Shape shape, bool norm, bool same_on_tp) {
+  const auto tensor = [&](const char* name, Shape shape, bool norm, bool replicated_on_tp) {
     return StoredTensor{.name = name,
                         .shape = shape,
                         .read_format = norm ? ReadFormat::f32_master : ReadFormat::bf16_copy,
-                        .same_on_tp = same_on_tp,
+                        .replicated_on_tp = replicated_on_tp,
                         .parts = {{.parameter = {.name = name,
                                                  .shape = shape,
                                                  .initial = norm ? Initial{.mean = 1} : normal}}}};

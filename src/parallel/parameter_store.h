@@ -1,7 +1,8 @@
 // The parameters of a rank: which tensors they are stored in and where everything lies
-// (StoreLayout), the state that this rank keeps of them (ParameterStates), and the whole weights
-// and gradients that kernels work with (GatheredParameters, whose header says who calls what in a
-// step). With one rank whole and kept are the same memory, and nothing is gathered or reduced.
+// (StoreLayout), the state that this rank keeps of them (ParameterStates), and the unsharded
+// weights and gradients that kernels work with (GatheredParameters, whose header says who calls
+// what in a step). With one rank whole and kept are the same memory, and nothing is gathered or
+// reduced.
 #pragma once
 
 #include <memory>
@@ -26,11 +27,12 @@ class ParameterStore {
     bool split_masters = false;
     Offload offload = Offload::none;
     int64_t offload_chunk = HostStates::kChunk;
-    // Whole weights live only while their bucket is open (reshard_after_forward), gathered one
-    // ahead; else all of them for the step.
+    // Weights are unsharded only while a block uses them (reshard_after_forward), prefetched
+    // one bucket ahead; else all of them for the step.
     bool reshard = false;
-    // Whole gradients live only while their bucket is open, and are summed into the shards after
-    // each microbatch; else all of them, summed after the last.
+    // Unsharded gradients live only while their block is in its backward pass, and are reduced into
+    // the shards after each microbatch; else all of them live for the step and are reduced after
+    // the last.
     bool reduce_each_microbatch = false;
     Stream* exchange = nullptr;  // where gathers and sums are done; null: where kernels run
   };
@@ -85,10 +87,12 @@ class ParameterStore {
     gathered_.begin_step(stream);
   }
   void gather(Stream& stream, int bucket) { gathered_.gather(stream, bucket); }
-  void open(Stream& stream, int bucket, int next = -1) { gathered_.open(stream, bucket, next); }
-  void close(Stream& stream, int bucket) { gathered_.close(stream, bucket); }
-  void open_gradients(Stream& s, int bucket) { gathered_.open_gradients(s, bucket); }
-  void close_gradients(Stream& s, int bucket) { gathered_.close_gradients(s, bucket); }
+  void unshard(Stream& stream, int bucket, int next = -1) {
+    gathered_.unshard(stream, bucket, next);
+  }
+  void reshard(Stream& stream, int bucket) { gathered_.reshard(stream, bucket); }
+  void begin_gradients(Stream& s, int bucket) { gathered_.begin_gradients(s, bucket); }
+  void end_gradients(Stream& s, int bucket) { gathered_.end_gradients(s, bucket); }
   void reduce(Stream& stream, int bucket) { gathered_.reduce(stream, bucket); }
   void finish(Stream& stream) { gathered_.finish(stream); }
   void gather(Stream&);  // all buckets
@@ -97,7 +101,7 @@ class ParameterStore {
   // Bytes by owner, for the memory table: of the device's memory, but for host_*.
   struct Bytes {
     int64_t masters = 0, gradients = 0, moments = 0, copies = 0;  // gradients: whole and reduced
-    int64_t gathered = 0;                                         // whole weights, with shards
+    int64_t gathered = 0;                                         // unsharded weights, with shards
     int64_t remainders = 0;                                       // of split masters
     int64_t chunks = 0;  // of states in host memory, on the device
     int64_t host_masters = 0, host_remainders = 0, host_moments = 0;

@@ -66,16 +66,16 @@ TEST(ParameterStore, OfOneRankGathersAndReducesWhereItKeepsThings) {
     store.begin_step(stream);
     store.gather(stream);
     for (const int i : {0, 1}) {
-      store.open(stream, i);
-      store.open_gradients(stream, i);
+      store.unshard(stream, i);
+      store.begin_gradients(stream, i);
       EXPECT_EQ(store.weight(i).view.data, store.master(i).data);
       EXPECT_EQ(store.weight(i).view.shape, tensors[static_cast<size_t>(i)].shape);
       const TensorView gradient = store.gradient(i);
       EXPECT_EQ(gradient.data - store.gradients().data,
                 store.master(i).data - store.masters().data);
       for (int64_t k = 0; k < gradient.count(); ++k) gradient.as<float>()[k] = 3;
-      store.close_gradients(stream, i);
-      store.close(stream, i);
+      store.end_gradients(stream, i);
+      store.reshard(stream, i);
     }
     store.reduce(stream);
     for (const NamedView& v : store.gradient_views())

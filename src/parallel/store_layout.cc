@@ -68,10 +68,10 @@ StoreLayout::StoreLayout(std::vector<StoredTensor> tensors, const ShardCounts& c
     rows_.emplace_back(t.rows(), counts.of(t));
     if (buckets_.empty() || buckets_.back() != t.bucket) buckets_.push_back(t.bucket);
   }
-  const auto place = [this](bool same_on_tp, ReadFormat format) {
+  const auto place = [this](bool replicated_on_tp, ReadFormat format) {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       const StoredTensor& t = tensors_[i];
-      if (t.same_on_tp != same_on_tp || t.read_format != format) continue;
+      if (t.replicated_on_tp != replicated_on_tp || t.read_format != format) continue;
       offsets_[i] = elements_;
       elements_ += aligned(shard_shape(i).count());
     }

@@ -45,7 +45,7 @@ class RandomModel {
       switch (kind) {
         case 0:  // a norm
           t.read_format = ReadFormat::f32_master;
-          t.same_on_tp = true;
+          t.replicated_on_tp = true;
           t.parts = {part(name + "n", {rows}, {})};
           break;
         case 1:  // columns cut
@@ -56,7 +56,7 @@ class RandomModel {
                      part(name + "w3", {rows * tp, width}, {{0, tp, tp_rank}}, 0, rows)};
           break;
         case 3:  // two of different heights, the same on all of tp
-          t.same_on_tp = true;
+          t.replicated_on_tp = true;
           t.parts = {part(name + "a", {rows, width}, {}),
                      part(name + "b", {5, width}, {}, 0, rows)};
           break;
@@ -168,7 +168,7 @@ TEST(StoreLayout, TellsForEveryRankWhereEachElementOfEachParameterLies) {
         for (const StoreLayout::Slice& s : layout.slices(model.index(shard))) {
           const StoredTensor& t = layout.tensors()[static_cast<size_t>(s.tensor)];
           sizes[s.name] = s.whole.count();
-          if (t.same_on_tp) same.insert(s.name);
+          if (t.replicated_on_tp) same.insert(s.name);
           const int last = s.extent.rank() - 1;
           std::vector<StoreLayout::Run> runs = StoreLayout::runs(s);
           int64_t n = 0;

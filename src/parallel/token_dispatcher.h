@@ -5,9 +5,9 @@
 // The plan of a microbatch is made once, in the forward pass, from the router's ids, and kept: a
 // replay of the forward pass exchanges the same rows again.
 //
-// Between ranks a plan has room for a bounded number of rows. Where the routing wants more, every
+// Between ranks a plan has a capacity, a bound on its rows. Where the routing wants more, every
 // rank of the group leaves out the same rows: nothing is written out of bounds, nobody waits for
-// what does not come, values stay finite, and `overflow` tells that the step must not count.
+// what does not come, values stay finite, and `overflow` says that the step must be skipped.
 #pragma once
 
 #include <algorithm>
@@ -59,22 +59,23 @@ class TokenDispatcher {
   virtual const char* name() const = 0;       // for the start-up summary
 
   // Do dispatch and combine (and their backward passes) take scratch memory? Where not, they may
-  // run in a stream beside other work (device/side_stream.h).
+  // run on a stream of their own, concurrently with other work (device/side_stream.h).
   virtual bool takes_scratch() const { return true; }
 
   // Memory that other ranks see, in which the arenas of all passes must lie; null: any will do. A
   // collective; what was given before is gone.
   virtual std::byte* shared_memory(Stream&, int64_t /*bytes*/) { return nullptr; }
 
-  // i64 [1] on the streams' device: a plan that wants more rows than it has room for raises it to
+  // i64 [1] on the streams' device: a plan that wants more rows than its capacity raises it to
   // the rows that it wanted (ops::raise, or an atomic maximum); nobody here lowers it. Not given:
   // such a plan is an Error{kConfig} with the numbers, where the host knows them.
   void set_overflow(TensorView word) { overflow_ = word; }
-  // Rows that a plan for T tokens of K choices has room for; 0: for as many as there can be.
-  virtual int64_t room(int64_t /*T*/, int64_t /*K*/) const { return 0; }
-  // Plans have room for `rows` from here on, or for all that can be sent here, if that is less.
-  // Memory of plans that are in use is not touched: between steps, before arenas are measured.
-  void make_room(int64_t rows) { rows_ = rows; }
+  // The capacity of a plan for T tokens of K choices, in rows; 0: as many as there can be.
+  virtual int64_t capacity(int64_t /*T*/, int64_t /*K*/) const { return 0; }
+  // Plans have a capacity of `rows` from here on, or for all that can be sent here, if that is
+  // less. Memory of plans that are in use is not touched: between steps, before arenas are
+  // measured.
+  void set_capacity(int64_t rows) { rows_ = rows; }
 
   virtual Plan plan(Context&, Arena& arena, ConstTensorView ids) = 0;  // ids i32 [T, K]
 
@@ -102,10 +103,10 @@ class TokenDispatcher {
   virtual void dispatch_backward(Context&, const Plan&, const DispatchBackward&) = 0;
 
  protected:
-  // Rows that a plan of a rank of `ranks` with E experts has room for, when each has T tokens of K
-  // choices: what make_room() said, else `bound` times its own slots, or (0) what all can send at
-  // most.
-  int64_t capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) const {
+  // Rows that a plan of a rank of `ranks` with E experts has capacity for, when each has T tokens
+  // of K choices: what set_capacity() said, else `bound` times its own slots, or (0) what all can
+  // send at most.
+  int64_t plan_capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) const {
     const int64_t most = ranks * T * std::min(K, E);
     if (rows_ > 0) return std::min(most, rows_);
     if (bound <= 0) return most;
@@ -114,7 +115,7 @@ class TokenDispatcher {
   }
 
   TensorView overflow_;
-  int64_t rows_ = 0;  // as make_room() says; 0: it was not called
+  int64_t rows_ = 0;  // as set_capacity() says; 0: it was not called
 };
 
 // All experts live on this rank: a permutation, no communication.

@@ -127,7 +127,7 @@ void Executor::measure() {
     memory_.scratch = std::max(memory_.scratch, scratch.peak_bytes());
     const int64_t n = options_.backward ? slots[i] : 1;
     // Where one microbatch is all, it and the scratch grow towards each other. One that is kept
-    // whole while another's pass needs the scratch leaves no room for that.
+    // whole while another's pass needs the scratch leaves no memory for that.
     if (count == 1 && n == 1 && !l.split) shared_ = kept.shared_peak_bytes();
     memory_.total += n * (l.for_dgrad + l.for_wgrad);
     memory_.edges += n * slot.edges.bytes();

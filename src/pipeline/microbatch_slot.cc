@@ -123,8 +123,8 @@ Microbatch MicrobatchSlot::describe(float loss_scale, bool training) const {
   mb.sequence = chunk;
   mb.key_sequence = shape.sequence;
   mb.key_positions = rows_[2];
-  mb.runs = 2;
-  mb.first_query = {mine[0] * chunk, mine[1] * chunk};
+  mb.chunks = 2;
+  mb.chunk_start = {mine[0] * chunk, mine[1] * chunk};
   return mb;
 }
 

@@ -6,8 +6,8 @@
 #include <deque>
 
 #include "base/check.h"
-#include "base/text.h"
 #include "base/suggest.h"
+#include "base/text.h"
 #include "pipeline/schedule.h"
 
 namespace nereus {

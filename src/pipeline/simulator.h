@@ -1,5 +1,5 @@
 // Runs a schedule on paper: each rank does its actions in order, each as soon as what it waits for
-// is there. So it proves that a schedule ends, and tells how long it takes, how much of that the
+// is there. So it proves that a schedule ends, and computes how long it takes, how much of that the
 // ranks are idle, and how many activations they hold.
 #pragma once
 

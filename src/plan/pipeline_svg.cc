@@ -53,7 +53,7 @@ std::string label(double x, double y, double size, const char* fill, const char*
       x, y, size, fill, anchor, escaped(text));
 }
 
-// A bar with the microbatch in it, where there is room.
+// A bar with the number of the microbatch, where it fits.
 std::string bar(double x, double y, double width, double height, const Paint& p, int microbatch) {
   std::string out = fmt::format(
       "<rect x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"{:.1f}\" fill=\"{}\"{}/>\n", x, y,

@@ -54,7 +54,7 @@ void read_slurm(const YamlFile& file, ClusterConfig& config) {
   const bool blocks = slurm["gpu"].IsDefined() || slurm["cpu"].IsDefined();
   for (const char* old : {"gpu_partition", "cpu_partition", "gpu_gres", "cpu_gres"})
     if (blocks && config.slurm.count(old))
-      file.fail(slurm[old], fmt::format("slurm.{} cannot stand beside the blocks slurm.gpu and "
+      file.fail(slurm[old], fmt::format("slurm.{} cannot be combined with the blocks slurm.gpu and "
                                         "slurm.cpu: move it into its block.",
                                         old));
   if (blocks) {

@@ -199,7 +199,7 @@ TEST_F(ClusterConfigFile, AMalformedFileIsToldWithItsLine) {
             "6: no partition for jobs on GPUs: set slurm.gpu.partition.");
   EXPECT_EQ(refusal(head + "slurm:\n  gpu: batch\n"), "6: slurm.gpu must be a map of keys.");
   EXPECT_EQ(refusal(head + "slurm:\n  gpu_gres: 8\n  gpu: {partition: batch}\n"),
-            "6: slurm.gpu_gres cannot stand beside the blocks slurm.gpu and slurm.cpu: move it "
+            "6: slurm.gpu_gres cannot be combined with the blocks slurm.gpu and slurm.cpu: move it "
             "into its block.");
   EXPECT_EQ(refusal(head + "slurm:\n  gpu: {partition: [a, b]}\n"),
             "6: slurm.gpu.partition must be one value. Only slurm.gpu and slurm.cpu are blocks.");

@@ -39,7 +39,7 @@ bool flag(const YamlFile& file, const YAML::Node& parent, const std::string& whe
   return text == "true";
 }
 
-// `dtypes` is a list beside `scales`, or a map from data type to scales or to a map of its own.
+// `dtypes` is a list next to `scales`, or a map from data type to scales or to a map of its own.
 std::vector<Workload::DType> dtypes_of(const YamlFile& file, const YAML::Node& model,
                                        const std::string& where) {
   const bool exact = flag(file, model, where, "exact_scales", false);

@@ -35,8 +35,8 @@ struct SetupOptions {
   std::string cluster_name;
 };
 
-// Where this program's recipe files are: beside its build folder, or in share/nereus of where it is
-// installed; "" when nowhere.
+// Where this program's recipe files are: next to its build folder, or in share/nereus of where it
+// is installed; "" when nowhere.
 std::string find_repository(const std::string& program);
 
 struct SetupStep {

@@ -40,9 +40,9 @@ class Submitter {
   Submitter(const ClusterConfig& config, const Workloads& workloads, Variables environment,
             std::string program, SlurmOptions options, std::vector<std::string> arguments);
 
-  // Throws Error{kConfig} for what could never run: ADDITIONAL_SLURM_PARAMS beside options of
-  // Slurm's, degrees that do not multiply. Returns what to warn of: a data set or tokenizer that is
-  // not there, no sbatch.
+  // Throws Error{kConfig} for what could never run: ADDITIONAL_SLURM_PARAMS together with options
+  // of Slurm's, degrees that do not multiply. Returns what to warn of: a data set or tokenizer that
+  // is not there, no sbatch.
   std::vector<std::string> check(const Task& task) const;
 
   // `sbatch` and its arguments for a run in `folder`.

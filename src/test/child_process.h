@@ -36,7 +36,7 @@ class Child {
   void kill(int signal) const;
   // Until the child has said `text`; false when it ended before, or after 60 s.
   bool said(const std::string& text);
-  // What it told, when it has ended (it is killed after 120 s).
+  // What it reported, when it has ended (it is killed after 120 s).
   std::string wait();
   int status() const { return status_; }  // exit code, or minus the signal
 

@@ -21,7 +21,8 @@ struct ProbeOptions {
   DType compute = DType::f32;
 };
 
-// Files are written beside and renamed. Throws Error{kConfig} for what the user can mend.
+// Files are written under a second name and renamed. Throws Error{kConfig} for what the user can
+// correct.
 void probe(Stream&, const ProbeOptions&);
 
 }  // namespace nereus

@@ -35,7 +35,7 @@ void RunCheckpoint::warn_of_little_space() const {
       static_cast<double>(model_size(args_).total()) * static_cast<double>(size_of(c.export_dtype));
   if (!error && static_cast<double>(space.available) < need)
     log::warning(
-        "The last step's weights take {:.2f} GiB, and {} has {:.2f} GiB free: without more room "
+        "The last step's weights take {:.2f} GiB, and {} has {:.2f} GiB free: without more space "
         "they will not be saved.",
         need / kGiB, checkpoints_of(config_), static_cast<double>(space.available) / kGiB);
 }

@@ -13,7 +13,7 @@ class RunCheckpoint {
   // `ranks`: this rank's groups. All must outlive this.
   RunCheckpoint(const JobConfig&, const ModelArgs&, Stream&, Engine&, const RankWorld& ranks);
 
-  // One warning when the last save will not find room on its disk.
+  // One warning when the last save will not fit on its disk.
   void warn_of_little_space() const;
   // Replaces the initial weights by those of initial_weights(), if there are any.
   void load();

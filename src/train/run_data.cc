@@ -32,7 +32,7 @@ std::string text_path(const Wanted& w) {
       w.section, w.dataset, w.section);
   const std::string path = asset_path(w.sample);
   NEREUS_CHECK(kConfig, !path.empty(),
-               "{}.dataset = c4_test: the sample that comes with the program is not beside it "
+               "{}.dataset = c4_test: the sample that comes with the program is not next to it "
                "(assets/{}); set {}.dataset_path",
                w.section, w.sample, w.section);
   return path;

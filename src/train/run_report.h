@@ -1,5 +1,5 @@
-// What a run tells its users: the lines at its start, the figures of logged steps and validations,
-// which go to all sinks, and the lines at its end.
+// What a run reports to its users: the lines at its start, the figures of logged steps and
+// validations, which go to all sinks, and the lines at its end.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,4 @@
-// What a run learns a step late: experts that had no room, and values that are not finite.
+// What a run learns a step late: experts over their capacity, and values that are not finite.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -67,8 +67,8 @@ std::vector<int> run_again(const std::string& log) {
     int step = 0, wanted = 0, had = 0, has = 0;
     if (at == std::string::npos ||
         std::sscanf(line.c_str() + at,
-                    "Step %d: a rank's experts were sent %d rows of a microbatch and had room for "
-                    "%d. It runs again with room for %d;",
+                    "Step %d: a rank's experts were sent %d rows of a microbatch, over their "
+                    "capacity of %d. It runs again with a capacity of %d;",
                     &step, &wanted, &had, &has) != 4)
       continue;
     EXPECT_GT(wanted, had);
@@ -86,20 +86,20 @@ struct Case {
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 class Overflow : public testing::TestWithParam<Case> {};
 
-// The judge: the same layout with room for any routing.
-TEST_P(Overflow, ARunWithTooLittleRoomEqualsOneThatHadEnoughBitForBit) {
+// The judge: the same layout with capacity for any routing.
+TEST_P(Overflow, ARunWithTooLittleCapacityEqualsOneThatHadEnoughBitForBit) {
   const Case& c = GetParam();
   const test::TemporaryFolder folder;
   const auto run = [&](const std::string& bound) {
     Arguments more = c.arguments;
-    more.push_back("--parallelism.expert_receive_bound=" + bound);
+    more.push_back("--parallelism.expert_capacity_factor=" + bound);
     return train(c.ranks, small(folder.file(bound), more));
   };
   EXPECT_EQ(run_again(run("0")), std::vector<int>());
   const std::string weights = weights_of(folder.file("0"));
   const std::vector<nlohmann::json> metrics = metrics_of(folder.file("0"));
   EXPECT_EQ(metrics.back()["expert_overflows"], 0);
-  int late = 0;  // a step that is not logged, with another enqueued behind it
+  int late = 0;  // a step that is not logged, with another enqueued after it
   for (const char* bound : {"0.3", "1.3", "1.4", "1.5"}) {
     SCOPED_TRACE(bound);
     const std::vector<int> again = run_again(run(bound));
@@ -161,7 +161,7 @@ TEST(Overflow, ValidationIsDoneAgainToo) {
                             "--validation.freq=4",
                             "--validation.local_batch_size=1",
                             "--validation.seq_len=16",
-                            "--parallelism.expert_receive_bound=" + bound};
+                            "--parallelism.expert_capacity_factor=" + bound};
     const std::vector<int> again = run_again(train(2, small(folder.file(bound), more)));
     std::vector<double> losses;
     for (const nlohmann::json& m : metrics_of(folder.file(bound)))

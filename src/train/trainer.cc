@@ -110,7 +110,7 @@ void Trainer::check_memory() {
 void Trainer::check_capacity(int64_t rows) {
   if (!stream_.on_gpu()) return;
   JobConfig larger = config_;
-  larger.parallelism.expert_receive_bound =
+  larger.parallelism.expert_capacity_factor =
       static_cast<double>(rows) / static_cast<double>(engine_->expert_slots());
   check_fits(larger, args_, layout_, all_.rank(), stream_,
              static_cast<double>(stream_.free_at_start()), available_host_memory());

@@ -400,7 +400,7 @@ TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
   };
   EXPECT_EQ(offload(false), Offload::none);
   EXPECT_THAT([&] { offload(true); },
-              ThrowsMessage<Error>(HasSubstr("products read the masters themselves: set that to "
+              ThrowsMessage<Error>(HasSubstr("GEMMs read the masters themselves: set that to "
                                              "bfloat16, or optimizer.offload to moments.")));
 }
 

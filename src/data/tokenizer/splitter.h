@@ -19,7 +19,7 @@ class Splitter {
 // One Split of a pre_tokenizer's Sequence.
 struct SplitRule {
   // What becomes of a match: dropped, a piece of its own, joined to the piece before it or after
-  // it, or to matches beside it.
+  // it, or to adjacent matches.
   enum class Behavior : uint8_t {
     removed,
     isolated,

@@ -1,11 +1,11 @@
-// Whether a step counts, and how the host learns it without waiting.
+// Whether a step is skipped (PyTorch's found_inf), and how the host learns it without waiting.
 //
-// At the end of a step all ranks tell each other, in one exchange, their parts of the gradient norm
-// and of the loss, the rows that a rank's experts wanted where they had no room for them, and a
+// At the end of a step all ranks exchange, in one all-gather, their parts of the gradient norm
+// and of the loss, the capacity that a rank's experts would need where they have less, and a
 // signal that asks to stop; each adds them up in the order of ranks. A step whose loss or norm is
 // not finite, or whose experts overflowed, clears a word on the device without which nothing of an
-// update happens. The word stays clear, so that steps which are enqueued behind such a step change
-// nothing either, until reopen().
+// update happens. The word stays clear, so that steps which are enqueued after such a step change
+// nothing either, until reset().
 #pragma once
 
 #include <cstdint>
@@ -15,34 +15,34 @@
 
 namespace nereus {
 
-class StepGate {
+class StepStatus {
  public:
-  // `world` must outlive the gate.
-  StepGate(Stream&, const RankWorld& world);
+  // `world` must outlive it.
+  StepStatus(Stream&, const RankWorld& world);
 
   // Of the step that is being enqueued, on the device.
   TensorView loss() const { return loss_; }                // f32 [1], this rank's part
   TensorView sum_squares() const { return sum_squares_; }  // f64 [1], this rank's part
   TensorView overflow() const { return overflow_; }  // i64 [1], see TokenDispatcher::set_overflow
-  // Once it is closed:
+  // Once it is finished:
   ConstTensorView coefficient() const { return coefficient_; }  // f32 [1], of clipping
   ConstTensorView ok() const { return ok_; }                    // i32 [1], 0: nothing may change
 
-  // The number of a signal that this rank got, or 0: told with the next step that is closed.
-  void tell(int signal) { signal_ = signal; }
-  // Enqueues the exchange and the decision. At most kAhead steps are closed and not yet read.
+  // The number of a signal that this rank got, or 0: sent with the next step that is finished.
+  void signal(int signal) { signal_ = signal; }
+  // Enqueues the exchange and the decision. At most kAhead steps are finished and not yet read.
   static constexpr int kAhead = 2;
-  void close(float max_norm);
+  void finish(float max_norm);
 
   struct Outcome {                  // of a step, the same on all ranks
     float loss = 0, grad_norm = 0;  // grad_norm before clipping
-    int64_t wanted_rows = 0;        // 0: the experts of every rank had room for their rows
-    int signal = 0;                 // the highest that a rank told
+    int64_t required_capacity = 0;  // 0: no rank's experts were over their capacity
+    int signal = 0;                 // the highest that a rank sent
     bool ok = false;                // false: it changed nothing
   };
   Outcome read();  // of the oldest that was not read; waits for it alone
-  int unread() const { return static_cast<int>(closed_ - read_); }
-  void reopen();  // enqueues: steps count again
+  int unread() const { return static_cast<int>(finished_ - read_); }
+  void reset();  // enqueues: steps are no longer skipped
 
  private:
   TensorView place(int64_t slot, DType, const Shape&, int64_t offset = 0) const;
@@ -53,7 +53,7 @@ class StepGate {
   TensorView decision_, total_, norm_, ok_;  // decision_: the others and `ok`, as bytes
   TensorView loss_, sum_squares_, overflow_, coefficient_, records_;
   Event read_by_host_[kAhead];
-  int64_t closed_ = 0, read_ = 0;
+  int64_t finished_ = 0, read_ = 0;
   int signal_ = 0;
 };
 

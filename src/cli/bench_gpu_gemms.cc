@@ -30,7 +30,7 @@ void dense(Bench& bench, const char* what, int64_t M, int64_t N, int64_t inner) 
   bench.clear();
 }
 
-// The slice's dense products: what, rows, outputs, inputs.
+// The slice's dense GEMMs: what, rows, outputs, inputs.
 template <class Visit>
 void for_dense_shapes(Visit&& f) {
   f("latents", T, kLatent, D);
@@ -130,7 +130,7 @@ void grouped(Bench& bench, int64_t rows, const std::string& kind, int64_t N, int
   }
   bench.run(name + " wgrad", flops, 0,
             [&] { ops::grouped_wgrad(s, {.out = dw, .dy = dy, .x = x, .offsets = offsets}); });
-  // The same as a loop of dense products, whose sizes the host would have to know.
+  // The same as a loop of dense GEMMs, whose sizes the host would have to know.
   bench.run(name + " forward, cuBLASLt loop", flops, 0, [&] {
     for (int64_t e = 0; e < E; ++e)
       ops::matmul(s, {.out = y.rows(host[static_cast<size_t>(e)], host[static_cast<size_t>(e + 1)]),
@@ -150,18 +150,18 @@ void grouped(Bench& bench, int64_t rows, const std::string& kind, int64_t N, int
 
 }  // namespace
 
-void dense_products(Bench& bench) {
+void dense_gemms(Bench& bench) {
   for_dense_shapes([&](const char* what, int64_t M, int64_t N, int64_t inner) {
     dense(bench, what, M, N, inner);
   });
 }
 
-void tune_products(Bench& bench) {
+void tune_gemms(Bench& bench) {
   for_dense_shapes(
       [&](const char*, int64_t M, int64_t N, int64_t inner) { tune(bench, M, N, inner); });
 }
 
-void grouped_products(Bench& bench, bool every_tile) {
+void grouped_gemms(Bench& bench, bool every_tile) {
   for (const char* kind : {"even", "uneven", "half in one"}) {
     for (const int64_t rows : {E * 8192, E * 2048}) {
       grouped(bench, rows, kind, 2 * F, D, every_tile);

@@ -1,4 +1,4 @@
-#include "engine/step_gate.h"
+#include "engine/step_status.h"
 
 #include <cmath>
 #include <cstring>
@@ -24,12 +24,12 @@ static_assert(sizeof(Decision) <= kSlot);
 
 }  // namespace
 
-TensorView StepGate::place(int64_t slot, DType dtype, const Shape& shape, int64_t offset) const {
+TensorView StepStatus::place(int64_t slot, DType dtype, const Shape& shape, int64_t offset) const {
   std::byte* data = buffer_.data() == nullptr ? nullptr : buffer_.data() + slot * kSlot + offset;
   return TensorView(data, dtype, shape);
 }
 
-StepGate::StepGate(Stream& stream, const RankWorld& world)
+StepStatus::StepStatus(Stream& stream, const RankWorld& world)
     : stream_(stream),
       world_(world),
       buffer_(stream.device(),
@@ -48,11 +48,11 @@ StepGate::StepGate(Stream& stream, const RankWorld& world)
       coefficient_(place(4, DType::f32, {1})),
       records_(place(kRecordsSlot, DType::f64, {world.ranks(), ops::kStepRecord})),
       read_by_host_{Event(stream.device()), Event(stream.device())} {
-  reopen();
+  reset();
 }
 
-void StepGate::close(float max_norm) {
-  NEREUS_CHECK(kContract, unread() < kAhead, "{} steps are closed and not read", unread());
+void StepStatus::finish(float max_norm) {
+  NEREUS_CHECK(kContract, unread() < kAhead, "{} steps are finished and not read", unread());
   const TensorView mine = records_.rows(world_.rank(), world_.rank() + 1);
   ops::step_record(stream_, {.record = mine.reshape({ops::kStepRecord}),
                              .overflow = overflow_,
@@ -68,14 +68,14 @@ void StepGate::close(float max_norm) {
                                   .step_ok = ok_,
                                   .sum_squares = total_.rows(0, 1),
                                   .max_norm = max_norm});
-  const int64_t slot = closed_ % kAhead;
+  const int64_t slot = finished_ % kAhead;
   copy_to_host(stream_, host_.data() + slot * kSlot, decision_);
   read_by_host_[slot].record(stream_);
-  ++closed_;
+  ++finished_;
 }
 
-StepGate::Outcome StepGate::read() {
-  NEREUS_CHECK(kContract, unread() > 0, "all steps that were closed have been read");
+StepStatus::Outcome StepStatus::read() {
+  NEREUS_CHECK(kContract, unread() > 0, "all steps that were finished have been read");
   const int64_t slot = read_ % kAhead;
   read_by_host_[slot].synchronize();
   Decision d;
@@ -83,11 +83,11 @@ StepGate::Outcome StepGate::read() {
   ++read_;
   return {.loss = static_cast<float>(d.total[1]),
           .grad_norm = d.norm,
-          .wanted_rows = static_cast<int64_t>(d.total[2]),
+          .required_capacity = static_cast<int64_t>(d.total[2]),
           .signal = static_cast<int>(d.total[3]),
           .ok = d.ok != 0};
 }
 
-void StepGate::reopen() { ops::fill(stream_, {.out = ok_, .value = 1}); }
+void StepStatus::reset() { ops::fill(stream_, {.out = ok_, .value = 1}); }
 
 }  // namespace nereus

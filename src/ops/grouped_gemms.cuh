@@ -1,4 +1,4 @@
-// The three grouped products as instances of one CUTLASS kernel each: a source file a tile, since
+// The three grouped GEMMs as instances of one CUTLASS kernel each: a source file a tile, since
 // each takes a minute and a half to compile. For the .cu files of grouped_cutlass.h only.
 #pragma once
 

@@ -1,4 +1,4 @@
-#include "engine/step_gate.h"
+#include "engine/step_status.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,58 +24,58 @@ void set(const TensorView& f32, const TensorView& f64, float loss, double square
   f64.as<double>()[0] = squares;
 }
 
-TEST(StepGate, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
+TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
   // Two replicas of a model that is cut in two by tp: one of each pair counts.
   const Mesh mesh({.dp_replicate = 2, .tp = 2}, 4);
   run_thread_ranks(4, {.timeout = std::chrono::seconds(60)}, [&](Communicator& all) {
     const RankWorld world(mesh, all);
     Stream stream(Device::cpu(), &test::pool());
-    StepGate gate(stream, world);
+    StepStatus status(stream, world);
     const int replica = world.position(MeshGroup::dp_replicate), tp = world.position(MeshGroup::tp);
     // Squares: of the first replica 3 + 6. Losses: of the first of each pair 1 + 2.
-    set(gate.loss(), gate.sum_squares(), static_cast<float>(tp == 0 ? 1 + replica : 100),
+    set(status.loss(), status.sum_squares(), static_cast<float>(tp == 0 ? 1 + replica : 100),
         replica == 0 ? 3.0 * (1 + tp) : 100);
-    if (all.rank() == 2) ops::raise(stream, {.word = gate.overflow(), .value = 48});
-    gate.tell(all.rank() == 1 ? 15 : 0);
-    gate.close(1.5f);
-    const StepGate::Outcome outcome = gate.read();
+    if (all.rank() == 2) ops::raise(stream, {.word = status.overflow(), .value = 48});
+    status.signal(all.rank() == 1 ? 15 : 0);
+    status.finish(1.5f);
+    const StepStatus::Outcome outcome = status.read();
     EXPECT_EQ(outcome.loss, 3);
     EXPECT_EQ(outcome.grad_norm, 3);
-    EXPECT_NEAR(gate.coefficient().as<float>()[0], 0.5, 1e-6);
-    EXPECT_EQ(outcome.wanted_rows, 48);
+    EXPECT_NEAR(status.coefficient().as<float>()[0], 0.5, 1e-6);
+    EXPECT_EQ(outcome.required_capacity, 48);
     EXPECT_EQ(outcome.signal, 15);
     EXPECT_FALSE(outcome.ok);
   });
 }
 
-TEST(StepGate, StaysClosedUntilItIsReopenedAndRemembersTwoSteps) {
+TEST(StepStatus, SkipsStepsUntilItIsResetAndRemembersTwoSteps) {
   Stream stream(Device::cpu(), &test::pool());
   const RankWorld alone;
-  StepGate gate(stream, alone);
-  set(gate.loss(), gate.sum_squares(), 1, 4);
-  gate.close(1);
-  set(gate.loss(), gate.sum_squares(), std::nanf(""), 9);
-  gate.close(1);
-  EXPECT_THAT([&] { gate.close(1); }, ThrowsMessage<Error>(HasSubstr("2 steps are closed")));
-  StepGate::Outcome outcome = gate.read();
+  StepStatus status(stream, alone);
+  set(status.loss(), status.sum_squares(), 1, 4);
+  status.finish(1);
+  set(status.loss(), status.sum_squares(), std::nanf(""), 9);
+  status.finish(1);
+  EXPECT_THAT([&] { status.finish(1); }, ThrowsMessage<Error>(HasSubstr("2 steps are finished")));
+  StepStatus::Outcome outcome = status.read();
   EXPECT_EQ(outcome.loss, 1);
   EXPECT_EQ(outcome.grad_norm, 2);
   EXPECT_TRUE(outcome.ok);
-  set(gate.loss(), gate.sum_squares(), 2, 16);
-  gate.close(1);  // enqueued behind the bad one
-  outcome = gate.read();
+  set(status.loss(), status.sum_squares(), 2, 16);
+  status.finish(1);  // enqueued after the bad one
+  outcome = status.read();
   EXPECT_TRUE(std::isnan(outcome.loss));
   EXPECT_FALSE(outcome.ok);
-  outcome = gate.read();
+  outcome = status.read();
   EXPECT_EQ(outcome.grad_norm, 4);
   EXPECT_FALSE(outcome.ok);
-  EXPECT_THAT([&] { gate.read(); }, ThrowsMessage<Error>(HasSubstr("have been read")));
-  gate.reopen();
-  gate.close(1);
-  EXPECT_TRUE(gate.read().ok);
-  set(gate.loss(), gate.sum_squares(), 2, HUGE_VAL);
-  gate.close(1);
-  EXPECT_FALSE(gate.read().ok) << "the norm alone";
+  EXPECT_THAT([&] { status.read(); }, ThrowsMessage<Error>(HasSubstr("have been read")));
+  status.reset();
+  status.finish(1);
+  EXPECT_TRUE(status.read().ok);
+  set(status.loss(), status.sum_squares(), 2, HUGE_VAL);
+  status.finish(1);
+  EXPECT_FALSE(status.read().ok) << "the norm alone";
 }
 
 // Everything that a step may change.
@@ -105,22 +105,22 @@ TEST(Optimizer, AStepThatDoesNotCountAndThoseBehindItChangeNothing) {
   const auto step = [&](int64_t n, int64_t overflow) {
     engine.reset_expert_load();
     engine.executor().run(std::span(&microbatch, 1), 1.0f / 16, optimizer.loss(), [&] {
-      ops::raise(stream, {.word = optimizer.gate().overflow(), .value = overflow});
+      ops::raise(stream, {.word = optimizer.status().overflow(), .value = overflow});
       optimizer.update(n, 1e-3);
     });
     return state(engine, stream);
   };
   const std::vector<std::byte> first = step(1, 0);
-  EXPECT_TRUE(optimizer.gate().read().ok);
+  EXPECT_TRUE(optimizer.status().read().ok);
   EXPECT_TRUE(step(2, 7) == first);
   EXPECT_TRUE(step(3, 0) == first);
-  EXPECT_EQ(optimizer.gate().read().wanted_rows, 7);
-  const StepGate::Outcome behind = optimizer.gate().read();
-  EXPECT_EQ(behind.wanted_rows, 0);
+  EXPECT_EQ(optimizer.status().read().required_capacity, 7);
+  const StepStatus::Outcome behind = optimizer.status().read();
+  EXPECT_EQ(behind.required_capacity, 0);
   EXPECT_FALSE(behind.ok);
-  optimizer.gate().reopen();
+  optimizer.status().reset();
   EXPECT_FALSE(step(2, 0) == first);
-  EXPECT_TRUE(optimizer.gate().read().ok);
+  EXPECT_TRUE(optimizer.status().read().ok);
 }
 
 }  // namespace
