@@ -73,6 +73,15 @@ struct GroupedKernel {
     explicit State(Stream& stream) : device_(stream.device()) {}
     int64_t bytes() const override { return buffer_.bytes(); }
 
+    // Memory for `count` groups: before the first step, so that groups() finds it.
+    void reserve(int64_t count) {
+      if (count <= count_) return;
+      // Tensor maps of all SMs: 4 x 128 bytes each; twice that and more.
+      const int64_t need = 8 * padded(count, 32) + (int64_t{1} << 20);
+      buffer_ = Buffer(device_, need, "workspace of grouped GEMMs");
+      count_ = count;
+    }
+
     Groups groups(int64_t count) {
       reserve(count);
       std::byte* p = buffer_.data();
@@ -97,13 +106,6 @@ struct GroupedKernel {
    private:
     static int64_t padded(int64_t count, size_t size) {
       return (count * static_cast<int64_t>(size) + 127) / 128 * 128;
-    }
-    void reserve(int64_t count) {
-      if (count <= count_) return;
-      // Tensor maps of all SMs: 4 x 128 bytes each; twice that and more.
-      const int64_t need = 8 * padded(count, 32) + (int64_t{1} << 20);
-      buffer_ = Buffer(device_, need, "workspace of grouped GEMMs");
-      count_ = count;
     }
     Device device_;
     Buffer buffer_;

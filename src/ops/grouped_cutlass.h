@@ -17,7 +17,9 @@ struct GroupedProblem {
   const void* a = nullptr;
   const void* b = nullptr;
   void* out = nullptr;
-  const int32_t* offsets = nullptr;  // on the device
+  // On the device. Null: nothing is computed; the kernel makes its memory for so many groups, which
+  // it then finds in a step.
+  const int32_t* offsets = nullptr;
   int64_t groups = 0, N = 0, K = 0;
   bool accumulate = false;
   // The order in which the persistent grid goes over an expert's tiles: along its rows or columns

@@ -77,6 +77,7 @@ __global__ void groups_kernel(typename Product::Groups g, GroupedProblem p) {
 template <class Product>
 void run_grouped(Stream& stream, const char* op, const GroupedProblem& p) {
   auto& state = stream.state<typename Product::State>();
+  if (p.offsets == nullptr) return state.reserve(p.groups);
   const typename Product::Groups groups = state.groups(p.groups);
   const auto blocks = static_cast<unsigned>(ceil_div(p.groups, 128));
   groups_kernel<Product><<<blocks, 128, 0, native(stream)>>>(groups, p);

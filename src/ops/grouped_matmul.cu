@@ -136,6 +136,20 @@ void force_grouped_tile(Stream& stream, std::optional<GroupedTile> tile) {
   stream.state<ForcedTile>().tile = tile;
 }
 
+// A measuring step's views have no memory: by their types and shapes they are fast or not.
+void plan(Stream& stream, const GroupedMatmul& a) {
+  const int64_t R = a.a.dim(0), K = a.a.dim(1), N = a.out.dim(1), E = a.b.dim(0);
+  if (R == 0 || N == 0 || E == 0 || K == 0) return;
+  if (fast(a.out) && fast(a.a) && fast(a.b))
+    run_rows(stream, choose_tile(stream, R / E, a), a.trans_b, {.groups = E, .N = N, .K = K});
+}
+
+void plan(Stream& stream, const GroupedWgrad& a) {
+  if (a.out.count() == 0 || a.dy.dim(0) == 0) return;
+  if (fast(a.dy) && fast(a.x) && a.out.contiguous() && a.out.dim(2) % 4 == 0)
+    run_wgrad(stream, {.groups = a.out.dim(0), .N = a.out.dim(1), .K = a.out.dim(2)});
+}
+
 void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
   const int64_t R = a.a.dim(0), K = a.a.dim(1), N = a.out.dim(1), E = a.b.dim(0);
   if (R == 0 || N == 0 || E == 0) return;

@@ -28,7 +28,7 @@ struct GroupedWgrad {
   bool accumulate = false;
 };
 
-NEREUS_OP(grouped_matmul, GroupedMatmul)
-NEREUS_OP(grouped_wgrad, GroupedWgrad)
+NEREUS_PLANNED_OP(grouped_matmul, GroupedMatmul)
+NEREUS_PLANNED_OP(grouped_wgrad, GroupedWgrad)
 
 }  // namespace nereus::ops
