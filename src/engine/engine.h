@@ -39,7 +39,7 @@ class Engine {
     int reserved_sms = -1;             // device.reserved_sms
     bool poison_released = false;      // device.poison_released
     const RankWorld* world = nullptr;  // must outlive the engine; null: one rank, alone
-    double capacity_factor = 0;        // see HostCountsDispatcher
+    double capacity_factor = 0;        // parallelism.expert_capacity_factor
     ExpertDispatcher dispatcher = ExpertDispatcher::automatic;  // parallelism.expert_dispatcher
     bool expert_overlap = false;                                // parallelism.expert_overlap
     bool reshard = false;                                       // see ParameterStore::Options

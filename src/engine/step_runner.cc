@@ -63,7 +63,7 @@ void StepRunner::run_again(const StepStatus::Outcome& outcome) {
 void StepRunner::grow_expert_capacity(int64_t step, int64_t required_capacity) {
   const int64_t had = engine_.expert_capacity(),
                 rows = required_capacity + (required_capacity + 7) / 8;
-  const auto bound = [&](int64_t n) {
+  const auto factor = [&](int64_t n) {
     return static_cast<double>(n) / static_cast<double>(engine_.expert_slots());
   };
   NEREUS_CHECK(kContract, required_capacity > had,
@@ -78,14 +78,14 @@ void StepRunner::grow_expert_capacity(int64_t step, int64_t required_capacity) {
                 "step {}: a rank's experts were sent {} rows of a microbatch, over their capacity "
                 "of {} (parallelism.expert_capacity_factor {:.3f}). A capacity of {} ({:.3f}) does "
                 "not fit:\n{}",
-                step, required_capacity, had, bound(had), rows, bound(rows), e.what());
+                step, required_capacity, had, factor(had), rows, factor(rows), e.what());
   }
   log::warning(
       "Step {}: a rank's experts were sent {} rows of a microbatch, over their capacity of {}. It "
       "runs again with a capacity of {}; parallelism.expert_capacity_factor was {:.3f} and is "
       "{:.3f} from here on.",
-      step, required_capacity, had, engine_.expert_capacity(), bound(had),
-      bound(engine_.expert_capacity()));
+      step, required_capacity, had, engine_.expert_capacity(), factor(had),
+      factor(engine_.expert_capacity()));
 }
 
 // The weights are those before the step, so that its forward pass can be looked at again.

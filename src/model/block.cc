@@ -32,10 +32,10 @@ void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorVi
 void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& s) const {
   const Shape shape = s.x.shape;
   const DType dtype = s.x.dtype;
-  Arena& norms = recompute_.norms ? ctx.scratch : ctx.saved_weight;
-  s.rstd1 = ctx.saved_input.take(DType::f32, {shape[0]}, "attention rstd");
-  s.rstd2 = ctx.saved_input.take(DType::f32, {shape[0]}, "ffn rstd");
-  s.h = ctx.saved_input.take(dtype, shape, "residual");
+  Arena& norms = recompute_.norms ? ctx.scratch : ctx.saved_for_wgrad;
+  s.rstd1 = ctx.saved_for_dgrad.take(DType::f32, {shape[0]}, "attention rstd");
+  s.rstd2 = ctx.saved_for_dgrad.take(DType::f32, {shape[0]}, "ffn rstd");
+  s.h = ctx.saved_for_dgrad.take(dtype, shape, "residual");
   s.n1 = norms.take(dtype, shape, "attention norm");
   s.n2 = norms.take(dtype, shape, "ffn norm");
   normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm.view);
@@ -55,8 +55,8 @@ void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& 
 }
 
 void Block::feed_forward(Context& ctx, const Weights& w, TensorView f, Saved& s) const {
-  s.ffn_input = ctx.saved_input.mark();
-  s.ffn_weight = ctx.saved_weight.mark();
+  s.ffn_input = ctx.saved_for_dgrad.mark();
+  s.ffn_weight = ctx.saved_for_wgrad.mark();
   if (moe_) {
     moe_->forward(ctx, w.moe, s.n2, f, s.moe);
   } else {
@@ -89,7 +89,7 @@ void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved&
     attend(replay, w, mb, s);
     feed_forward(replay, w, {}, s);
   } else if (recompute_.norms) {
-    s.n2 = ctx.saved_weight.take(s.h.dtype, s.h.shape, "ffn norm");
+    s.n2 = ctx.saved_for_wgrad.take(s.h.dtype, s.h.shape, "ffn norm");
     normalise(ctx, s.n2, s.rstd2, s.h, w.ffn_norm.view);
     if (moe_) {
       moe_->restore_input(ctx, s.n2, s.moe);
@@ -101,7 +101,7 @@ void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved&
 
 void Block::restore_attention_norm(Context& ctx, const Weights& w, Saved& s) const {
   if (recompute_.block || !recompute_.norms) return;
-  s.n1 = ctx.saved_weight.take(s.x.dtype, s.x.shape, "attention norm");
+  s.n1 = ctx.saved_for_wgrad.take(s.x.dtype, s.x.shape, "attention norm");
   normalise(ctx, s.n1, s.rstd1, s.x, w.attention_norm.view);
   s.attention.x = s.n1;
 }
@@ -141,7 +141,7 @@ void Block::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
                            TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
   restore(ctx, w, mb, s);
   restore_attention_norm(ctx, w, s);
-  const TensorView dh = ctx.saved_weight.take(dy.dtype, dy.shape, "dresidual");
+  const TensorView dh = ctx.saved_for_wgrad.take(dy.dtype, dy.shape, "dresidual");
   {
     const Arena::Scope scope(ctx.scratch);
     const TensorView dn = ctx.scratch.take(dy.dtype, dy.shape, "dnorm");
@@ -180,8 +180,8 @@ void Block::backward(Context& ctx, const Weights& w, const Microbatch& mb, Const
     }
     feed_forward_norm_backward(ctx, w, dh, dn, dy, s, grads);
   }
-  ctx.saved_input.release(s.ffn_input);
-  ctx.saved_weight.release(s.ffn_weight);
+  ctx.saved_for_dgrad.release(s.ffn_input);
+  ctx.saved_for_wgrad.release(s.ffn_weight);
   restore_attention_norm(ctx, w, s);
   attention_dgrad(ctx, w, mb, dh, dx, s, pending, grads);
   attention_.backward_weight(ctx, s.attention, pending.attention, grads.attention);

@@ -1,7 +1,7 @@
 // One block: h = x + attention(norm(x)), y = h + ffn(norm(h)), where ffn is dense or of experts.
 //
-// Recompute::block keeps only x, h's gradient path being rebuilt by a replay of forward in
-// backward_input; the routing of a layer of experts is always kept.
+// With Recompute::block only x is kept, and the routing of a layer of experts: the backward pass
+// replays forward first (restore).
 #pragma once
 
 #include <memory>

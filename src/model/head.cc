@@ -55,8 +55,8 @@ void Head::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTe
                    TensorView loss, Saved& s, const Grads& grads) const {
   const int64_t T = mb.tokens(), rows = chunk_rows(T, x.dtype);
   s.x = x;
-  s.rstd = ctx.saved_input.take(DType::f32, {x.dim(0)}, "final rstd");
-  if (mb.training) s.dn = ctx.saved_input.take(x.dtype, x.shape, "dfinal norm");
+  s.rstd = ctx.saved_for_dgrad.take(DType::f32, {x.dim(0)}, "final rstd");
+  if (mb.training) s.dn = ctx.saved_for_dgrad.take(x.dtype, x.shape, "dfinal norm");
   const Arena::Scope scope(ctx.scratch);
   const TensorView normal = ctx.scratch.take(x.dtype, x.shape, "final norm");
   const TensorView nll = ctx.scratch.take(DType::f32, {T}, "nll");

@@ -22,7 +22,7 @@ struct Microbatch {
   int chunks = 1;                      // of rows
   std::array<int64_t, 2> chunk_start{0, 0};  // by chunk: the key of a row's first query
   ops::AttentionMask mask = ops::AttentionMask::causal;
-  float loss_scale = 1;  // of each token's loss: 1 / (tokens of the microbatch * microbatches)
+  float loss_scale = 1;  // of each token's loss: 1 / (tokens of the global batch)
   bool training = true;  // false: loss only, no gradients follow, expert load is not counted
 
   int64_t tokens() const { return ids.dim(0); }

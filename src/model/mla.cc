@@ -100,18 +100,19 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
                   TensorView y, Saved& s) const {
   const int64_t rows = x.dim(0), T = mb.tokens();
   s.x = x;
-  s.latent = ctx.saved_input.take(x.dtype, {rows, w.latent.dim(0)}, "latents");
-  if (q_rank_ > 0) s.q_rstd = ctx.saved_input.take(DType::f32, {rows}, "q rstd");
-  s.kv_rstd = ctx.saved_input.take(DType::f32, {rows}, "kv rstd");
-  s.lse = ctx.saved_input.take(DType::f32, {T / mb.sequence, heads_, mb.sequence}, "attention lse");
-  s.o = ctx.saved_weight.take(x.dtype, {T, heads_, value_}, "attention out");
+  s.latent = ctx.saved_for_dgrad.take(x.dtype, {rows, w.latent.dim(0)}, "latents");
+  if (q_rank_ > 0) s.q_rstd = ctx.saved_for_dgrad.take(DType::f32, {rows}, "q rstd");
+  s.kv_rstd = ctx.saved_for_dgrad.take(DType::f32, {rows}, "kv rstd");
+  s.lse =
+      ctx.saved_for_dgrad.take(DType::f32, {T / mb.sequence, heads_, mb.sequence}, "attention lse");
+  s.o = ctx.saved_for_wgrad.take(x.dtype, {T, heads_, value_}, "attention out");
   linear_forward(ctx, s.latent, x, w.latent);
 
   const Arena::Scope scope(ctx.scratch);
   if (q_rank_ == 0)  // else latents alone are gathered
-    s.x_full = tp_.enter(ctx, recompute_full_input() ? ctx.scratch : ctx.saved_weight, x);
-  up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_weight,
-             recompute_up_ ? ctx.scratch : ctx.saved_input, s);
+    s.x_full = tp_.enter(ctx, recompute_full_input() ? ctx.scratch : ctx.saved_for_wgrad, x);
+  up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_for_wgrad,
+             recompute_up_ ? ctx.scratch : ctx.saved_for_dgrad, s);
   for (int chunk = 0; chunk < mb.chunks; ++chunk) {
     const auto [begin, end] = tokens_of(chunk, mb);
     ops::attention_forward(ctx.stream, {.o = s.o.rows(begin, end),
@@ -169,18 +170,18 @@ void Mla::backward_input(Context& ctx, const Weights& w, const Microbatch& mb,
   const int64_t T = mb.tokens(), Dqk = nope_ + rotary_;
   const DType dtype = dy_shard.dtype;
   const int64_t keys = mb.key_sequence == 0 ? T : T / mb.sequence / mb.chunks * mb.key_sequence;
-  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
-  if (q_rank_ == 0 && recompute_full_input()) s.x_full = tp_.enter(ctx, ctx.saved_weight, s.x);
+  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_for_wgrad, dy_shard);
+  if (q_rank_ == 0 && recompute_full_input()) s.x_full = tp_.enter(ctx, ctx.saved_for_wgrad, s.x);
   if (recompute_up_) {
-    up_project(ctx, w, mb, ctx.saved_weight, ctx.saved_input, s);
+    up_project(ctx, w, mb, ctx.saved_for_wgrad, ctx.saved_for_dgrad, s);
   } else if (recompute_assembly_) {
     s.k = ctx.scratch.take(dtype, {keys, heads_, Dqk}, "k");
     assemble(ctx, mb, {}, s);
   }
   pending.dy = dy;
-  pending.dq = ctx.saved_weight.take(dtype, {T, heads_, Dqk}, "dq");
-  pending.dkv = ctx.saved_weight.take(dtype, {keys, heads_, nope_ + value_}, "dkv");
-  pending.dlatent = ctx.saved_weight.take(dtype, s.latent.shape, "dlatents");
+  pending.dq = ctx.saved_for_wgrad.take(dtype, {T, heads_, Dqk}, "dq");
+  pending.dkv = ctx.saved_for_wgrad.take(dtype, {keys, heads_, nope_ + value_}, "dkv");
+  pending.dlatent = ctx.saved_for_wgrad.take(dtype, s.latent.shape, "dlatents");
 
   const Arena::Scope scope(ctx.scratch);
   const TensorView dk_pe =

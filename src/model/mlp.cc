@@ -22,11 +22,11 @@ void Mlp::gated_unit_backward(Context& ctx, TensorView dgate_up, ConstTensorView
 void Mlp::forward(Context& ctx, const Weights& w, ConstTensorView x, TensorView y,
                   Saved& saved) const {
   const Arena::Scope scope(ctx.scratch);
-  saved.x = tp_.enter(ctx, recompute_input_ ? ctx.scratch : ctx.saved_weight, x);
-  saved.gate_up = ctx.saved_input.take(x.dtype, {saved.x.dim(0), 2 * w.down.dim(1)}, "gate_up");
+  saved.x = tp_.enter(ctx, recompute_input_ ? ctx.scratch : ctx.saved_for_wgrad, x);
+  saved.gate_up = ctx.saved_for_dgrad.take(x.dtype, {saved.x.dim(0), 2 * w.down.dim(1)}, "gate_up");
   linear_forward(ctx, saved.gate_up, saved.x, w.gate_up);
   if (!y && recompute_swiglu_) return;
-  gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_weight, saved);
+  gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_for_wgrad, saved);
   if (!y) return;
   const TensorView partial = tp_.partial(ctx, y);
   linear_forward(ctx, partial, saved.act, w.down);
@@ -35,9 +35,9 @@ void Mlp::forward(Context& ctx, const Weights& w, ConstTensorView x, TensorView 
 
 void Mlp::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shard, TensorView dx,
                          Saved& saved, Pending& pending) const {
-  pending.dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
-  if (recompute_swiglu_) gated_unit(ctx, ctx.saved_weight, saved);
-  pending.dgate_up = ctx.saved_weight.take(saved.gate_up.dtype, saved.gate_up.shape, "dgate_up");
+  pending.dy = tp_.leave_backward(ctx, ctx.saved_for_wgrad, dy_shard);
+  if (recompute_swiglu_) gated_unit(ctx, ctx.saved_for_wgrad, saved);
+  pending.dgate_up = ctx.saved_for_wgrad.take(saved.gate_up.dtype, saved.gate_up.shape, "dgate_up");
   gated_unit_backward(ctx, pending.dgate_up, pending.dy, w, saved);
   const Arena::Scope scope(ctx.scratch);
   const TensorView partial = tp_.partial(ctx, dx);

@@ -29,7 +29,7 @@ class Mlp {
   void forward(Context&, const Weights&, ConstTensorView x, TensorView y, Saved&) const;
   // With recompute_input, before a backward pass: the input that was not kept.
   void restore_input(Context& ctx, ConstTensorView x, Saved& saved) const {
-    saved.x = tp_.enter(ctx, ctx.saved_weight, x);
+    saved.x = tp_.enter(ctx, ctx.saved_for_wgrad, x);
   }
   // dy must live until backward_weight.
   void backward_input(Context&, const Weights&, ConstTensorView dy, TensorView dx, Saved&,

@@ -25,7 +25,7 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpReg
          SideStream* exchange, const Recompute& recompute, int64_t layer)
     : dispatcher_(dispatcher),
       exchange_(exchange),
-      tp_(expert_tp),
+      expert_tp_(expert_tp),
       shared_(expert_tp.size() > 1 ? whole_ : tp, recompute.swiglu, recompute.norms),
       rule_(routing_rule(args)),
       experts_(args.moe.num_experts),
@@ -41,9 +41,9 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpReg
 void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const Microbatch& mb,
                 ConstTensorView x, Routing& routing) const {
   const int64_t T = x.dim(0);
-  routing.weights = ctx.saved_weight.take(DType::f32, {T, top_k_}, "routing weights");
-  routing.scores = ctx.saved_weight.take(DType::f32, {T, experts_}, "router scores");
-  routing.ids = ctx.saved_weight.take(DType::i32, {T, top_k_}, "expert ids");
+  routing.weights = ctx.saved_for_wgrad.take(DType::f32, {T, top_k_}, "routing weights");
+  routing.scores = ctx.saved_for_wgrad.take(DType::f32, {T, experts_}, "router scores");
+  routing.ids = ctx.saved_for_wgrad.take(DType::i32, {T, top_k_}, "expert ids");
   const Arena::Scope scope(ctx.scratch);
   const TensorView logits =
       ctx.scratch.take(f32_router_ ? DType::f32 : x.dtype, {T, experts_}, "router logits");
@@ -55,9 +55,9 @@ void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const
                                    .logits = logits,
                                    .bias = balance.bias,
                                    .rule = rule_});
-  routing.all_ids = tp_.enter(ctx, ctx.saved_weight, routing.ids);
-  routing.all_weights = tp_.enter(ctx, ctx.saved_weight, routing.weights);
-  routing.plan = dispatcher_.plan(ctx, ctx.saved_weight, routing.all_ids);
+  routing.all_ids = expert_tp_.enter(ctx, ctx.saved_for_wgrad, routing.ids);
+  routing.all_weights = expert_tp_.enter(ctx, ctx.saved_for_wgrad, routing.weights);
+  routing.plan = dispatcher_.plan(ctx, ctx.saved_for_wgrad, routing.all_ids);
   ctx.show("router.logits", layer_, logits);
   ctx.show("router.topk_ids", layer_, routing.ids);
   ctx.show("router.topk_weights", layer_, routing.weights);
@@ -70,8 +70,8 @@ ConstTensorView Moe::used_rows(const Saved& s) const {
 
 Context Moe::fork(Context& ctx) const {
   return {exchange_ == nullptr ? ctx.stream : exchange_->fork(ctx.stream),
-          ctx.saved_input,
-          ctx.saved_weight,
+          ctx.saved_for_dgrad,
+          ctx.saved_for_wgrad,
           ctx.scratch,
           ctx.accumulate,
           ctx.observer};
@@ -95,7 +95,7 @@ void Moe::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
 
 void Moe::restore_input(Context& ctx, ConstTensorView x_shard, Saved& s) const {
   s.x_shard = x_shard;
-  s.x = tp_.enter(ctx, ctx.saved_weight, x_shard);
+  s.x = expert_tp_.enter(ctx, ctx.saved_for_wgrad, x_shard);
   shared_.restore_input(ctx, s.x, s.shared);
 }
 
@@ -105,26 +105,26 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
   const int64_t R = s.routing.plan.rows, D = w.down.dim(1), F = w.down.dim(2);
   const ConstTensorView offsets = s.routing.plan.offsets;
   s.x_shard = x_shard;
-  s.x = tp_.enter(ctx, recompute_norms_ ? ctx.scratch : ctx.saved_weight, x_shard);
-  s.rows.weights = ctx.saved_input.take(DType::f32, {R}, "row weights");
-  s.gate_up = ctx.saved_input.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
+  s.x = expert_tp_.enter(ctx, recompute_norms_ ? ctx.scratch : ctx.saved_for_wgrad, x_shard);
+  s.rows.weights = ctx.saved_for_dgrad.take(DType::f32, {R}, "row weights");
+  s.gate_up = ctx.saved_for_dgrad.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
 
-  const TensorView partial = y ? tp_.partial(ctx, y) : TensorView();
+  const TensorView partial = y ? expert_tp_.partial(ctx, y) : TensorView();
   {
     const Arena::Scope rows(ctx.scratch);
     Context side = fork(ctx);
-    dispatch(side, recompute_dispatch_ ? ctx.scratch : ctx.saved_weight, s);
+    dispatch(side, recompute_dispatch_ ? ctx.scratch : ctx.saved_for_wgrad, s);
     if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
     join(ctx);
     experts_forward(ctx, s.gate_up, s.rows.x, w.gate_up, offsets);
   }
   if (!y && recompute_swiglu_) return;
-  gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_weight, s);
+  gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_for_wgrad, s);
   if (!y) return;
   const TensorView out = ctx.scratch.take(s.x.dtype, {R, D}, "expert out");
   experts_forward(ctx, out, s.act, w.down, offsets);
   dispatcher_.combine(ctx, s.routing.plan, out, has_shared_ ? partial : ConstTensorView(), partial);
-  tp_.leave(ctx, y, partial);
+  expert_tp_.leave(ctx, y, partial);
 }
 
 void Moe::gated_unit_backward(Context& ctx, TensorView dgate_up, TensorView drow_weights,
@@ -147,8 +147,8 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
   const Arena::Scope scope(ctx.scratch);
   const TensorView dweights =
       ctx.scratch.take(DType::f32, s.routing.weights.shape, "drouting weights");
-  const TensorView dx_partial = tp_.partial(ctx, dx);
-  const TensorView dweights_partial = tp_.partial(ctx, dweights);
+  const TensorView dx_partial = expert_tp_.partial(ctx, dx);
+  const TensorView dweights_partial = expert_tp_.partial(ctx, dweights);
   const TensorView drows =
       ctx.scratch.take(dx.dtype, {s.routing.plan.rows, w.down.dim(1)}, "dexpert rows");
   experts_dgrad(ctx, drows, dgate_up, w.gate_up, s.routing.plan.offsets);
@@ -164,8 +164,8 @@ void Moe::dispatch_backward(Context& ctx, ConstTensorView dgate_up, ConstTensorV
                                  .weigh = weigh_input_});
   meanwhile();
   join(ctx);
-  tp_.enter_backward(ctx, dx, dx_partial);
-  tp_.enter_backward(ctx, dweights, dweights_partial);
+  expert_tp_.enter_backward(ctx, dx, dx_partial);
+  expert_tp_.enter_backward(ctx, dweights, dweights_partial);
   ops::router_backward(ctx.stream, {.dlogits = dlogits,
                                     .dweights = dweights,
                                     .ids = s.routing.ids,
@@ -178,13 +178,13 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
                          Saved& s, Pending& pending) const {
   const int64_t R = s.routing.plan.rows, T = s.x.dim(0), D = w.down.dim(1);
   const DType dtype = dy_shard.dtype;
-  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.saved_weight, dy_shard);
-  if (recompute_dispatch_) dispatch(ctx, ctx.saved_weight, s);
-  if (recompute_swiglu_) gated_unit(ctx, ctx.saved_weight, s);
-  pending.dout = ctx.saved_weight.take(dtype, {R, D}, "dexpert out");
-  pending.dgate_up = ctx.saved_weight.take(dtype, s.gate_up.shape, "dexpert gate_up");
-  pending.dlogits = ctx.saved_weight.take(f32_router_ ? DType::f32 : dtype,
-                                          {s.x_shard.dim(0), experts_}, "drouter logits");
+  const ConstTensorView dy = expert_tp_.leave_backward(ctx, ctx.saved_for_wgrad, dy_shard);
+  if (recompute_dispatch_) dispatch(ctx, ctx.saved_for_wgrad, s);
+  if (recompute_swiglu_) gated_unit(ctx, ctx.saved_for_wgrad, s);
+  pending.dout = ctx.saved_for_wgrad.take(dtype, {R, D}, "dexpert out");
+  pending.dgate_up = ctx.saved_for_wgrad.take(dtype, s.gate_up.shape, "dexpert gate_up");
+  pending.dlogits = ctx.saved_for_wgrad.take(f32_router_ ? DType::f32 : dtype,
+                                             {s.x_shard.dim(0), experts_}, "drouter logits");
 
   const Arena::Scope scope(ctx.scratch);
   const TensorView dshared =
@@ -214,7 +214,7 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
   const DType dtype = dy_shard.dtype;
   const ConstTensorView offsets = s.routing.plan.offsets;
   const Arena::Scope scope(ctx.scratch);
-  const ConstTensorView dy = tp_.leave_backward(ctx, ctx.scratch, dy_shard);
+  const ConstTensorView dy = expert_tp_.leave_backward(ctx, ctx.scratch, dy_shard);
   const TensorView dshared =
       has_shared_ ? ctx.scratch.take(dtype, {T, D}, "dshared") : TensorView();
   const TensorView dlogits = ctx.scratch.take(f32_router_ ? DType::f32 : dtype,

@@ -98,7 +98,7 @@ class Moe {
   TokenDispatcher& dispatcher_;
   SideStream* exchange_;
   IdentityRegion whole_;
-  TpRegion& tp_;  // of the routed experts
+  TpRegion& expert_tp_;  // of the routed experts
   Mlp shared_;
   ops::RoutingRule rule_;
   int64_t experts_, top_k_, layer_;

@@ -56,8 +56,8 @@ class PipelineStage {
   virtual void backward(Context&, const Microbatch&, std::span<const TensorView> gradient,
                         Saved&) const = 0;
 
-  // I and W: the same in two calls. What lies in ctx.saved_input can be given back after the first,
-  // what lies in ctx.saved_weight after the second. `gradient` is read by both.
+  // I and W: the same in two calls. What lies in ctx.saved_for_dgrad can be given back after the
+  // first, what lies in ctx.saved_for_wgrad after the second. `gradient` is read by both.
   virtual void backward_input(Context&, const Microbatch&, std::span<const TensorView> gradient,
                               Saved&) const = 0;
   virtual void backward_weight(Context&, const Microbatch&, Saved&) const = 0;

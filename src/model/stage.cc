@@ -66,14 +66,14 @@ void Stage::forward(Context& ctx, const Microbatch& mb, std::span<const TensorVi
 void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorView loss,
                            Saved& s) const {
   const Module& m = modules_[i];
-  s.marks[i] = {ctx.saved_input.mark(), ctx.saved_weight.mark()};
+  s.marks[i] = {ctx.saved_for_dgrad.mark(), ctx.saved_for_wgrad.mark()};
   store_.unshard(ctx.stream, m.bucket, next_in_forward(i));
   switch (m.kind) {
     case Module::Kind::embedding:
       s.hidden = embed(ctx, mb);
       break;
     case Module::Kind::block: {
-      const TensorView y = ctx.saved_input.take(s.hidden.dtype, s.hidden.shape, "block y");
+      const TensorView y = ctx.saved_for_dgrad.take(s.hidden.dtype, s.hidden.shape, "block y");
       blocks_[m.block]->forward(ctx, block_tensors_[m.block].map(weight()), mb, load_[m.block],
                                 s.hidden, y, s.blocks[m.block]);
       s.hidden = y;
@@ -90,7 +90,7 @@ void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorV
 ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
   const ConstTensorView table = store_.weight(embedding_).view;
   const TensorView out =
-      ctx.saved_input.take(table.dtype, {mb.tokens() / tp_.size(), dim_}, "embedding");
+      ctx.saved_for_dgrad.take(table.dtype, {mb.tokens() / tp_.size(), dim_}, "embedding");
   const Arena::Scope scope(ctx.scratch);
   const TensorView partial = tp_.partial(ctx, out);
   ops::embedding_forward(
@@ -145,8 +145,8 @@ void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved&
     store_.end_gradients(ctx.stream, m.bucket);
     s.dhidden = dx;
   }
-  ctx.saved_input.release(s.marks[i].input);
-  ctx.saved_weight.release(s.marks[i].weight);
+  ctx.saved_for_dgrad.release(s.marks[i].input);
+  ctx.saved_for_wgrad.release(s.marks[i].weight);
 }
 
 void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const TensorView> dy,
@@ -156,11 +156,12 @@ void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const T
   for (size_t i = modules_.size(); i-- > 0;) {
     const Module& m = modules_[i];
     if (m.kind == Module::Kind::embedding) {
-      s.dembedding = tp_.leave_backward(ctx, ctx.saved_weight, s.dhidden);
+      s.dembedding = tp_.leave_backward(ctx, ctx.saved_for_wgrad, s.dhidden);
       continue;
     }
     const bool head = m.kind == Module::Kind::head;
-    const TensorView dx = ctx.saved_weight.take(s.hidden.dtype, s.hidden.shape, head ? "dy" : "dx");
+    const TensorView dx =
+        ctx.saved_for_wgrad.take(s.hidden.dtype, s.hidden.shape, head ? "dy" : "dx");
     const Arena::Scope scope(ctx.scratch);
     store_.unshard(ctx.stream, m.bucket, next_in_backward(i));
     if (head) {

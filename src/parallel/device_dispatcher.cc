@@ -13,8 +13,8 @@ TensorView place_of(const TokenDispatcher::Plan& plan) {
 
 }  // namespace
 
-DeviceDispatcher::DeviceDispatcher(Communicator& group, int64_t experts, double bound)
-    : group_(group), experts_(experts), bound_(bound) {
+DeviceDispatcher::DeviceDispatcher(Communicator& group, int64_t experts, double capacity_factor)
+    : group_(group), experts_(experts), capacity_factor_(capacity_factor) {
   NEREUS_CHECK(kContract, experts % group.size() == 0, "{} experts on {} ranks", experts,
                group.size());
 }

@@ -21,9 +21,9 @@ namespace nereus {
 class DeviceDispatcher final : public TokenDispatcher {
  public:
   // `group`, whose ranks share memory, must outlive the dispatcher; its size divides `experts`.
-  // `bound`: this rank's capacity, for each slot (token and choice) of its own; 0: what all
-  // ranks together can send at most.
-  DeviceDispatcher(Communicator& group, int64_t experts, double bound = 0);
+  // `capacity_factor`: this rank's capacity, for each slot (token and choice) of its own; 0: what
+  // all ranks together can send at most.
+  DeviceDispatcher(Communicator& group, int64_t experts, double capacity_factor = 0);
   ~DeviceDispatcher() override;
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
@@ -31,7 +31,7 @@ class DeviceDispatcher final : public TokenDispatcher {
   bool takes_scratch() const override { return false; }
   std::byte* shared_memory(Stream&, int64_t bytes) override;
   int64_t capacity(int64_t T, int64_t K) const override {
-    return plan_capacity(T, K, group_.size(), local_experts(), bound_);
+    return plan_capacity(T, K, group_.size(), local_experts(), capacity_factor_);
   }
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
@@ -47,7 +47,7 @@ class DeviceDispatcher final : public TokenDispatcher {
 
   Communicator& group_;
   int64_t experts_;
-  double bound_;
+  double capacity_factor_;
   std::unique_ptr<Window> window_;
 };
 

@@ -43,8 +43,8 @@ TEST(GroupRegion, GathersRowsAndScattersSumsOfStridedViewsToo) {
           }
           for (const ConstTensorView& in :
                {ConstTensorView(x), ConstTensorView(wide.view().columns(2, 2 + D))}) {
-            const auto all = region.enter(ctx, ctx.saved_input, in);
-            const auto again = region.leave_backward(ctx, ctx.saved_input, in);
+            const auto all = region.enter(ctx, ctx.saved_for_dgrad, in);
+            const auto again = region.leave_backward(ctx, ctx.saved_for_dgrad, in);
             ASSERT_EQ(all.shape, (Shape{T, D}));
             Tensor copy(Device::cpu(), dtype, {T, D});
             for (const ConstTensorView& view : {all, again}) {
@@ -94,7 +94,7 @@ TEST(GroupRegion, IsMeasuredOnTheMetaDeviceWithoutTheOthers) {
     Context ctx{meta, saved, saved, scratch};
     GroupRegion region(group);
     const TensorView x(nullptr, DType::bf16, {8, 64});
-    region.enter(ctx, ctx.saved_input, x);
+    region.enter(ctx, ctx.saved_for_dgrad, x);
     EXPECT_EQ(saved.peak_bytes(), 16 * 64 * 2);
     const TensorView partial = region.partial(ctx, x);
     region.leave(ctx, x, partial);

@@ -29,10 +29,11 @@ void clear_left_out(Stream& stream, const Exchanged& route, TensorView sorted) {
 
 }  // namespace
 
-HostCountsDispatcher::HostCountsDispatcher(Communicator& group, int64_t experts, double bound)
+HostCountsDispatcher::HostCountsDispatcher(Communicator& group, int64_t experts,
+                                           double capacity_factor)
     : group_(group),
       experts_(experts),
-      bound_(bound),
+      capacity_factor_(capacity_factor),
       counts_(static_cast<size_t>(group.size() * (experts + 1))) {
   NEREUS_CHECK(kContract, experts % group.size() == 0, "{} experts on {} ranks", experts,
                group.size());
@@ -79,7 +80,7 @@ void HostCountsDispatcher::read_counts(Stream& stream, TensorView offsets, int64
         "expert parallelism: a rank of {} receives {} rows for its {} experts, whose capacity is "
         "{} ({} slots of its own, {} times).\n  Routing is more skewed than the bound on receive "
         "buffers allows: raise parallelism.expert_capacity_factor, or set it to 0.",
-        group_.size(), clipped.wanted, E, capacity, slots, bound_);
+        group_.size(), clipped.wanted, E, capacity, slots, capacity_factor_);
     leave_out(stream, clipped, offsets, route.sorted);
   }
   const auto rows = [&](int64_t from, int64_t to) {

@@ -20,14 +20,14 @@ struct ClippedRows;
 class HostCountsDispatcher final : public TokenDispatcher {
  public:
   // `group` must outlive the dispatcher; `experts` of all ranks, which its size divides.
-  // `bound`: rows this rank can receive for each slot (token and choice) of its own; 0: what all
-  // ranks together can send at most, which never overflows.
-  HostCountsDispatcher(Communicator& group, int64_t experts, double bound = 0);
+  // `capacity_factor`: rows this rank can receive for each slot (token and choice) of its own; 0:
+  // what all ranks together can send at most, which never overflows.
+  HostCountsDispatcher(Communicator& group, int64_t experts, double capacity_factor = 0);
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
   const char* name() const override { return "host_counts"; }
   int64_t capacity(int64_t T, int64_t K) const override {
-    return plan_capacity(T, K, group_.size(), local_experts(), bound_);
+    return plan_capacity(T, K, group_.size(), local_experts(), capacity_factor_);
   }
   Plan plan(Context&, Arena& arena, ConstTensorView ids) override;
   void dispatch(Context&, const Plan&, ConstTensorView x, ConstTensorView weights, bool weigh,
@@ -46,7 +46,7 @@ class HostCountsDispatcher final : public TokenDispatcher {
 
   Communicator& group_;
   int64_t experts_;
-  double bound_;
+  double capacity_factor_;
   std::vector<int32_t> counts_;  // every rank's offsets, as the host reads them
 };
 

@@ -16,13 +16,13 @@ class Observer {
   virtual void see(Stream&, const char* what, int64_t layer, ConstTensorView) = 0;
 };
 
-// A layer's surroundings during one pass of one microbatch. Views taken from `saved_input` live
-// until the layer's backward_input ends, from `saved_weight` until its backward_weight ends, from
-// `scratch` until the scope ends in which they were taken.
+// A layer's surroundings during one pass of one microbatch. Views taken from `saved_for_dgrad`
+// live until the layer's backward_input ends, from `saved_for_wgrad` until its backward_weight
+// ends, from `scratch` until the scope ends in which they were taken.
 struct Context {
   Stream& stream;
-  Arena& saved_input;
-  Arena& saved_weight;
+  Arena& saved_for_dgrad;
+  Arena& saved_for_wgrad;
   Arena& scratch;
   bool accumulate = false;  // weight gradients are added to; false: written (a step's first pass)
   Observer* observer = nullptr;

@@ -104,13 +104,14 @@ class TokenDispatcher {
 
  protected:
   // Rows that a plan of a rank of `ranks` with E experts has capacity for, when each has T tokens
-  // of K choices: what set_capacity() said, else `bound` times its own slots, or (0) what all can
-  // send at most.
-  int64_t plan_capacity(int64_t T, int64_t K, int64_t ranks, int64_t E, double bound) const {
+  // of K choices: what set_capacity() said, else `capacity_factor` times its own slots, or (0) what
+  // all can send at most.
+  int64_t plan_capacity(int64_t T, int64_t K, int64_t ranks, int64_t E,
+                        double capacity_factor) const {
     const int64_t most = ranks * T * std::min(K, E);
     if (rows_ > 0) return std::min(most, rows_);
-    if (bound <= 0) return most;
-    const double rows = std::ceil(bound * static_cast<double>(T * K));
+    if (capacity_factor <= 0) return most;
+    const double rows = std::ceil(capacity_factor * static_cast<double>(T * K));
     return rows < static_cast<double>(most) ? static_cast<int64_t>(rows) : most;
   }
 

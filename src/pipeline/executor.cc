@@ -262,7 +262,7 @@ void Executor::reduce(int stage) {
 }
 
 Context Executor::context(MicrobatchSlot& slot, bool accumulate) {
-  return {stream_, slot.kept_for_dgrad(), slot.kept_for_wgrad(), scratch_, accumulate, observer_};
+  return {stream_, slot.saved_for_dgrad(), slot.saved_for_wgrad(), scratch_, accumulate, observer_};
 }
 
 // The first stage's input is the tokens; every other stage's came as an edge and took the slot.
@@ -303,7 +303,7 @@ void Executor::backward_input(const Action& a) {
   l.stage->backward_input(ctx, s.microbatch, s.output_gradient, *s.saved);
   l.dgrad_wrote = true;
   hand_over(a, *s.saved);
-  s.kept_for_dgrad().release(0);
+  s.saved_for_dgrad().release(0);
 }
 
 void Executor::backward_weight(const Action& a) {

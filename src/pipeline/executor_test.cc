@@ -67,11 +67,11 @@ class ToyStage final : public PipelineStage {
                TensorView loss, PipelineStage::Saved& saved) const override {
     auto& s = static_cast<Saved&>(saved);
     litter(ctx);
-    s.number = ctx.saved_input.take(DType::f32, {1}, "number");
-    s.a = ctx.saved_weight.take(DType::f32, {kTokens}, "a");
-    const TensorView a = ctx.saved_input.take(DType::f32, {kTokens}, "a'"),
-                     b = ctx.saved_input.take(DType::bf16, {kTokens, 2}, "b'");
-    s.dloss = ctx.saved_weight.take(DType::f32, {kTokens}, "dloss");
+    s.number = ctx.saved_for_dgrad.take(DType::f32, {1}, "number");
+    s.a = ctx.saved_for_wgrad.take(DType::f32, {kTokens}, "a");
+    const TensorView a = ctx.saved_for_dgrad.take(DType::f32, {kTokens}, "a'"),
+                     b = ctx.saved_for_dgrad.take(DType::bf16, {kTokens, 2}, "b'");
+    s.dloss = ctx.saved_for_wgrad.take(DType::f32, {kTokens}, "dloss");
     if (!output_.empty()) s.output = {a, b};
     if (ctx.stream.on_meta()) return;
     ASSERT_EQ(input.size(), input_.size());
@@ -108,7 +108,7 @@ class ToyStage final : public PipelineStage {
   void backward_input(Context& ctx, const Microbatch& mb, std::span<const TensorView> gradient,
                       PipelineStage::Saved& saved) const override {
     write(ctx, "I", mb);
-    dgrad(ctx, ctx.saved_weight, mb, gradient, static_cast<Saved&>(saved));
+    dgrad(ctx, ctx.saved_for_wgrad, mb, gradient, static_cast<Saved&>(saved));
   }
   void backward_weight(Context& ctx, const Microbatch& mb,
                        PipelineStage::Saved& saved) const override {

@@ -43,8 +43,8 @@ class MicrobatchSlot {
   Microbatch describe(float loss_scale, bool training) const;
 
   // There is one arena, or two when wgrad is apart from dgrad.
-  Arena& kept_for_dgrad() { return arenas.front(); }
-  Arena& kept_for_wgrad() { return arenas.back(); }
+  Arena& saved_for_dgrad() { return arenas.front(); }
+  Arena& saved_for_wgrad() { return arenas.back(); }
 
   MicrobatchShape shape;
   Buffer edges;
