@@ -8,6 +8,7 @@
 #include "checkpoint/gathered_weights.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/hf_weights.h"
+#include "checkpoint/model_difference.h"
 #include "config/model_flops.h"
 #include "train/run_folder.h"
 
@@ -18,6 +19,35 @@ constexpr double kGiB = 1 << 30;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Before weights are read: are they this model's? config.json beside them says so.
+void check_model(const InitialWeights& weights, const ModelArgs& run) {
+  const std::optional<std::string> config = config_beside(weights.path);
+  if (!config) return;
+  std::vector<std::string> differences;
+  try {
+    differences = model_differences(model_args_from_hf_config(*config), run,
+                                    weights.own ? WeightsOf::this_run : WeightsOf::others);
+  } catch (const Error& e) {
+    log::info("Whether the weights are of this model was not checked: {}", e.what());
+    return;
+  }
+  if (differences.empty()) return;
+  const std::string lines = fmt::format("\n  {}", fmt::join(differences, "\n  "));
+  NEREUS_CHECK(
+      kConfig, !weights.own,
+      "{} is the last save of this run's own folder, and of another model than this run's ({} "
+      "there, the configuration here):{}\n  With these weights the run would compute something "
+      "else than either. Set the values as they were, or give this model a folder of its own with "
+      "--job.dump_folder=...; --checkpoint.initial_load_path={} there starts it from these weights "
+      "all the same.",
+      weights.path, *config, lines, weights.path);
+  log::warning(
+      "The weights of {} are of another model than this run's ({} there, the configuration here), "
+      "and are used all the same:{}\n  --model.hf_config={} takes the model's arguments from "
+      "there.",
+      weights.path, *config, lines, *config);
 }
 
 }  // namespace
@@ -41,11 +71,12 @@ void RunCheckpoint::warn_of_little_space() const {
 }
 
 void RunCheckpoint::load() {
-  const std::optional<std::string> path = initial_weights(config_);
-  if (!path) return;
-  log::info("Loading the checkpoint from {}.", *path);
+  const std::optional<InitialWeights> weights = initial_weights(config_);
+  if (!weights) return;
+  check_model(*weights, args_);
+  log::info("Loading the checkpoint from {}.", weights->path);
   const auto begin = std::chrono::steady_clock::now();
-  load_hf_weights(*path, engine_.weights(), stream_.on_gpu() ? &stream_ : nullptr,
+  load_hf_weights(weights->path, engine_.weights(), stream_.on_gpu() ? &stream_ : nullptr,
                   parameters(args_));
   engine_.store().refresh_copies(stream_);
   log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));

@@ -15,7 +15,9 @@ class RunCheckpoint {
 
   // One warning when the last save will not fit on its disk.
   void warn_of_little_space() const;
-  // Replaces the initial weights by those of initial_weights(), if there are any.
+  // Replaces the initial weights by those of initial_weights(), if there are any. Where config.json
+  // beside them has another model: Error{kConfig} with all differences for the run's own folder, a
+  // warning for others' weights.
   void load();
   // After the last step, where the configuration asks for it. All ranks call it.
   void save_last(int64_t step);

@@ -121,7 +121,7 @@ std::string checkpoint_folder(const JobConfig& config, int64_t step) {
   return fmt::format("{}/step-{}", checkpoints_of(config), step);
 }
 
-std::optional<std::string> initial_weights(const JobConfig& config) {
+std::optional<InitialWeights> initial_weights(const JobConfig& config) {
   const auto& c = config.checkpoint;
   std::optional<std::string> asked;
   if (c.initial_load_path) {
@@ -147,14 +147,14 @@ std::optional<std::string> initial_weights(const JobConfig& config) {
         newest = std::max<int64_t>(newest, std::stoll(number));
     }
   }
-  if (newest < 0) return asked;
+  if (newest < 0) return asked ? std::optional(InitialWeights{.path = *asked}) : std::nullopt;
   const std::string path = checkpoint_folder(config, newest);
   log::warning(
       "{} is a complete save of this run's own folder: its weights are used{}. It holds no "
       "optimizer "
       "state, so training starts at step 1.",
       path, asked ? " instead of " + *asked : "");
-  return path;
+  return InitialWeights{.path = path, .own = true};
 }
 
 bool log_in_color(const JobConfig& config) {

@@ -43,7 +43,11 @@ std::string checkpoint_folder(const JobConfig&, int64_t step);
 // The Hugging Face weights that the run starts from, if any: the newest complete save of its own
 // folder, else checkpoint.initial_load_path (or model.hf_assets_path). Logs when the first hides
 // the second.
-std::optional<std::string> initial_weights(const JobConfig&);
+struct InitialWeights {
+  std::string path;
+  bool own = false;  // of the run's folder
+};
+std::optional<InitialWeights> initial_weights(const JobConfig&);
 
 // Should step lines have colours?
 bool log_in_color(const JobConfig&);

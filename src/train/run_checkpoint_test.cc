@@ -1,0 +1,82 @@
+// Weights that a run starts from: are they of its model?
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "test/test_tensor.h"
+#include "train/whole_run_test.h"
+
+namespace nereus {
+namespace {
+
+using test::Arguments;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+using testing::ThrowsMessage;
+using test::operator+;
+
+Arguments saving(const std::string& folder, const Arguments& more = {}) {
+  return test::small_model(folder) +
+         Arguments{"--training.steps=1", "--checkpoint.enable", "--checkpoint.last_save_in_hf"} +
+         more;
+}
+
+// Of the same shapes.
+const Arguments kOther = {"--model_overrides.top_k=1", "--model_overrides.route_scale=1.5",
+                          "--model_overrides.score_func=softmax",
+                          "--model_overrides.rope_theta=5000"};
+const char* const kDifferences =
+    "\n  top_k (num_experts_per_tok): 2 there, 1 here"
+    "\n  score_func (scoring_func): sigmoid there, softmax here"
+    "\n  route_scale (routed_scaling_factor): 2.5 there, 1.5 here"
+    "\n  rope_theta: 10000 there, 5000 here\n";
+
+TEST(RunCheckpoint, RefusesAnotherModelInItsOwnFolder) {
+  for (const int ranks : {1, 2}) {
+    const test::TemporaryFolder f;
+    EXPECT_EQ(test::train_on(ranks, saving(f.path())).code, 0);
+    const std::string metrics = test::read_file(f.file("metrics.jsonl")),
+                      weights = test::read_file(f.file("checkpoint/step-1/model.safetensors"));
+    EXPECT_THAT([&] { test::train_on(ranks, saving(f.path(), kOther)); },
+                ThrowsMessage<Error>(
+                    AllOf(HasSubstr(f.file("checkpoint/step-1") +
+                                    " is the last save of this run's own folder, and of another "
+                                    "model than this run's ("),
+                          HasSubstr(kDifferences), HasSubstr("--job.dump_folder="))));
+    EXPECT_EQ(test::read_file(f.file("metrics.jsonl")), metrics);
+    EXPECT_EQ(test::read_file(f.file("checkpoint/step-1/model.safetensors")), weights);
+    EXPECT_FALSE(std::filesystem::exists(f.file("metrics.1.jsonl")));
+    // The model as it was goes on, with longer sequences and without files of metrics too.
+    EXPECT_EQ(test::train_on(ranks, saving(f.path())).code, 0);
+    EXPECT_EQ(test::train_on(ranks, saving(f.path(), {"--training.seq_len=32"})).code, 0);
+  }
+}
+
+TEST(RunCheckpoint, WarnsOfWeightsOfAnotherModel) {
+  const test::TemporaryFolder f;
+  EXPECT_EQ(test::train_on(1, saving(f.file("first"))).code, 0);
+  const std::string weights = f.file("first/checkpoint/step-1");
+  const Arguments from = {"--checkpoint.initial_load_in_hf",
+                          "--checkpoint.initial_load_path=" + weights};
+  const test::WholeRun other = test::train_on(2, saving(f.file("other"), from + kOther));
+  EXPECT_EQ(other.code, 0);
+  const std::string text = "The weights of " + weights + " are of another model than this run's (";
+  const size_t at = other.log.find(text);
+  ASSERT_NE(at, std::string::npos) << other.log;
+  EXPECT_EQ(other.log.find(text, at + 1), std::string::npos) << "one warning";
+  EXPECT_THAT(other.log, HasSubstr(kDifferences));
+  EXPECT_THAT(other.log, HasSubstr("--model.hf_config=" + weights + "/config.json takes"));
+  const test::WholeRun same = test::train_on(1, saving(f.file("same"), from));
+  EXPECT_THAT(same.log, Not(HasSubstr("another model")));
+  // Of a config.json that is not such a model's nothing can be said.
+  f.write("first/checkpoint/step-1/config.json", "{\"model_type\": \"other\"}");
+  EXPECT_THAT(test::train_on(1, saving(f.file("unknown"), from)).log,
+              AllOf(HasSubstr("Whether the weights are of this model was not checked: "),
+                    Not(HasSubstr("another model"))));
+}
+
+}  // namespace
+}  // namespace nereus
