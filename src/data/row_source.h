@@ -18,6 +18,8 @@ struct RowPlan {
   int64_t seq_len = 1;
   int64_t global_batch = 1;  // rows a step, over all ranks; divisible by dp_size
   int dp_rank = 0, dp_size = 1;
+  // A file's own batches may have any number of rows: the set is read row by row, by no step.
+  bool any_batch = false;
   std::string path_key = "training.dataset_path";  // which key names the data set, for messages
 
   int64_t local_rows() const { return global_batch / dp_size; }
@@ -58,11 +60,11 @@ std::unique_ptr<RowSource> random_rows(const RowPlan&, int64_t vocab_size, uint6
                                        const SavedStates& = {});
 
 // A file of tokens: .safetensors with `inputs` and `labels` (I64 or I32), [N, B, S] (one global
-// batch a step, B the global batch) or [rows, S]; or .npy of integer ids, packed into rows of
-// seq_len + 1. Rows are read when they are asked for; after the last one reading starts over when
-// `loop` is set. Throws Error{kConfig} for a file that is missing or has another format, sequence
-// length or batch, and for ids outside the vocabulary (all of them are checked at once in a small
-// file, otherwise as rows are read).
+// batch a step, B the global batch, or any with RowPlan::any_batch) or [rows, S]; or .npy of
+// integer ids, packed into rows of seq_len + 1. Rows are read when they are asked for; after the
+// last one reading starts over when `loop` is set. Throws Error{kConfig} for a file that is missing
+// or has another format, sequence length or batch, and for ids outside the vocabulary (all of them
+// are checked at once in a small file, otherwise as rows are read).
 std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, int64_t vocab_size,
                                       bool loop, const SavedStates& = {});
 

@@ -42,7 +42,7 @@ class PairsFile final : public TokenFile {
     NEREUS_CHECK(kConfig, shape.back() == plan.seq_len,
                  "{}: inputs is {}: rows of {} tokens, but training.seq_len = {}; set it to {}",
                  path, inputs_.to_string(), shape.back(), plan.seq_len, shape.back());
-    NEREUS_CHECK(kConfig, shape.size() == 2 || shape[1] == plan.global_batch,
+    NEREUS_CHECK(kConfig, shape.size() == 2 || plan.any_batch || shape[1] == plan.global_batch,
                  "{}: inputs is {}: batches of {} rows, but a step has a global batch of {}; set "
                  "training.global_batch_size to {}",
                  path, inputs_.to_string(), shape[1], plan.global_batch, shape[1]);

@@ -106,8 +106,9 @@ std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs&
        .dataset = lower(v.dataset),
        .path = v.dataset_path,
        .sample = "sample/validation",
-       .loop = v.dataset == "random"},
-      {.seq_len = S, .global_batch = 1, .path_key = "validation.dataset_path"}, nullptr);
+       .loop = lower(v.dataset) == "random"},
+      {.seq_len = S, .global_batch = 1, .any_batch = true, .path_key = "validation.dataset_path"},
+      nullptr);
   NEREUS_CHECK(kConfig, v.steps > 0 || lower(v.dataset) != "random",
                "validation.dataset = random has no end; set validation.steps");
   int64_t left = v.steps > 0 ? v.steps * v.local_batch_size : std::numeric_limits<int64_t>::max();

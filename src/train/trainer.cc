@@ -60,6 +60,7 @@ void Trainer::set_up() {
   const int dp_rank = ranks_->position(MeshGroup::dp);
   RunData data = open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp));
   choose_end_of_document(config_, data.eos_id, args_);
+  validation_.emplace(config_, args_, layout_, dp_rank);
 
   check_memory();
   engine_ = std::make_unique<Engine>(
@@ -74,7 +75,6 @@ void Trainer::set_up() {
   engine_->store().initialize(stream_, static_cast<uint64_t>(config_.training.seed.value_or(0)));
   checkpoint_.emplace(config_, args_, stream_, *engine_, *ranks_);
   checkpoint_->load();
-  validation_.emplace(config_, args_, layout_, dp_rank, *runner_, report_);
   profiler_.emplace(stream_, world_, writes(), report_);
 
   loader_ = std::move(data.loader);
@@ -119,7 +119,7 @@ void Trainer::check_capacity(int64_t rows) {
 int Trainer::run() {
   const auto& t = config_.training;
   const StopSignal stop;
-  if (validation_->enabled()) validation_->run(0);
+  if (validation_->enabled()) validation_->run(0, *runner_, report_);
   log::info("Training starts at step 1");
   report_.begin_interval();
   step_begin_ = Clock::now();
@@ -141,7 +141,7 @@ int Trainer::run() {
     });
     if (profiled) profiler_->stop();
     if (logged) report_.step(step, result_, lr_.at(step), runner_->reruns(), *engine_);
-    if (validated) validation_->run(step);
+    if (validated) validation_->run(step, *runner_, report_);
     if (step == 1) world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
     if (alone) signal_ = StopSignal::received();
   }

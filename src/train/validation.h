@@ -1,7 +1,10 @@
 // The loss on held-out rows, before, during and after training.
 #pragma once
 
+#include <vector>
+
 #include "config/job_config.h"
+#include "data/loader.h"
 #include "engine/run_layout.h"
 #include "engine/step_runner.h"
 #include "train/run_report.h"
@@ -10,26 +13,24 @@ namespace nereus {
 
 class Validation {
  public:
-  // This rank is data-parallel rank `dp_rank`. The references must outlive this.
-  Validation(const JobConfig&, const ModelArgs&, const RunLayout&, int dp_rank, StepRunner&,
-             RunReport&);
+  // This rank is data-parallel rank `dp_rank`. Where validation.enable is set the rows of
+  // validation.dataset are read, once for all validations. Throws Error{kConfig} when they cannot
+  // be. The references must outlive this.
+  Validation(const JobConfig&, const ModelArgs&, const RunLayout&, int dp_rank);
 
   bool enabled() const { return config_.validation.enable; }
   bool due(int64_t step) const;  // after this step
-  // All steps up to `step` (0: before the first) are confirmed. Reads validation.dataset from its
-  // start, and tells the report's sinks of the mean loss. All ranks call it.
-  void run(int64_t step);
+  // All steps up to `step` (0: before the first) are confirmed. Tells the report's sinks of the
+  // mean loss. All ranks call it.
+  void run(int64_t step, StepRunner&, RunReport&);
 
   double first() const { return first_; }  // loss before training
   double last() const { return last_; }
 
  private:
   const JobConfig& config_;
-  const ModelArgs& args_;
-  const RunLayout& layout_;
-  int dp_rank_;
-  StepRunner& runner_;
-  RunReport& report_;
+  std::vector<data::Batch> batches_;  // this rank's, as many on every rank
+  int64_t counted_ = 0;               // labels of all ranks' that are not ignored
   double first_ = 0, last_ = 0;
 };
 
