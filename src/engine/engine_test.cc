@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/philox.h"
+#include "engine/step_runner.h"
 #include "test/small_models.h"
 #include "test/test_tensor.h"
 
@@ -329,6 +330,17 @@ TEST_F(EngineTest, EvaluationGivesTheTrainingLossAndCountsNoLoad) {
     for (int64_t i = 0; i < l.load.count(); ++i) sum += l.load.as<int64_t>()[i];
     EXPECT_EQ(sum, kRows * kSequence * 2);  // top_k choices a token
   }
+}
+
+// So many equal losses are one of them to the bit; added in f32 they would have drifted.
+TEST_F(EngineTest, EvaluationAddsMicrobatchesInDouble) {
+  const auto e = engine(three_blocks());
+  StepRunner runner(stream_, *e, {});
+  constexpr double kTokens = kRows * kSequence;
+  const std::vector<HostMicrobatch> many(1024, microbatch());
+  const float one = runner.evaluate(std::span(many).first(1), kTokens, 0);
+  EXPECT_GT(one, 1);
+  EXPECT_EQ(runner.evaluate(many, kTokens * 1024, 0), one);
 }
 
 TEST_F(EngineTest, OnTheMetaDeviceAllIsCheckedAndMeasuredAndNothingAllocated) {

@@ -1,5 +1,7 @@
 #include "engine/step_runner.h"
 
+#include <numeric>
+
 #include "base/check.h"
 #include "base/log.h"
 #include "engine/nonfinite.h"
@@ -109,10 +111,20 @@ float StepRunner::evaluate(std::span<const HostMicrobatch> microbatches, double 
                            int64_t step) {
   NEREUS_CHECK(kContract, unconfirmed_.empty(), "{} steps are not confirmed", unconfirmed_.size());
   StepStatus& status = optimizer_.status();
+  // Every microbatch's loss by itself, to be added in double: sums in f32 drift with their number.
+  const auto n = static_cast<int64_t>(microbatches.size());
+  const Buffer buffer(stream_.device(), n * size_of(DType::f32), "losses of a validation");
+  const TensorView losses(buffer.data(), DType::f32, {n});
+  std::vector<float> on_host(microbatches.size());
   for (;;) {
-    ops::fill(stream_, {.out = loss(), .value = 0});
-    for (const HostMicrobatch& m : microbatches)
-      engine_.executor().evaluate(m, static_cast<float>(1 / tokens), loss());
+    ops::fill(stream_, {.out = losses, .value = 0});
+    for (int64_t i = 0; i < n; ++i)
+      engine_.executor().evaluate(microbatches[static_cast<size_t>(i)],
+                                  static_cast<float>(1 / tokens), losses.rows(i, i + 1));
+    copy_to_host(stream_, on_host.data(), losses);
+    stream_.synchronize();
+    const auto sum = static_cast<float>(std::accumulate(on_host.begin(), on_host.end(), 0.0));
+    copy_to_device(stream_, loss(), &sum);
     status.finish(static_cast<float>(options_.optimizer.max_norm));
     const StepStatus::Outcome outcome = status.read();
     status.reset();
