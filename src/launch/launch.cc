@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "base/philox.h"
 
 namespace nereus {
 namespace {
@@ -80,6 +81,22 @@ class Variables {
   }
   const Environment& environment_;
 };
+
+// A job's or a step's number as one to compute with. It is an identity, of 32 bits or more, not a
+// count: whatever it is, it is no reason to refuse a run.
+uint64_t identity(const std::string& text) {
+  uint64_t n = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, n);
+  return text.empty() || (error == std::errc() && stop == end) ? n : hash_name(text);
+}
+
+// The steps that Slurm makes of itself: a batch script's, an interactive shell's (salloc with
+// use_interactive_step), extern; older Slurms count them down from 4294967295.
+bool is_special_step(const Variables& v) {
+  const uint64_t step = identity(v.text("SLURM_STEP_ID"));
+  return step >= 0xfffffff0 && step <= 0xffffffff;
+}
 
 // "gpu[03-04,7],x" -> "gpu03"; every bracket gives its first.
 std::string first_host(std::string_view list) {
@@ -212,13 +229,12 @@ LaunchEnvironment of_slurm(const Variables& v) {
   if (e.local_world_size == 0)
     e.local_world_size = v.number("SLURM_NTASKS_PER_NODE", 1).value_or(0);
   check_ranks(e, "SLURM_PROCID", size);
-  const auto job = v.number("SLURM_JOB_ID", 0), step = v.number("SLURM_STEP_ID", 0);
-  e.run_id = fmt::format("{}.{}", job.value_or(0), step.value_or(0));
+  const std::string job = v.text("SLURM_JOB_ID"), step = v.text("SLURM_STEP_ID");
+  e.run_id = fmt::format("{}.{}", job.empty() ? "0" : job, step.empty() ? "0" : step);
   const bool of_step = v.has("SLURM_STEP_NODELIST");
   e.master_address = first_host(v.text(of_step ? "SLURM_STEP_NODELIST" : "SLURM_JOB_NODELIST"));
-  if (job)
-    e.master_port =
-        static_cast<int>(10000 + (int64_t{*job} + int64_t{97} * step.value_or(0)) % 20000);
+  if (!job.empty())
+    e.master_port = static_cast<int>(10000 + (identity(job) + 97 * identity(step)) % 20000);
   read_master(v, e);
   NEREUS_CHECK(kConfig, e.world_size == 1 || (!e.master_address.empty() && e.master_port > 0),
                "SLURM_PROCID={} and {}={} are set in the environment, and {} is not.\n  srun sets "
@@ -239,7 +255,9 @@ LaunchEnvironment of_launcher(const Variables& v) {
   const bool in_slurm = v.has("SLURM_PROCID");
   if (!in_slurm && (v.has("PMIX_RANK") || v.has("PMI_RANK") || v.has("PMI_SIZE"))) return of_mpi(v);
   const bool batch_script = v.has("SLURM_SUBMIT_DIR") && !v.has("SLURM_STEP_ID");
-  if (in_slurm && !batch_script) {
+  const bool one_task =
+      v.text("SLURM_STEP_NUM_TASKS").empty() || v.text("SLURM_STEP_NUM_TASKS") == "1";
+  if (in_slurm && !batch_script && !(one_task && is_special_step(v))) {
     v.pair("SLURM_PROCID", v.has("SLURM_STEP_NUM_TASKS") ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS");
     return of_slurm(v);
   }

@@ -8,9 +8,12 @@
 //   mpi       OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE (mpirun), or PMIX_RANK or PMI_RANK
 //             outside of Slurm, whose number of ranks is known only to MPI.
 //   slurm     SLURM_PROCID and SLURM_NTASKS in a job step (srun). In a batch script itself,
-//             which is no step, the process is single.
+//             which is no step, and in the shell that salloc opens, a step of one task that is
+//             numbered from the top of 32 bits, the process is single.
 //   threads   --nproc N, N > 1
 //   single    nothing of these
+//
+// The numbers of Slurm's jobs and steps are identities: any text is one.
 //
 // MASTER_ADDR and MASTER_PORT, where set, count under every launcher. Slurm's ranks otherwise meet
 // at the step's first host, at a port that follows from the numbers of job and step (10000 to

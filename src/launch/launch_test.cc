@@ -41,9 +41,29 @@ TEST(Launch, EveryLauncherIsReadAsItSaysWhoOneIs) {
   srun_pmix["MASTER_PORT"] = "1234";
   Environment batch = srun;
   batch.erase("SLURM_STEP_ID");
+  Environment federation = srun;
+  federation["SLURM_JOB_ID"] = "2214592513";  // cluster 33, job 1
+  Environment largest = srun;
+  largest["SLURM_JOB_ID"] = "99999999999999999999999";
   Environment hook = srun;  // Enroot's, for PyTorch in a container
   hook.insert(
       {{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"MASTER_ADDR", "gpu03"}, {"MASTER_PORT", "29500"}});
+  const auto shell = [](const char* step) -> Environment {
+    return {{"SLURM_PROCID", "0"},
+            {"SLURM_LOCALID", "0"},
+            {"SLURM_NODEID", "0"},
+            {"SLURM_NTASKS", "8"},
+            {"SLURM_TASKS_PER_NODE", "8"},
+            {"SLURM_JOB_ID", "123456"},
+            {"SLURM_STEP_ID", step},
+            {"SLURM_STEP_NUM_TASKS", "1"},
+            {"SLURM_STEP_TASKS_PER_NODE", "1"},
+            {"SLURM_STEP_NODELIST", "node07"},
+            {"SLURM_SUBMIT_DIR", "/home"}};
+  };
+  Environment unsized = shell("4294967290");
+  unsized.erase("SLURM_STEP_NUM_TASKS");
+  unsized.erase("SLURM_STEP_TASKS_PER_NODE");
   const Environment torchrun = {{"RANK", "3"},           {"WORLD_SIZE", "4"},
                                 {"LOCAL_RANK", "1"},     {"LOCAL_WORLD_SIZE", "2"},
                                 {"MASTER_ADDR", "host"}, {"MASTER_PORT", "29500"}};
@@ -77,6 +97,14 @@ TEST(Launch, EveryLauncherIsReadAsItSaysWhoOneIs) {
        "slurm 5/8 local 1/2 at r1c08-ib:13650"},
       {"srun with PMIx and a port", srun_pmix, 0, "slurm 5/8 local 1/4 at gpu03:1234"},
       {"a batch script is no step", batch, 0, "single 0/1 local 0/1 at :0"},
+      {"a job of a federation", federation, 0, "slurm 5/8 local 1/4 at gpu03:22707"},
+      {"any number of a job", largest, 0, "slurm 5/8 local 1/4 at gpu03:25880"},
+      {"salloc's shell", shell("4294967290"), 0, "single 0/1 local 0/1 at :0"},
+      {"--nproc there", shell("4294967290"), 8, "threads 0/8 local 0/8 at :0"},
+      {"a batch script as a step", shell("4294967291"), 0, "single 0/1 local 0/1 at :0"},
+      {"extern", shell("4294967292"), 0, "single 0/1 local 0/1 at :0"},
+      {"a batch script of Slurm 20.02", shell("4294967294"), 0, "single 0/1 local 0/1 at :0"},
+      {"without the step's size", unsized, 0, "single 0/1 local 0/1 at :0"},
       {"srun with a hook that sets torchrun's names", hook, 0,
        "torchrun 5/8 local -1/0 at gpu03:29500"},
       {"mpirun", mpirun, 0, "mpi 2/4 local 0/2 at :0"},
@@ -87,6 +115,18 @@ TEST(Launch, EveryLauncherIsReadAsItSaysWhoOneIs) {
   for (const Case& c : cases)
     EXPECT_EQ(described(read_launch_environment(c.environment, {.nproc = c.nproc})), c.expected)
         << c.what;
+}
+
+// Others at the same host are told apart by the numbers as they are.
+TEST(Launch, TheNumbersOfJobAndStepAreTheRunsName) {
+  Environment e = {{"SLURM_PROCID", "0"},           {"SLURM_NTASKS", "2"},
+                   {"SLURM_JOB_NODELIST", "a"},     {"SLURM_JOB_ID", "4294967295"},
+                   {"SLURM_STEP_ID", "4294967290"}, {"SLURM_STEP_NUM_TASKS", "2"}};
+  EXPECT_EQ(read_launch_environment(e, {}).run_id, "4294967295.4294967290");
+  EXPECT_EQ(read_launch_environment(e, {}).master_port,
+            10000 + (4294967295 + 97 * 4294967290) % 20000);
+  e.erase("SLURM_STEP_ID");
+  EXPECT_EQ(read_launch_environment(e, {}).run_id, "4294967295.0");
 }
 
 TEST(Launch, WhatIsHalfSetOrContradictoryIsNamed) {
