@@ -20,4 +20,6 @@ std::string trimmed(std::string_view text, std::string_view blanks) {
   return std::string(text.substr(first, text.find_last_not_of(blanks) + 1 - first));
 }
 
+bool is_lfs_pointer(std::string_view start) { return start.starts_with("version https://git-lfs"); }
+
 }  // namespace nereus

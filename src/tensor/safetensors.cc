@@ -25,7 +25,7 @@ struct TypeRow {
   int64_t size;
   std::optional<DType> dtype;
 };
-constexpr std::array<TypeRow, 16> kTypes = {{
+constexpr std::array<TypeRow, 17> kTypes = {{
     {FileDType::f64, "F64", 8, DType::f64},
     {FileDType::f32, "F32", 4, DType::f32},
     {FileDType::bf16, "BF16", 2, DType::bf16},
@@ -42,6 +42,7 @@ constexpr std::array<TypeRow, 16> kTypes = {{
     {FileDType::u16, "U16", 2, std::nullopt},
     {FileDType::u8, "U8", 1, DType::u8},
     {FileDType::boolean, "BOOL", 1, std::nullopt},
+    {FileDType::other, "", 0, std::nullopt},
 }};
 const TypeRow& row_of(FileDType t) { return kTypes[static_cast<size_t>(t)]; }
 
@@ -165,19 +166,16 @@ class HeaderParser {
     r.entry.name = name;
     const Json& type = field("dtype");
     NEREUS_CHECK(kConfig, type.is_string(), "{}: tensor '{}': dtype is not a string", path_, name);
-    const auto dtype = file_dtype(type.get_ref<const std::string&>());
-    if (!dtype) {
-      std::vector<std::string> known;
-      for (const TypeRow& row : kTypes) known.emplace_back(row.name);
-      NEREUS_FAIL(kConfig, "{}: tensor '{}' has the unknown dtype {}; known are {}", path_, name,
-                  type.get<std::string>(), fmt::join(known, " "));
-    }
-    r.entry.dtype = *dtype;
+    // A type that is not known is no fault of a tensor that nobody asks for.
+    const auto known = file_dtype(type.get_ref<const std::string&>());
+    const FileDType dtype = known.value_or(FileDType::other);
+    if (!known) r.entry.other_type = type.get<std::string>();
+    r.entry.dtype = dtype;
     const Json &shape = field("shape"), &offsets = field("data_offsets");
     NEREUS_CHECK(kConfig, shape.is_array(), "{}: tensor '{}': shape is not a list", path_, name);
     NEREUS_CHECK(kConfig, offsets.is_array() && offsets.size() == 2,
                  "{}: tensor '{}': data_offsets is not a list of two numbers", path_, name);
-    uint64_t bytes = static_cast<uint64_t>(size_of(*dtype));
+    uint64_t bytes = known ? static_cast<uint64_t>(size_of(dtype)) : 1;
     bool overflow = false;
     for (const Json& d : shape) {
       const uint64_t dim = natural(name, "shape", d);
@@ -192,7 +190,7 @@ class HeaderParser {
                  "{}: tensor '{}': data_offsets [{}, {}] end before they begin", path_, name,
                  r.begin, r.end);
     NEREUS_CHECK(
-        kConfig, bytes == r.end - r.begin,
+        kConfig, !known || bytes == r.end - r.begin,
         "{}: tensor '{}' has a wrong length: {} takes {} bytes, data_offsets [{}, {}] give {}",
         path_, name, r.entry.to_string(), bytes, r.begin, r.end, r.end - r.begin);
     return r;
@@ -244,7 +242,7 @@ std::optional<DType> dtype_of(FileDType t) { return row_of(t).dtype; }
 
 std::optional<FileDType> file_dtype(std::string_view header_name) {
   for (const TypeRow& row : kTypes)
-    if (header_name == row.name) return row.type;
+    if (row.type != FileDType::other && header_name == row.name) return row.type;
   return std::nullopt;
 }
 
@@ -261,7 +259,8 @@ int64_t SafetensorsEntry::count() const {
 }
 
 std::string SafetensorsEntry::to_string() const {
-  return fmt::format("{} {}", name_of(dtype), show(shape));
+  return fmt::format("{} {}", dtype == FileDType::other ? other_type.c_str() : name_of(dtype),
+                     show(shape));
 }
 
 SafetensorsFile SafetensorsFile::open(const std::string& path) {

@@ -39,9 +39,10 @@ enum class FileDType : uint8_t {
   u16,
   u8,
   boolean,
+  other,  // a type that is newer than this list: its bytes are not looked at
 };
 
-int64_t size_of(FileDType);      // bytes of an element
+int64_t size_of(FileDType);      // bytes of an element; 0: not known (other)
 const char* name_of(FileDType);  // as in the header: "F8_E4M3"
 std::optional<FileDType> file_dtype(std::string_view header_name);
 FileDType file_dtype(DType);
@@ -52,6 +53,7 @@ struct SafetensorsEntry {
   FileDType dtype = FileDType::f32;
   std::vector<int64_t> shape;       // empty: a scalar, one element
   std::span<const std::byte> data;  // of any alignment
+  std::string other_type = {};      // the header's word where dtype is `other`
 
   int64_t count() const;
   std::string to_string() const;  // "F32 [4, 8]"
