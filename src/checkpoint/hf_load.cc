@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "checkpoint/hf_forms.h"
 #include "checkpoint/hf_names.h"
 #include "checkpoint/hf_weights.h"
 #include "checkpoint/listing.h"
@@ -20,6 +21,7 @@ struct Target {
   TensorView view;
   std::vector<int64_t> shape;               // in the files
   int64_t first_row = 0, first_column = 0;  // of the part
+  bool from_zero = false;                   // it is not in the files and begins at zero
 };
 
 std::vector<Target> targets(std::span<const NamedView> tensors) {
@@ -43,9 +45,45 @@ std::vector<Target> targets(std::span<const NamedView> tensors) {
   return out;
 }
 
-void check_targets(const HfWeights& weights, const std::vector<Target>& all) {
+// Models that were balanced by an auxiliary loss have no balancing bias at all, and lack nothing
+// else. Some biases without the others are an incomplete file.
+void begin_biases_at_zero(const HfWeights& weights, std::vector<Target>& all) {
+  constexpr std::string_view kBias = ".mlp.gate.e_score_correction_bias";
+  const std::vector<std::string> names = weights.names();
+  if (std::any_of(names.begin(), names.end(), [&](const auto& n) { return n.ends_with(kBias); }))
+    return;
+  std::vector<std::string> biases;
+  for (const Target& t : all) {
+    if (t.name.ends_with(kBias)) {
+      biases.push_back(t.name);
+    } else if (weights.find(t.name) == nullptr) {
+      return;
+    }
+  }
+  for (Target& t : all) t.from_zero = t.name.ends_with(kBias);
+  if (!biases.empty())
+    log::warning(
+        "{}: the weights have no biases that balance the experts; they begin at zero: {}; "
+        "model_overrides.load_balance_coeff = 0 trains without them",
+        weights.path(), first_of(biases));
+}
+
+void refuse_packed(const HfWeights& weights, const std::vector<std::string>& names) {
+  std::vector<std::string> packed;
+  for (const std::string& name : names)
+    if (is_packed(name)) packed.push_back(name);
+  NEREUS_CHECK(kConfig, packed.empty(),
+               "{}: {} tensors are packed into 4 bits an element, which cannot be read: {}; F32, "
+               "BF16, F16 and FP8 with scales of blocks can: take the model's weights in one of "
+               "these, or convert them to BF16",
+               weights.path(), packed.size(), first_of(packed));
+}
+
+void check_targets(const HfWeights& weights, const std::vector<Target>& all,
+                   const std::vector<std::string>& surplus) {
   std::vector<std::string> missing, misshapen, types, complaints;
   for (const Target& t : all) {
+    if (t.from_zero) continue;
     const SafetensorsEntry* e = weights.find(t.name);
     if (e == nullptr) {
       missing.push_back(t.name);
@@ -56,6 +94,7 @@ void check_targets(const HfWeights& weights, const std::vector<Target>& all) {
       types.push_back(fmt::format("{} is {}", t.name, e->to_string()));
     }
   }
+  if (!missing.empty()) refuse_packed(weights, surplus);
   if (!missing.empty())
     complaints.push_back(fmt::format("{} of the model's {} tensors are missing: {}", missing.size(),
                                      all.size(), first_of(missing)));
@@ -65,10 +104,17 @@ void check_targets(const HfWeights& weights, const std::vector<Target>& all) {
   if (!types.empty())
     complaints.push_back(
         fmt::format("{} are of a type that is no float: {}", types.size(), first_of(types)));
+  const bool others = !missing.empty() && !surplus.empty();
+  if (others)
+    complaints.push_back(fmt::format("{} tensors of the files are none of the model's: {}",
+                                     surplus.size(), first_of(surplus)));
   NEREUS_CHECK(kConfig, complaints.empty(),
                "{}: these weights are not the model's: {}; check that the model's sizes "
-               "(config.json, model.flavor, [model_overrides]) are those of the weights",
-               weights.path(), fmt::join(complaints, "; "));
+               "(config.json, model.flavor, [model_overrides]) are those of the weights{}",
+               weights.path(), fmt::join(complaints, "; "),
+               others ? ", and the names those of DeepSeek-V3's weights at Hugging Face" : "");
+  for (const Target& t : all)
+    if (!t.from_zero) weights.check_scale(t.name);
 }
 
 // "model.layers.61." of "model.layers.61.eh_proj.weight"; empty outside the layers.
@@ -95,6 +141,16 @@ void sort_surplus(const HfWeights& weights, const std::vector<Target>& all,
     const bool known =
         name.ends_with("rotary_emb.inv_freq") || prediction_layers.contains(layer_prefix(name));
     (known ? report.ignored : report.surplus).push_back(name);
+  }
+}
+
+void fill_with_zeros(const Target& t, Stream* device) {
+  const std::vector<float> zeros(static_cast<size_t>(t.view.count()));  // a bias: one dim
+  if (device == nullptr) {
+    std::copy(zeros.begin(), zeros.end(), t.view.as<float>());
+  } else {
+    copy_to_device(*device, t.view, zeros.data());
+    device->synchronize();
   }
 }
 
@@ -136,10 +192,12 @@ void read(const HfWeights& weights, const Target& t, Stream* device) {
 LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
                            Stream* device, std::span<const Parameter> model) {
   const HfWeights weights = HfWeights::open(path);
-  const std::vector<Target> all = targets(tensors);
-  check_targets(weights, all);
+  std::vector<Target> all = targets(tensors);
   LoadReport report;
   sort_surplus(weights, all, model, report);
+  begin_biases_at_zero(weights, all);
+  check_targets(weights, all, report.surplus);
+  for (const std::string& note : weights.notes()) log::info("{}", note);
   if (!report.ignored.empty())
     log::info("{}: {} tensors of multi-token prediction layers or rotary tables are not used: {}",
               path, report.ignored.size(), first_of(report.ignored));
@@ -147,6 +205,10 @@ LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> t
     log::warning("{}: {} tensors are not in this model and were not read: {}", path,
                  report.surplus.size(), first_of(report.surplus));
   for (const Target& t : all) {
+    if (t.from_zero) {
+      fill_with_zeros(t, device);
+      continue;
+    }
     read(weights, t, device);
     ++report.tensors;
     report.elements += t.view.count();

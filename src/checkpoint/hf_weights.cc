@@ -1,12 +1,17 @@
 #include "checkpoint/hf_weights.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "base/check.h"
+#include "base/text.h"
+#include "checkpoint/hf_forms.h"
 #include "checkpoint/listing.h"
 #include "tensor/convert.h"
 
@@ -17,13 +22,20 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr const char* kIndexName = "model.safetensors.index.json";
-constexpr const char* kScaleSuffix = "_scale_inv";
+constexpr const char* kFileName = "model.safetensors";
+constexpr const char* kScaleSuffixes[] = {"_scale_inv", "_scale"};
 
 Json read_json(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   NEREUS_CHECK(kConfig, in.good(), "{}: cannot read", path);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  NEREUS_CHECK(
+      kConfig, !is_lfs_pointer(text),
+      "{}: this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull` or "
+      "download it again",
+      path);
   try {
-    return Json::parse(in);
+    return Json::parse(text);
   } catch (const Json::exception& e) {
     NEREUS_FAIL(kConfig, "{}: not valid JSON: {}", path, e.what());
   }
@@ -36,7 +48,7 @@ bool is_there(const fs::path& path) {
 
 // The weights' file in a folder without an index.
 std::string only_file_in(const std::string& folder) {
-  const std::string usual = folder + "/model.safetensors";
+  const std::string usual = folder + "/" + kFileName;
   if (is_there(usual)) return usual;
   std::vector<std::string> files;
   std::error_code error;
@@ -54,6 +66,31 @@ std::string only_file_in(const std::string& folder) {
                "give the one that is meant",
                folder, kIndexName, files.size(), first_of(files));
   return folder + "/" + files[0];
+}
+
+// Does an index that stands beside model.safetensors name it? One that cannot be read does not.
+bool names_the_file(const std::string& index) {
+  std::ifstream in(index, std::ios::binary);
+  const Json json = Json::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("weight_map")) return false;
+  const Json& map = json["weight_map"];
+  return map.is_object() &&
+         std::any_of(map.begin(), map.end(), [](const Json& file) { return file == kFileName; });
+}
+
+bool is_scale_type(FileDType t) {
+  return t == FileDType::f32 || t == FileDType::bf16 || t == FileDType::f16 ||
+         t == FileDType::f8e8m0;
+}
+
+// Elements [begin, begin + n) as f32. A byte e of F8_E8M0 is 2^(e - 127), and 255 no number.
+void read_scales(const SafetensorsEntry& e, int64_t begin, int64_t n, float* out) {
+  const std::byte* data = e.data.data() + begin * size_of(e.dtype);
+  if (e.dtype != FileDType::f8e8m0) return convert_to_f32(*dtype_of(e.dtype), data, n, out);
+  for (int64_t i = 0; i < n; ++i) {
+    const int exponent = std::to_integer<int>(data[i]);
+    out[i] = exponent == 255 ? NAN : std::ldexp(1.0f, exponent - 127);
+  }
 }
 
 int64_t rows_of(const SafetensorsEntry& e) { return e.shape.empty() ? 1 : e.shape[0]; }
@@ -74,24 +111,36 @@ HfWeights HfWeights::open(const std::string& path) {
   const bool is_folder = fs::is_directory(status);
   const std::string folder = is_folder ? path : fs::path(path).parent_path().string();
   const std::string index = is_folder ? path + "/" + kIndexName : path;
-  if (index.ends_with(".index.json") && is_there(index)) {
+  const bool both = is_folder && is_there(index) && is_there(folder + "/" + kFileName);
+  const bool stale = both && !names_the_file(index);
+  if (stale)
+    w.notes_.push_back(
+        fmt::format("{}: it has {} and an {} that does not name it; the one file is read, as "
+                    "transformers does, and the index is not looked at; remove the one that is not "
+                    "meant",
+                    path, kFileName, kIndexName));
+  if (index.ends_with(".index.json") && is_there(index) && !stale) {
     w.add_index(index);
   } else {
     w.add_file(is_folder ? only_file_in(path) : path);
   }
   w.read_block_size((fs::path(folder) / "config.json").string());
-  w.check_scales();
+  w.use_usual_names();
+  w.split_experts();
+  w.set_scales_apart();
   return w;
+}
+
+void HfWeights::add(Place place) {
+  const std::string name = place.entry.name, &file = files_[place.file].path();
+  const auto [other, added] = places_.emplace(name, std::move(place));
+  NEREUS_CHECK(kConfig, added, "{}: tensor '{}' is in {} too", file, name,
+               files_[other->second.file].path());
 }
 
 void HfWeights::add_file(const std::string& path) {
   files_.push_back(SafetensorsFile::open(path));
-  const std::vector<SafetensorsEntry>& entries = files_.back().entries();
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const auto [place, added] = places_.emplace(entries[i].name, Place{files_.size() - 1, i});
-    NEREUS_CHECK(kConfig, added, "{}: tensor '{}' is in {} too", path, entries[i].name,
-                 files_[place->second.file].path());
-  }
+  for (const SafetensorsEntry& e : files_.back().entries()) add({files_.size() - 1, e});
 }
 
 void HfWeights::add_index(const std::string& path) {
@@ -140,42 +189,78 @@ void HfWeights::read_block_size(const std::string& config) {
   block_ = {size[0].get<int64_t>(), size[1].get<int64_t>()};
 }
 
-// Every FP8 tensor has scales of the right shape; these are no tensors of their own.
-void HfWeights::check_scales() {
+void HfWeights::use_usual_names() {
+  const NamePrefix prefix = prefix_of(names());
+  if (prefix.usual()) return;
+  notes_.push_back(fmt::format(
+      "{}: the model's tensors are called \"{}layers...\" and \"{}lm_head...\" here; they are read "
+      "as \"model.layers...\" and \"lm_head...\"",
+      path_, prefix.body, prefix.head));
+  for (auto& [name, place] : std::exchange(places_, {})) {
+    place.entry.name = prefix.without(name);
+    add(std::move(place));
+  }
+}
+
+void HfWeights::split_experts() {
+  std::vector<Place> fused;
+  for (const auto& [name, place] : places_)
+    if (!expert_parts(place.entry).empty()) fused.push_back(place);
+  for (const Place& f : fused) {
+    std::vector<SafetensorsEntry> parts = expert_parts(f.entry);
+    // Scales of a block that holds rows of both halves would be neither's.
+    NEREUS_CHECK(kConfig,
+                 f.entry.dtype != FileDType::f8e4m3 || parts[0].shape[0] == f.entry.shape[1] ||
+                     parts[0].shape[0] % block_[0] == 0,
+                 "{}: '{}' is {}: the gate's {} rows of an expert are not whole blocks of {}, so "
+                 "that its scales cannot be told from up's; save the experts one by one",
+                 files_[f.file].path(), f.entry.name, f.entry.to_string(), parts[0].shape[0],
+                 block_[0]);
+    places_.erase(f.entry.name);
+    for (SafetensorsEntry& part : parts) add({f.file, std::move(part)});
+  }
+}
+
+// The scales of FP8 tensors are no tensors of their own.
+void HfWeights::set_scales_apart() {
   std::vector<std::string> scales;
-  for (const auto& [name, place] : places_) {
-    const SafetensorsEntry& e = files_[place.file].entries()[place.entry];
-    if (e.dtype != FileDType::f8e4m3) continue;
-    const std::string& file = files_[place.file].path();
-    NEREUS_CHECK(kConfig, e.shape.size() == 2,
-                 "{}: tensor '{}' is {}; block-scaled FP8 has two dimensions", file, name,
-                 e.to_string());
-    const SafetensorsEntry* scale = scale_of(e);
-    NEREUS_CHECK(kConfig, scale != nullptr,
-                 "{}: tensor '{}' is {} and has no scales: '{}{}' is missing", file, name,
-                 e.to_string(), name, kScaleSuffix);
-    SafetensorsEntry expected;
-    for (size_t d = 0; d < 2; ++d)
-      expected.shape.push_back((e.shape[d] + block_[d] - 1) / block_[d]);
-    NEREUS_CHECK(kConfig, scale->dtype == FileDType::f32 && scale->shape == expected.shape,
-                 "{}: '{}' is {}; expected {} for {} in blocks of {} x {}", file, scale->name,
-                 scale->to_string(), expected.to_string(), e.to_string(), block_[0], block_[1]);
-    scales.push_back(scale->name);
-  }
-  for (const std::string& name : scales) {
-    scales_.emplace(name, places_.at(name));
-    places_.erase(name);
-  }
+  for (const auto& [name, place] : places_)
+    if (const SafetensorsEntry* scale = scale_of(place.entry)) scales.push_back(scale->name);
+  for (const std::string& name : scales) scales_.insert(places_.extract(name));
 }
 
 const SafetensorsEntry* HfWeights::scale_of(const SafetensorsEntry& e) const {
   if (e.dtype != FileDType::f8e4m3) return nullptr;
-  const std::string name = e.name + kScaleSuffix;
-  for (const auto* places : {&scales_, &places_}) {
-    const auto it = places->find(name);
-    if (it != places->end()) return &files_[it->second.file].entries()[it->second.entry];
-  }
+  for (const char* suffix : kScaleSuffixes)
+    for (const auto* places : {&scales_, &places_}) {
+      const auto it = places->find(e.name + suffix);
+      if (it != places->end()) return &it->second.entry;
+    }
   return nullptr;
+}
+
+const SafetensorsEntry& HfWeights::require_scale(const SafetensorsEntry& e) const {
+  const std::string& file = files_[places_.at(e.name).file].path();
+  NEREUS_CHECK(kConfig, e.shape.size() == 2,
+               "{}: tensor '{}' is {}; block-scaled FP8 has two dimensions", file, e.name,
+               e.to_string());
+  const SafetensorsEntry* scale = scale_of(e);
+  NEREUS_CHECK(kConfig, scale != nullptr,
+               "{}: tensor '{}' is {} and has no scales: '{}{}' is missing", file, e.name,
+               e.to_string(), e.name, kScaleSuffixes[0]);
+  std::vector<int64_t> expected;
+  for (size_t d = 0; d < 2; ++d) expected.push_back((e.shape[d] + block_[d] - 1) / block_[d]);
+  NEREUS_CHECK(kConfig, is_scale_type(scale->dtype) && scale->shape == expected,
+               "{}: '{}' is {}; expected [{}] of F32, BF16, F16 or F8_E8M0 for {} in blocks of {} "
+               "x {}",
+               file, scale->name, scale->to_string(), fmt::join(expected, ", "), e.to_string(),
+               block_[0], block_[1]);
+  return *scale;
+}
+
+void HfWeights::check_scale(const std::string& name) const {
+  const SafetensorsEntry* e = find(name);
+  if (e != nullptr && e->dtype == FileDType::f8e4m3) require_scale(*e);
 }
 
 std::vector<std::string> HfWeights::names() const {
@@ -186,7 +271,7 @@ std::vector<std::string> HfWeights::names() const {
 
 const SafetensorsEntry* HfWeights::find(const std::string& name) const {
   const auto it = places_.find(name);
-  return it == places_.end() ? nullptr : &files_[it->second.file].entries()[it->second.entry];
+  return it == places_.end() ? nullptr : &it->second.entry;
 }
 
 void HfWeights::read_f32(const std::string& name, float* out) const {
@@ -205,8 +290,8 @@ void HfWeights::read_f32(const std::string& name, int64_t begin, int64_t end, fl
   NEREUS_CHECK(kContract, 0 <= begin && begin <= end && end <= rows_of(*e) && stride >= width,
                "rows {} to {} of '{}' {} with row stride {}", begin, end, name, e->to_string(),
                stride);
-  if (const SafetensorsEntry* scale = scale_of(*e)) {
-    read_scaled(*e, *scale, begin, end, out, stride);
+  if (e->dtype == FileDType::f8e4m3) {
+    read_scaled(*e, require_scale(*e), begin, end, out, stride);
     return;
   }
   const int64_t row_bytes = width * size_of(*dtype);
@@ -226,7 +311,7 @@ void HfWeights::read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& s
   for (int64_t row = begin; row < end; ++row, out += row_stride) {
     if (row / block_[0] != scales_row) {
       scales_row = row / block_[0];
-      scale.read(scales_row * blocks, blocks, scales.data());
+      read_scales(scale, scales_row * blocks, blocks, scales.data());
     }
     convert_to_f32(DType::f8e4m3, e.data.data() + row * width, width, out);
     for (int64_t b = 0; b < blocks; ++b) {
@@ -240,8 +325,7 @@ void HfWeights::read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& s
 void HfWeights::release_pages(const std::string& name) const {
   const auto it = places_.find(name);
   if (it == places_.end()) return;
-  const SafetensorsFile& file = files_[it->second.file];
-  file.release_pages(file.entries()[it->second.entry]);
+  files_[it->second.file].release_pages(it->second.entry);
 }
 
 }  // namespace nereus

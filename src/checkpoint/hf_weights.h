@@ -1,10 +1,13 @@
 // Weights in Hugging Face's layout: a .safetensors file, or a folder with model.safetensors or with
-// shards and their model.safetensors.index.json. Element types are read to f32; block-scaled FP8
+// shards and their model.safetensors.index.json (where both are there and the index does not name
+// model.safetensors, that file counts, as for transformers). Element types are read to f32;
+// block-scaled FP8
 //
 //   w[i, j] = q[i, j] * weight_scale_inv[i / 128, j / 128]
 //
 // too (config.json's quantization_config.weight_block_size, 128 x 128 unless given; blocks at the
-// edges are cut). Files are mapped, never read whole.
+// edges are cut; scales are F32, BF16, F16 or F8_E8M0). Other forms of the same tensors
+// (hf_forms.h) have the usual names here. Files are mapped, never read whole.
 #pragma once
 
 #include <array>
@@ -25,7 +28,7 @@ class HfWeights {
   // Throws Error{kConfig} that names what is missing or wrong; every file is opened and checked.
   static HfWeights open(const std::string& path);
 
-  // By name; the scales of FP8 tensors are left out.
+  // By name, as hf_names.h has them; the scales of FP8 tensors are left out.
   std::vector<std::string> names() const;
   const SafetensorsEntry* find(const std::string& name) const;  // nullptr: there is none
 
@@ -39,23 +42,35 @@ class HfWeights {
   // process.
   void release_pages(const std::string& name) const;
 
+  // Throws Error{kConfig} when the tensor is FP8 and its scales are missing or of another shape or
+  // type.
+  void check_scale(const std::string& name) const;
+
   const std::string& path() const { return path_; }
+  // What of the files is read in another way than they say it, a line each: for the log.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  private:
+  struct Place {
+    size_t file;
+    SafetensorsEntry entry;
+  };
+  void add(Place place);
   void add_file(const std::string& path);
   void add_index(const std::string& path);
   void read_block_size(const std::string& config);
-  void check_scales();
-  const SafetensorsEntry* scale_of(const SafetensorsEntry&) const;  // nullptr: not block-scaled
+  void use_usual_names();
+  void split_experts();
+  void set_scales_apart();
+  const SafetensorsEntry* scale_of(const SafetensorsEntry&) const;  // nullptr: it has none
+  const SafetensorsEntry& require_scale(const SafetensorsEntry&) const;
   void read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& scale, int64_t begin,
                    int64_t end, float* out, int64_t row_stride) const;
 
   std::string path_;
   std::vector<SafetensorsFile> files_;
-  struct Place {
-    size_t file, entry;
-  };
-  std::map<std::string, Place> places_, scales_;
+  std::vector<std::string> notes_;
+  std::map<std::string, Place> places_, scales_;  // under the usual names
   std::array<int64_t, 2> block_{128, 128};
 };
 

@@ -260,15 +260,16 @@ TEST(HfWeights, Fp8WithoutItsScalesIsNamed) {
   const test::TemporaryFolder folder;
   const auto load = [&](const std::vector<FileTensor>& tensors) {
     write_file(folder.file("model.safetensors"), tensors);
-    return error_of(Fault::kConfig, [&] { HfWeights::open(folder.path()); });
+    return error_of(Fault::kConfig,
+                    [&] { HfWeights::open(folder.path()).check_scale("a.weight"); });
   };
   const FileTensor q{"a.weight", {200, 300}, FileDType::f8e4m3};
   EXPECT_THAT(load({q}), HasSubstr("tensor 'a.weight' is F8_E4M3 [200, 300] and has no scales: "
                                    "'a.weight_scale_inv' is missing"));
   EXPECT_THAT(
       load({q, {"a.weight_scale_inv", {2, 2}}}),
-      HasSubstr("'a.weight_scale_inv' is F32 [2, 2]; expected F32 [2, 3] for F8_E4M3 [200, 300] "
-                "in blocks of 128 x 128"));
+      HasSubstr("'a.weight_scale_inv' is F32 [2, 2]; expected [2, 3] of F32, BF16, F16 or F8_E8M0 "
+                "for F8_E4M3 [200, 300] in blocks of 128 x 128"));
   EXPECT_THAT(load({{"a.weight", {200}, FileDType::f8e4m3}}), HasSubstr("has two dimensions"));
   folder.write("config.json", R"({"quantization_config": {"weight_block_size": [100, 50]}})");
   EXPECT_EQ(load({q, {"a.weight_scale_inv", {2, 6}}}), "no error");

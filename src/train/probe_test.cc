@@ -111,6 +111,30 @@ TEST_P(Bf16Probe, StaysNearTheReference) {
 }
 INSTANTIATE_TEST_SUITE_P(EveryDevice, Bf16Probe, testing::ValuesIn(test::devices()));
 
+// Losses of the references (transformers 5.23; TorchTitan for the last).
+TEST(Probe, ReadsOtherFormsOfTheSameTensors) {
+  struct Case {
+    const char* name;
+    double loss;
+    bool args;
+  };
+  for (const Case& c :
+       {Case{"fused_experts", 4.396408, false}, Case{"fp8_scales_e8m0", 4.514250, false},
+        Case{"no_balancing_bias", 4.388290, true}}) {
+    const std::string folder = test::source_path(std::string("tests/golden/hf_forms/") + c.name);
+    const test::TemporaryFolder out;
+    Stream stream(Device::cpu(), &test::pool());
+    const log::Capture quiet;
+    ProbeOptions options{.model = folder,
+                         .tokens = folder + "/tokens.safetensors",
+                         .output = out.file("out.safetensors")};
+    if (c.args) options.args = folder + "/torchtitan_args.json";
+    probe(stream, options);
+    const SafetensorsFile mine = SafetensorsFile::open(out.file("out.safetensors"));
+    EXPECT_NEAR(values(mine.require("loss"))[0], c.loss, kLoss) << c.name;
+  }
+}
+
 TEST(Probe, NamesATokenBeyondTheVocabulary) {
   const std::string folder = test::source_path("tests/golden/hf_tiny/v3");
   const test::TemporaryFolder out;
