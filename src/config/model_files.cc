@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/suggest.h"
+#include "base/text.h"
 #include "config/model_args.h"
 
 namespace nereus {
@@ -91,6 +92,11 @@ json read_json(const std::string& path) {
   NEREUS_CHECK(kConfig, in.good(), "{}: cannot be read; the model's arguments come from it", path);
   std::stringstream text;
   text << in.rdbuf();
+  NEREUS_CHECK(
+      kConfig, !is_lfs_pointer(text.str()),
+      "{}: this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull` or "
+      "download it again",
+      path);
   json parsed;
   try {
     parsed = json::parse(text.str());
@@ -110,6 +116,42 @@ ScoreFunction score_function(const std::string& name, const Members& m, const ch
 void refuse(const Members& m, const char* name, bool wrong, const char* why) {
   NEREUS_CHECK(kConfig, !wrong, "{}: {} = {} is not supported: {}", m.path(), m.full(name),
                m.at(name).dump(), why);
+}
+
+// Of a model of an earlier family, what can be trained in its place.
+std::string in_place_of(const Members& m, const std::string& type) {
+  int64_t dim = 0, layers = 0, experts = 0;
+  m.read("hidden_size", dim);
+  m.read("num_hidden_layers", layers);
+  m.read("n_routed_experts", experts);
+  for (const auto& [flavor, model] :
+       {std::pair("16B", "DeepSeek-V2-Lite"), {"236B", "DeepSeek-V2"}}) {
+    const ModelArgs a = model_args_of_flavor(flavor);
+    if (a.dim == dim && a.n_layers == layers && a.moe.num_experts == experts)
+      return fmt::format(
+          ".\n  Its sizes are those of the flavor {} ({}): model.flavor = \"{}\" in place of "
+          "model.hf_config trains these, with TorchTitan's arithmetic",
+          flavor, model, flavor);
+  }
+  return type == "deepseek_v2" ? ".\n  DeepSeek-V2-Lite's and DeepSeek-V2's sizes are the flavors "
+                                 "16B and 236B (model.flavor); [model_overrides] sets others"
+                               : "";
+}
+
+// A model that sees or hears has its language model's description inside its own.
+void refuse_wrapper(const json& config, const std::string& path) {
+  for (const char* part : {"text_config", "language_config", "llm_config"}) {
+    if (!config.contains(part) || !config.at(part).is_object()) continue;
+    const auto type_of = [](const json& j) {
+      return j.contains("model_type") ? j.at("model_type").dump() : std::string("not given");
+    };
+    NEREUS_FAIL(kConfig,
+                "{}: it describes a model of several parts (model_type: {}), whose language model "
+                "is in {} (model_type: {}); only a language model can be trained.\n  Write that "
+                "part to a file of its own, `jq .{} config.json > language.json`, and name the new "
+                "file in model.hf_config; names of weights may begin with language_model.",
+                path, type_of(config), part, type_of(config.at(part)), part);
+  }
 }
 
 // Both spellings: rope_scaling with type, rope_parameters with rope_type; transformers prefers
@@ -230,6 +272,7 @@ ModelArgs model_args_from_torchtitan_json(const std::string& path) {
 
 ModelArgs model_args_from_hf_config(const std::string& path) {
   const json config = read_json(path);
+  refuse_wrapper(config, path);
   const Members m(config, path);
   ModelArgs a;
   a.flavor = path;
@@ -241,7 +284,8 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   NEREUS_CHECK(
       kConfig,
       type == "deepseek_v3" || architectures.find("\"DeepseekV3ForCausalLM\"") != std::string::npos,
-      "{}: model_type = {} is not supported: it must be deepseek_v3", path, type);
+      "{}: model_type = {} is not supported: it must be deepseek_v3{}", path, type,
+      in_place_of(m, type));
   m.read("topk_method", method);
   refuse(m, "topk_method", method != "noaux_tc", "it must be noaux_tc");
   bool yes = false;
