@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/suggest.h"
+#include "config/other_names.h"
 
 namespace nereus {
 namespace {
@@ -78,6 +79,9 @@ class Parser {
         set.text = arguments_[next_++];
     } else {
       set.text = value_of(o);
+      if (!o.value && is_list(*key))
+        while (next_ < arguments_.size() && is_item(*key, arguments_[next_]))
+          set.text += "," + arguments_[next_++];
     }
     line_.overrides.push_back(std::move(set));
   }
@@ -123,6 +127,20 @@ class Parser {
            std::holds_alternative<std::optional<bool>*>(key.target);
   }
 
+  static bool is_list(const Key& key) {
+    const auto* choice = std::get_if<Choice>(&key.target);
+    return std::holds_alternative<Strings*>(key.target) ||
+           (choice != nullptr && choice->form == Choice::Form::list);
+  }
+
+  // Another item of a list, as in `--compile.components model loss`: one of its words, or of a list
+  // of any words what is neither an option nor a configuration file.
+  static bool is_item(const Key& key, const std::string& argument) {
+    if (!key.allowed.empty())
+      return std::find(key.allowed.begin(), key.allowed.end(), argument) != key.allowed.end();
+    return !argument.starts_with("-") && !argument.ends_with(".toml");
+  }
+
   // Also --section.no_flag.
   const Key* find(const std::string& name, bool& negated, bool& old_name) const {
     const Key* key = find_key(keys_, name);
@@ -139,15 +157,20 @@ class Parser {
   }
 
   [[noreturn]] void fail_unknown(const Option& o) const {
-    Strings names = {"print-config", "dry-run", "config-reference", "help", "world", "nproc"};
-    for (const Key& k : keys_) names.push_back(k.name);
-    std::string near = nearest(o.name, names);
-    const std::string last = o.name.substr(o.name.rfind('.') + 1);
-    const auto same = std::find_if(keys_.begin(), keys_.end(),
-                                   [&](const Key& k) { return last_name_of(k) == last; });
-    if (same != keys_.end()) near = same->name;  // the right name in the wrong section, or in none
+    std::string advice = other_name_advice(keys_, o.name, true);
+    if (advice.empty()) {
+      std::string near = same_last_name(keys_, o.name), positive = o.name;
+      const size_t last = o.name.rfind('.') + 1;
+      if (o.name.compare(last, 3, "no_") == 0) positive.erase(last, 3);
+      if (near.empty()) near = same_last_name(keys_, positive);
+      if (near.empty()) near = nearest_key(keys_, positive);
+      if (near.empty() && last == 0)
+        near = nearest(o.name, Strings{"print-config", "dry-run", "config-reference", "help",
+                                       "world", "nproc"});
+      if (!near.empty()) advice = fmt::format("; did you mean --{}?", near);
+    }
     NEREUS_FAIL(kConfig, "{}: there is no such option{}\n  docs/configuration.md lists every key.",
-                o.written, near.empty() ? "" : fmt::format("; did you mean --{}?", near));
+                o.written, advice);
   }
 
   std::span<const std::string> arguments_;

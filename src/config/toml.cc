@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/suggest.h"
 #include "config/load.h"
+#include "config/other_names.h"
 #include "config/set_value.h"
 
 namespace nereus {
@@ -55,14 +56,36 @@ class Reader {
         set(*key, node, where);
         check_value(*key, where);
         into_.origin[key->name] = where;
-      } else if (is_section(path)) {
+      } else {
         NEREUS_CHECK(kConfig, node.is_table(), "{}: {} = {}: [{}] is a table of keys, not a value",
                      where, path, text_of(node), path);
         read(*node.as_table(), path);
-      } else {
-        fail_unknown(prefix, std::string(name.str()), node, where);
       }
     }
+  }
+
+  // Throws for the names that are no keys, all of the file.
+  void check_names(const toml::table& table) {
+    collect_unknown(table, "");
+    if (unknown_.empty()) return;
+    std::stable_sort(unknown_.begin(), unknown_.end(),
+                     [](const Unknown& a, const Unknown& b) { return a.line < b.line; });
+    std::string sentences, lines;
+    std::vector<std::pair<std::string, Strings>> by_class;  // TorchTitan's sentence for each
+    for (const Unknown& u : unknown_) {
+      auto it = std::find_if(by_class.begin(), by_class.end(),
+                             [&](const auto& c) { return c.first == u.of; });
+      if (it == by_class.end()) it = by_class.insert(it, {u.of, {}});
+      const std::string name = "'" + u.name + "'";
+      if (std::find(it->second.begin(), it->second.end(), name) == it->second.end())
+        it->second.push_back(name);
+      lines += fmt::format("  {}:{}: {}\n", file_, u.line, u.message);
+    }
+    for (const auto& [of, names] : by_class)
+      sentences +=
+          fmt::format("Invalid field names in {} data: {{{}}}.\n", of, fmt::join(names, ", "));
+    NEREUS_FAIL(kConfig, "{}{}  Correct or remove {}; docs/configuration.md lists every key.",
+                sentences, lines, unknown_.size() == 1 ? "it" : "them");
   }
 
  private:
@@ -72,28 +95,54 @@ class Reader {
     });
   }
 
-  [[noreturn]] void fail_unknown(const std::string& prefix, const std::string& name,
-                                 const toml::node& node, const std::string& where) const {
-    std::set<std::string> here;  // names valid at this place
-    for (const Key& k : keys_) {
-      if (!prefix.empty() && !k.name.starts_with(prefix + ".")) continue;
-      const std::string rest = prefix.empty() ? k.name : k.name.substr(prefix.size() + 1);
-      here.insert(rest.substr(0, rest.find('.')));
+  struct Unknown {
+    std::string of, name;  // in TorchTitan's sentence: Training, seq_length
+    int64_t line;
+    std::string message;
+  };
+
+  void collect_unknown(const toml::table& table, const std::string& prefix) {
+    for (const auto& [key, node] : table) {
+      const std::string name(key.str()), path = prefix.empty() ? name : prefix + "." + name;
+      if (find_key(keys_, path) != nullptr) continue;
+      if (!is_section(path)) {
+        add_unknown(prefix, name, node, {class_name(prefix), name});
+      } else if (node.is_table()) {
+        collect_unknown(*node.as_table(), path);
+      }
     }
-    std::string near = nearest(name, Strings(here.begin(), here.end()));
-    const auto same = std::find_if(keys_.begin(), keys_.end(),
-                                   [&](const Key& k) { return last_name_of(k) == name; });
-    if (near.empty() && same != keys_.end()) near = same->name;  // of another section
+  }
+
+  // Of a section that TorchTitan has and that is in several places here, each key.
+  void add_unknown(const std::string& prefix, const std::string& name, const toml::node& node,
+                   const std::pair<std::string, std::string>& sentence) {
+    const std::string path = prefix.empty() ? name : prefix + "." + name;
+    const auto* table = node.as_table();
+    if (table != nullptr && std::any_of(table->begin(), table->end(), [&](const auto& item) {
+          return is_other_name(path + "." + std::string(item.first.str()));
+        })) {
+      for (const auto& [inner, value] : *table)
+        add_unknown(path, std::string(inner.str()), value, sentence);
+      return;
+    }
+    std::string advice = other_name_advice(keys_, path, false);
+    if (advice.empty()) {
+      std::set<std::string> here;  // names valid at this place
+      for (const Key& k : keys_) {
+        if (!prefix.empty() && !k.name.starts_with(prefix + ".")) continue;
+        const std::string rest = prefix.empty() ? k.name : k.name.substr(prefix.size() + 1);
+        here.insert(rest.substr(0, rest.find('.')));
+      }
+      std::string near = nearest(name, Strings(here.begin(), here.end()));
+      if (near.empty()) near = same_last_name(keys_, name);
+      if (!near.empty()) advice = fmt::format("; did you mean {}?", near);
+    }
     const std::string what =
         node.is_table()
-            ? fmt::format("[{}{}] is not a section", prefix.empty() ? "" : prefix + ".", name)
+            ? fmt::format("[{}] is not a section", path)
             : fmt::format("{}{} = {} is not a key", prefix.empty() ? "" : "[" + prefix + "] ", name,
                           text_of(node));
-    NEREUS_FAIL(kConfig,
-                "Invalid field names in {} data: {{'{}'}}.\n  {}: {}{}\n  Correct or remove it; "
-                "docs/configuration.md lists every key.",
-                class_name(prefix), name, where, what,
-                near.empty() ? "" : fmt::format("; did you mean {}?", near));
+    unknown_.push_back({sentence.first, sentence.second, node.source().begin.line, what + advice});
   }
 
   void set(const Key& key, const toml::node& node, const std::string& where) const {
@@ -166,6 +215,7 @@ class Reader {
   const std::string& file_;
   LoadedConfig& into_;
   std::vector<Key> keys_;
+  std::vector<Unknown> unknown_;
 };
 
 }  // namespace
@@ -178,7 +228,9 @@ void read_toml(const std::string& text, const std::string& file_name, LoadedConf
     NEREUS_FAIL(kConfig, "Error while loading config file: {}\n  {}:{}:{}: {}", file_name,
                 file_name, e.source().begin.line, e.source().begin.column, e.description());
   }
-  Reader(file_name, into).read(table, "");
+  Reader reader(file_name, into);
+  reader.check_names(table);
+  reader.read(table, "");
 }
 
 }  // namespace nereus
