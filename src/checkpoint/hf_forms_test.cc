@@ -276,6 +276,30 @@ TEST(HfForms, ScalesAreOfAnyTypeThatHoldsThem) {
                         "F8_E8M0 for F8_E4M3 [1, 4] in blocks of 1 x 2"));
 }
 
+// Of two rows of two, FP8's 1, 2 and -1, 0.5; the scales are 2 and 2^-3.
+TEST(HfForms, ScalesMayBeOfARowOrOfAllAndTheBlocksOfOtherMakersFormats) {
+  const test::TemporaryFolder folder;
+  const FileTensor q = of_bytes("a.weight", FileDType::f8e4m3, {2, 2}, {0x38, 0x40, 0xb8, 0x30});
+  const auto read = [&](std::vector<int64_t> shape, const std::vector<int>& bytes) {
+    write(folder.file("model.safetensors"),
+          {q, of_bytes("a.weight_scale", FileDType::bf16, std::move(shape), bytes)});
+    std::vector<float> out(4);
+    HfWeights::open(folder.path()).read_f32("a.weight", out.data());
+    return out;
+  };
+  EXPECT_THAT(read({2, 1}, {0, 0x40, 0, 0x3e}), ElementsAre(2, 4, -0.125, 0.0625));
+  EXPECT_THAT(read({2}, {0, 0x40, 0, 0x3e}), ElementsAre(2, 4, -0.125, 0.0625));
+  EXPECT_THAT(read({}, {0, 0x40}), ElementsAre(2, 4, -2, 1));
+  EXPECT_THAT(read({1}, {0, 0x40}), ElementsAre(2, 4, -2, 1));
+  for (const char* config :
+       {R"({"quantization_config": {"config_groups": {"group_0":
+             {"weights": {"block_structure": [2, 1]}}}}})",
+        R"({"text_config": {"quantization_config": {"weight_block_size": [2, 1]}}})"}) {
+    folder.write("config.json", config);
+    EXPECT_THAT(read({1, 2}, {0, 0x40, 0, 0x3e}), ElementsAre(2, 0.25, -2, 0.0625)) << config;
+  }
+}
+
 TEST(HfForms, WhatTheModelDoesNotNeedMayBeOfAnyType) {
   const test::TemporaryFolder folder;
   std::vector<FileTensor> tensors = golden_tensors([](FileTensor&) { return true; });

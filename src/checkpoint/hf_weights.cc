@@ -78,9 +78,35 @@ bool names_the_file(const std::string& index) {
          std::any_of(map.begin(), map.end(), [](const Json& file) { return file == kFileName; });
 }
 
+const Json* member(const Json* object, const char* name) {
+  if (object == nullptr || !object->is_object()) return nullptr;
+  const auto it = object->find(name);
+  return it == object->end() || it->is_null() ? nullptr : &*it;
+}
+
+// quantization_config.weight_block_size, of the model or of its language model; compressed-tensors
+// has a block_structure in one of its groups. nullptr: neither.
+const Json* block_size(const Json& config) {
+  for (const char* part : {"", "text_config", "language_config"}) {
+    const Json* model = *part == '\0' ? &config : member(&config, part);
+    const Json* quantization = member(model, "quantization_config");
+    if (const Json* size = member(quantization, "weight_block_size")) return size;
+    const Json* groups = member(quantization, "config_groups");
+    if (groups == nullptr || !groups->is_object()) continue;
+    for (const Json& group : *groups)
+      if (const Json* size = member(member(&group, "weights"), "block_structure")) return size;
+  }
+  return nullptr;
+}
+
 bool is_scale_type(FileDType t) {
   return t == FileDType::f32 || t == FileDType::bf16 || t == FileDType::f16 ||
          t == FileDType::f8e8m0;
+}
+
+// [rows] or [rows, 1]: a scale for each row of the tensor.
+bool is_by_row(const SafetensorsEntry& e, const SafetensorsEntry& scale) {
+  return !scale.shape.empty() && scale.shape[0] == e.shape[0] && scale.count() == e.shape[0];
 }
 
 // Elements [begin, begin + n) as f32. A byte e of F8_E8M0 is 2^(e - 127), and 255 no number.
@@ -175,18 +201,17 @@ void HfWeights::add_index(const std::string& path) {
 void HfWeights::read_block_size(const std::string& config) {
   if (!is_there(config)) return;
   const Json json = read_json(config);
-  const Json none;
-  const Json& quantization = json.is_object() ? json.value("quantization_config", none) : none;
-  if (!quantization.is_object() || !quantization.contains("weight_block_size")) return;
-  const Json& size = quantization["weight_block_size"];
+  const auto* size = block_size(json);
+  if (size == nullptr) return;
   const auto positive = [](const Json& n) {
     return n.is_number_unsigned() && n.get<uint64_t>() > 0 && n.get<uint64_t>() <= INT32_MAX;
   };
-  NEREUS_CHECK(kConfig,
-               size.is_array() && size.size() == 2 && positive(size[0]) && positive(size[1]),
-               "{}: quantization_config.weight_block_size is {}; expected two whole numbers",
-               config, size.dump());
-  block_ = {size[0].get<int64_t>(), size[1].get<int64_t>()};
+  NEREUS_CHECK(
+      kConfig,
+      size->is_array() && size->size() == 2 && positive((*size)[0]) && positive((*size)[1]),
+      "{}: quantization_config.weight_block_size is {}; expected two whole numbers", config,
+      size->dump());
+  block_ = {(*size)[0].get<int64_t>(), (*size)[1].get<int64_t>()};
 }
 
 void HfWeights::use_usual_names() {
@@ -250,12 +275,22 @@ const SafetensorsEntry& HfWeights::require_scale(const SafetensorsEntry& e) cons
                e.to_string(), e.name, kScaleSuffixes[0]);
   std::vector<int64_t> expected;
   for (size_t d = 0; d < 2; ++d) expected.push_back((e.shape[d] + block_[d] - 1) / block_[d]);
-  NEREUS_CHECK(kConfig, is_scale_type(scale->dtype) && scale->shape == expected,
+  const bool whole = scale->count() == 1, by_row = is_by_row(e, *scale);
+  NEREUS_CHECK(kConfig,
+               is_scale_type(scale->dtype) && (whole || by_row || scale->shape == expected),
                "{}: '{}' is {}; expected [{}] of F32, BF16, F16 or F8_E8M0 for {} in blocks of {} "
                "x {}",
                file, scale->name, scale->to_string(), fmt::join(expected, ", "), e.to_string(),
                block_[0], block_[1]);
   return *scale;
+}
+
+std::array<int64_t, 2> HfWeights::block_of(const SafetensorsEntry& e,
+                                           const SafetensorsEntry& scale) const {
+  if (scale.count() == 1)
+    return {std::max<int64_t>(1, e.shape[0]), std::max<int64_t>(1, e.shape[1])};
+  if (is_by_row(e, scale)) return {1, std::max<int64_t>(1, e.shape[1])};
+  return block_;
 }
 
 void HfWeights::check_scale(const std::string& name) const {
@@ -305,19 +340,20 @@ void HfWeights::read_f32(const std::string& name, int64_t begin, int64_t end, fl
 
 void HfWeights::read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& scale, int64_t begin,
                             int64_t end, float* out, int64_t row_stride) const {
-  const int64_t width = e.shape[1], blocks = scale.shape[1];
+  const auto [block_rows, block_width] = block_of(e, scale);
+  const int64_t width = e.shape[1], blocks = (width + block_width - 1) / block_width;
   std::vector<float> scales(static_cast<size_t>(blocks));
   int64_t scales_row = -1;
   for (int64_t row = begin; row < end; ++row, out += row_stride) {
-    if (row / block_[0] != scales_row) {
-      scales_row = row / block_[0];
+    if (row / block_rows != scales_row) {
+      scales_row = row / block_rows;
       read_scales(scale, scales_row * blocks, blocks, scales.data());
     }
     convert_to_f32(DType::f8e4m3, e.data.data() + row * width, width, out);
     for (int64_t b = 0; b < blocks; ++b) {
       const float s = scales[static_cast<size_t>(b)];
-      const int64_t block_end = std::min(width, (b + 1) * block_[1]);
-      for (int64_t i = b * block_[1]; i < block_end; ++i) out[i] *= s;
+      const int64_t block_end = std::min(width, (b + 1) * block_width);
+      for (int64_t i = b * block_width; i < block_end; ++i) out[i] *= s;
     }
   }
 }

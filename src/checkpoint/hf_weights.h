@@ -6,7 +6,8 @@
 //   w[i, j] = q[i, j] * weight_scale_inv[i / 128, j / 128]
 //
 // too (config.json's quantization_config.weight_block_size, 128 x 128 unless given; blocks at the
-// edges are cut; scales are F32, BF16, F16 or F8_E8M0). Other forms of the same tensors
+// edges are cut), or with weight_scale; scales are F32, BF16, F16 or F8_E8M0, of a block, of a row
+// ([rows, 1]) or of all (one element). Other forms of the same tensors
 // (hf_forms.h) have the usual names here. Files are mapped, never read whole.
 #pragma once
 
@@ -64,6 +65,7 @@ class HfWeights {
   void set_scales_apart();
   const SafetensorsEntry* scale_of(const SafetensorsEntry&) const;  // nullptr: it has none
   const SafetensorsEntry& require_scale(const SafetensorsEntry&) const;
+  std::array<int64_t, 2> block_of(const SafetensorsEntry&, const SafetensorsEntry& scale) const;
   void read_scaled(const SafetensorsEntry& e, const SafetensorsEntry& scale, int64_t begin,
                    int64_t end, float* out, int64_t row_stride) const;
 
