@@ -32,7 +32,7 @@ constexpr const char* kHelp =
     "                       small default. Without one, all keys have their defaults.\n"
     "  --section.key=value  overrides a key: --training.steps=20, --optimizer.lr 1e-3,\n"
     "                       --validation.enable, --validation.no_enable. Lists are "
-    "comma-separated.\n"
+    "a,b or a b.\n"
     "                       docs/configuration.md has every key.\n\n"
     "  --dry-run            describe the model, its FLOPs and its memory, and stop\n"
     "  --world N            with --dry-run: for N ranks (default 1)\n"

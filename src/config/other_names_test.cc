@@ -82,7 +82,8 @@ TEST(OtherNames, OfThePresentTorchTitanSayWhatTheyAreHere) {
       "Invalid field names in Training data: {'num_tokens_per_microbatch_per_dp_rank'}.\n  "
       "c.toml:2: [training] num_tokens_per_microbatch_per_dp_rank = 16384 is not a key; here it is "
       "called training.local_batch_size, which counts sequences: so many tokens divided by "
-      "training.seq_len\n  Correct or remove it; docs/configuration.md lists every key.");
+      "training.seq_len and, with a pipeline, times its microbatches (num_pp_microbatches)\n  "
+      "Correct or remove it; docs/configuration.md lists every key.");
   EXPECT_THAT(message({"--training.num_tokens_per_train_step=1024"}),
               HasSubstr("; here it is called --training.global_batch_size, which counts sequences: "
                         "so many tokens divided by training.seq_len\n"));

@@ -50,8 +50,9 @@ on the command line over it:
     nereus train configs/tiny.toml --training.steps=50 --lr_scheduler.warmup-steps 5
 
 Values may follow `=` or a space, and `-` serves for `_`. Booleans are flags: `--compile.enable`,
-`--compile.no_enable`, `--compile.enable=false`. Lists are comma-separated; a repeated list flag
-appends, its first use replaces the file's list. `None` (or an empty text) gives an optional key no
+`--compile.no_enable`, `--compile.enable=false`. Lists are comma-separated, or
+their items follow one another (`--compile.components model loss`); a repeated list flag appends,
+its first use replaces the file's list. `None` (or an empty text) gives an optional key no
 value; in TOML, leave the key out. `nereus train CONFIG --print-config` prints every value with
 where it came from, as TOML.
 
