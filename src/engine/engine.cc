@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "model/rope.h"
 #include "ops/elementwise.h"
+#include "ops/step.h"
 #include "parallel/context_region.h"
 #include "parallel/device_dispatcher.h"
 #include "parallel/group_region.h"
@@ -45,6 +46,7 @@ std::vector<ExpertLoad> Engine::make_balance(std::span<const StagePart> parts) {
   const int64_t E = args_.moe.num_experts, n = static_cast<int64_t>(layers.size());
   const bool biased = has_expert_bias(args_);
   balance_ = Buffer(stream_.device(), n * E * (8 + 4), "expert load and bias");
+  load_ = TensorView(balance_.data(), DType::i64, {n, E});
   std::vector<ExpertLoad> load(static_cast<size_t>(args_.n_layers));
   for (int64_t i = 0; i < n; ++i) {
     std::byte* base = balance_.data();
@@ -165,8 +167,12 @@ void Engine::grow_expert_capacity(int64_t rows) {
   executor_->make_memory();
 }
 
-void Engine::update_expert_bias(ConstTensorView step_ok) {
+void Engine::sum_expert_load(TensorView max_over_mean) {
   for (const LayerLoad& l : loads_) world_.sum_over_tokens(stream_, l.load);
+  ops::max_over_mean(stream_, {.out = max_over_mean, .load = load_});
+}
+
+void Engine::update_expert_bias(ConstTensorView step_ok) {
   if (args_.moe.load_balance_coeff == 0) return;
   for (const LayerLoad& l : loads_)
     if (l.bias)

@@ -71,8 +71,10 @@ class Engine {
   };
   const std::vector<LayerLoad>& expert_load() const { return loads_; }
   void reset_expert_load();
-  // From the load of all ranks since the last reset, by load_balance_coeff; not where step_ok,
-  // i32 [1], is 0.
+  // Makes the load that of all ranks, and max_over_mean, f64 [1], the busiest expert's over the
+  // mean in the worst of this rank's layers.
+  void sum_expert_load(TensorView max_over_mean);
+  // From the load of all ranks, by load_balance_coeff; not where step_ok, i32 [1], is 0.
   void update_expert_bias(ConstTensorView step_ok);
 
   // The capacity of one rank's experts, in rows of a microbatch, and the slots (token and choice)
@@ -98,6 +100,7 @@ class Engine {
   std::unique_ptr<Stream> exchange_;  // a GPU's, for gathers and sums, concurrent with kernels
   Buffer tables_, balance_;
   std::vector<LayerLoad> loads_;
+  TensorView load_;  // i64 [layers, E]: all of loads_
   std::unique_ptr<TpRegion> tp_, expert_tp_, keys_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   // Where experts' rows are exchanged, concurrently with other work; null: where kernels run.

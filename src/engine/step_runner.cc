@@ -27,8 +27,14 @@ void StepRunner::enqueue(const Step& step) {
 void StepRunner::launch(const Step& step) {
   optimizer_.status().signal(step.signal);
   engine_.reset_expert_load();
-  engine_.executor().run(step.microbatches, loss_scale(), loss(),
-                         [&] { optimizer_.update(step.number, step.lr); });
+  engine_.executor().run(step.microbatches, loss_scale(), loss(), [&] {
+    send_figures(step.logged);
+    optimizer_.update(step.number, step.lr);
+  });
+}
+
+void StepRunner::send_figures(bool send) {
+  optimizer_.status().figures(send && options_.figures ? options_.figures() : RankFigures());
 }
 
 void StepRunner::compute_gradients(std::span<const HostMicrobatch> microbatches) {
@@ -43,7 +49,11 @@ StepResult StepRunner::confirm(int64_t number) {
     const StepStatus::Outcome outcome = optimizer_.status().read();
     if (outcome.ok) {
       unconfirmed_.erase(unconfirmed_.begin());
-      return {.loss = outcome.loss, .grad_norm = outcome.grad_norm, .signal = outcome.signal};
+      highest_ = outcome.highest;
+      return {.loss = outcome.loss,
+              .grad_norm = outcome.grad_norm,
+              .signal = outcome.signal,
+              .max_over_mean = outcome.max_over_mean};
     }
     run_again(outcome);
   }
@@ -125,9 +135,11 @@ float StepRunner::evaluate(std::span<const HostMicrobatch> microbatches, double 
     stream_.synchronize();
     const auto sum = static_cast<float>(std::accumulate(on_host.begin(), on_host.end(), 0.0));
     copy_to_device(stream_, loss(), &sum);
+    send_figures(true);
     status.finish(static_cast<float>(options_.optimizer.max_norm));
     const StepStatus::Outcome outcome = status.read();
     status.reset();
+    highest_ = outcome.highest;
     if (outcome.required_capacity == 0) return outcome.loss;
     grow_expert_capacity(step, outcome.required_capacity);
   }

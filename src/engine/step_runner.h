@@ -26,13 +26,16 @@ struct Step {
   // This rank's, in the order of the schedule's microbatches. The memory behind it, and behind its
   // spans, must stay valid until the step is confirmed.
   std::span<const HostMicrobatch> microbatches;
-  int signal = 0;  // a signal that this rank got, or 0
+  int signal = 0;       // a signal that this rank got, or 0
+  bool logged = false;  // sends Options::figures
 };
 
 struct StepResult {     // the same on all ranks
   float loss = 0;       // mean over the tokens of the step
   float grad_norm = 0;  // before clipping
   int signal = 0;       // the highest that a rank got
+  // Tokens of the busiest expert over the mean, in the worst layer of all stages; 0: no experts.
+  double max_over_mean = 0;
 };
 
 class StepRunner {
@@ -46,6 +49,8 @@ class StepRunner {
     // Called before a rank's experts get capacity for `rows` rows of a microbatch. Throws
     // Error{kConfig} when the device has no memory for it.
     std::function<void(int64_t rows)> check_capacity = nullptr;
+    // This rank's, asked for when the end of a logged step, or of evaluate(), is enqueued.
+    std::function<RankFigures()> figures = nullptr;
   };
 
   // Both must outlive the runner.
@@ -66,12 +71,16 @@ class StepRunner {
   // microbatches.
   float evaluate(std::span<const HostMicrobatch>, double tokens, int64_t step);
 
+  // Of the ranks' figures with the step confirmed last, or with evaluate() after it, the highest.
+  const RankFigures& highest() const { return highest_; }
+
   // Steps that ran again because of the experts' capacity, so far.
   int64_t reruns() const { return reruns_; }
 
  private:
   float loss_scale() const { return static_cast<float>(1 / options_.tokens); }
   void launch(const Step&);
+  void send_figures(bool send);
   void run_again(const StepStatus::Outcome&);
   void grow_expert_capacity(int64_t step, int64_t required_capacity);
   [[noreturn]] void fail_nonfinite(const Step&, const StepStatus::Outcome&);
@@ -82,6 +91,7 @@ class StepRunner {
   Optimizer optimizer_;
   std::vector<Step> unconfirmed_;  // oldest first, at most kAhead
   int64_t reruns_ = 0;
+  RankFigures highest_;
 };
 
 }  // namespace nereus

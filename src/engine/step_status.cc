@@ -12,7 +12,7 @@ namespace nereus {
 namespace {
 
 constexpr int64_t kSlot = Arena::kAlignment;  // bytes: no slot shares a line with another
-constexpr int64_t kRecordsSlot = 5;           // the last
+constexpr int64_t kRecordsSlot = 6;           // the last
 
 // What the host reads, as it lies on the device.
 struct Decision {
@@ -45,22 +45,27 @@ StepStatus::StepStatus(Stream& stream, const RankWorld& world)
       loss_(place(1, DType::f32, {1})),
       sum_squares_(place(2, DType::f64, {1})),
       overflow_(place(3, DType::i64, {1})),
-      coefficient_(place(4, DType::f32, {1})),
+      max_over_mean_(place(4, DType::f64, {1})),
+      coefficient_(place(5, DType::f32, {1})),
       records_(place(kRecordsSlot, DType::f64, {world.ranks(), ops::kStepRecord})),
       read_by_host_{Event(stream.device()), Event(stream.device())} {
+  ops::fill(stream_, {.out = place(4, DType::i64, {1}), .value = 0});  // bits of 0.0
   reset();
 }
 
 void StepStatus::finish(float max_norm) {
   NEREUS_CHECK(kContract, unread() < kAhead, "{} steps are finished and not read", unread());
   const TensorView mine = records_.rows(world_.rank(), world_.rank() + 1);
-  ops::step_record(stream_, {.record = mine.reshape({ops::kStepRecord}),
-                             .overflow = overflow_,
-                             .sum_squares = sum_squares_,
-                             .loss = loss_,
-                             .counts_squares = world_.position(MeshGroup::dp_replicate) == 0,
-                             .counts_loss = world_.first_of_tp(),
-                             .signal = signal_});
+  ops::step_record(
+      stream_, {.record = mine.reshape({ops::kStepRecord}),
+                .overflow = overflow_,
+                .sum_squares = sum_squares_,
+                .loss = loss_,
+                .max_over_mean = max_over_mean_,
+                .counts_squares = world_.position(MeshGroup::dp_replicate) == 0,
+                .counts_loss = world_.first_of_tp(),
+                .signal = signal_,
+                .figures = {figures_.data_seconds, figures_.memory_gib, figures_.memory_percent}});
   world_.world().all_gather(stream_, records_, mine);
   ops::step_outcome(stream_, {.total = total_, .step_ok = ok_, .records = records_});
   ops::clip_coefficient(stream_, {.norm = norm_,
@@ -84,7 +89,11 @@ StepStatus::Outcome StepStatus::read() {
   return {.loss = static_cast<float>(d.total[1]),
           .grad_norm = d.norm,
           .required_capacity = static_cast<int64_t>(d.total[2]),
-          .signal = static_cast<int>(d.total[3]),
+          .max_over_mean = d.total[3],
+          .signal = static_cast<int>(d.total[4]),
+          .highest = {.data_seconds = d.total[5],
+                      .memory_gib = d.total[6],
+                      .memory_percent = d.total[7]},
           .ok = d.ok != 0};
 }
 

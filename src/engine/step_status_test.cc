@@ -37,6 +37,10 @@ TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
         replica == 0 ? 3.0 * (1 + tp) : 100);
     if (all.rank() == 2) ops::raise(stream, {.word = status.overflow(), .value = 48});
     status.signal(all.rank() == 1 ? 15 : 0);
+    // As ranks of other stages have them.
+    status.max_over_mean().as<double>()[0] = all.rank() == 3 ? 1.375 : 0;
+    const double r = all.rank();
+    status.figures({.data_seconds = r, .memory_gib = 8 - r, .memory_percent = r == 2 ? 50.0 : 1.0});
     status.finish(1.5f);
     const StepStatus::Outcome outcome = status.read();
     EXPECT_EQ(outcome.loss, 3);
@@ -44,6 +48,10 @@ TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
     EXPECT_NEAR(status.coefficient().as<float>()[0], 0.5, 1e-6);
     EXPECT_EQ(outcome.required_capacity, 48);
     EXPECT_EQ(outcome.signal, 15);
+    EXPECT_EQ(outcome.max_over_mean, 1.375);
+    EXPECT_EQ(outcome.highest.data_seconds, 3);
+    EXPECT_EQ(outcome.highest.memory_gib, 8);
+    EXPECT_EQ(outcome.highest.memory_percent, 50);
     EXPECT_FALSE(outcome.ok);
   });
 }

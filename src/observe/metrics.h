@@ -11,17 +11,18 @@
 
 namespace nereus {
 
+// Of the run, not of the rank that writes them.
 struct StepMetrics {
   int64_t step = 0;
   double loss = 0, grad_norm = 0, lr = 0;     // of this step; the norm before clipping
-  double memory_gib = 0, memory_percent = 0;  // highest so far, of the device or the process
-  double tokens_per_second = 0;          // a device, over the interval since the last logged step
-  double tflops = 0;                     // TFLOP/s a device by TorchTitan's count
-  std::optional<double> mfu_percent;     // none: the device's peak is not known
-  double step_seconds = 0;               // mean of the interval
-  double data_seconds = 0;               // mean time a step waited for data
-  int64_t tokens_seen = 0;               // by all ranks, since the start
-  int64_t expert_overflows = 0;          // steps run again with more expert capacity, so far
+  double memory_gib = 0, memory_percent = 0;  // highest so far, of any device or process
+  double tokens_per_second = 0;       // a device, over the interval since the last logged step
+  double tflops = 0;                  // TFLOP/s a device by TorchTitan's count
+  std::optional<double> mfu_percent;  // none: the device's peak is not known
+  double step_seconds = 0;            // mean of the interval
+  double data_seconds = 0;            // mean time that a step of the slowest rank waited for data
+  int64_t tokens_seen = 0;            // by all ranks, since the start
+  int64_t expert_overflows = 0;       // steps run again with more expert capacity, so far
   double expert_load_max_over_mean = 0;  // of the busiest expert, worst layer; 0 without experts
 };
 

@@ -9,11 +9,19 @@ namespace nereus::ops {
 
 void check(const Raise& a) { expect("raise", "word", a.word, DType::i64, {1}); }
 
+void check(const MaxOverMean& a) {
+  expect("max_over_mean", "out", a.out, DType::f64, {1});
+  expect_rank("max_over_mean", "load", a.load, 2);
+  expect("max_over_mean", "load", a.load, DType::i64, a.load.shape);
+  expect_contiguous("max_over_mean", "load", a.load);
+}
+
 void check(const StepRecord& a) {
   expect("step_record", "record", a.record, DType::f64, {kStepRecord});
   expect("step_record", "overflow", a.overflow, DType::i64, {1});
   expect("step_record", "sum_squares", a.sum_squares, DType::f64, {1});
   expect("step_record", "loss", a.loss, DType::f32, {1});
+  expect("step_record", "max_over_mean", a.max_over_mean, DType::f64, {1});
 }
 
 void check(const StepOutcome& a) {
@@ -31,13 +39,32 @@ void raise(Stream&, const Raise& a) {
   word = std::max(word, a.value);
 }
 
+void max_over_mean(Stream&, const MaxOverMean& a) {
+  const int64_t E = a.load.dim(1);
+  const int64_t* load = a.load.as<int64_t>();
+  double worst = 0;
+  for (int64_t l = 0; l < a.load.dim(0); ++l, load += E) {
+    int64_t sum = 0, most = 0;
+    for (int64_t e = 0; e < E; ++e) {
+      sum += load[e];
+      most = std::max(most, load[e]);
+    }
+    if (sum > 0)
+      worst = std::max(
+          worst, static_cast<double>(most) * static_cast<double>(E) / static_cast<double>(sum));
+  }
+  a.out.as<double>()[0] = worst;
+}
+
 void step_record(Stream&, const StepRecord& a) {
   double* record = a.record.as<double>();
   int64_t& overflow = a.overflow.as<int64_t>()[0];
   record[0] = a.counts_squares ? a.sum_squares.as<double>()[0] : 0;
   record[1] = a.counts_loss ? static_cast<double>(a.loss.as<float>()[0]) : 0;
   record[2] = static_cast<double>(overflow);
-  record[3] = a.signal;
+  record[3] = a.max_over_mean.as<double>()[0];
+  record[4] = a.signal;
+  std::copy(a.figures.begin(), a.figures.end(), record + 5);
   overflow = 0;
 }
 
@@ -48,8 +75,7 @@ void step_outcome(Stream&, const StepOutcome& a) {
   for (int64_t r = 0; r < a.records.dim(0); ++r, record += kStepRecord) {
     total[0] += record[0];
     total[1] += record[1];
-    total[2] = std::max(total[2], record[2]);
-    total[3] = std::max(total[3], record[3]);
+    for (int64_t i = 2; i < kStepRecord; ++i) total[i] = std::max(total[i], record[i]);
   }
   if (!std::isfinite(total[1]) || total[2] > 0) a.step_ok.as<int32_t>()[0] = 0;
 }

@@ -20,24 +20,56 @@ TEST(Raise, KeepsTheLargest) {
   }
 }
 
+TEST(MaxOverMean, IsOfTheBusiestExpertInTheWorstLayer) {
+  for (const Device device : test::devices()) {
+    Stream s = test::stream(device);
+    const auto out = test::Tensor(device, DType::f64, {1}).poison();
+    for (const int64_t experts : {1, 2, 31, 256})
+      for (const int64_t layers : {0, 1, 3, 19}) {
+        auto load = test::Tensor(device, DType::i64, {layers, experts}).fill(0);
+        double want = 0;
+        for (int64_t l = 0; l < layers; ++l) {
+          double sum = 0, most = 0;
+          for (int64_t e = 0; e < experts && l % 5 != 1; ++e) {  // others have no tokens
+            const int64_t n = (7 * e + 3 * l) % 17 + l;
+            load.set_element(l * experts + e, static_cast<double>(n));
+            sum += static_cast<double>(n);
+            most = std::max(most, static_cast<double>(n));
+          }
+          if (sum > 0) want = std::max(want, most * static_cast<double>(experts) / sum);
+        }
+        max_over_mean(s, {.out = out, .load = load});
+        s.synchronize();
+        EXPECT_EQ(out[0], want) << layers << " x " << experts;
+      }
+  }
+}
+
 TEST(StepRecord, TellsWhatThisRankCountsAndClearsTheOverflow) {
   for (const Device device : test::devices()) {
     Stream s = test::stream(device);
     const auto squares = test::Tensor(device, DType::f64, {1}).fill(2.5),
-               loss = test::Tensor(device, DType::f32, {1}).fill(0.25);
+               loss = test::Tensor(device, DType::f32, {1}).fill(0.25),
+               imbalance = test::Tensor(device, DType::f64, {1}).fill(1.375);
     auto overflow = test::Tensor(device, DType::i64, {1}).fill(1234567);
     const auto record = test::Tensor(device, DType::f64, {kStepRecord}).poison();
-    StepRecord a{
-        .record = record, .overflow = overflow, .sum_squares = squares, .loss = loss, .signal = 15};
+    StepRecord a{.record = record,
+                 .overflow = overflow,
+                 .sum_squares = squares,
+                 .loss = loss,
+                 .max_over_mean = imbalance,
+                 .signal = 15,
+                 .figures = {0.5, 80, 99}};
     step_record(s, a);
     s.synchronize();
-    EXPECT_EQ(record.values(), (std::vector<double>{2.5, 0.25, 1234567, 15}));
+    EXPECT_EQ(record.values(), (std::vector<double>{2.5, 0.25, 1234567, 1.375, 15, 0.5, 80, 99}));
     EXPECT_EQ(overflow[0], 0);
     a.counts_squares = a.counts_loss = false;
     a.signal = 0;
+    a.figures = {};
     step_record(s, a);
     s.synchronize();
-    EXPECT_EQ(record.values(), (std::vector<double>{0, 0, 0, 0}));
+    EXPECT_EQ(record.values(), (std::vector<double>{0, 0, 0, 1.375, 0, 0, 0, 0}));
   }
 }
 
@@ -56,10 +88,11 @@ TEST(StepOutcome, AddsInOrderOfRanksAndTakesMaxima) {
         squares += x;
         loss += -2 * x;
       }
-      records.set_element((ranks - 1) * kStepRecord + 3, 10);
+      for (int64_t i = 3; i < kStepRecord; ++i)
+        records.set_element(i % ranks * kStepRecord + i, static_cast<double>(10 * i));
       step_outcome(s, {.total = total, .step_ok = ok, .records = records});
       s.synchronize();
-      EXPECT_EQ(total.values(), (std::vector<double>{squares, loss, 0, 10}));
+      EXPECT_EQ(total.values(), (std::vector<double>{squares, loss, 0, 30, 40, 50, 60, 70}));
       EXPECT_EQ(ok[0], 1);
     }
   }
@@ -68,12 +101,12 @@ TEST(StepOutcome, AddsInOrderOfRanksAndTakesMaxima) {
 TEST(StepOutcome, AStepThatDoesNotCountTakesThoseBehindItAlong) {
   for (const Device device : test::devices()) {
     const std::vector<std::vector<double>> bad = {
-        {1, std::nan(""), 0, 0}, {1, HUGE_VAL, 0, 0}, {1, 1, 48, 0}};
+        {1, std::nan(""), 0}, {1, HUGE_VAL, 0}, {1, 1, 48}};
     for (const std::vector<double>& record : bad) {
       Stream s = test::stream(device);
       auto records = test::Tensor(device, DType::f64, {2, kStepRecord}).fill(1);
-      for (int64_t i = 0; i < 4; ++i) {
-        records.set_element(4 + i, record[static_cast<size_t>(i)]);
+      for (int64_t i = 0; i < kStepRecord; ++i) {
+        records.set_element(kStepRecord + i, i < 3 ? record[static_cast<size_t>(i)] : 0);
         records.set_element(i, i == 2 ? 0 : 1);
       }
       const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);

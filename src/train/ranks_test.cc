@@ -85,6 +85,41 @@ std::vector<std::string> metrics_without_times(const std::string& folder) {
   return out;
 }
 
+// A layer's experts may be on any rank, and the worst layer on any stage.
+TEST(Ranks, TheFiguresOfAStepAreOfTheRun) {
+  const test::TemporaryFolder folder;
+  const auto loads = [&](const char* name, int ranks, const Arguments& more) {
+    const std::string place = folder.file(name);
+    const Outcome run = train(ranks, small(place, Arguments{"--metrics.log_freq=2"} + more));
+    EXPECT_EQ(run.code, 0);
+    EXPECT_THAT(run.log, Not(HasSubstr("memory:  0.00GiB"))) << "of validations too";
+    std::vector<double> out;
+    std::istringstream in(test::read_file(place + "/metrics.jsonl"));
+    for (std::string line; std::getline(in, line);) {
+      const auto all = nlohmann::json::parse(line);
+      if (!all.contains("loss")) continue;
+      EXPECT_GT(all.value("memory_gib", 0.0), 0) << line;
+      EXPECT_GT(all.value("memory_percent", 0.0), 0) << line;
+      EXPECT_GT(all.value("data_seconds", 0.0), 0) << line;
+      out.push_back(all["expert_load_max_over_mean"]);
+    }
+    return out;
+  };
+  const std::vector<double> one = loads("one", 1, {});
+  EXPECT_THAT(one, testing::SizeIs(2));
+  EXPECT_THAT(one, testing::Each(testing::Gt(1)));
+  EXPECT_EQ(loads("pp", 4, {"--parallelism.pipeline_parallel_degree=4"}), one);
+  EXPECT_EQ(loads("dp_ep", 4, {"--parallelism.expert_parallel_degree=2"}), one);
+  EXPECT_EQ(
+      loads("tp_cp", 4,
+            {"--parallelism.tensor_parallel_degree=2", "--parallelism.context_parallel_degree=2"}),
+      one);
+  EXPECT_EQ(loads("unbiased", 2,
+                  {"--parallelism.pipeline_parallel_degree=2",
+                   "--model_overrides.load_balance_coeff=0"})[0],
+            one[0]);
+}
+
 // From loaded f32 weights to saved ones, with held-out losses in between.
 TEST(Ranks, SplitMastersGiveTheBitsOfWholeOnes) {
   const test::TemporaryFolder folder;

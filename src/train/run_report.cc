@@ -10,28 +10,6 @@
 #include "observe/device_info.h"
 
 namespace nereus {
-namespace {
-
-// The busiest expert's tokens over the mean, of the worst layer.
-double load_max_over_mean(Stream& stream, const Engine& engine) {
-  double worst = 0;
-  for (const Engine::LayerLoad& l : engine.expert_load()) {
-    std::vector<int64_t> load(static_cast<size_t>(l.load.count()));
-    copy_to_host(stream, load.data(), l.load);
-    stream.synchronize();
-    int64_t sum = 0, most = 0;
-    for (const int64_t n : load) {
-      sum += n;
-      most = std::max(most, n);
-    }
-    if (sum > 0)
-      worst = std::max(worst, static_cast<double>(most) * static_cast<double>(load.size()) /
-                                  static_cast<double>(sum));
-  }
-  return worst;
-}
-
-}  // namespace
 
 RunReport::RunReport(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
                      Stream& stream)
@@ -132,11 +110,17 @@ double RunReport::tokens_per_device() const {
 
 void RunReport::begin_interval() { interval_ = Interval(); }
 
-void RunReport::step(int64_t step, const StepResult& result, double lr, int64_t reruns,
-                     const Engine& engine) {
+RankFigures RunReport::figures() const {
+  const MemoryUse memory = memory_use(stream_);
+  return {.data_seconds = interval_.data_seconds,
+          .memory_gib = memory.peak_gib,
+          .memory_percent = memory.peak_percent};
+}
+
+void RunReport::step(int64_t step, const StepResult& result, const RankFigures& highest, double lr,
+                     int64_t reruns) {
   const double seconds = std::chrono::duration<double>(Clock::now() - interval_.begin).count();
   const auto steps = static_cast<double>(interval_.steps);
-  const MemoryUse memory = memory_use(stream_);
   const auto flops =
       static_cast<double>(flops_per_token(args_, config_.training.seq_len).torchtitan);
   StepMetrics m;
@@ -144,29 +128,29 @@ void RunReport::step(int64_t step, const StepResult& result, double lr, int64_t 
   m.loss = static_cast<double>(result.loss);
   m.grad_norm = static_cast<double>(result.grad_norm);
   m.lr = lr;
-  m.memory_gib = memory.peak_gib;
-  m.memory_percent = memory.peak_percent;
+  m.memory_gib = highest.memory_gib;
+  m.memory_percent = highest.memory_percent;
   m.tokens_per_second = steps * tokens_per_device() / seconds;
   m.tflops = flops * m.tokens_per_second / 1e12;
   if (const std::optional<double> peak = peak_flops(stream_))
     m.mfu_percent = 100 * flops * m.tokens_per_second / *peak;
   m.step_seconds = seconds / steps;
-  m.data_seconds = interval_.data_seconds / steps;
+  m.data_seconds = highest.data_seconds / steps;
   m.tokens_seen = step * layout_.global_batch * config_.training.seq_len;
   m.expert_overflows = reruns;
-  m.expert_load_max_over_mean = load_max_over_mean(stream_, engine);  // of this rank's stages
+  m.expert_load_max_over_mean = result.max_over_mean;
   for (const auto& sink : sinks_) sink->step(m);
   begin_interval();
 }
 
-void RunReport::validation(int64_t step, double loss, int64_t tokens, double seconds) {
-  const MemoryUse memory = memory_use(stream_);
+void RunReport::validation(int64_t step, double loss, const RankFigures& highest, int64_t tokens,
+                           double seconds) {
   const double per_device = static_cast<double>(tokens) / static_cast<double>(layout_.mesh.world());
   for (const auto& sink : sinks_)
     sink->validation({.step = step,
                       .loss = loss,
-                      .memory_gib = memory.peak_gib,
-                      .memory_percent = memory.peak_percent,
+                      .memory_gib = highest.memory_gib,
+                      .memory_percent = highest.memory_percent,
                       .tokens_per_second = per_device / seconds});
 }
 

@@ -32,10 +32,13 @@ class RunReport {
   void begin_interval();
   void waited_for_data(double seconds) { interval_.data_seconds += seconds; }
   void step_confirmed() { ++interval_.steps; }
+  // Of this rank, so far.
+  RankFigures figures() const;
 
-  // All steps so far are confirmed; ends the interval.
-  void step(int64_t step, const StepResult&, double lr, int64_t reruns, const Engine&);
-  void validation(int64_t step, double loss, int64_t tokens, double seconds);
+  // All steps so far are confirmed; ends the interval. `highest`: of all ranks' figures.
+  void step(int64_t step, const StepResult&, const RankFigures& highest, double lr, int64_t reruns);
+  void validation(int64_t step, double loss, const RankFigures& highest, int64_t tokens,
+                  double seconds);
   void profile(const std::vector<KernelRun>&, double step_seconds);
 
   struct Summary {

@@ -71,7 +71,8 @@ void Trainer::set_up() {
           .optimizer = optimizer_options(config_),
           .tokens = static_cast<double>(layout_.global_batch * config_.training.seq_len),
           .base_lr = config_.optimizer.lr,
-          .check_capacity = [this](int64_t rows) { check_capacity(rows); }});
+          .check_capacity = [this](int64_t rows) { check_capacity(rows); },
+          .figures = [this] { return report_.figures(); }});
   engine_->store().initialize(stream_, static_cast<uint64_t>(config_.training.seed.value_or(0)));
   checkpoint_.emplace(config_, args_, stream_, *engine_, *ranks_);
   checkpoint_->load();
@@ -129,7 +130,7 @@ int Trainer::run() {
   while (step < t.steps && signal_ == 0) {
     ++step;
     world_.set_step(step);
-    const bool logged = step == 1 || step % config_.metrics.log_freq == 0;
+    const bool logged = is_logged(step);
     const bool validated = validation_->due(step);
     const bool profiled = profiler_->should_profile(step, t.steps);
     name_step_in_device_errors(step, [&] {
@@ -140,7 +141,7 @@ int Trainer::run() {
       confirm(logged || validated || step == t.steps ? step : step - 1);
     });
     if (profiled) profiler_->stop();
-    if (logged) report_.step(step, result_, lr_.at(step), runner_->reruns(), *engine_);
+    if (logged) report_.step(step, result_, runner_->highest(), lr_.at(step), runner_->reruns());
     if (validated) validation_->run(step, *runner_, report_);
     if (step == 1) world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
     if (alone) signal_ = StopSignal::received();
@@ -159,6 +160,10 @@ int Trainer::run() {
   return signal_ == 0 ? 0 : 128 + signal_;
 }
 
+bool Trainer::is_logged(int64_t step) const {
+  return step == 1 || step % config_.metrics.log_freq == 0;
+}
+
 // The next batch, cut into the step's microbatches.
 void Trainer::enqueue(int64_t step) {
   const auto begin = Clock::now();
@@ -174,7 +179,8 @@ void Trainer::enqueue(int64_t step) {
   runner_->enqueue({.number = step,
                     .lr = lr_.at(step),
                     .microbatches = microbatches,
-                    .signal = StopSignal::received()});
+                    .signal = StopSignal::received(),
+                    .logged = is_logged(step)});
 }
 
 // All steps up to `step`.

@@ -49,6 +49,7 @@ class Trainer {
   void make_folder();
   void check_memory();
   void check_capacity(int64_t rows);
+  bool is_logged(int64_t step) const;
   void enqueue(int64_t step);
   void confirm(int64_t step);
   void name_step_in_device_errors(int64_t step, const std::function<void()>& work) const;

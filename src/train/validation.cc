@@ -30,7 +30,7 @@ void Validation::run(int64_t step, StepRunner& runner, RunReport& report) {
   last_ = static_cast<double>(runner.evaluate(mine, static_cast<double>(counted_), step));
   if (step == 0) first_ = last_;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  report.validation(step, last_, counted_, seconds.count());
+  report.validation(step, last_, runner.highest(), counted_, seconds.count());
 }
 
 }  // namespace nereus
