@@ -111,6 +111,8 @@ ModelArgs model_args_from_torchtitan_json(const std::string& path);
 ModelArgs model_args_from_hf_config(const std::string& path);
 // eos_token_id of a config.json, if it has one.
 std::optional<int64_t> hf_config_eos_id(const std::string& path);
+// All of them, in the order of the file.
+std::vector<int64_t> hf_config_eos_ids(const std::string& path);
 
 struct JobConfig;
 // Flavor, or model.torchtitan_args or model.hf_config, then [model_overrides], then [numerics];

@@ -364,14 +364,21 @@ ModelArgs model_args_from_hf_config(const std::string& path) {
   return a;
 }
 
-std::optional<int64_t> hf_config_eos_id(const std::string& path) {
+std::vector<int64_t> hf_config_eos_ids(const std::string& path) {
   const json config = read_json(path);
   const Members m(config, path);
-  if (!m.has("eos_token_id")) return std::nullopt;
+  if (!m.has("eos_token_id")) return {};
   const json& id = m.at("eos_token_id");
-  if (id.is_number_integer()) return id.get<int64_t>();
-  if (id.is_array() && !id.empty() && id[0].is_number_integer()) return id[0].get<int64_t>();
-  m.fail("eos_token_id", "an integer or a list of integers");
+  if (id.is_number_integer()) return {id.get<int64_t>()};
+  const auto integer = [](const json& one) { return one.is_number_integer(); };
+  if (!id.is_array() || !std::all_of(id.begin(), id.end(), integer))
+    m.fail("eos_token_id", "an integer or a list of integers");
+  return id.get<std::vector<int64_t>>();
+}
+
+std::optional<int64_t> hf_config_eos_id(const std::string& path) {
+  const std::vector<int64_t> ids = hf_config_eos_ids(path);
+  return ids.empty() ? std::nullopt : std::optional(ids.front());
 }
 
 }  // namespace nereus

@@ -4,6 +4,7 @@
 
 #include "base/assets.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "data/document_encoder.h"
 #include "data/line_reader.h"
@@ -40,7 +41,7 @@ std::string text_path(const Wanted& w) {
 
 std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs& args,
                                              const Wanted& w, const data::RowPlan& plan,
-                                             std::optional<int32_t>* eos_id) {
+                                             RunData* about) {
   const auto seed = static_cast<uint64_t>(c.training.seed.value_or(0));
   if (w.dataset == "random") return data::random_rows(plan, args.vocab_size, seed);
   if (w.dataset == "tokens") {
@@ -66,7 +67,10 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
       "model.hf_assets_path = {}: its tokenizer has {} ids, but the model's vocabulary only {}; "
       "set model_overrides.vocab_size to at least {}",
       c.model.hf_assets_path, tokenizer->vocab_size(), args.vocab_size, tokenizer->vocab_size());
-  if (eos_id != nullptr) *eos_id = tokenizer->eos_id();
+  if (about != nullptr) {
+    about->tokenized = true;
+    about->eos_id = tokenizer->eos_id();
+  }
   return data::text_rows({.dataset = w.dataset,
                           .path = path,
                           .order = c.data.order,
@@ -91,9 +95,51 @@ RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, in
                              .path = c.training.dataset_path,
                              .sample = "sample/en",
                              .loop = true},
-                            plan, &out.eos_id);
+                            plan, &out);
   out.loader = std::make_unique<data::Loader>(std::move(source), plan);
   return out;
+}
+
+void choose_end_of_document(const JobConfig& c, const RunData& data, ModelArgs& args) {
+  const bool masked = args.block_causal();
+  if (data.tokenized && !data.eos_id) {
+    constexpr const char* kRemedy =
+        "name it there, as in {\"eos_token\": \"</s>\"}: it must be a token of tokenizer.json";
+    NEREUS_CHECK(kConfig, !masked,
+                 "attn_mask_type is block_causal, but no token ends a document: "
+                 "tokenizer_config.json in model.hf_assets_path = {} is not there or has no "
+                 "eos_token. Add the file or {}; or take --model_overrides.attn_mask_type=causal.",
+                 c.model.hf_assets_path, kRemedy);
+    log::warning(
+        "Documents follow one another without a token between them: tokenizer_config.json in "
+        "model.hf_assets_path = {} is not there or has no eos_token. To have one, {}.",
+        c.model.hf_assets_path, kRemedy);
+  }
+  if (!masked) return;
+  NEREUS_CHECK(kConfig, data.eos_id.has_value() || args.eos_id >= 0,
+               "attn_mask_type is block_causal, and nothing says which token ends a document: "
+               "data set {} has no tokenizer, and no config.json gives eos_token_id. Take the "
+               "model's arguments from a config.json that has one (model.hf_config), or "
+               "--model_overrides.attn_mask_type=causal.",
+               c.training.dataset);
+  const std::vector<int64_t> configured =
+      c.model.hf_config ? hf_config_eos_ids(*c.model.hf_config) : std::vector<int64_t>();
+  const std::string listed = fmt::format("{}", fmt::join(configured, ", "));
+  if (!data.eos_id) {
+    if (configured.size() > 1)
+      log::info(
+          "Token {} ends a document, the first of config.json's eos_token_id ({}): data set {} has "
+          "no tokenizer",
+          args.eos_id, listed, c.training.dataset);
+    return;
+  }
+  if (args.eos_id >= 0 && configured != std::vector<int64_t>{*data.eos_id})
+    log::info(
+        "Token {} ends a document, as tokenizer_config.json in {} says and the data set has it; "
+        "config.json's eos_token_id ({}) is not used",
+        *data.eos_id, c.model.hf_assets_path,
+        listed.empty() ? std::to_string(args.eos_id) : listed);
+  args.eos_id = *data.eos_id;
 }
 
 std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs& args, int64_t B,

@@ -14,12 +14,18 @@ namespace nereus {
 
 struct RunData {
   std::unique_ptr<data::Loader> loader;  // a batch a step
-  std::optional<int32_t> eos_id;         // the tokenizer's, if the data set has one
+  bool tokenized = false;                // text, by the tokenizer of model.hf_assets_path
+  std::optional<int32_t> eos_id;         // that tokenizer's: it is put after each document
 };
 
 // training.dataset and what belongs to it: the rows of data-parallel rank dp_rank of dp_size.
 // Throws Error{kConfig}: unknown data set, no path, no tokenizer.
 RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_size);
+
+// Sets args.eos_id, the token that ends a document, where attention stops at it: what the data set
+// puts there, which is its tokenizer's; without a tokenizer what config.json says. Says which of
+// two that differ is used. Throws Error{kConfig} when nothing ends a document.
+void choose_end_of_document(const JobConfig&, const RunData&, ModelArgs& args);
 
 // The rows of validation.dataset, all of them on every rank, in a multiple of dp_size batches of
 // `rows`, filled up with rows whose labels are ignored.

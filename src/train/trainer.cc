@@ -24,19 +24,6 @@ LrSchedule lr_schedule(const JobConfig& c) {
                     c.lr_scheduler.min_lr_factor);
 }
 
-// The token that ends a document, where attention stops at it: the model's, or the tokenizer's.
-void choose_end_of_document(const JobConfig& config, std::optional<int32_t> of_tokenizer,
-                            ModelArgs& args) {
-  if (!args.block_causal()) return;
-  NEREUS_CHECK(kConfig, of_tokenizer.has_value() || args.eos_id >= 0,
-               "attn_mask_type is block_causal, and nothing says which token ends a document: "
-               "data set {} has no tokenizer, and no config.json gives eos_token_id. Take the "
-               "model's arguments from a config.json that has one (model.hf_config), or "
-               "--model_overrides.attn_mask_type=causal.",
-               config.training.dataset);
-  if (args.eos_id < 0) args.eos_id = *of_tokenizer;
-}
-
 }  // namespace
 
 Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator& all, World& world)
@@ -59,7 +46,7 @@ void Trainer::set_up() {
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
   const int dp_rank = ranks_->position(MeshGroup::dp);
   RunData data = open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp));
-  choose_end_of_document(config_, data.eos_id, args_);
+  choose_end_of_document(config_, data, args_);
   validation_.emplace(config_, args_, layout_, dp_rank);
 
   check_memory();

@@ -1,0 +1,100 @@
+// Data sets and tokenizers as users bring them, through whole runs (tests/golden/cases/README.md).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+#include "train/whole_run_test.h"
+
+namespace nereus {
+namespace {
+
+using test::Arguments;
+using test::operator+;
+using testing::HasSubstr;
+using testing::Not;
+using testing::ThrowsMessage;
+
+std::string of_case(const std::string& name) {
+  return test::source_path("tests/golden/cases/" + name);
+}
+
+// The losses in metrics.jsonl.
+std::vector<double> losses(const std::string& folder) {
+  std::vector<double> out;
+  std::istringstream in(test::read_file(folder + "/metrics.jsonl"));
+  for (std::string line; std::getline(in, line);)
+    out.push_back(nlohmann::json::parse(line)["loss"]);
+  return out;
+}
+
+// The losses and the log of a run of a case's configuration.
+struct CaseRun {
+  std::vector<double> losses;
+  std::string log;
+};
+CaseRun train_case(const Arguments& arguments) {
+  const test::TemporaryFolder folder;
+  CaseRun out;
+  out.log = test::train_on(1, arguments + Arguments{"--job.dump_folder=" + folder.path()}).log;
+  out.losses = losses(folder.path());
+  return out;
+}
+
+void expect_losses(const CaseRun& run, const std::vector<double>& wanted) {
+  ASSERT_EQ(run.losses.size(), wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(run.losses[i], wanted[i], 2e-6) << i;
+}
+
+Arguments end_of_document_case() {
+  const std::string at = of_case("eos_of_config/");
+  return {at + "run.toml", "--model.hf_config=" + at + "config.json",
+          "--model.hf_assets_path=" + at, "--training.dataset_path=" + at + "docs.jsonl"};
+}
+
+TEST(EndOfDocument, IsTheTokenThatTheDataSetsTokenizerPutsThere) {
+  const CaseRun run = train_case(end_of_document_case());
+  expect_losses(run, {7.465211, 7.481108});  // of a config.json with eos_token_id 1
+  EXPECT_THAT(run.log, HasSubstr("Token 1 ends a document, as tokenizer_config.json in " +
+                                 of_case("eos_of_config/") +
+                                 " says and the data set has it; "
+                                 "config.json's eos_token_id (586) is not used"));
+}
+
+TEST(EndOfDocument, MayBeOneOfAList) {
+  const test::TemporaryFolder folder;
+  nlohmann::json config =
+      nlohmann::json::parse(test::read_file(of_case("eos_of_config/config.json")));
+  const auto with = [&](const nlohmann::json& ids) {
+    config["eos_token_id"] = ids;
+    return end_of_document_case() +
+           Arguments{"--model.hf_config=" + folder.write("config.json", config.dump())};
+  };
+  const CaseRun several = train_case(with({586, 1}));
+  expect_losses(several, {7.465211, 7.481108});
+  EXPECT_THAT(several.log, HasSubstr("config.json's eos_token_id (586, 1) is not used"));
+  EXPECT_THAT(train_case(with(1)).log, Not(HasSubstr("ends a document")));
+  const CaseRun none = train_case(with({3, 586}) + Arguments{"--training.dataset=random"});
+  EXPECT_THAT(none.log, HasSubstr("Token 3 ends a document, the first of config.json's "
+                                  "eos_token_id (3, 586): data set random has no tokenizer"));
+}
+
+TEST(EndOfDocument, IsMissedInATokenizerWithoutOne) {
+  const test::TemporaryFolder folder;
+  folder.write("tokenizer.json", test::read_file(of_case("eos_of_config/tokenizer.json")));
+  const Arguments without =
+      end_of_document_case() + Arguments{"--model.hf_assets_path=" + folder.path()};
+  EXPECT_THAT([&] { train_case(without); },
+              ThrowsMessage<Error>(AllOf(
+                  HasSubstr("attn_mask_type is block_causal, but no token ends a document: "
+                            "tokenizer_config.json in model.hf_assets_path = " +
+                            folder.path() + " is not there or has no eos_token. Add the file"),
+                  HasSubstr("--model_overrides.attn_mask_type=causal"))));
+  const CaseRun causal = train_case(without + Arguments{"--model_overrides.attn_mask_type=causal"});
+  EXPECT_THAT(causal.log, HasSubstr("Documents follow one another without a token between them"));
+}
+
+}  // namespace
+}  // namespace nereus
