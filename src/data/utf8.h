@@ -17,6 +17,8 @@ struct CodePoint {
 // The code point at the start of `text`, which must not be empty.
 CodePoint decode_utf8(std::string_view text);
 
+void append_utf8(char32_t c, std::string& out);
+
 bool is_valid_utf8(std::string_view text);
 
 // Ill-formed parts replaced; `replaced` (may be null) is increased by their number.

@@ -7,6 +7,7 @@
 #include <array>
 #include <cctype>
 #include <new>
+#include <vector>
 
 #include "base/check.h"
 
@@ -24,104 +25,186 @@ constexpr std::string_view kWord =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\xB2\xB3\xB9\xBC-\xBE\x{24B6}-\x{24E9}\x{1F130}-\x{1F149})"
     R"(\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})";
 
+pcre2_code* compile(const std::string& pattern, int& error) {
+  PCRE2_SIZE offset = 0;
+  return pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                       PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                       &offset, nullptr);
+}
+
+bool compiles(const std::string& pattern) {
+  int error = 0;
+  pcre2_code* code = compile(pattern, error);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
+
+// The file and the pattern, which may be long, for messages.
+std::string name_of(const std::string& pattern, const std::string& file) {
+  constexpr size_t kMost = 120;
+  size_t length = std::min(pattern.size(), kMost);
+  while (length < pattern.size() && (static_cast<unsigned char>(pattern[length]) & 0xC0u) == 0x80u)
+    --length;
+  return fmt::format("{}: the pre_tokenizer pattern {}{}", file, pattern.substr(0, length),
+                     length < pattern.size() ? "..." : "");
+}
+
 class Translator {
  public:
-  explicit Translator(const std::string& pattern) : pattern_(pattern) {}
+  Translator(const std::string& pattern, const std::string& name)
+      : pattern_(pattern), name_(name) {}
 
   std::string run() {
+    std::string out;
     while (at_ < pattern_.size()) {
       const char c = pattern_[at_];
       if (c == '\\') {
-        escape(/*in_class=*/false);
+        out += escape();
       } else if (c == '[') {
-        character_class();
+        out += character_class();
       } else if (c == '(' && pattern_.compare(at_, 2, "(?") == 0) {
-        group_options();
+        group_options(out);
       } else {
-        copy(1);
+        out += take(1);
       }
     }
-    return std::move(out_);
+    return out;
   }
 
  private:
-  void copy(size_t count) {
-    out_.append(pattern_, at_, count);
+  std::string take(size_t count) {
+    const std::string out = pattern_.substr(at_, count);
     at_ += count;
+    return out;
   }
+  bool at(std::string_view text) const { return pattern_.compare(at_, text.size(), text) == 0; }
   [[noreturn]] void refuse(const char* what) const {
-    NEREUS_FAIL(kConfig,
-                "tokenizer.json: the pre_tokenizer pattern {} has {} at offset {}, which is not "
-                "supported",
-                pattern_, what, at_);
+    NEREUS_FAIL(kConfig, "{} has {} at offset {}, which is not supported", name_, what, at_);
   }
 
-  void escape(bool in_class) {
-    const char c = at_ + 1 < pattern_.size() ? pattern_[at_ + 1] : '\0';
-    const auto put = [&](std::string_view members, bool complement) {
-      out_ += in_class ? "" : complement ? "[^" : "[";
-      out_ += members;
-      out_ += in_class ? "" : "]";
-      at_ += 2;
-    };
-    switch (c) {
+  // The members of the class that an escape at `at_` stands for; none: it is no class of ours.
+  struct Members {
+    std::string_view members;
+    bool complement;
+  };
+  std::optional<Members> class_of_escape() const {
+    switch (at_ + 1 < pattern_.size() ? pattern_[at_ + 1] : '\0') {
       case 's':
-        return put(kSpace, false);
+        return Members{kSpace, false};
       case 'S':
-        return in_class ? put(kNotSpace, false) : put(kSpace, true);
+        return Members{kSpace, true};
       case 'w':
-        return put(kWord, false);
+        return Members{kWord, false};
       case 'W':
-        if (in_class) refuse("\\W in brackets");
-        return put(kWord, true);
+        return Members{kWord, true};
       case 'h':  // hexadecimal digits to Oniguruma, white space to PCRE2
-        return put("0-9A-Fa-f", false);
+        return Members{"0-9A-Fa-f", false};
       case 'H':
-        if (in_class) refuse("\\H in brackets");
-        return put("0-9A-Fa-f", true);
+        return Members{"0-9A-Fa-f", true};
       default:
-        return copy(2);
+        return std::nullopt;
     }
   }
 
-  void character_class() {
-    copy(1);
-    if (at_ < pattern_.size() && pattern_[at_] == '^') copy(1);
-    if (at_ < pattern_.size() && pattern_[at_] == ']') copy(1);  // a member when it is first
-    while (at_ < pattern_.size() && pattern_[at_] != ']') {
-      const char c = pattern_[at_];
-      if (c == '\\') {
-        escape(/*in_class=*/true);
-      } else if (c == '[' && pattern_.compare(at_, 2, "[:") == 0) {
+  // Outside of brackets.
+  std::string escape() {
+    if (const std::optional<Members> c = class_of_escape()) {
+      at_ += 2;
+      return fmt::format("[{}{}]", c->complement ? "^" : "", c->members);
+    }
+    return property_or_escape();
+  }
+
+  // A script's name is its code points' own to Oniguruma; newer PCRE2 takes in those that it is
+  // extended to.
+  std::string property_or_escape() {
+    std::string out = take(2);
+    if ((out != "\\p" && out != "\\P") || at_ >= pattern_.size() || pattern_[at_] != '{')
+      return out;
+    const size_t end = pattern_.find('}', at_);
+    if (end == std::string::npos) return out;
+    std::string name = take(end + 1 - at_).substr(1);
+    name.pop_back();
+    const bool complement = name.starts_with('^');
+    if (complement) name.erase(0, 1);
+    const bool maybe_script = name.size() > 2 && name.find_first_of(":=") == std::string::npos;
+    if (maybe_script && compiles("\\p{sc:" + name + "}")) name = "sc:" + name;
+    return fmt::format("{}{{{}{}}}", out, complement ? "^" : "", name);
+  }
+
+  // One side of an intersection: members as PCRE2 has them, and classes beside them.
+  struct Side {
+    std::string members;
+    std::vector<std::string> classes;
+    bool plain() const { return classes.empty(); }
+    // As something that matches one code point.
+    std::string pattern() const {
+      if (plain()) return fmt::format("[{}]", members);
+      std::string out = members.empty() ? "" : fmt::format("[{}]|", members);
+      return fmt::format("(?:{}{})", out, fmt::join(classes, "|"));
+    }
+  };
+
+  // Brackets at `at_`.
+  std::string character_class() {
+    take(1);
+    const bool complement = at("^");
+    if (complement) take(1);
+    std::vector<Side> sides(1);
+    if (at("]")) sides.back().members += take(1);  // a member when it is first
+    while (at_ < pattern_.size() && !at("]")) {
+      Side& side = sides.back();
+      if (at("&&")) {
+        if (side.members.empty() && side.plain()) refuse("an intersection of nothing");
+        take(2);
+        sides.emplace_back();
+      } else if (at("[:")) {
         const size_t end = pattern_.find(":]", at_);
         if (end == std::string::npos) refuse("[: without :]");
-        copy(end + 2 - at_);
-      } else if (c == '[') {
-        refuse("a class in a class");
-      } else if (c == '&' && pattern_.compare(at_, 2, "&&") == 0) {
-        refuse("an intersection of classes");
+        side.members += take(end + 2 - at_);
+      } else if (at("[")) {
+        side.classes.push_back(character_class());
+      } else if (const auto c = at("\\") ? class_of_escape() : std::nullopt) {
+        at_ += 2;
+        if (!c->complement) {
+          side.members += c->members;
+        } else if (c->members == kSpace) {
+          side.members += kNotSpace;
+        } else {
+          side.classes.push_back(fmt::format("[^{}]", c->members));
+        }
       } else {
-        copy(1);
+        side.members += at("\\") ? property_or_escape() : take(1);
       }
     }
-    if (at_ < pattern_.size()) copy(1);
+    if (at_ >= pattern_.size()) refuse("a [ without a ]");
+    take(1);
+    const Side& last = sides.back();
+    if (sides.size() == 1 && last.plain())
+      return fmt::format("[{}{}]", complement ? "^" : "", last.members);
+    if (last.members.empty() && last.plain()) refuse("an intersection of nothing");
+    std::string out;
+    for (size_t i = 0; i + 1 < sides.size(); ++i) out += fmt::format("(?={})", sides[i].pattern());
+    out += last.pattern();
+    return complement ? fmt::format(R"((?:(?!{})[\x00-\x{{10FFFF}}]))", out)
+                      : fmt::format("(?:{})", out);
   }
 
   // (?m) is PCRE2's (?s).
-  void group_options() {
-    copy(2);
+  void group_options(std::string& out) {
+    out += take(2);
     while (at_ < pattern_.size() &&
            (std::isalpha(static_cast<unsigned char>(pattern_[at_])) || pattern_[at_] == '-')) {
       const char c = pattern_[at_];
       if (c != 'i' && c != 'm' && c != 'x' && c != '-') return;  // not options
-      out_ += c == 'm' ? 's' : c;
+      out += c == 'm' ? 's' : c;
       ++at_;
     }
   }
 
   const std::string& pattern_;
+  const std::string& name_;
   size_t at_ = 0;
-  std::string out_;
 };
 
 }  // namespace
@@ -142,18 +225,14 @@ struct Regex::Search::Data {
   pcre2_match_data* data;
 };
 
-Regex::Regex(const std::string& pattern) : pattern_(pattern) {
-  const std::string translated = Translator(pattern).run();
+Regex::Regex(const std::string& pattern, const std::string& file) : name_(name_of(pattern, file)) {
   int error = 0;
-  PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
+  pcre2_code* code = compile(Translator(pattern, name_).run(), error);
   if (code == nullptr) {
     std::array<PCRE2_UCHAR, 256> text{};
     pcre2_get_error_message(error, text.data(), text.size());
-    NEREUS_FAIL(kConfig, "tokenizer.json: the pre_tokenizer pattern {} does not compile: {}",
-                pattern, reinterpret_cast<const char*>(text.data()));
+    NEREUS_FAIL(kConfig, "{} does not compile: {}", name_,
+                reinterpret_cast<const char*>(text.data()));
   }
   code_ = std::make_unique<Code>(code);
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // where it cannot, PCRE2 interprets
@@ -177,11 +256,9 @@ std::optional<Regex::Match> Regex::Search::next(std::string_view text, size_t fr
   int found = match(0);
   if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);  // has the heap
   if (found == PCRE2_ERROR_NOMATCH) return std::nullopt;
-  NEREUS_CHECK(
-      kConfig, found >= 0,
-      "tokenizer.json: the pre_tokenizer pattern {} gave up on a text of {} bytes (PCRE2's "
-      "error {}): it backtracks too much",
-      regex_.pattern_, text.size(), found);
+  NEREUS_CHECK(kConfig, found >= 0,
+               "{} gave up on a text of {} bytes (PCRE2's error {}): it backtracks too much",
+               regex_.name_, text.size(), found);
   const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data_->data);
   const size_t end = std::max(span[1], from);
   return Match{std::clamp(span[0], from, end), end};  // \K can put the begin anywhere

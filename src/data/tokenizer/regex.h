@@ -1,9 +1,9 @@
 // Regular expressions of tokenizer files, which are written for Oniguruma, run by PCRE2 (JIT).
 //
 // The two agree on what such files use, once \s, \w and \h are spelt out and (?m), ^ and $ are
-// taken as Oniguruma takes them. A pattern with something that PCRE2 would silently read otherwise
-// (a class in a class, an intersection) is refused. PCRE2's own tables serve \p{...}: code points
-// younger than the library are unassigned to it.
+// taken as Oniguruma takes them, scripts in \p{...} are those of the code point alone, and classes
+// in classes and intersections ([a-z&&[^x]]) become lookaheads. PCRE2's own tables serve \p{...}:
+// code points younger than the library are unassigned to it.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,9 @@ namespace nereus::data {
 
 class Regex {
  public:
-  // Throws Error{kConfig} for a pattern that does not compile or would mean something else.
-  explicit Regex(const std::string& pattern);
+  // Throws Error{kConfig} for a pattern that does not compile or would mean something else; `file`
+  // is whose it is, for messages.
+  explicit Regex(const std::string& pattern, const std::string& file = "tokenizer.json");
   ~Regex();
   Regex(Regex&&) noexcept;
 
@@ -41,7 +42,7 @@ class Regex {
 
  private:
   struct Code;
-  std::string pattern_;
+  std::string name_;  // of the file and the pattern, for messages
   std::unique_ptr<Code> code_;
 };
 

@@ -75,9 +75,10 @@ void join_spans(SplitRule::Behavior behavior, std::vector<Span>& spans) {
 
 class RegexSplitter final : public Splitter {
  public:
-  explicit RegexSplitter(const std::vector<SplitRule>& rules) {
+  RegexSplitter(const std::vector<SplitRule>& rules, const std::string& file) {
     for (const SplitRule& rule : rules)
-      rules_.push_back({rule, Regex(rule.literal ? regex_of_literal(rule.pattern) : rule.pattern)});
+      rules_.push_back(
+          {rule, Regex(rule.literal ? regex_of_literal(rule.pattern) : rule.pattern, file)});
   }
 
   void split(std::string_view text, std::vector<std::string_view>& pieces) const override {
@@ -109,8 +110,9 @@ class RegexSplitter final : public Splitter {
 
 }  // namespace
 
-std::unique_ptr<Splitter> make_regex_splitter(const std::vector<SplitRule>& rules) {
-  return std::make_unique<RegexSplitter>(rules);
+std::unique_ptr<Splitter> make_regex_splitter(const std::vector<SplitRule>& rules,
+                                              const std::string& file) {
+  return std::make_unique<RegexSplitter>(rules, file);
 }
 
 }  // namespace nereus::data

@@ -37,7 +37,9 @@ struct SplitRule {
 bool are_deepseek_rules(const std::vector<SplitRule>&);
 std::unique_ptr<Splitter> make_deepseek_splitter();
 
-// Any rules, through PCRE2. Throws Error{kConfig} for a pattern it cannot compile.
-std::unique_ptr<Splitter> make_regex_splitter(const std::vector<SplitRule>&);
+// Any rules, through PCRE2. Throws Error{kConfig} for a pattern it cannot compile; `file` is whose
+// they are, for messages.
+std::unique_ptr<Splitter> make_regex_splitter(const std::vector<SplitRule>&,
+                                              const std::string& file = "tokenizer.json");
 
 }  // namespace nereus::data

@@ -134,9 +134,23 @@ TEST(Splitter, RefusesPatternsThatPcre2WouldReadOtherwise) {
                 ThrowsMessage<Error>(HasSubstr(message)));
   };
   expect("(unclosed", "the pre_tokenizer pattern (unclosed does not compile: missing closing");
-  expect(R"([a-z&&[^b]])", "has an intersection of classes at offset 4, which is not supported");
-  expect("[a[xy]]", "has a class in a class at offset 2");
-  expect(R"([\W])", R"(has \W in brackets at offset 1)");
+  expect("[&&a]", "has an intersection of nothing at offset 1, which is not supported");
+  expect("[a&&]", "has an intersection of nothing at offset 5");
+  expect("[a[xy]", "has a [ without a ] at offset 6");
+}
+
+TEST(Splitter, ReadsClassesInClassesAndIntersections) {
+  const auto expect = [](const char* pattern, std::string_view text,
+                         const std::vector<std::string_view>& want) {
+    EXPECT_EQ(split(*make_regex_splitter({{.pattern = pattern}}), text), want) << pattern;
+  };
+  expect("[a-d&&[^b]]+", "abcd", {"a", "b", "cd"});
+  expect("[a[xy]]+", "axbya", {"ax", "b", "ya"});
+  expect("[^a[xy]]+", "axbcy", {"ax", "bc", "y"});
+  expect("[^a-d&&[^b]]+", "abxa", {"a", "bx", "a"});  // all but a, c and d
+  expect(R"([\W&&[^ ]]+)", "a-- b", {"a", "--", " b"});
+  expect("[a-z&&b-y&&[^k]]+", "abkyz", {"a", "b", "k", "y", "z"});
+  expect(R"(\p{Han}+)", "\u4e2d\u3007\u3001a", {"\u4e2d\u3007", "\u3001a"});
 }
 
 TEST(Splitter, GivesUpWithAnErrorOnAPatternThatBacktracksTooMuch) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "base/check.h"
 #include "data/tokenizer/merger.h"
@@ -49,18 +50,54 @@ std::vector<const AddedToken*> added_of(const TokenizerFile& file, bool normaliz
   return out;
 }
 
+std::vector<const AddedToken*> pointers(const std::vector<AddedToken>& tokens) {
+  std::vector<const AddedToken*> out;
+  for (const AddedToken& token : tokens) out.push_back(&token);
+  return out;
+}
+
 }  // namespace
 
 struct Tokenizer::Impl {
-  explicit Impl(TokenizerFile f)
-      : file(std::move(f)), raw(added_of(file, false)), normalized(added_of(file, true)) {
-    splitter =
-        are_deepseek_rules(file.rules) ? make_deepseek_splitter() : make_regex_splitter(file.rules);
-    if (!file.after_prefix.empty()) after_prefix = make_regex_splitter(file.after_prefix);
+  Impl(TokenizerFile f, const std::string& name)
+      : file(std::move(f)),
+        normalizers(file.normal_forms.begin(), file.normal_forms.end()),
+        normal_added(normal_form_of(added_of(file, true))),
+        raw(added_of(file, false)),
+        normalized(pointers(normal_added)) {
+    splitter = are_deepseek_rules(file.rules) ? make_deepseek_splitter()
+                                              : make_regex_splitter(file.rules, name);
+    if (!file.after_prefix.empty()) after_prefix = make_regex_splitter(file.after_prefix, name);
+    if (!file.after_bytes.empty()) after_bytes = make_regex_splitter(file.after_bytes, name);
     size = file.vocabulary.size();
     for (const AddedToken& token : file.added) size = std::max(size, token.id + 1);
     added.resize(static_cast<size_t>(size), nullptr);
     for (const AddedToken& token : file.added) added[static_cast<size_t>(token.id)] = &token;
+  }
+
+  // `text` itself, or what `buffer` holds then.
+  std::string_view normalize(std::string_view text, std::string& buffer) const {
+    std::string other;
+    for (const Normalizer& n : normalizers) {
+      const std::string_view now = n.run(text, other);
+      if (now.data() != other.data()) continue;
+      buffer.swap(other);
+      text = buffer;
+    }
+    return text;
+  }
+
+  // The tokens as they are looked for in normalized text; of equal ones the first.
+  std::vector<AddedToken> normal_form_of(const std::vector<const AddedToken*>& tokens) const {
+    std::vector<AddedToken> out;
+    std::set<std::string> seen;
+    std::string buffer;
+    for (const AddedToken* token : tokens) {
+      out.push_back(*token);
+      out.back().content = normalize(token->content, buffer);
+      if (out.back().content.empty() || !seen.insert(out.back().content).second) out.pop_back();
+    }
+    return out;
   }
 
   std::optional<int32_t> id_of(const std::string& content) const {
@@ -75,8 +112,10 @@ struct Tokenizer::Impl {
 
   const TokenizerFile file;
   const ByteAlphabet alphabet;
+  const std::vector<Normalizer> normalizers;
+  const std::vector<AddedToken> normal_added;
   const AddedTokenFinder raw, normalized;  // one after the other, as Hugging Face does
-  std::unique_ptr<Splitter> splitter, after_prefix;
+  std::unique_ptr<Splitter> splitter, after_prefix, after_bytes;
   std::vector<const AddedToken*> added;  // by id
   int32_t size = 0;
   std::optional<int32_t> bos, eos;
@@ -91,7 +130,7 @@ struct Tokenizer::Encoder::State {
     pieces.clear();
     tokenizer.splitter->split(text, pieces);
     if (!tokenizer.file.add_prefix_space) {
-      for (const std::string_view piece : pieces) merger.encode(piece, ids);
+      for (const std::string_view piece : pieces) encode_piece(piece, ids);
       return;
     }
     for (std::string_view piece : pieces) {
@@ -105,15 +144,31 @@ struct Tokenizer::Encoder::State {
         subpieces.clear();
         tokenizer.after_prefix->split(piece, subpieces);
       }
-      for (const std::string_view subpiece : subpieces) merger.encode(subpiece, ids);
+      for (const std::string_view subpiece : subpieces) encode_piece(subpiece, ids);
+    }
+  }
+
+  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) {
+    if (tokenizer.after_bytes == nullptr) {
+      merger.encode(piece, ids);
+      return;
+    }
+    alphabet_text.clear();
+    tokenizer.alphabet.append_text(piece, alphabet_text);
+    alphabet_pieces.clear();
+    tokenizer.after_bytes->split(alphabet_text, alphabet_pieces);
+    for (const std::string_view part : alphabet_pieces) {
+      bytes.clear();
+      tokenizer.alphabet.append_bytes(part, bytes);
+      merger.encode(bytes, ids);
     }
   }
 
   const Impl& tokenizer;
   Merger merger;
   std::vector<AddedTokenFinder::Part> parts, subparts;
-  std::vector<std::string_view> pieces, subpieces;
-  std::string prefixed;
+  std::vector<std::string_view> pieces, subpieces, alphabet_pieces;
+  std::string prefixed, normal, alphabet_text, bytes;
 };
 
 Tokenizer::Encoder::Encoder(const Tokenizer& tokenizer)
@@ -136,7 +191,7 @@ void Tokenizer::Encoder::encode(std::string_view text, std::vector<int32_t>& ids
       continue;
     }
     s.subparts.clear();
-    s.tokenizer.normalized.cut(part.text, s.subparts);
+    s.tokenizer.normalized.cut(s.tokenizer.normalize(part.text, s.normal), s.subparts);
     for (const auto& subpart : s.subparts) {
       if (subpart.token != nullptr) {
         ids.push_back(subpart.token->id);
@@ -154,7 +209,7 @@ std::shared_ptr<const Tokenizer> Tokenizer::parse(std::string_view tokenizer_jso
                                                   std::string_view config_json,
                                                   const std::string& name,
                                                   const std::string& config_name) {
-  auto impl = std::make_unique<Impl>(read_tokenizer_json(tokenizer_json, name));
+  auto impl = std::make_unique<Impl>(read_tokenizer_json(tokenizer_json, name), name);
   if (!config_json.empty()) {
     const TokenizerConfig config = read_tokenizer_config(config_json, config_name);
     const auto id_of = [&](const char* key, const std::optional<std::string>& content) {

@@ -33,6 +33,15 @@ bool flag(const json& object, const char* name, bool otherwise) {
 constexpr const char* kByteLevelPattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// What Rust's char::is_numeric says.
+constexpr const char* kNumeric = R"(\p{N})";
+// ASCII's, and what Hugging Face's tables, which are of Unicode 8, have as punctuation.
+constexpr const char* kPunctuation =
+    R"([!-/:-@\[-`{-~\x{166D}\x{111C9}]|(?![\x{61D}\x{9FD}-\x{A76}\x{C77}-\x{C84}\x{1B4E}-\x{1B4F}\x{1B7)"
+    R"(D}-\x{1B7F}\x{2E43}-\x{2E5D}\x{10D6E}-\x{10F89}\x{113D4}-\x{1145D}\x{11660}-\x{1)"
+    R"(16B9}\x{1183B}-\x{11FFF}\x{12FF1}-\x{12FF2}\x{16D6D}-\x{16FE2}\x{1E5FF}-\x{1E95F)"
+    R"(}])\p{P})";
+
 class Components {
  public:
   Components(const json& tree, const std::string& name) : tree_(tree), name_(name) {}
@@ -59,34 +68,27 @@ class Components {
   }
 
   void check_others() const {
-    if (!absent(tree_, "normalizer")) {
-      const json& n = tree_["normalizer"];
-      const bool empty =
-          type_of(n) == "Sequence" && n.contains("normalizers") && n["normalizers"].empty();
-      if (!empty) unsupported("normalizer type", type_of(n), "none, or an empty Sequence");
-    }
     if (!absent(tree_, "decoder") && type_of(tree_["decoder"]) != "ByteLevel")
       unsupported("decoder type", type_of(tree_["decoder"]), "ByteLevel");
     for (const char* key : {"truncation", "padding"})
-      if (!absent(tree_, key)) unsupported(key, type_of(tree_[key]), "null");
+      if (!absent(tree_, key))
+        log::info("{}: {} is set and not applied: documents are read whole", name_, key);
+  }
+
+  void read_normalizer(TokenizerFile& out) const {
+    if (!absent(tree_, "normalizer")) read_normalizer(tree_["normalizer"], out);
   }
 
   void read_pre_tokenizer(TokenizerFile& out) const {
     NEREUS_CHECK(kConfig, !absent(tree_, "pre_tokenizer"),
-                 "{}: has no pre_tokenizer; supported: ByteLevel, or a Sequence of Split that ends "
-                 "in ByteLevel",
-                 name_);
-    const json& p = tree_["pre_tokenizer"];
+                 "{}: has no pre_tokenizer; supported: ByteLevel, or a Sequence of {} with a "
+                 "ByteLevel in it",
+                 name_, kParts);
     bool byte_level = false;
-    if (type_of(p) == "Sequence") {
-      NEREUS_CHECK(kConfig, p.contains("pretokenizers") && p["pretokenizers"].is_array(),
-                   "{}: pre_tokenizer Sequence has no pretokenizers", name_);
-      for (const json& part : p["pretokenizers"]) read_part(part, out, byte_level);
-    } else {
-      read_part(p, out, byte_level);
-    }
+    read_part(tree_["pre_tokenizer"], out, byte_level);
     if (!byte_level)
-      unsupported("pre_tokenizer type", type_of(p), "a Sequence that ends in ByteLevel");
+      unsupported("pre_tokenizer type", type_of(tree_["pre_tokenizer"]),
+                  "ByteLevel, or a Sequence with a ByteLevel in it");
   }
 
   // Gives each token the id that Hugging Face gives it: the vocabulary's, or the next free one.
@@ -143,23 +145,63 @@ class Components {
                                                  : vocabulary.find_foreign(content);
   }
 
+  static constexpr const char* kParts = "Sequence, Split, Digits, Punctuation, ByteLevel";
+
+  // The list of a Sequence.
+  const json& parts_of(const json& sequence, const char* what, const char* key) const {
+    NEREUS_CHECK(kConfig, sequence.contains(key) && sequence[key].is_array(),
+                 "{}: {} Sequence has no {}", name_, what, key);
+    return sequence[key];
+  }
+
+  void read_normalizer(const json& part, TokenizerFile& out) const {
+    static constexpr std::pair<const char*, NormalForm> kForms[] = {{"NFC", NormalForm::nfc},
+                                                                    {"NFD", NormalForm::nfd},
+                                                                    {"NFKC", NormalForm::nfkc},
+                                                                    {"NFKD", NormalForm::nfkd}};
+    const std::string type = type_of(part);
+    if (type == "Sequence") {
+      for (const json& one : parts_of(part, "normalizer", "normalizers")) read_normalizer(one, out);
+      return;
+    }
+    for (const auto& [text, form] : kForms) {
+      if (type != text) continue;
+      out.normal_forms.push_back(form);
+      return;
+    }
+    unsupported("normalizer type", type, "Sequence, NFC, NFD, NFKC, NFKD, or none");
+  }
+
   void read_part(const json& part, TokenizerFile& out, bool& byte_level) const {
     const std::string type = type_of(part);
-    if (byte_level) unsupported("pre_tokenizer type", type + " after ByteLevel", "ByteLevel last");
+    if (type == "Sequence") {
+      for (const json& one : parts_of(part, "pre_tokenizer", "pretokenizers"))
+        read_part(one, out, byte_level);
+      return;
+    }
+    std::vector<SplitRule>& rules = byte_level ? out.after_bytes : out.rules;
     if (type == "Split") {
-      out.rules.push_back(read_split(part));
+      rules.push_back(read_split(part));
+    } else if (type == "Digits") {
+      rules.push_back({.pattern = kNumeric,
+                       .behavior = flag(part, "individual_digits", false)
+                                       ? SplitRule::Behavior::isolated
+                                       : SplitRule::Behavior::contiguous});
+    } else if (type == "Punctuation") {
+      rules.push_back({.pattern = kPunctuation, .behavior = behavior_of(part, "Isolated")});
     } else if (type == "ByteLevel") {
+      if (byte_level) unsupported("pre_tokenizer", "ByteLevel after ByteLevel", "one of them");
       byte_level = true;
       out.add_prefix_space = flag(part, "add_prefix_space", true);
       if (flag(part, "use_regex", true))
         (out.add_prefix_space ? out.after_prefix : out.rules)
             .push_back({.pattern = kByteLevelPattern});
     } else {
-      unsupported("pre_tokenizer type", type, "Sequence, Split, ByteLevel");
+      unsupported("pre_tokenizer type", type, kParts);
     }
   }
 
-  SplitRule read_split(const json& part) const {
+  SplitRule::Behavior behavior_of(const json& part, const json& otherwise) const {
     using Behavior = SplitRule::Behavior;
     static constexpr std::pair<const char*, Behavior> kBehaviors[] = {
         {"Isolated", Behavior::isolated},
@@ -167,6 +209,14 @@ class Components {
         {"MergedWithPrevious", Behavior::merged_with_previous},
         {"MergedWithNext", Behavior::merged_with_next},
         {"Contiguous", Behavior::contiguous}};
+    const json behavior = part.value("behavior", otherwise);
+    for (const auto& [text, value] : kBehaviors)
+      if (behavior == text) return value;
+    unsupported("pre_tokenizer Split or Punctuation with behavior", behavior.dump(),
+                "Isolated, Removed, MergedWithPrevious, MergedWithNext, Contiguous");
+  }
+
+  SplitRule read_split(const json& part) const {
     SplitRule rule;
     rule.invert = flag(part, "invert", false);
     const json pattern = part.value("pattern", json());
@@ -180,14 +230,8 @@ class Components {
                   "{}: pre_tokenizer Split has the pattern {}; it must be a Regex or a String",
                   name_, pattern.dump());
     }
-    const json behavior = part.value("behavior", json());
-    for (const auto& [text, value] : kBehaviors) {
-      if (behavior != text) continue;
-      rule.behavior = value;
-      return rule;
-    }
-    unsupported("pre_tokenizer Split with behavior", behavior.dump(),
-                "Isolated, Removed, MergedWithPrevious, MergedWithNext, Contiguous");
+    rule.behavior = behavior_of(part, json());
+    return rule;
   }
 
   const json& tree_;
@@ -209,6 +253,7 @@ TokenizerFile read_tokenizer_json(std::string_view text, const std::string& name
   const Components components(tree, name);
   components.check_model();
   components.check_others();
+  components.read_normalizer(out);
   components.read_pre_tokenizer(out);
   out.ignore_merges = flag(tree["model"], "ignore_merges", false);
   out.vocabulary = tables.read();

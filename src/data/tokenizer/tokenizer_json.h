@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/tokenizer/added_tokens.h"
+#include "data/tokenizer/normalizer.h"
 #include "data/tokenizer/splitter.h"
 #include "data/tokenizer/vocabulary.h"
 
@@ -14,13 +15,15 @@ namespace nereus::data {
 
 struct TokenizerFile {
   Vocabulary vocabulary;
-  std::vector<AddedToken> added;  // differ in content and id
+  std::vector<AddedToken> added;         // differ in content and id
+  std::vector<NormalForm> normal_forms;  // one after the other
   std::vector<SplitRule> rules;
   // Of the ByteLevel after the rules: a space goes before each piece that has none, and the piece
   // is split by `after_prefix` then.
   bool add_prefix_space = false;
   std::vector<SplitRule> after_prefix;
-  bool ignore_merges = false;  // a piece that is a token is not merged
+  std::vector<SplitRule> after_bytes;  // behind ByteLevel: of bytes in the byte alphabet
+  bool ignore_merges = false;          // a piece that is a token is not merged
 };
 
 // Throws Error{kConfig}; `name` is the file's, for messages.

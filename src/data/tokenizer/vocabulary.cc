@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "data/utf8.h"
+
 namespace nereus::data {
 
 ByteAlphabet::ByteAlphabet() {
@@ -11,7 +13,9 @@ ByteAlphabet::ByteAlphabet() {
   int extra = 256;
   for (int b = 0; b < 256; ++b) {
     const bool printable = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-    byte_of_[static_cast<size_t>(printable ? b : extra++)] = static_cast<int16_t>(b);
+    const int point = printable ? b : extra++;
+    byte_of_[static_cast<size_t>(point)] = static_cast<int16_t>(b);
+    point_of_[static_cast<size_t>(b)] = static_cast<char16_t>(point);
   }
 }
 
@@ -32,6 +36,10 @@ bool ByteAlphabet::append_bytes(std::string_view text, std::string& out) const {
     out += static_cast<char>(byte);
   }
   return true;
+}
+
+void ByteAlphabet::append_text(std::string_view bytes, std::string& out) const {
+  for (const char b : bytes) append_utf8(point_of_[static_cast<unsigned char>(b)], out);
 }
 
 std::string ByteAlphabet::bytes_of(std::string_view text) const {

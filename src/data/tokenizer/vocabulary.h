@@ -17,11 +17,14 @@ class ByteAlphabet {
   // Appends the bytes of a token's text to `out`. False, with `out` as it was, when a code point is
   // not in the alphabet.
   bool append_bytes(std::string_view text, std::string& out) const;
-  // The same; a text that is not in the alphabet stands for itself, as Hugging Face decodes it.
+  // Appends the text of bytes.
+  void append_text(std::string_view bytes, std::string& out) const;
+  // The same as append_bytes; a text that is not in the alphabet stands for itself, as Hugging Face decodes it.
   std::string bytes_of(std::string_view text) const;
 
  private:
   std::array<int16_t, 512> byte_of_;  // by code point; -1: not in the alphabet
+  std::array<char16_t, 256> point_of_;
 };
 
 // Filled in this order: add_token, index_tokens, add_merge, index_merges.
