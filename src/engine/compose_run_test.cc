@@ -1,0 +1,280 @@
+#include "engine/compose_run_test.h"
+
+#include <cmath>
+#include <mutex>
+#include <numbers>
+
+#include "base/check.h"
+#include "base/philox.h"
+#include "comm/thread_ranks.h"
+#include "engine/step_runner.h"
+#include "model/parameters.h"
+#include "parallel/rank_world.h"
+#include "test/test_tensor.h"
+
+namespace nereus::compose {
+namespace {
+
+double normal(uint64_t key, uint64_t stream, int64_t index) {
+  const Philox4 p = philox(key, static_cast<uint64_t>(index), stream);
+  const double u = (p.v[0] + 0.5) / 4294967296.0, v = p.v[1] / 4294967296.0;
+  return std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * v);
+}
+
+void each(const TensorView& view, const NamedView& of, int dim, int64_t first,
+          FunctionRef<void(int64_t, float&)> f) {
+  const Shape& whole = of.whole.rank() > 0 ? of.whole : of.view.shape;
+  int64_t step = 1;
+  for (int d = dim + 1; d < whole.rank(); ++d) step *= whole[d];
+  if (of.origin.rank() > 0) first += of.origin[dim] * step;
+  for (int64_t i = 0; i < view.dim(0); ++i) {
+    if (dim + 1 < whole.rank()) {
+      each(view[i], of, dim + 1, first + i * step, f);
+    } else {
+      f(first + i, view.as<float>()[i]);
+    }
+  }
+}
+
+// Before any step; f32 views of the masters are whole until refresh_copies().
+void set_initial(const Draw& draw, int noise, Stream& stream, Engine& engine) {
+  engine.store().initialize(stream, 1);
+  for (const NamedView& w : engine.weights()) {
+    const Shape& whole = w.whole.rank() > 0 ? w.whole : w.view.shape;
+    each_element(w, [&](int64_t i, float& x) { x = initial_value(draw, w.name, i, whole, noise); });
+  }
+  engine.store().refresh_copies(stream);
+}
+
+// Adds this rank's parts to the whole tensors.
+void collect(const Engine& engine, std::map<std::string, std::vector<double>>& out,
+             std::vector<std::string>& wrong) {
+  for (const NamedView& w : engine.weights()) {
+    const Shape& whole = w.whole.rank() > 0 ? w.whole : w.view.shape;
+    std::vector<double>& tensor = out[w.name];
+    tensor.resize(static_cast<size_t>(whole.count()), std::nan(""));
+    bool same = true;
+    each_element(w, [&](int64_t i, float& x) {
+      double& there = tensor[static_cast<size_t>(i)];
+      same = same && (std::isnan(there) || there == double{x});
+      there = double{x};
+    });
+    if (!same) wrong.push_back(w.name + ": replicas differ");
+  }
+}
+
+std::vector<HostMicrobatch> microbatches(const Tokens& all, int64_t first, int64_t count,
+                                         int64_t rows, int64_t sequence) {
+  std::vector<HostMicrobatch> out;
+  const auto each = static_cast<size_t>(rows * sequence);
+  for (int64_t m = first; m < first + count; ++m)
+    out.push_back({.ids = std::span(all.ids).subspan(static_cast<size_t>(m) * each, each),
+                   .labels = std::span(all.labels).subspan(static_cast<size_t>(m) * each, each)});
+  return out;
+}
+
+struct Part {  // of the batch, a rank's
+  int64_t dp_rank = 0, rows = 1;
+  int microbatches = 1, to_validate = 1;
+};
+
+void run(const Draw& draw, int noise, const Part& part, const Engine::Options& options,
+         Outcome& out, std::mutex& mutex) {
+  Stream stream(Device::cpu(), &test::pool());
+  Engine engine(draw.args, stream, options);
+  set_initial(draw, noise, stream, engine);
+  engine.store().assemble_masters(stream);
+  {
+    const std::lock_guard lock(mutex);
+    collect(engine, out.before, out.wrong);
+  }
+  const int64_t S = draw.sequence;
+  StepRunner runner(
+      stream, engine,
+      {.optimizer = draw.optimizer, .tokens = static_cast<double>(draw.global_rows() * S)});
+  std::vector<Tokens> tokens;
+  std::vector<std::vector<HostMicrobatch>> host;
+  for (int64_t step = 0; step < draw.steps; ++step)
+    tokens.emplace_back(draw, step, draw.global_rows());
+  for (const Tokens& t : tokens)
+    host.push_back(
+        microbatches(t, part.dp_rank * part.microbatches, part.microbatches, part.rows, S));
+  std::vector<double> losses, norms;
+  const auto confirm = [&](int64_t step) {
+    const StepResult r = runner.confirm(step);
+    losses.push_back(static_cast<double>(r.loss));
+    norms.push_back(static_cast<double>(r.grad_norm));
+  };
+  for (int64_t step = 1; step <= draw.steps; ++step) {
+    runner.enqueue(
+        {.number = step, .lr = draw.lr, .microbatches = host[static_cast<size_t>(step - 1)]});
+    if (!draw.ahead) confirm(step);
+    if (draw.ahead && step > 1) confirm(step - 1);
+  }
+  if (draw.ahead) confirm(draw.steps);
+  const int64_t held_out = draw.dp() * draw.batches_to_validate * draw.rows;
+  const Tokens validation(draw, draw.steps, held_out);
+  const double loss = static_cast<double>(runner.evaluate(
+      microbatches(validation, part.dp_rank * part.to_validate, part.to_validate, part.rows, S),
+      static_cast<double>(held_out * S), draw.steps));
+  engine.store().assemble_masters(stream);
+  const std::lock_guard lock(mutex);
+  if (out.losses.empty()) {
+    out.losses = losses;
+    out.norms = norms;
+    out.validation = loss;
+    out.reruns = runner.reruns();
+  }
+  if (out.losses != losses || out.norms != norms || out.validation != loss)
+    out.wrong.emplace_back("ranks have different losses or norms");
+  collect(engine, out.after, out.wrong);
+}
+
+// Relative tolerances: rounding of f32 leaves some 1e-6 of each, of bf16 moments a few elements
+// that are rounded to the other side.
+struct Tolerance {
+  double loss = 3e-6, norm = 2e-5, change = 3e-4, last = 1e-7;
+};
+
+std::string line(const std::string& what, double got, double want) {
+  return fmt::format("{}: {:.9g}, one rank has {:.9g} ({:.1e})", what, got, want,
+                     std::abs(got - want) / std::abs(want));
+}
+
+}  // namespace
+
+float initial_value(const Draw& draw, const std::string& name, int64_t index, const Shape& whole,
+                    int noise) {
+  const auto ends = [&](const char* end) { return name.ends_with(end); };
+  const double z = normal(draw.number, hash_name(name), index);
+  const auto in = static_cast<double>(whole[whole.rank() - 1]);
+  double value = z / std::sqrt(in);
+  if (ends("expert_bias")) {
+    value = 0.2 * z;
+    if (draw.args.moe.score_func == ScoreFunction::softmax) value /= in;
+  } else if (whole.rank() == 1) {  // norms
+    value = 1 + 0.2 * z;
+  } else if (ends("tok_embeddings.weight")) {
+    value = z;
+  } else if (ends("router.gate.weight")) {
+    value *= 2;
+  }
+  if (noise > 0)
+    value *= 1 + 1e-7 * normal(draw.number + static_cast<uint64_t>(noise) * 1'000'003,
+                               hash_name(name), index);
+  return static_cast<float>(value);
+}
+
+void each_element(const NamedView& of, FunctionRef<void(int64_t, float&)> f) {
+  each(of.view, of, 0, 0, f);
+}
+
+Tokens::Tokens(const Draw& draw, int64_t batch, int64_t rows) {
+  const auto vocabulary = static_cast<uint32_t>(draw.args.vocab_size);
+  for (int64_t i = 0; i < rows * draw.sequence; ++i) {
+    const Philox4 p = philox(draw.number, static_cast<uint64_t>(i),
+                             hash_name("tokens") + static_cast<uint64_t>(batch));
+    const bool end = draw.documents() && p.v[0] % 5 == 0;
+    ids.push_back(static_cast<int32_t>(end ? draw.args.eos_id : p.v[1] % vocabulary));
+    labels.push_back(static_cast<int32_t>(p.v[2] % vocabulary));
+  }
+}
+
+Outcome run_layout(const Draw& draw, int noise, DType compute, States states) {
+  Outcome out;
+  std::mutex mutex;
+  const Mesh mesh(draw.degrees, draw.ranks);
+  const bool as_drawn = states == States::as_drawn;
+  run_thread_ranks(draw.ranks, {.timeout = std::chrono::seconds(120)}, [&](Communicator& all) {
+    const RankWorld world(mesh, all);
+    run(draw, noise,
+        {.dp_rank = world.position(MeshGroup::dp),
+         .rows = draw.rows,
+         .microbatches = draw.microbatches,
+         .to_validate = draw.batches_to_validate},
+        {.compute = compute,
+         .rows = draw.rows,
+         .sequence = draw.sequence,
+         .eos_id = static_cast<int32_t>(draw.args.eos_id),
+         .recompute = draw.recompute,
+         .moment_type = draw.moments,
+         .split_masters = as_drawn && draw.split_masters,
+         .offload = as_drawn ? draw.offload : Offload::none,
+         .offload_chunk = 300,
+         .poison_released = true,
+         .world = &world,
+         .capacity_factor = draw.capacity_factor,
+         .dispatcher = draw.dispatcher,
+         .reshard = draw.reshard,
+         .pipeline = &draw.pipeline},
+        out, mutex);
+  });
+  return out;
+}
+
+// Validation has as many rows as its microbatches say, which need not be a step's: row by row.
+Outcome run_one_rank(const Draw& draw, int noise) {
+  Outcome out;
+  std::mutex mutex;
+  const int rows = static_cast<int>(draw.global_rows());
+  const Pipeline pipeline{.parts = {{.first_block = 0, .end_block = draw.args.n_layers}},
+                          .schedule = sequential_schedule(rows)};
+  run(draw, noise,
+      {.rows = 1,
+       .microbatches = rows,
+       .to_validate = static_cast<int>(draw.dp() * draw.batches_to_validate * draw.rows)},
+      {.rows = 1,
+       .sequence = draw.sequence,
+       .eos_id = static_cast<int32_t>(draw.args.eos_id),
+       .moment_type = draw.moments,
+       .poison_released = true,
+       .pipeline = &pipeline},
+      out, mutex);
+  return out;
+}
+
+std::vector<std::string> differences(const Draw& draw, const Outcome& got, const Outcome& want) {
+  Tolerance tolerance;
+  if (draw.moments == DType::bf16) tolerance = {2e-5, 1e-4, 8e-3, 1e-7};
+  std::vector<std::string> out = got.wrong;
+  const auto compare = [&](const std::string& what, double a, double b, double relative) {
+    if (!(std::abs(a - b) <= relative * std::abs(b))) out.push_back(line(what, a, b));
+  };
+  for (size_t s = 0; s < want.losses.size(); ++s) {
+    compare(fmt::format("loss of step {}", s + 1), got.losses[s], want.losses[s], tolerance.loss);
+    compare(fmt::format("norm of step {}", s + 1), got.norms[s], want.norms[s], tolerance.norm);
+  }
+  compare("validation loss", got.validation, want.validation, tolerance.loss);
+  if (got.after.size() != want.after.size()) out.emplace_back("other tensors than one rank's");
+  for (const auto& [name, b] : want.after) {
+    const auto found = got.after.find(name);
+    if (found == got.after.end() || found->second.size() != b.size()) {
+      out.push_back(name + ": is not there, or of another size");
+      continue;
+    }
+    const std::vector<double>&a = found->second, &first = want.before.at(name);
+    double apart = 0, change = 0, length = 0;
+    for (size_t i = 0; i < b.size(); ++i) {
+      apart += (a[i] - b[i]) * (a[i] - b[i]);
+      change += (b[i] - first[i]) * (b[i] - first[i]);
+      length += b[i] * b[i];
+    }
+    apart = std::sqrt(apart);
+    const double bound = tolerance.change * std::sqrt(change) + tolerance.last * std::sqrt(length);
+    if (!(apart <= bound))
+      out.push_back(fmt::format("{}: {:.2e} from one rank's, {:.1e} of its change", name, apart,
+                                apart / std::sqrt(change)));
+  }
+  return out;
+}
+
+std::vector<std::string> bits_apart(const Outcome& got, const Outcome& want) {
+  std::vector<std::string> out = got.wrong;
+  if (got.losses != want.losses || got.norms != want.norms || got.validation != want.validation)
+    out.emplace_back("losses or norms are other bits");
+  for (const auto& [name, b] : want.after)
+    if (got.after.at(name) != b) out.push_back(name + ": other bits");
+  return out;
+}
+
+}  // namespace nereus::compose

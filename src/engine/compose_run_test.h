@@ -1,0 +1,47 @@
+// A draw of the composition test, computed: by many ranks, by one, and what differs.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/compose_draw_test.h"
+
+namespace nereus::compose {
+
+// The first value of element `index` of a parameter or bias, in f32. Every part of the model has a
+// say: latents, scores and logits of order 1, routers that are sure. `noise`: times 1 + 1e-7 z,
+// with another z for each noise; 0: none.
+float initial_value(const Draw&, const std::string& name, int64_t index, const Shape& whole,
+                    int noise);
+
+// f(index in the parameter, element) of every element of a view, which is on the host.
+void each_element(const NamedView&, FunctionRef<void(int64_t, float&)> f);
+
+// Tokens of `rows` rows, from those of the global batch numbered `batch` on.
+struct Tokens {
+  Tokens(const Draw&, int64_t batch, int64_t rows);
+  std::vector<int32_t> ids, labels;
+};
+
+struct Outcome {
+  std::vector<double> losses, norms;  // by step
+  double validation = 0;
+  std::map<std::string, std::vector<double>> before, after;  // by name: whole tensors
+  std::vector<std::string> wrong;                            // replicas that differ
+  int64_t reruns = 0;
+};
+
+enum class States { whole, as_drawn };
+
+// All steps of the draw by its ranks, as threads.
+Outcome run_layout(const Draw&, int noise, DType compute = DType::f32,
+                   States states = States::whole);
+// The same by one rank: all rows of the batch in one microbatch, everything kept.
+Outcome run_one_rank(const Draw&, int noise);
+
+// What is above tolerance, a line for each quantity; `states_apart` asks for the same bits.
+std::vector<std::string> differences(const Draw&, const Outcome& got, const Outcome& want);
+std::vector<std::string> bits_apart(const Outcome& got, const Outcome& want);
+
+}  // namespace nereus::compose
