@@ -19,7 +19,8 @@ class ByteAlphabet {
   bool append_bytes(std::string_view text, std::string& out) const;
   // Appends the text of bytes.
   void append_text(std::string_view bytes, std::string& out) const;
-  // The same as append_bytes; a text that is not in the alphabet stands for itself, as Hugging Face decodes it.
+  // The same as append_bytes; a text that is not in the alphabet stands for itself, as Hugging Face
+  // decodes it.
   std::string bytes_of(std::string_view text) const;
 
  private:
