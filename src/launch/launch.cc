@@ -60,8 +60,9 @@ class Variables {
     const char* end = value->data() + value->size();
     const auto [stop, error] = std::from_chars(value->data(), end, n);
     NEREUS_CHECK(kConfig, error == std::errc() && stop == end && n >= least,
-                 "{}=\"{}\" in the environment: a whole number, {} or more, is needed", name,
-                 *value, least);
+                 "{}=\"{}\" in the environment: a whole number, {} or more, is needed; set it as a "
+                 "launcher does, or unset it",
+                 name, *value, least);
     return n;
   }
   // Both or none.

@@ -150,7 +150,8 @@ TEST(Launch, WhatIsHalfSetOrContradictoryIsNamed) {
       {with(two, {{"MASTER_ADDR", "h"}, {"MASTER_PORT", "70000"}}), 0,
        "MASTER_PORT=70000 in the environment: ports are 1 to 65535"},
       {with(two, {{"MASTER_ADDR", "h"}, {"MASTER_PORT", "x1"}}), 0,
-       "MASTER_PORT=\"x1\" in the environment: a whole number, 1 or more, is needed"},
+       "MASTER_PORT=\"x1\" in the environment: a whole number, 1 or more, is needed; set it as a "
+       "launcher does, or unset it"},
       {with(meet, {{"RANK", "2"}, {"WORLD_SIZE", "2"}}), 0, "RANK=2 and WORLD_SIZE=2"},
       {with(meet, {{"RANK", "-1"}, {"WORLD_SIZE", "2"}}), 0, "RANK=\"-1\" in the environment"},
       {with(meet, {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_WORLD_SIZE", "4"}}), 0,
