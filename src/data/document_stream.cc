@@ -43,7 +43,7 @@ struct DocumentStream::Lines {
 
 struct DocumentStream::Batch {
   DocumentBatch out;
-  int64_t skipped = 0, replaced = 0;
+  std::map<int64_t, Mended> mended;
   std::string first_skipped, first_replaced;  // "file:line"
   std::exception_ptr failure;
 };
@@ -109,11 +109,15 @@ void DocumentStream::tokenise(const Lines& lines, const TextOptions::Encode& enc
   batch.out.begin = lines.begin;
   batch.out.end_document = lines.end_document;
   for (const Lines::Line& line : lines.lines) {
-    const int64_t before = batch.replaced;
-    const std::optional<std::string> text = text_of(line.text, batch.replaced);
-    if (batch.replaced > before && batch.first_replaced.empty()) batch.first_replaced = line.where;
+    int64_t replaced = 0;
+    const std::optional<std::string> text = text_of(line.text, replaced);
+    if (replaced > 0) {
+      if (batch.first_replaced.empty()) batch.first_replaced = line.where;
+      batch.mended[line.stream].replaced += replaced;
+    }
     if (!text) {
-      if (batch.skipped++ == 0) batch.first_skipped = line.where;
+      if (batch.first_skipped.empty()) batch.first_skipped = line.where;
+      ++batch.mended[line.stream].skipped_lines;
       continue;
     }
     Document document{.document = line.document,
@@ -184,14 +188,18 @@ bool DocumentStream::next(DocumentBatch& out) {
     ++next_batch_;
   }
   changed_.notify_all();
-  if (batch.skipped > 0 && skipped_ == 0)
+  if (!batch.first_skipped.empty() && !said_skipped_)
     log::warning("{}: not a JSON object with a \"text\"; such lines are skipped and counted",
                  batch.first_skipped);
-  if (batch.replaced > 0 && replaced_ == 0)
+  if (!batch.first_replaced.empty() && !said_replaced_)
     log::warning("{}: not valid UTF-8; ill-formed parts become U+FFFD and are counted",
                  batch.first_replaced);
-  skipped_ += batch.skipped;
-  replaced_ += batch.replaced;
+  said_skipped_ = said_skipped_ || !batch.first_skipped.empty();
+  said_replaced_ = said_replaced_ || !batch.first_replaced.empty();
+  for (const auto& [stream, mended] : batch.mended) {
+    mended_[stream].skipped_lines += mended.skipped_lines;
+    mended_[stream].replaced += mended.replaced;
+  }
   out = std::move(batch.out);
   return true;
 }

@@ -45,8 +45,11 @@ class DocumentStream {
   // Rethrows an exception of a worker after the batches before it have been returned.
   bool next(DocumentBatch&);
 
-  int64_t skipped_lines() const { return skipped_; }
-  int64_t replaced() const { return replaced_; }
+  // By stream, of the batches returned; streams without any may be missing.
+  struct Mended {
+    int64_t skipped_lines = 0, replaced = 0;
+  };
+  const std::map<int64_t, Mended>& mended() const { return mended_; }
 
  private:
   struct Lines;
@@ -73,7 +76,8 @@ class DocumentStream {
   int64_t last_batch_ = -1;     // known once the reader ended
   std::exception_ptr failure_;  // not of one batch
   bool stopping_ = false;
-  int64_t skipped_ = 0, replaced_ = 0;  // the consumer's
+  std::map<int64_t, Mended> mended_;  // the consumer's, as what follows
+  bool said_skipped_ = false, said_replaced_ = false;
   std::vector<std::thread> threads_;
 };
 

@@ -117,7 +117,8 @@ TEST(TorchTitanOrder, BeginsAgainAsTorchTitanDoes) {
   EXPECT_EQ(std::vector<Row>(rows.begin() + 504, rows.end()), golden_rows("world1.rank0.relooped"));
   EXPECT_THAT(capture.text(), HasSubstr("Dataset c4 is being re-looped"));
   EXPECT_EQ(source->status().epochs, 1);
-  EXPECT_EQ(source->status().tokens_a_pass, 66740 + 62894);  // corpus.json: ids of the two shards
+  EXPECT_EQ(source->status().all().tokens_a_pass,
+            66740 + 62894);  // corpus.json: ids of the two shards
 }
 
 TEST(TorchTitanOrder, GoesOnWithTheSameRanksOnly) {

@@ -30,13 +30,33 @@ struct RowPlan {
 };
 
 struct SourceStatus {
-  int64_t rows = 0;           // given out
-  int64_t documents = 0;      // read into them
-  int64_t text_bytes = 0;     // of those documents
-  int64_t epochs = 0;         // whole passes over the documents before the current one
-  int64_t tokens_a_pass = 0;  // of this rank's documents; 0 until the first pass has ended
-  int64_t skipped_lines = 0;  // broken
-  int64_t replaced = 0;       // ill-formed parts of UTF-8, each now U+FFFD
+  int64_t rows = 0;        // given out
+  int64_t documents = 0;   // read into them
+  int64_t text_bytes = 0;  // of those documents
+  int64_t epochs = 0;      // whole passes over the documents before the current one
+
+  // The documents are in parts, as many on every rank; what a rank does not read of them it knows
+  // nothing of. Two ranks may read the same part: what one of them counts is what both do.
+  struct Part {
+    int64_t tokens_a_pass = -1;  // -1: not known, as until the first pass has ended
+    int64_t skipped_lines = 0;   // broken
+    int64_t replaced = 0;        // ill-formed parts of UTF-8, each now U+FFFD
+  };
+  std::vector<Part> parts = {};  // none: the source has no documents
+
+  // Of all parts. 0 tokens: not known.
+  Part all() const {
+    Part out{.tokens_a_pass = 0};
+    bool known = true;
+    for (const Part& p : parts) {
+      known = known && p.tokens_a_pass >= 0;
+      out.tokens_a_pass += p.tokens_a_pass;
+      out.skipped_lines += p.skipped_lines;
+      out.replaced += p.replaced;
+    }
+    if (!known) out.tokens_a_pass = 0;
+    return out;
+  }
 };
 
 class RowSource {

@@ -51,13 +51,19 @@ class TextRows final : public RowSource {
   }
 
   SourceStatus status() const override {
-    return {.rows = rows_,
-            .documents = read_,
-            .text_bytes = text_bytes_,
-            .epochs = epochs_,
-            .tokens_a_pass = epochs_ > 0 && start_.document == 0 ? tokens_first_pass_ : 0,
-            .skipped_lines = documents_->skipped_lines(),
-            .replaced = documents_->replaced()};
+    SourceStatus out{
+        .rows = rows_, .documents = read_, .text_bytes = text_bytes_, .epochs = epochs_};
+    out.parts.resize(static_cast<size_t>(global_ ? stream_count() : plan_.dp_size));
+    const bool whole = epochs_ > 0 && start_.document == 0;
+    for (int64_t i = 0; i < stream_count(); ++i) {
+      const Stream& stream = streams_[static_cast<size_t>(i)];
+      if (stream.mine && whole) part(out, i).tokens_a_pass = stream.tokens_first_pass;
+    }
+    for (const auto& [i, mended] : documents_->mended()) {
+      part(out, i).skipped_lines = mended.skipped_lines;
+      part(out, i).replaced = mended.replaced;
+    }
+    return out;
   }
 
   std::string save_state() override {
@@ -84,9 +90,14 @@ class TextRows final : public RowSource {
     bool mine = false;   // do rows of this rank come from it?
     TokenPosition from;  // where the run began or goes on
     int64_t taken = 0;   // rows, other ranks' included
+    int64_t tokens_first_pass = 0;
     Packer packer;
   };
 
+  // The streams, or each rank's documents.
+  SourceStatus::Part& part(SourceStatus& s, int64_t stream) const {
+    return s.parts[static_cast<size_t>(global_ ? stream : plan_.dp_rank)];
+  }
   int64_t stream_count() const { return static_cast<int64_t>(streams_.size()); }
   // How many of the run's first `rows` rows are of `stream`.
   int64_t rows_before(int64_t rows, int64_t stream) const {
@@ -201,8 +212,8 @@ class TextRows final : public RowSource {
       const auto count = static_cast<int64_t>(d.ids.size());
       tokens_ += count;
       text_bytes_ += d.text_bytes;
-      if (batch.begin.epoch == 0) tokens_first_pass_ += count;
       Stream& stream = streams_[static_cast<size_t>(d.stream)];
+      if (batch.begin.epoch == 0) stream.tokens_first_pass += count;
       const int64_t skip = d.document == stream.from.document ? stream.from.token : 0;
       stream.packer.append(d.document, std::move(d.ids), skip);
       ++read_;
@@ -218,15 +229,17 @@ class TextRows final : public RowSource {
     const bool say = epoch < 4 || (epoch & (epoch - 1)) == 0;
     if (say) log::warning("Dataset {} is being re-looped", options_.dataset);
     constexpr int64_t kEnoughLines = 1000;
-    const int64_t lines = read_ + documents_->skipped_lines();
+    int64_t skipped = 0;
+    for (const auto& [i, mended] : documents_->mended()) skipped += mended.skipped_lines;
+    const int64_t lines = read_ + skipped;
     NEREUS_CHECK(kConfig,
                  tokens_ > 0 || (lines < kEnoughLines &&
                                  epoch - start_.epoch < kPassesPerStream * stream_count()),
                  "{} = {}: rank {} of {} found no document with a token in {} "
                  "lines ({} of them without a \"text\") and {} passes; the set is too small for "
                  "so many ranks, or not what it should be",
-                 plan_.path_key, options_.path, plan_.dp_rank, plan_.dp_size, lines,
-                 documents_->skipped_lines(), epoch - start_.epoch);
+                 plan_.path_key, options_.path, plan_.dp_rank, plan_.dp_size, lines, skipped,
+                 epoch - start_.epoch);
   }
 
   static constexpr int64_t kPassesPerStream = 8;
@@ -242,7 +255,6 @@ class TextRows final : public RowSource {
   int64_t frontier_ = 0;             // the first document not yet read
   std::deque<ReadPosition> begins_;  // of batches of which something waits
   int64_t rows_ = 0, read_ = 0, text_bytes_ = 0, tokens_ = 0, epochs_ = 0;
-  int64_t tokens_first_pass_ = 0;
   std::unique_ptr<DocumentStream> documents_;  // last: its threads use what is above
 };
 

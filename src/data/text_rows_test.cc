@@ -48,12 +48,48 @@ TEST(GlobalOrder, SaysThatADataSetBeginsAgain) {
   const auto source = text_rows(byte_options(folder.path(), true), {.seq_len = 4});
   rows_of(*source, 4, 3000);
   EXPECT_GT(source->status().epochs, 1000);
-  EXPECT_EQ(source->status().tokens_a_pass, 10);
+  EXPECT_EQ(source->status().all().tokens_a_pass, 10);
   size_t said = 0, at = 0;
   while ((at = capture.text().find("Dataset c4 is being re-looped", at)) != std::string::npos)
     ++said, ++at;
   EXPECT_GT(said, 3u);
   EXPECT_LT(said, 20u);
+}
+
+// What all ranks know together, whatever part of the documents each of them reads.
+TEST(TextRows, CountTheDocumentsOfTheRunByParts) {
+  const test::TemporaryFolder folder;
+  std::string lines;
+  int64_t tokens = 0;
+  for (int i = 0; i < 10; ++i) {
+    lines += text_line(std::string(static_cast<size_t>(7 * i), 'x'));
+    tokens += 7 * i + 2;
+  }
+  folder.write("a.jsonl", lines);
+  const log::Capture quiet;
+  for (const DataOrder order : {DataOrder::global, DataOrder::torchtitan}) {
+    // Streams of one rank each, and streams whose rows go to several.
+    for (const auto& [ranks, rows] :
+         {std::pair<int, int64_t>{1, 8}, {2, 8}, {8, 8}, {2, 6}, {3, 9}}) {
+      SourceStatus run;
+      for (int rank = 0; rank < ranks; ++rank) {
+        TextOptions options = byte_options(folder.path(), true);
+        options.order = order;
+        const RowPlan plan{.seq_len = 10, .global_batch = rows, .dp_rank = rank, .dp_size = ranks};
+        const auto source = text_rows(options, plan);
+        EXPECT_EQ(source->status().all().tokens_a_pass, 0) << "not yet known";
+        const int64_t steps = order == DataOrder::global ? 64 : 2 * tokens / (11 * rows / ranks);
+        rows_of(*source, 10, steps * plan.local_rows());
+        const SourceStatus mine = source->status();
+        run.parts.resize(mine.parts.size());
+        for (size_t i = 0; i < mine.parts.size(); ++i) {
+          SourceStatus::Part& part = run.parts[i];
+          part.tokens_a_pass = std::max(part.tokens_a_pass, mine.parts[i].tokens_a_pass);
+        }
+      }
+      EXPECT_EQ(run.all().tokens_a_pass, tokens) << word(order) << " " << ranks << " " << rows;
+    }
+  }
 }
 
 TEST(TextRows, SkipsAndCountsBrokenLinesAndMendsUtf8) {
@@ -64,8 +100,8 @@ TEST(TextRows, SkipsAndCountsBrokenLinesAndMendsUtf8) {
   const auto source = text_rows(byte_options(folder.path(), false, 1), {.seq_len = 4});
   const std::vector<Row> rows = rows_of(*source, 4, 100);
   const SourceStatus status = source->status();
-  EXPECT_EQ(status.skipped_lines, 2);
-  EXPECT_EQ(status.replaced, 1);
+  EXPECT_EQ(status.all().skipped_lines, 2);
+  EXPECT_EQ(status.all().replaced, 1);
   EXPECT_EQ(status.documents, 4);
   EXPECT_THAT(capture.text(), HasSubstr("a.json.gz:2: not a JSON object with a \"text\""));
   EXPECT_THAT(capture.text(), Not(HasSubstr("a.json.gz:3")));

@@ -120,6 +120,38 @@ TEST(Ranks, TheFiguresOfAStepAreOfTheRun) {
             one[0]);
 }
 
+// Ten documents, of which a rank reads some: how often they were seen, and what is broken in them.
+TEST(Ranks, TheLastLinesSpeakOfTheDocumentsOfAllRanks) {
+  const test::TemporaryFolder folder;
+  std::string lines = "{\"text\": \n";
+  for (int i = 0; i < 10; ++i) lines += "{\"text\": \"one two three\"}\n";
+  folder.write("data/a.jsonl", lines);
+  const auto said = [&](const char* name, int ranks, const Arguments& more) {
+    const Outcome run = train(
+        ranks, small(folder.file(name),
+                     Arguments{"--training.dataset=c4", "--training.steps=2",
+                               "--training.dataset_path=" + folder.file("data"),
+                               "--model.hf_assets_path=" + test::source_path("assets/tokenizer"),
+                               "--model_overrides.vocab_size=129280", "--model_overrides.dim=8",
+                               "--training.local_batch_size=1", "--validation.enable=false",
+                               "--checkpoint.enable=false"} +
+                         more));
+    EXPECT_EQ(run.code, 0);
+    EXPECT_THAT(run.log, HasSubstr(" broken lines skipped, 0 ill-formed")) << name;
+    const size_t at = run.log.find("Data: 2 steps");
+    return run.log.substr(at, run.log.find('\n', at) - at);
+  };
+  // 2 steps of 8 rows of 17 tokens, over 10 documents of 5.
+  const std::string want = "Data: 2 steps of 128 tokens from c4 (the text was seen 5.44 times)";
+  EXPECT_EQ(said("one", 1, {}), want);
+  EXPECT_EQ(said("dp", 4, {}), want);
+  EXPECT_EQ(said("torchtitan", 4, {"--data.order=torchtitan"}), want);
+  EXPECT_EQ(
+      said("pp_tp", 8,
+           {"--parallelism.pipeline_parallel_degree=2", "--parallelism.tensor_parallel_degree=2"}),
+      want);
+}
+
 // From loaded f32 weights to saved ones, with held-out losses in between.
 TEST(Ranks, SplitMastersGiveTheBitsOfWholeOnes) {
   const test::TemporaryFolder folder;
@@ -157,7 +189,9 @@ TEST(Ranks, EveryLayoutSavesWholeWeightsThatEveryOtherLoads) {
     const std::string place = folder.path() + "/" + name;
     more.insert(more.end(), {"--checkpoint.initial_load_path=" + start,
                              "--checkpoint.initial_load_in_hf", "--optimizer.lr=1e-30"});
-    EXPECT_EQ(train(ranks, small(place, more)).code, 0);
+    const Outcome run = train(ranks, small(place, more));
+    EXPECT_EQ(run.code, 0);
+    EXPECT_THAT(run.log, Not(HasSubstr("not in this model"))) << "other ranks' are";
     // With a rate that moves nothing what is saved is what was loaded, all of it in its place;
     // weight decay is scaled by the rate. Biases of experts move by their own coefficient.
     EXPECT_EQ(std::filesystem::file_size(place + "/checkpoint/step-3/model.safetensors"),

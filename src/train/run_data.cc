@@ -142,6 +142,26 @@ void choose_end_of_document(const JobConfig& c, const RunData& data, ModelArgs& 
   args.eos_id = *data.eos_id;
 }
 
+// What a rank knows nothing of is the least.
+data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream& stream,
+                                      Communicator& all) {
+  data::SourceStatus out = mine;
+  if (out.parts.empty()) return out.all();
+  const auto n = static_cast<int64_t>(out.parts.size());
+  std::vector<int64_t> numbers;
+  for (const auto& p : out.parts)
+    numbers.insert(numbers.end(), {p.tokens_a_pass, p.skipped_lines, p.replaced});
+  const Buffer buffer(stream.device(), 3 * n * size_of(DType::i64), "figures of the data");
+  const TensorView view(buffer.data(), DType::i64, {3 * n});
+  copy_to_device(stream, view, numbers.data());
+  all.all_reduce(stream, view, ReduceOp::max);
+  copy_to_host(stream, numbers.data(), view);
+  stream.synchronize();
+  for (size_t i = 0; i < out.parts.size(); ++i)
+    out.parts[i] = {numbers[3 * i], numbers[3 * i + 1], numbers[3 * i + 2]};
+  return out.all();
+}
+
 std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs& args, int64_t B,
                                             int dp_size) {
   const auto& v = c.validation;

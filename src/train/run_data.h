@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "config/job_config.h"
 #include "config/model_args.h"
 #include "data/loader.h"
@@ -26,6 +27,9 @@ RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_si
 // puts there, which is its tokenizer's; without a tokenizer what config.json says. Says which of
 // two that differ is used. Throws Error{kConfig} when nothing ends a document.
 void choose_end_of_document(const JobConfig&, const RunData&, ModelArgs& args);
+
+// Of all documents of the run, from the status of each rank's source. A collective of all ranks.
+data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream&, Communicator& all);
 
 // The rows of validation.dataset, all of them on every rank, in a multiple of dp_size batches of
 // `rows`, filled up with rows whose labels are ignored.

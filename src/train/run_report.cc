@@ -169,7 +169,7 @@ void RunReport::log_summary(const Summary& s) const {
   std::string seen;
   if (s.data.tokens_a_pass > 0)
     seen = fmt::format(" (the text was seen {:.2f} times)",
-                       static_cast<double>(s.steps * layout_.local_rows * (t.seq_len + 1)) /
+                       static_cast<double>(s.steps * layout_.global_batch * (t.seq_len + 1)) /
                            static_cast<double>(s.data.tokens_a_pass));
   log::info("Data: {} steps of {} tokens from {}{}", s.steps, layout_.global_batch * t.seq_len,
             t.dataset, seen);

@@ -46,7 +46,7 @@ class RunReport {
     int signal = 0;  // that ended the run, or 0
     bool validated = false;
     double first_validation = 0, last_validation = 0;
-    data::SourceStatus data;
+    data::SourceStatus::Part data;  // all ranks' documents
   };
   void log_summary(const Summary&) const;
 

@@ -143,7 +143,7 @@ int Trainer::run() {
                        .validated = validation_->enabled(),
                        .first_validation = validation_->first(),
                        .last_validation = validation_->last(),
-                       .data = loader_->status()});
+                       .data = of_all_ranks(loader_->status(), stream_, all_)});
   return signal_ == 0 ? 0 : 128 + signal_;
 }
 
