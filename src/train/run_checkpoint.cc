@@ -17,6 +17,16 @@ namespace {
 
 constexpr double kGiB = 1 << 30;
 
+// What the weights of the whole model are, in order.
+std::vector<Parameter> tensors_of(const ModelArgs& args) {
+  std::vector<Parameter> out = parameters(args);
+  for (int64_t layer = 0; layer < args.n_layers; ++layer)
+    if (args.is_moe_layer(layer) && has_expert_bias(args))
+      out.push_back(
+          {.name = expert_bias_name(layer), .shape = {args.moe.num_experts}, .initial = {}});
+  return out;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
@@ -77,7 +87,7 @@ void RunCheckpoint::load() {
   log::info("Loading the checkpoint from {}.", weights->path);
   const auto begin = std::chrono::steady_clock::now();
   load_hf_weights(weights->path, engine_.weights(), stream_.on_gpu() ? &stream_ : nullptr,
-                  parameters(args_));
+                  tensors_of(args_));
   engine_.store().refresh_copies(stream_);
   log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
 }
@@ -102,10 +112,7 @@ void RunCheckpoint::save_weights(const std::string& folder, DType dtype) {
     return;
   }
   std::vector<GatheredWeights::Whole> all;
-  for (const Parameter& p : parameters(args_)) all.push_back({p.name, p.shape});
-  for (int64_t layer = 0; layer < args_.n_layers; ++layer)
-    if (args_.is_moe_layer(layer) && has_expert_bias(args_))
-      all.push_back({expert_bias_name(layer), {args_.moe.num_experts}});
+  for (const Parameter& p : tensors_of(args_)) all.push_back({p.name, p.shape});
   GatheredWeights gathered(stream_, ranks_.world(), all, engine_.weights());
   if (ranks_.rank() != 0) {
     for (size_t i = 0; i < all.size(); ++i) gathered.fetch(i);
