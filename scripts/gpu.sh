@@ -17,6 +17,7 @@
 #   tiny      200 steps on real text, bf16 on the GPU
 #   two       with two GPUs: NCCL's tests, layouts of a small model in f32 against one GPU
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
+#   compose   models drawn at random, in f32, against the formulas in double (DRAWS=FIRST:COUNT)
 #   compare   the older nereus of the pack and this one in alternating pairs: configs/slice1.toml, and
 #             with two GPUs configs/slice2.toml with EP 2; medians of tokens/s a GPU after 5 steps
 set -uo pipefail
@@ -26,7 +27,7 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test}
+  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test engine_test}
   # shellcheck disable=SC2086
   cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target $programs
   local program folder
@@ -193,6 +194,10 @@ dualpipev $PIPE=DualPipeV
 interleaved $PIPE=Interleaved1F1B
 gpipe $PIPE=GPipe}"
       ;;
+    compose)
+      NEREUS_COMPOSE=${DRAWS:-2000000:200} tests compose 300 engine_test '*Compose.OneRank*'
+      grep -E ' draws, ' "$out/compose.log"
+      ;;
     compare)
       compare slice1 configs/slice1.toml
       [[ $(nvidia-smi -L | wc -l) -ge 2 ]] &&
@@ -200,7 +205,7 @@ gpipe $PIPE=GPipe}"
       cat "$out/compare.txt"
       ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2, compare" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2, compose, compare" >&2
       exit 2
       ;;
   esac
@@ -220,7 +225,7 @@ case ${1:-} in
     printf '%s\n' "${summary[@]}"
     ;;
   *)
-    sed -n '2,24s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,25s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -192,7 +192,7 @@ void Draw::draw_step(Dice& dice) {
                .beta2 = 0.95,
                .eps = 2,
                .weight_decay = dice.of({0.0, 1e-3}),
-               .max_norm = dice.of({0.5, 1e6})};
+               .max_norm = dice.of({0.5, 4.0})};
 }
 
 std::string Draw::to_string() const {

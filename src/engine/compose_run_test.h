@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,8 +41,12 @@ Outcome run_layout(const Draw&, int noise, DType compute = DType::f32,
 // The same by one rank: all rows of the batch in one microbatch, everything kept.
 Outcome run_one_rank(const Draw&, int noise);
 
-// What is above tolerance, a line for each quantity; `states_apart` asks for the same bits.
-std::vector<std::string> differences(const Draw&, const Outcome& got, const Outcome& want);
+// What is above tolerance, a line for each quantity. `apart`: one rank's outcomes with noises, of
+// which the tolerance follows where they are far apart: the draw is ill-conditioned, and rounding
+// has as much room.
+std::vector<std::string> differences(const Draw&, const Outcome& got, const Outcome& want,
+                                     std::span<const Outcome> apart = {});
+// What is not the same to the bit.
 std::vector<std::string> bits_apart(const Outcome& got, const Outcome& want);
 
 }  // namespace nereus::compose
