@@ -24,6 +24,8 @@ enum class OptimizerName : uint8_t { adam, adamw };
 enum class LrDecay : uint8_t { linear, sqrt, cosine };
 // Which rows make a batch: independent of the ranks, or TorchTitan's split and packing.
 enum class DataOrder : uint8_t { global, torchtitan };
+// A shard that breaks while it is read: ends the run, or the rest of it is passed over.
+enum class BrokenShard : uint8_t { stop, skip };
 enum class DeviceChoice : uint8_t { automatic, cpu, cuda };
 enum class ReshardPolicy : uint8_t { automatic, always, never };
 enum class ExpertDispatcher : uint8_t { automatic, device, host_counts };
@@ -65,6 +67,9 @@ inline constexpr auto kWords<LrDecay> = std::to_array<Word<LrDecay>>({{LrDecay::
 template <>
 inline constexpr auto kWords<DataOrder> = std::to_array<Word<DataOrder>>(
     {{DataOrder::global, "global"}, {DataOrder::torchtitan, "torchtitan"}});
+template <>
+inline constexpr auto kWords<BrokenShard> =
+    std::to_array<Word<BrokenShard>>({{BrokenShard::stop, "stop"}, {BrokenShard::skip, "skip"}});
 template <>
 inline constexpr auto kWords<DeviceChoice> = std::to_array<Word<DeviceChoice>>(
     {{DeviceChoice::automatic, "auto"}, {DeviceChoice::cpu, "cpu"}, {DeviceChoice::cuda, "cuda"}});

@@ -33,6 +33,7 @@ TEST(Choices, EachValueHasItsWord) {
   expect_words<OptimizerName>({"Adam", "AdamW"});
   expect_words<LrDecay>({"linear", "sqrt", "cosine"});
   expect_words<DataOrder>({"global", "torchtitan"});
+  expect_words<BrokenShard>({"stop", "skip"});
   expect_words<DeviceChoice>({"auto", "cpu", "cuda"});
   expect_words<ReshardPolicy>({"default", "always", "never"});
   expect_words<ExpertDispatcher>({"auto", "device", "host_counts"});

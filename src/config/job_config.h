@@ -106,6 +106,7 @@ struct JobConfig {
   // Ours.
   struct Data {
     DataOrder order = DataOrder::global;
+    BrokenShard on_broken_shard = BrokenShard::stop;
     int64_t workers = 1;  // threads that read and tokenise
   } data;
 

@@ -157,6 +157,10 @@ void run_keys(Table& t, JobConfig& c) {
            "split and packing)",
            {DataOrder::global, DataOrder::torchtitan});
   t.count("workers", c.data.workers, "threads that read and tokenise").maximum = 1024;
+  t.choice("on_broken_shard", c.data.on_broken_shard,
+           "a file of the data set that cannot be read: stop (before the first step, or later with "
+           "the weights saved) or skip (what is left of it is passed over, with a warning)",
+           {BrokenShard::stop, BrokenShard::skip});
 
   t.section("cpu");
   t.count("threads", c.cpu.threads, "compute threads; 0: as many as cores", 0).maximum = 4096;

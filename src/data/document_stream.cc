@@ -1,12 +1,12 @@
 #include "data/document_stream.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "data/utf8.h"
+#include "data/document_text.h"
+#include "data/shards.h"
 
 namespace nereus::data {
 namespace {
@@ -15,18 +15,6 @@ constexpr size_t kBatchBytes = size_t{1} << 17;  // of lines; a batch has at lea
 constexpr size_t kWaiting = 4;                   // batches a worker, read and not yet consumed
 
 size_t threads_wanted(const TextOptions& o) { return static_cast<size_t>(std::max(1, o.workers)); }
-
-// The "text" of a line. nlohmann rejects ill-formed UTF-8, so it is replaced first.
-std::optional<std::string> text_of(const std::string& line, int64_t& replaced) {
-  const bool valid = is_valid_utf8(line);
-  const std::string mended = valid ? std::string() : replace_invalid_utf8(line, &replaced);
-  const nlohmann::json object =
-      nlohmann::json::parse(valid ? line : mended, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return std::nullopt;
-  const auto text = object.find("text");
-  if (text == object.end() || !text->is_string()) return std::nullopt;
-  return text->get<std::string>();
-}
 
 }  // namespace
 
@@ -39,12 +27,18 @@ struct DocumentStream::Lines {
   ReadPosition begin;
   int64_t end_document = 0;
   std::vector<Line> lines;
+  std::vector<std::string>
+      others;  // not wanted: read only to know whether the set has any document
 };
 
 struct DocumentStream::Batch {
   DocumentBatch out;
   std::map<int64_t, Mended> mended;
-  std::string first_skipped, first_replaced;  // "file:line"
+  std::string first_replaced;  // "file:line"
+  struct Skipped {
+    std::string where, why;
+  } first_not_json, first_without_text;
+  bool any_document = false;
   std::exception_ptr failure;
 };
 
@@ -54,7 +48,7 @@ DocumentStream::DocumentStream(const TextOptions& options, std::vector<std::stri
       shards_(std::move(shards)),
       dealer_(dealer),
       wanted_(std::move(wanted)),
-      reader_(std::make_unique<LineReader>(shards_, static_cast<size_t>(start.shard), start.line)),
+      reader_(open(static_cast<size_t>(start.shard), start.line)),
       at_(std::move(start)) {
   for (size_t i = 0; i < threads_wanted(options); ++i) threads_.emplace_back([this] { work(); });
 }
@@ -68,6 +62,34 @@ DocumentStream::~DocumentStream() {
   for (std::thread& t : threads_) t.join();
 }
 
+std::unique_ptr<LineReader> DocumentStream::open(size_t shard, int64_t line) const {
+  return std::make_unique<LineReader>(shards_, shard, line, [](const std::string& file) {
+    if (const std::optional<ShardFault> fault = fault_of_shard(file))
+      NEREUS_FAIL(kIo, "{}: {}\n  {}", file, fault->what, fault->remedy);
+  });
+}
+
+// As the reader's, but for shards that break and are to be passed over.
+bool DocumentStream::next_line(std::string& line) {
+  for (;;) {
+    try {
+      return reader_->next(line);
+    } catch (const Error& e) {
+      if (e.fault() != Fault::kIo) throw;
+      if (options_.on_broken_shard == BrokenShard::stop)
+        NEREUS_FAIL(
+            kIo, "{}\n  data.on_broken_shard = \"skip\" passes over what is left of such a shard.",
+            e.what());
+      if (at_.epoch == 0) {
+        ++broken_shards_;
+        log::warning("{}\n  Passed over from line {} on (data.on_broken_shard = \"skip\").",
+                     e.what(), reader_->line_number() + 1);
+      }
+      if (!reader_->next_file()) return false;
+    }
+  }
+}
+
 // False when there is no further batch. When it throws, out.number is the batch that failed, and no
 // batch follows it.
 bool DocumentStream::read(Lines& out) {
@@ -79,7 +101,7 @@ bool DocumentStream::read(Lines& out) {
   std::string line;
   bool more = true;
   for (size_t bytes = 0; bytes < kBatchBytes && more;) {
-    more = reader_->next(line);
+    more = next_line(line);
     if (!more) break;
     at_.shard = static_cast<int64_t>(reader_->file_index());
     at_.line = reader_->line_number();
@@ -89,42 +111,51 @@ bool DocumentStream::read(Lines& out) {
     if (stream >= 0 && wanted_(stream, at_.document))
       out.lines.push_back({at_.document, stream, std::move(line),
                            fmt::format("{}:{}", reader_->file(), reader_->line_number())});
+    else if (!found_)
+      out.others.push_back(std::move(line));
     ++at_.document;
     ++at_.index;
   }
   out.end_document = at_.document;
   if (!more) {
-    NEREUS_CHECK(kConfig, at_.document > 0, "{}: the shards have no line", options_.path);
+    NEREUS_CHECK(kConfig, at_.index > 0, "{}: the shards have no line", options_.path);
     if (!options_.loop) return true;
     ++at_.epoch;
     at_.shard = at_.line = at_.index = 0;
-    reader_ = std::make_unique<LineReader>(shards_);
+    reader_ = open();
   }
   ended_ = false;
   return true;
 }
 
-void DocumentStream::tokenise(const Lines& lines, const TextOptions::Encode& encode,
-                              Batch& batch) const {
+void DocumentStream::tokenise(const Lines& lines, const TextOptions::Encode& encode, Batch& batch) {
   batch.out.begin = lines.begin;
   batch.out.end_document = lines.end_document;
+  for (const std::string& line : lines.others) {
+    if (batch.any_document) break;
+    batch.any_document = read_document(line).text.has_value();
+  }
   for (const Lines::Line& line : lines.lines) {
-    int64_t replaced = 0;
-    const std::optional<std::string> text = text_of(line.text, replaced);
-    if (replaced > 0) {
+    DocumentText read = read_document(line.text);
+    if (read.replaced > 0) {
       if (batch.first_replaced.empty()) batch.first_replaced = line.where;
-      batch.mended[line.stream].replaced += replaced;
+      batch.mended[line.stream].replaced += read.replaced;
     }
-    if (!text) {
-      if (batch.first_skipped.empty()) batch.first_skipped = line.where;
-      ++batch.mended[line.stream].skipped_lines;
+    if (!read.text) {
+      const bool json = read.skipped == DocumentText::Skipped::no_text;
+      Mended& mended = batch.mended[line.stream];
+      ++(json ? mended.without_text : mended.not_json);
+      Batch::Skipped& first = json ? batch.first_without_text : batch.first_not_json;
+      if (first.where.empty()) first = {line.where, read.why};
       continue;
     }
+    const std::string& text = *read.text;
+    batch.any_document = true;
     Document document{.document = line.document,
                       .stream = line.stream,
-                      .text_bytes = static_cast<int64_t>(text->size()),
+                      .text_bytes = static_cast<int64_t>(text.size()),
                       .ids = {}};
-    encode(*text, document.ids);
+    encode(text, document.ids);
     for (const int32_t id : document.ids)
       NEREUS_CHECK(kConfig, id >= 0 && id < options_.vocab_size,
                    "{}: the tokenizer makes the id {}, but the model's vocabulary has {} ids: the "
@@ -132,6 +163,7 @@ void DocumentStream::tokenise(const Lines& lines, const TextOptions::Encode& enc
                    line.where, id, options_.vocab_size);
     batch.out.documents.push_back(std::move(document));
   }
+  if (batch.any_document) found_ = true;
 }
 
 void DocumentStream::work() {
@@ -188,18 +220,26 @@ bool DocumentStream::next(DocumentBatch& out) {
     ++next_batch_;
   }
   changed_.notify_all();
-  if (!batch.first_skipped.empty() && !said_skipped_)
-    log::warning("{}: not a JSON object with a \"text\"; such lines are skipped and counted",
-                 batch.first_skipped);
-  if (!batch.first_replaced.empty() && !said_replaced_)
+  const auto once = [](bool& said, const std::string& where) {
+    const bool say = !said && !where.empty();
+    said = said || say;
+    return say;
+  };
+  if (once(said_not_json_, batch.first_not_json.where))
+    log::warning("{}: not JSON ({}); such lines are skipped and counted",
+                 batch.first_not_json.where, batch.first_not_json.why);
+  if (once(said_without_text_, batch.first_without_text.where))
+    log::warning("{}: no \"text\" that is a string ({}); such lines are skipped and counted",
+                 batch.first_without_text.where, batch.first_without_text.why);
+  if (once(said_replaced_, batch.first_replaced))
     log::warning("{}: not valid UTF-8; ill-formed parts become U+FFFD and are counted",
                  batch.first_replaced);
-  said_skipped_ = said_skipped_ || !batch.first_skipped.empty();
-  said_replaced_ = said_replaced_ || !batch.first_replaced.empty();
   for (const auto& [stream, mended] : batch.mended) {
-    mended_[stream].skipped_lines += mended.skipped_lines;
+    mended_[stream].not_json += mended.not_json;
+    mended_[stream].without_text += mended.without_text;
     mended_[stream].replaced += mended.replaced;
   }
+  any_document_ |= batch.any_document;
   out = std::move(batch.out);
   return true;
 }

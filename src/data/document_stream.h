@@ -1,6 +1,7 @@
 // Tokenised documents of a text data set in the order of its lines, whatever the number of threads.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -45,18 +46,24 @@ class DocumentStream {
   // Rethrows an exception of a worker after the batches before it have been returned.
   bool next(DocumentBatch&);
 
-  // By stream, of the batches returned; streams without any may be missing.
+  // Lines left out and parts replaced, by stream, of the batches returned; streams without any may be
+  // missing.
   struct Mended {
-    int64_t skipped_lines = 0, replaced = 0;
+    int64_t not_json = 0, without_text = 0, replaced = 0;
   };
   const std::map<int64_t, Mended>& mended() const { return mended_; }
+  int64_t broken_shards() const { return broken_shards_; }
+  // Is there a document in them, of any rank?
+  bool any_document() const { return any_document_; }
 
  private:
   struct Lines;
   struct Batch;
   void work();
+  std::unique_ptr<LineReader> open(size_t shard = 0, int64_t line = 0) const;
   bool read(Lines&);  // one worker at a time
-  void tokenise(const Lines&, const TextOptions::Encode&, Batch&) const;
+  bool next_line(std::string&);
+  void tokenise(const Lines&, const TextOptions::Encode&, Batch&);
 
   TextOptions options_;
   std::vector<std::string> shards_;
@@ -68,6 +75,8 @@ class DocumentStream {
   ReadPosition at_;
   int64_t read_batches_ = 0;
   bool ended_ = false;
+  std::atomic<int64_t> broken_shards_ = 0;
+  std::atomic<bool> found_ = false;  // a document, of any rank
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
@@ -77,7 +86,8 @@ class DocumentStream {
   std::exception_ptr failure_;  // not of one batch
   bool stopping_ = false;
   std::map<int64_t, Mended> mended_;  // the consumer's, as what follows
-  bool said_skipped_ = false, said_replaced_ = false;
+  bool said_not_json_ = false, said_without_text_ = false, said_replaced_ = false;
+  bool any_document_ = false;
   std::vector<std::thread> threads_;
 };
 

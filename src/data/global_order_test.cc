@@ -28,7 +28,7 @@ struct Case {
       std::string shard;
       const auto lines = *rc::gen::inRange(0, 60);
       for (int i = 0; i < lines || (s + 1 == shards && !any); ++i) {
-        if (any && *rc::gen::inRange(0, 12) == 0) {
+        if (i > 0 && *rc::gen::inRange(0, 12) == 0) {  // a shard begins with a document
           shard += *rc::gen::element<std::string>("\n", "{\"text\": 3}\n", "{\"text\": \"xxxxx\n");
           continue;
         }

@@ -94,7 +94,7 @@ size_t Gunzip::run(std::span<const std::byte>& in, std::span<std::byte> out) {
     // Called without input too: the library may hold output for which there was no space before.
     const Progress p = state_->run(in.data(), std::min(in.size(), kMost), out.data() + written,
                                    std::min(out.size() - written, kMost));
-    NEREUS_CHECK(kConfig, p.error == 0,
+    NEREUS_CHECK(kIo, p.error == 0,
                  "{}: is not a gz file or is corrupt, near byte {} (code {}). Download or copy it "
                  "again.",
                  path_, taken_ + static_cast<int64_t>(p.taken), p.error);
@@ -108,7 +108,7 @@ size_t Gunzip::run(std::span<const std::byte>& in, std::span<std::byte> out) {
 }
 
 void Gunzip::finish() const {
-  NEREUS_CHECK(kConfig, any_ && !within_,
+  NEREUS_CHECK(kIo, any_ && !within_,
                "{}: is truncated: the compressed data end in the middle, after {} bytes. Download "
                "or copy it again.",
                path_, taken_);

@@ -16,11 +16,11 @@ class Gunzip {
   ~Gunzip();
 
   // Consumes bytes from the front of `in` until it is empty or `out` is full, and returns how many
-  // were written; 0 with an empty `in` means that more input is needed. Throws Error{kConfig} with
+  // were written; 0 with an empty `in` means that more input is needed. Throws Error{kIo} with
   // the file and the offset when the data is not gz, is corrupt or has a wrong checksum.
   size_t run(std::span<const std::byte>& in, std::span<std::byte> out);
 
-  // At the end of the file: throws Error{kConfig} when the last member is not whole.
+  // At the end of the file: throws Error{kIo} when the last member is not whole.
   void finish() const;
 
  private:

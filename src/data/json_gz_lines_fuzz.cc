@@ -37,7 +37,8 @@ void read_all(const std::string& path) {
     while (source->next(1, inputs, labels) == 1)
       for (const int32_t id : labels) NEREUS_CHECK(kContract, id >= 0 && id < 256, "id {}", id);
   } catch (const Error& e) {
-    NEREUS_CHECK(kContract, e.fault() == Fault::kConfig, "not the user's fault: {}", e.what());
+    NEREUS_CHECK(kContract, e.fault() == Fault::kConfig || e.fault() == Fault::kIo,
+                 "neither the user's fault nor the file's: {}", e.what());
   }
 }
 

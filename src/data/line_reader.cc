@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "data/gunzip.h"
+#include "data/shards.h"
 
 namespace nereus::data {
 namespace {
@@ -16,66 +17,17 @@ namespace fs = std::filesystem;
 
 constexpr size_t kBytes = size_t{1} << 18;  // read or decompressed at a time
 
-bool is_shard(const std::string& name) {
-  for (const char* ending : {".json.gz", ".jsonl.gz", ".json", ".jsonl"})
-    if (name.ends_with(ending)) return true;
-  return false;
-}
-
-std::vector<std::string> shards_in(const fs::path& folder, const std::string& path_key) {
-  std::vector<std::string> out;
-  std::error_code error;
-  if (!fs::is_directory(folder, error)) return out;
-  fs::directory_iterator entries(folder, error);
-  NEREUS_CHECK(kConfig, !error, "{} = {}: cannot be read: {}", path_key, folder.string(),
-               error.message());
-  for (const auto& entry : entries)
-    if (entry.is_regular_file(error) && is_shard(entry.path().filename().string()))
-      out.push_back(entry.path().string());
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
 }  // namespace
-
-std::vector<std::string> find_shards(const std::string& path, const std::string& split,
-                                     const std::string& path_key) {
-  std::error_code error;
-  const auto fetch = [&] {
-    return fmt::format(
-        "\n  `nereus download dataset --dir {}` fetches C4 there (--shards N: a part).", path);
-  };
-  NEREUS_CHECK(kConfig, fs::exists(path, error), "{} = {}: there is no such folder or file{}",
-               path_key, path, fetch());
-  if (fs::is_regular_file(path, error)) return {path};
-  std::vector<std::string> all = shards_in(path, path_key);
-  if (all.empty()) all = shards_in(fs::path(path) / "en", path_key);
-  NEREUS_CHECK(kConfig, !all.empty(),
-               "{} = {}: neither it nor its en/ has shards named *.json.gz, "
-               "*.jsonl.gz, *.json or *.jsonl{}",
-               path_key, path, fetch());
-  // C4's names say their split; files of other names belong to whichever is asked for.
-  std::vector<std::string> chosen, other_names;
-  for (const std::string& shard : all) {
-    const std::string name = fs::path(shard).filename().string();
-    if (name.starts_with("c4-" + split)) chosen.push_back(shard);
-    if (!name.starts_with("c4-train") && !name.starts_with("c4-validation"))
-      other_names.push_back(shard);
-  }
-  if (chosen.empty()) chosen = other_names;
-  // Training on a folder that has only held-out text is allowed; validating on training text would
-  // make the loss look better than it is.
-  if (chosen.empty() && split == "train") chosen = all;
-  NEREUS_CHECK(kConfig, !chosen.empty(), "{} = {}: has shards such as {}, but none named c4-{}.*",
-               path_key, path, fs::path(all.front()).filename().string(), split);
-  return chosen;
-}
 
 struct LineReader::Input {
   explicit Input(const std::string& path) : stream(path, std::ios::binary), raw(kBytes) {
-    NEREUS_CHECK(kConfig, stream.good() && !fs::is_directory(path), "{}: cannot be read: {}", path,
+    NEREUS_CHECK(kIo, stream.good() && !fs::is_directory(path), "{}: cannot be read: {}", path,
                  std::strerror(errno));
-    if (path.ends_with(".gz")) gunzip = std::make_unique<Gunzip>(path);
+    read();
+    const std::string_view start(reinterpret_cast<const char*>(waiting.data()), waiting.size());
+    // By its first bytes: a download may have decompressed it and left its name.
+    if (is_gz(start) || (path.ends_with(".gz") && start.empty()))
+      gunzip = std::make_unique<Gunzip>(path);
   }
   // False at the end of the file.
   bool read() {
@@ -89,8 +41,8 @@ struct LineReader::Input {
   std::unique_ptr<Gunzip> gunzip;
 };
 
-LineReader::LineReader(std::vector<std::string> files, size_t file, int64_t lines)
-    : files_(std::move(files)), file_(file), skip_(lines) {}
+LineReader::LineReader(std::vector<std::string> files, size_t file, int64_t lines, Check check)
+    : files_(std::move(files)), file_(file), skip_(lines), check_(std::move(check)) {}
 LineReader::~LineReader() = default;
 
 bool LineReader::fill() {
@@ -143,8 +95,9 @@ bool LineReader::next(std::string& line) {
   for (;;) {
     if (!input_) {
       if (file_ >= files_.size()) return false;
-      input_ = std::make_unique<Input>(files_[file_]);
       line_ = 0;
+      if (check_) check_(files_[file_]);
+      input_ = std::make_unique<Input>(files_[file_]);
       for (; skip_ > 0; --skip_)
         NEREUS_CHECK(kConfig, next_of_file(line),
                      "{}: has {} lines, fewer than the run has read of it before: the data set has "
@@ -152,12 +105,18 @@ bool LineReader::next(std::string& line) {
                      file(), line_);
     }
     if (next_of_file(line)) return true;
-    if (file_ + 1 >= files_.size()) return false;
-    ++file_;
-    input_.reset();
-    buffer_.clear();
-    at_ = 0;
+    if (!next_file()) return false;
   }
+}
+
+bool LineReader::next_file() {
+  if (file_ + 1 >= files_.size()) return false;
+  ++file_;
+  skip_ = 0;
+  input_.reset();
+  buffer_.clear();
+  at_ = 0;
+  return true;
 }
 
 }  // namespace nereus::data

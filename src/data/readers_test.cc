@@ -7,6 +7,7 @@
 #include "data/gunzip.h"
 #include "data/line_reader.h"
 #include "data/rows_test.h"
+#include "data/shards.h"
 
 namespace nereus::data {
 namespace {

@@ -30,17 +30,21 @@ struct RowPlan {
 };
 
 struct SourceStatus {
-  int64_t rows = 0;        // given out
-  int64_t documents = 0;   // read into them
-  int64_t text_bytes = 0;  // of those documents
-  int64_t epochs = 0;      // whole passes over the documents before the current one
+  int64_t rows = 0;           // given out
+  int64_t documents = 0;      // read into them
+  int64_t text_bytes = 0;     // of those documents
+  int64_t epochs = 0;         // whole passes over the documents before the current one
+  int64_t broken_shards = 0;  // passed over, wholly or from some line on
 
   // The documents are in parts, as many on every rank; what a rank does not read of them it knows
   // nothing of. Two ranks may read the same part: what one of them counts is what both do.
   struct Part {
     int64_t tokens_a_pass = -1;  // -1: not known, as until the first pass has ended
-    int64_t skipped_lines = 0;   // broken
-    int64_t replaced = 0;        // ill-formed parts of UTF-8, each now U+FFFD
+    int64_t not_json = 0;        // lines left out
+    int64_t without_text = 0;    // likewise: JSON, but without a "text" that is a string
+    int64_t replaced = 0;        // ill-formed parts of UTF-8 and lone surrogates, each now U+FFFD
+
+    int64_t skipped_lines() const { return not_json + without_text; }
   };
   std::vector<Part> parts = {};  // none: the source has no documents
 
@@ -51,7 +55,8 @@ struct SourceStatus {
     for (const Part& p : parts) {
       known = known && p.tokens_a_pass >= 0;
       out.tokens_a_pass += p.tokens_a_pass;
-      out.skipped_lines += p.skipped_lines;
+      out.not_json += p.not_json;
+      out.without_text += p.without_text;
       out.replaced += p.replaced;
     }
     if (!known) out.tokens_a_pass = 0;
@@ -95,8 +100,9 @@ struct TextOptions {
   // g mod streams, whatever the ranks: a rank tokenises its own streams only, and reads past the
   // rest. torchtitan: its per-rank split and packing.
   DataOrder order = DataOrder::global;
-  int workers = 1;       // threads that decompress, parse and tokenise
-  bool loop = true;      // begin again after the last document
+  int workers = 1;   // threads that decompress, parse and tokenise
+  bool loop = true;  // begin again after the last document
+  BrokenShard on_broken_shard = BrokenShard::stop;
   int64_t streams = 64;  // of order global (a source that does not loop has one)
   int64_t vocab_size = 0;
   // Makes an encoder for one worker thread: appends a document's ids, BOS and EOS included.
@@ -106,8 +112,9 @@ struct TextOptions {
 
 // Shards *.json.gz, *.jsonl.gz, *.json, *.jsonl of {"text": ...} lines, in order of their names,
 // streamed: memory does not grow with their size. Broken lines are skipped, counted and the first
-// one named. Throws Error{kConfig}: no shards, a truncated or corrupt gz, no document with a token,
-// an id that is not in the vocabulary.
+// one of each kind named. Throws Error{kConfig}: no shards, one whose first bytes say that it is
+// none (unless on_broken_shard is skip), no document with a token, an id that is not in the
+// vocabulary. Rows throw Error{kIo} for a shard that breaks later (likewise).
 std::unique_ptr<RowSource> text_rows(const TextOptions&, const RowPlan&, const SavedStates& = {});
 
 }  // namespace nereus::data

@@ -7,6 +7,7 @@
 #include "data/document_stream.h"
 #include "data/packer.h"
 #include "data/row_source.h"
+#include "data/shards.h"
 #include "data/source_state.h"
 
 namespace nereus::data {
@@ -51,8 +52,11 @@ class TextRows final : public RowSource {
   }
 
   SourceStatus status() const override {
-    SourceStatus out{
-        .rows = rows_, .documents = read_, .text_bytes = text_bytes_, .epochs = epochs_};
+    SourceStatus out{.rows = rows_,
+                     .documents = read_,
+                     .text_bytes = text_bytes_,
+                     .epochs = epochs_,
+                     .broken_shards = documents_->broken_shards()};
     out.parts.resize(static_cast<size_t>(global_ ? stream_count() : plan_.dp_size));
     const bool whole = epochs_ > 0 && start_.document == 0;
     for (int64_t i = 0; i < stream_count(); ++i) {
@@ -60,7 +64,8 @@ class TextRows final : public RowSource {
       if (stream.mine && whole) part(out, i).tokens_a_pass = stream.tokens_first_pass;
     }
     for (const auto& [i, mended] : documents_->mended()) {
-      part(out, i).skipped_lines = mended.skipped_lines;
+      part(out, i).not_json = mended.not_json;
+      part(out, i).without_text = mended.without_text;
       part(out, i).replaced = mended.replaced;
     }
     return out;
@@ -121,12 +126,36 @@ class TextRows final : public RowSource {
     const std::vector<std::string> all =
         find_shards(options_.path, options_.dataset == "c4_validation" ? "validation" : "train",
                     plan_.path_key);
+    look_at(all);
     const auto size = static_cast<size_t>(plan_.dp_size), rank = static_cast<size_t>(plan_.dp_rank);
     whole_shards_ = !global_ && all.size() % size == 0;
     if (!whole_shards_) return all;
     std::vector<std::string> mine;
     for (size_t i = rank; i < all.size(); i += size) mine.push_back(all[i]);
     return mine;
+  }
+
+  // What can be known before anything is read. Each shard is looked at by eight ranks or more, and
+  // by the first.
+  void look_at(const std::vector<std::string>& all) const {
+    const auto stride =
+        static_cast<size_t>(plan_.dp_rank == 0 ? 1 : std::max(1, plan_.dp_size / 8));
+    const ShardLook look = look_at_shards(all, static_cast<size_t>(plan_.dp_rank) % stride, stride);
+    const auto name = [](const std::string& path) {
+      return std::filesystem::path(path).filename().string();
+    };
+    log::info("Data set {}: {} shard{}, {}{}, {:.3f} GB", options_.path, all.size(),
+              all.size() == 1 ? "" : "s", name(all.front()),
+              all.size() == 1 ? "" : " to " + name(all.back()),
+              static_cast<double>(look.bytes) / 1e9);
+    if (look.broken.empty()) return;
+    const std::string message =
+        fmt::format("{} = {}: {} of {} shards cannot be read as lines of JSON{}", plan_.path_key,
+                    options_.path, look.broken.size(), all.size(), look.message);
+    const bool others = look.broken.size() < all.size();
+    NEREUS_CHECK(kConfig, others && options_.on_broken_shard == BrokenShard::skip, "{}{}", message,
+                 others ? "\n  data.on_broken_shard = \"skip\" trains on the others." : "");
+    log::warning("{}\n  They are passed over (data.on_broken_shard = \"skip\").", message);
   }
 
   std::string shard_name(const ReadPosition& p) const {
@@ -229,16 +258,23 @@ class TextRows final : public RowSource {
     const bool say = epoch < 4 || (epoch & (epoch - 1)) == 0;
     if (say) log::warning("Dataset {} is being re-looped", options_.dataset);
     constexpr int64_t kEnoughLines = 1000;
-    int64_t skipped = 0;
-    for (const auto& [i, mended] : documents_->mended()) skipped += mended.skipped_lines;
-    const int64_t lines = read_ + skipped;
+    int64_t not_json = 0, without_text = 0;
+    for (const auto& [i, mended] : documents_->mended()) {
+      not_json += mended.not_json;
+      without_text += mended.without_text;
+    }
+    const int64_t without = not_json + without_text, lines = read_ + without;
+    const bool whole_pass = epoch - start_.epoch > (start_.index > 0 ? 1 : 0);
+    NEREUS_CHECK(kConfig, documents_->any_document() || !whole_pass,
+                 "{} = {}: no line of it is a document: {} are not JSON, {} have no \"text\"",
+                 plan_.path_key, options_.path, not_json, without_text);
     NEREUS_CHECK(kConfig,
                  tokens_ > 0 || (lines < kEnoughLines &&
                                  epoch - start_.epoch < kPassesPerStream * stream_count()),
                  "{} = {}: rank {} of {} found no document with a token in {} "
-                 "lines ({} of them without a \"text\") and {} passes; the set is too small for "
+                 "lines ({} of them skipped) and {} passes; the set is too small for "
                  "so many ranks, or not what it should be",
-                 plan_.path_key, options_.path, plan_.dp_rank, plan_.dp_size, lines, skipped,
+                 plan_.path_key, options_.path, plan_.dp_rank, plan_.dp_size, lines, without,
                  epoch - start_.epoch);
   }
 

@@ -137,7 +137,7 @@ TEST(Ranks, TheLastLinesSpeakOfTheDocumentsOfAllRanks) {
                                "--checkpoint.enable=false"} +
                          more));
     EXPECT_EQ(run.code, 0);
-    EXPECT_THAT(run.log, HasSubstr(" broken lines skipped, 0 ill-formed")) << name;
+    EXPECT_THAT(run.log, HasSubstr(" not JSON, 0 without a \"text\"); 0 ill-formed")) << name;
     const size_t at = run.log.find("Data: 2 steps");
     return run.log.substr(at, run.log.find('\n', at) - at);
   };

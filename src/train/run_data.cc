@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "data/document_encoder.h"
-#include "data/line_reader.h"
+#include "data/shards.h"
 #include "data/tokenizer/tokenizer.h"
 
 namespace nereus {
@@ -76,6 +76,7 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
                           .order = c.data.order,
                           .workers = static_cast<int>(c.data.workers),
                           .loop = w.loop,
+                          .on_broken_shard = c.data.on_broken_shard,
                           .vocab_size = args.vocab_size,
                           .make_encoder = data::document_encoder(tokenizer)},
                          plan);
@@ -150,15 +151,15 @@ data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream& st
   const auto n = static_cast<int64_t>(out.parts.size());
   std::vector<int64_t> numbers;
   for (const auto& p : out.parts)
-    numbers.insert(numbers.end(), {p.tokens_a_pass, p.skipped_lines, p.replaced});
-  const Buffer buffer(stream.device(), 3 * n * size_of(DType::i64), "figures of the data");
-  const TensorView view(buffer.data(), DType::i64, {3 * n});
+    numbers.insert(numbers.end(), {p.tokens_a_pass, p.not_json, p.without_text, p.replaced});
+  const Buffer buffer(stream.device(), 4 * n * size_of(DType::i64), "figures of the data");
+  const TensorView view(buffer.data(), DType::i64, {4 * n});
   copy_to_device(stream, view, numbers.data());
   all.all_reduce(stream, view, ReduceOp::max);
   copy_to_host(stream, numbers.data(), view);
   stream.synchronize();
   for (size_t i = 0; i < out.parts.size(); ++i)
-    out.parts[i] = {numbers[3 * i], numbers[3 * i + 1], numbers[3 * i + 2]};
+    out.parts[i] = {numbers[4 * i], numbers[4 * i + 1], numbers[4 * i + 2], numbers[4 * i + 3]};
   return out.all();
 }
 

@@ -96,5 +96,42 @@ TEST(EndOfDocument, IsMissedInATokenizerWithoutOne) {
   EXPECT_THAT(causal.log, HasSubstr("Documents follow one another without a token between them"));
 }
 
+// 40 documents, as files of five kinds; the losses are those of the documents read whole.
+TEST(DataSet, IsReadAsUsersBringIt) {
+  const auto train = [](const std::string& name) {
+    return train_case({of_case("minimal.toml"),
+                       "--model.hf_assets_path=" + of_case("eos_of_config"),
+                       "--training.dataset_path=" + of_case(name)});
+  };
+  for (const char* name : {"data_nan", "data_stray_json", "data_hidden_files"}) {
+    SCOPED_TRACE(name);
+    const CaseRun run = train(name);
+    expect_losses(run, {7.349824, 7.179368, 7.307105});
+    EXPECT_THAT(run.log, Not(HasSubstr("WARNING - Data:")));
+  }
+  EXPECT_THAT(train("data_stray_json").log,
+              HasSubstr("1 shard, c4-train.00000-of-01024.json.gz, "));
+  EXPECT_THAT([&] { train("data_json_array"); },
+              ThrowsMessage<Error>(AllOf(
+                  HasSubstr("1 of 1 shards cannot be read as lines of JSON\n  docs.json: one JSON "
+                            "array, not a document a line"),
+                  HasSubstr("jq -c '.[]' IN > OUT.jsonl"))));
+}
+
+TEST(DataSet, OfWhichMuchIsSkippedSaysSoAgainAtTheEnd) {
+  const test::TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 30; ++i)
+    text += "{\"text\": \"to be or not to be\"}\n{\"content\": 1}\n{broken\n";
+  folder.write("a.jsonl", text);
+  const CaseRun run =
+      train_case({of_case("minimal.toml"), "--model.hf_assets_path=" + of_case("eos_of_config"),
+                  "--training.dataset_path=" + folder.path()});
+  EXPECT_THAT(
+      run.log,
+      HasSubstr("a.jsonl:2: no \"text\" that is a string (the keys that are there: content)"));
+  EXPECT_THAT(run.log, HasSubstr("without a \"text\"); 0 ill-formed parts of text"));
+}
+
 }  // namespace
 }  // namespace nereus

@@ -47,6 +47,7 @@ class RunReport {
     bool validated = false;
     double first_validation = 0, last_validation = 0;
     data::SourceStatus::Part data;  // all ranks' documents
+    int64_t broken_shards = 0;
   };
   void log_summary(const Summary&) const;
 

@@ -143,7 +143,8 @@ int Trainer::run() {
                        .validated = validation_->enabled(),
                        .first_validation = validation_->first(),
                        .last_validation = validation_->last(),
-                       .data = of_all_ranks(loader_->status(), stream_, all_)});
+                       .data = of_all_ranks(loader_->status(), stream_, all_),
+                       .broken_shards = loader_->status().broken_shards});
   return signal_ == 0 ? 0 : 128 + signal_;
 }
 
