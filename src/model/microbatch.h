@@ -8,6 +8,7 @@
 #include <array>
 
 #include "ops/attention.h"
+#include "ops/router.h"
 
 namespace nereus {
 
@@ -16,6 +17,7 @@ struct Microbatch {
   ConstTensorView labels;              // i32 [T]; negative: ignored
   ConstTensorView positions;           // i32 [T]
   ConstTensorView first_key;           // i32 [T], see ops/attention.h
+  int64_t first_row = 0;               // of its rows, in the step's global batch
   int64_t sequence = 0;                // tokens a row
   int64_t key_sequence = 0;            // keys a row, under context parallelism; 0: the row's own
   ConstTensorView key_positions = {};  // i32 [keys], under context parallelism
@@ -26,6 +28,15 @@ struct Microbatch {
   bool training = true;  // false: loss only, no gradients follow, expert load is not counted
 
   int64_t tokens() const { return ids.dim(0); }
+  // Of the tokens from `first` on, as tensor parallelism divides them.
+  ops::TokenPlaces places(int64_t first) const {
+    return {.first = first,
+            .first_row = first_row,
+            .rows = tokens() / (sequence * chunks),
+            .sequence = chunks > 1 ? key_sequence : sequence,
+            .run = sequence,
+            .start = {chunk_start[0], chunk_start[1]}};
+  }
 };
 
 }  // namespace nereus

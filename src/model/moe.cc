@@ -31,6 +31,7 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpReg
       experts_(args.moe.num_experts),
       top_k_(args.moe.top_k),
       layer_(layer),
+      tp_rank_(tp.rank()),
       has_shared_(args.moe.num_shared_experts > 0),
       weigh_input_(args.moe.score_before_experts),
       f32_router_(args.numerics.f32_router),
@@ -48,13 +49,15 @@ void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const
   const TensorView logits =
       ctx.scratch.take(f32_router_ ? DType::f32 : x.dtype, {T, experts_}, "router logits");
   linear_forward(ctx, logits, x, w.gate);
-  ops::router_forward(ctx.stream, {.weights = routing.weights,
-                                   .ids = routing.ids,
-                                   .scores = routing.scores,
-                                   .load = mb.training ? balance.load : TensorView(),
-                                   .logits = logits,
-                                   .bias = balance.bias,
-                                   .rule = rule_});
+  ops::router_forward(ctx.stream,
+                      {.weights = routing.weights,
+                       .ids = routing.ids,
+                       .scores = routing.scores,
+                       .load = mb.training ? balance.load : TensorView(),
+                       .logits = logits,
+                       .bias = balance.bias,
+                       .rule = rule_,
+                       .places = rule_.forced ? mb.places(tp_rank_ * T) : ops::TokenPlaces()});
   routing.all_ids = expert_tp_.enter(ctx, ctx.saved_for_wgrad, routing.ids);
   routing.all_weights = expert_tp_.enter(ctx, ctx.saved_for_wgrad, routing.weights);
   routing.plan = dispatcher_.plan(ctx, ctx.saved_for_wgrad, routing.all_ids);

@@ -102,6 +102,7 @@ class Moe {
   Mlp shared_;
   ops::RoutingRule rule_;
   int64_t experts_, top_k_, layer_;
+  int tp_rank_;  // whose tokens the router has
   bool has_shared_, weigh_input_, f32_router_, recompute_norms_, recompute_swiglu_,
       recompute_dispatch_;
 };

@@ -120,7 +120,8 @@ void router_forward(Stream& stream, const RouterForward& a) {
         float* weights = a.weights.as<float>() + t * a.weights.row_stride();
         score_row(score, a.logits.as<Logit>() + t * a.logits.row_stride(), E, rule.score);
         if (rule.forced) {
-          for (int64_t k = 0; k < K; ++k) ids[k] = forced_expert(rule.skew_percent, t, k, K, E);
+          const int64_t place = a.places.place(t);
+          for (int64_t k = 0; k < K; ++k) ids[k] = forced_expert(rule.skew_percent, place, k, K, E);
         } else {
           for (int64_t e = 0; e < E; ++e)
             choice[e] = bias == nullptr ? score[e] : score[e] + bias[e];

@@ -74,6 +74,7 @@ struct ForwardArguments {
   int64_t T;
   int E, K;
   RoutingRule rule;
+  TokenPlaces places;
 };
 
 template <class Logit>
@@ -98,8 +99,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (a.rule.groups > 1 && !a.rule.forced)
     limit_groups(choice, a.E, a.rule.groups, a.rule.limited_groups, choice + a.E, lane);
   float sum = 0;
+  const int64_t place = a.rule.forced ? a.places.place(t) : 0;
   for (int k = 0; k < a.K; ++k) {
-    int chosen = forced_expert(a.rule.skew_percent, t, k, a.K, a.E);
+    int chosen = forced_expert(a.rule.skew_percent, place, k, a.K, a.E);
     if (!a.rule.forced) {
       Best best{-INFINITY, a.E};
       for (int e = lane; e < a.E; e += 32) {
@@ -230,7 +232,8 @@ void router_forward(Stream& stream, const RouterForward& a) {
                                    .T = T,
                                    .E = static_cast<int>(E),
                                    .K = static_cast<int>(K),
-                                   .rule = a.rule};
+                                   .rule = a.rule,
+                                   .places = a.places};
   visit_float(a.logits.dtype, [&]<class Logit>() {
     const size_t bytes = shared_bytes(forward_kernel<Logit>, kWarps * (2 * E + a.rule.groups));
     forward_kernel<Logit>

@@ -8,11 +8,14 @@
 // Groups: with groups > 1 the experts form `groups` equal runs; a group's score is the sum of its
 // two largest choices, and only experts of the `limited_groups` best groups (ties to the smaller)
 // may be chosen. forced: forced_expert() instead of the K largest, token by token in turn over all
-// experts, or skew_percent of 100 tokens to the first ones; weights as above from their scores.
+// experts, or skew_percent of 100 tokens to the first ones, tokens numbered by TokenPlaces; weights
+// as above from their scores.
 //
 // router_backward gives dlogits from dweights through weights and scores; ids are constants.
 // All arithmetic is f32; logits and dlogits are f32 or bf16.
 #pragma once
+
+#include <cstdint>
 
 #include "base/hostdevice.h"
 #include "ops/op.h"
@@ -29,7 +32,25 @@ struct RoutingRule {
   int groups = 1, limited_groups = 1;
 };
 
-// Token t's k-th of K choices among E experts under forced routing.
+// Where the T tokens of the call are in the global batch. They are those from `first` on of: the
+// tokens start[0] .. start[0] + run - 1 of each of `rows` rows, then those from start[1] (under
+// context parallelism a rank has two runs of each row). By default the places are 0 .. T-1.
+struct TokenPlaces {
+  int64_t first = 0;
+  int64_t first_row = 0;  // of the rows, in the global batch
+  int64_t rows = 1;
+  int64_t sequence = 0;  // tokens a row
+  int64_t run = INT64_MAX;
+  int64_t start[2] = {0, 0};
+
+  NEREUS_HD int64_t place(int64_t t) const {
+    const int64_t n = first + t, of_row = n / run;
+    const int64_t row = of_row % rows, second = of_row / rows;
+    return (first_row + row) * sequence + start[second == 0 ? 0 : 1] + n % run;
+  }
+};
+
+// The k-th of K choices among E experts under forced routing, of the token in place t.
 NEREUS_HD inline int forced_expert(int skew_percent, int64_t t, int64_t k, int64_t K, int64_t E) {
   const int64_t turn = t % 100 < skew_percent ? 0 : t;
   return static_cast<int>((turn * K + k) % E);
@@ -43,6 +64,7 @@ struct RouterForward {
   ConstTensorView logits;     // [T, E]
   ConstTensorView bias = {};  // f32 [E], optional
   RoutingRule rule;
+  TokenPlaces places = {};  // with rule.forced
 };
 
 struct RouterBackward {

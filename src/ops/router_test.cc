@@ -174,6 +174,40 @@ INSTANTIATE_TEST_SUITE_P(
              true}),
     [](const auto& each) { return std::string(each.param.name); });
 
+// Two runs of two rows, as context parallelism has them, from the third token on.
+TEST(Router, ForcedRoutingFollowsATokensPlaceInTheGlobalBatch) {
+  constexpr int64_t E = 7, K = 2, T = 9;
+  const TokenPlaces places{
+      .first = 2, .first_row = 5, .rows = 2, .sequence = 12, .run = 3, .start = {3, 6}};
+  const std::vector<int64_t> expected{65, 75, 76, 77, 66, 67, 68, 78, 79};
+  const TokenPlaces plain;
+  for (int64_t t = 0; t < T; ++t) {
+    EXPECT_EQ(places.place(t), expected[static_cast<size_t>(t)]);
+    EXPECT_EQ(plain.place(t), t);
+  }
+  for (const int skew : {0, 70}) {
+    for (const Device device : test::devices()) {
+      const auto logits = test::Tensor(device, DType::f32, {T, E}).fill_normal(1);
+      const auto w = test::Tensor(device, DType::f32, {T, K}).poison(),
+                 sc = test::Tensor(device, DType::f32, {T, E}).poison();
+      const auto ids = test::Tensor(device, DType::i32, {T, K}).poison();
+      Stream s = test::stream(device);
+      router_forward(s, {.weights = w,
+                         .ids = ids,
+                         .scores = sc,
+                         .logits = logits,
+                         .rule = {.forced = true, .skew_percent = skew},
+                         .places = places});
+      s.synchronize();
+      for (int64_t t = 0; t < T; ++t)
+        for (int64_t k = 0; k < K; ++k) {
+          const int64_t place = expected[static_cast<size_t>(t)];
+          EXPECT_EQ(ids[t * K + k], static_cast<double>(place < skew ? k : (place * K + k) % E));
+        }
+    }
+  }
+}
+
 TEST(Router, TiesGoToTheSmallerExpert) {
   for (const Device device : test::devices()) {
     for (const int64_t E : {6, 100}) {  // equal ones far apart, too

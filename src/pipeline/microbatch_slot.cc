@@ -92,6 +92,7 @@ void MicrobatchSlot::load(Stream& stream, const HostMicrobatch& host, float loss
                                 .mask = shape.mask});
   if (shape.cp > 1) take_chunks(stream);
   microbatch = describe(loss_scale, training);
+  microbatch.first_row = host.first_row;
 }
 
 // This rank's two chunks of every sequence: the first of all, then the second of all.

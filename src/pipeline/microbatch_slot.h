@@ -16,6 +16,7 @@ namespace nereus {
 // Token ids of a microbatch on the host, rows of `sequence` tokens.
 struct HostMicrobatch {
   std::span<const int32_t> ids, labels;
+  int64_t first_row = 0;  // of its rows, in the step's global batch
 };
 
 struct MicrobatchShape {

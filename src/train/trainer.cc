@@ -161,9 +161,12 @@ void Trainer::enqueue(int64_t step) {
       microbatches_[static_cast<size_t>(step % StepRunner::kAhead)];
   microbatches.clear();
   const auto tokens = static_cast<size_t>(layout_.microbatch_rows * config_.training.seq_len);
+  const int64_t first_row = ranks_->position(MeshGroup::dp) * layout_.local_rows;
   for (size_t i = 0; i < static_cast<size_t>(layout_.microbatches); ++i)
-    microbatches.push_back({.ids = std::span(batch.inputs).subspan(i * tokens, tokens),
-                            .labels = std::span(batch.labels).subspan(i * tokens, tokens)});
+    microbatches.push_back(
+        {.ids = std::span(batch.inputs).subspan(i * tokens, tokens),
+         .labels = std::span(batch.labels).subspan(i * tokens, tokens),
+         .first_row = first_row + static_cast<int64_t>(i) * layout_.microbatch_rows});
   runner_->enqueue({.number = step,
                     .lr = lr_.at(step),
                     .microbatches = microbatches,

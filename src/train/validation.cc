@@ -8,7 +8,9 @@ namespace nereus {
 
 Validation::Validation(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
                        int dp_rank)
-    : config_(config) {
+    : config_(config),
+      first_row_(dp_rank * layout.microbatch_rows),
+      rows_apart_(layout.mesh.size(MeshGroup::dp) * layout.microbatch_rows) {
   if (!enabled()) return;
   const int dp_size = layout.mesh.size(MeshGroup::dp);
   std::vector<data::Batch> all = validation_batches(config, args, layout.microbatch_rows, dp_size);
@@ -26,7 +28,10 @@ bool Validation::due(int64_t step) const {
 void Validation::run(int64_t step, StepRunner& runner, RunReport& report) {
   const auto begin = std::chrono::steady_clock::now();
   std::vector<HostMicrobatch> mine;
-  for (const data::Batch& b : batches_) mine.push_back({.ids = b.inputs, .labels = b.labels});
+  for (const data::Batch& b : batches_)
+    mine.push_back({.ids = b.inputs,
+                    .labels = b.labels,
+                    .first_row = first_row_ + static_cast<int64_t>(mine.size()) * rows_apart_});
   last_ = static_cast<double>(runner.evaluate(mine, static_cast<double>(counted_), step));
   if (step == 0) first_ = last_;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;

@@ -29,6 +29,7 @@ class Validation {
 
  private:
   const JobConfig& config_;
+  int64_t first_row_, rows_apart_;    // of this rank's batches, in the set
   std::vector<data::Batch> batches_;  // this rank's, as many on every rank
   int64_t counted_ = 0;               // labels of all ranks' that are not ignored
   double first_ = 0, last_ = 0;
