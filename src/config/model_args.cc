@@ -131,9 +131,29 @@ void apply_overrides(const JobConfig::ModelOverrides& o, ModelArgs& a) {
   override_with(o.score_before_experts, a.moe.score_before_experts);
   override_with(o.load_balance_coeff, a.moe.load_balance_coeff);
   override_with(o.score_func, a.moe.score_func);
-  if (a.numerics.yarn != YarnRule::where_configured) return;
-  a.hf_mscale_given |= o.mscale.has_value();
-  if (o.rope_factor) a.hf_yarn = *o.rope_factor > 1;
+  if (a.numerics.yarn == YarnRule::where_configured && o.rope_factor)
+    a.hf_yarn = *o.rope_factor > 1;
+}
+
+// Hugging Face has two mscales where TorchTitan has one, which set_family() made both of. Over a
+// flavor or TorchTitan's arguments the new one is both again; over a config.json it is that of the
+// same name, and what it does not move is said.
+void override_mscale(const JobConfig& c, ModelArgs& a) {
+  if (!c.model_overrides.mscale || a.numerics.yarn != YarnRule::where_configured) return;
+  a.hf_mscale_given = true;
+  if (c.model.torchtitan_args || !c.model.hf_config) {
+    a.hf_mscale_all_dim = a.mscale;
+  } else if (a.hf_yarn && a.hf_mscale_all_dim == 0) {
+    log::warning(
+        "model_overrides.mscale = {} has no effect: it is divided by mscale_all_dim, which {} does "
+        "not have.",
+        a.mscale, *c.model.hf_config);
+  } else if (a.hf_yarn && a.hf_mscale_all_dim != a.mscale) {
+    log::warning(
+        "model_overrides.mscale = {} scales cos and sin alone; the attention's scale follows "
+        "mscale_all_dim, which is {} in {}. To change both, change the file.",
+        a.mscale, a.hf_mscale_all_dim, *c.model.hf_config);
+  }
 }
 
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // ids and rows are 32-bit
@@ -346,6 +366,7 @@ ModelArgs resolve_model_args(const JobConfig& c) {
   a.moe.skew_percent = c.training.debug_moe_skew_percent;
   a.moe.force_load_balance |= c.training.debug_moe_force_load_balance || a.moe.skew_percent > 0;
   apply_overrides(c.model_overrides, a);
+  override_mscale(c, a);
   check(a);
   return a;
 }

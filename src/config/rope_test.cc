@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "base/log.h"
+#include "config/job_config.h"
 #include "config/model_args.h"
 #include "test/test_tensor.h"
 
@@ -51,6 +53,29 @@ TEST(Rope, HuggingFaceHasYarnAtAnyLengthWithBothMscales) {
   EXPECT_DOUBLE_EQ(amplitude(hf_args(40, 0, 0)), m);
   EXPECT_DOUBLE_EQ(scale(hf_args(1, 1, 1)), s);
   EXPECT_DOUBLE_EQ(amplitude(hf_args(1, 0, 0)), 1);
+}
+
+TEST(Rope, AnOverriddenMscaleIsBothOfHuggingFacesOverAFlavor) {
+  JobConfig c;
+  c.model.flavor = "671B";
+  c.numerics.family = NumericsFamily::huggingface;
+  c.model_overrides.mscale = 0.5;
+  const double s = 1 / std::sqrt(192.0), half = 0.05 * std::log(40.0) + 1;
+  const log::Capture capture;
+  RopeParameters r = rope_parameters(resolve_model_args(c));
+  EXPECT_DOUBLE_EQ(r.softmax_scale, s * half * half);
+  EXPECT_DOUBLE_EQ(r.amplitude, 1);
+  EXPECT_EQ(capture.text(), "");
+
+  // Over a config.json it is the one of that name.
+  c.model.hf_config = test::source_path("tests/golden/hf_tiny/v3/config.json");
+  const ModelArgs a = resolve_model_args(c);
+  const double factor = std::log(a.rope_factor);
+  r = rope_parameters(a);
+  EXPECT_DOUBLE_EQ(r.amplitude, (0.05 * factor + 1) / (0.1 * factor + 1));
+  EXPECT_THAT(capture.text(), testing::HasSubstr("model_overrides.mscale = 0.5 scales cos and sin "
+                                                 "alone; the attention's scale follows "
+                                                 "mscale_all_dim, which is 1 in "));
 }
 
 TEST(Rope, FrequenciesArePlainWithoutYarn) {
