@@ -380,6 +380,7 @@ void system_keys(Table& t, JobConfig& c) {
   schedule.allowed = {"1F1B",      "Interleaved1F1B",       "GPipe",
                       "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble",
                       "DualPipeV"};
+  schedule.any_case = true;
   schedule.sentence = "Unknown schedule name '{}'.";
   t.works("pipeline_parallel_schedule_csv", p.pipeline_parallel_schedule_csv,
           "a schedule as a table of actions, in place of one by name");

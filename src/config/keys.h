@@ -46,6 +46,7 @@ struct Key {
   std::string meaning;
   // Which values: of a string or of a list's elements (empty: any), of an integer, of a float.
   Strings allowed = {};
+  bool any_case = false;  // a string may be written in any case; it is kept as `allowed` has it
   int64_t minimum = std::numeric_limits<int64_t>::min();
   int64_t maximum = std::numeric_limits<int32_t>::max();
   bool or_minus_one = false;  // -1 has a meaning of its own

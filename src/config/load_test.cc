@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -196,6 +197,24 @@ TEST(Toml, SectionsMayBeWrittenInlineOrDotted) {
   EXPECT_THAT(loaded.config.quantize.linear.mx.filter_fqns, ElementsAre("a"));
   EXPECT_THAT(*loaded.config.parallelism.module_fqns_per_model_part,
               ElementsAre(ElementsAre("a", "b"), ElementsAre("c")));
+}
+
+// On the command line and in a file; kept in its own spelling.
+TEST(Schedules, AreNamedInAnyCase) {
+  const test::TemporaryFolder folder;
+  for (const std::string name : {"1F1B", "Interleaved1F1B", "GPipe", "LoopedBFS",
+                                 "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"}) {
+    std::string upper = name;
+    for (char& c : upper) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    for (const std::string& text : {name, lower(name), upper}) {
+      const std::string file =
+          folder.write("c.toml", "[parallelism]\npipeline_parallel_schedule = \"" + text + "\"\n");
+      EXPECT_EQ(load({file}).config.parallelism.pipeline_parallel_schedule, name);
+      EXPECT_EQ(load({"--parallelism.pipeline_parallel_schedule=" + text})
+                    .config.parallelism.pipeline_parallel_schedule,
+                name);
+    }
+  }
 }
 
 TEST(Notices, NameOnceWhatHasNothingToActOnAndWarnOfEachKeyThatOnlyObserves) {

@@ -161,6 +161,9 @@ void set_from_text(const Key& key, const std::string& text, const std::string& w
 }
 
 void check_value(const Key& key, const std::string& where) {
+  if (auto* const* text = std::get_if<std::string*>(&key.target); text != nullptr && key.any_case)
+    for (const std::string& allowed : key.allowed)
+      if (lower(allowed) == lower(**text)) **text = allowed;
   visit_pointer(key.target, [&](const auto* target) {
     using T = std::remove_cvref_t<decltype(*target)>;
     const auto check_one = [&](const auto& value) {
