@@ -193,6 +193,9 @@ void Draw::draw_step(Dice& dice) {
                .eps = 2,
                .weight_decay = dice.of({0.0, 1e-3}),
                .max_norm = dice.of({0.5, 4.0})};
+  if (!dice.one_in(8)) return;
+  args.moe.force_load_balance = true;
+  args.moe.skew_percent = dice.of<int64_t>({0, 40});
 }
 
 std::string Draw::to_string() const {
@@ -207,6 +210,7 @@ std::string Draw::to_string() const {
       m.route_norm ? " normalised" : "", m.score_before_experts ? " before" : " after",
       m.route_scale, args.n_limited_groups, args.n_expert_groups, m.load_balance_coeff,
       word(args.attn_mask_type), args.hf_yarn ? ", YaRN" : "");
+  if (m.force_load_balance) text += fmt::format(", forced routing, skew {}", m.skew_percent);
   if (degrees.pp > 1) {
     text += fmt::format(" | {} x {}, blocks", pipeline.schedule.name, stages_per_rank);
     for (const StagePart& p : pipeline.parts)

@@ -204,6 +204,11 @@ class Formula {
     const size_t groups = huggingface() ? size(a_.n_expert_groups) : 1, width = E / groups;
     const size_t limited = huggingface() ? size(a_.n_limited_groups) : 1;
     for (size_t t = 0; t < x.size() / D; ++t) {
+      if (a_.moe.force_load_balance) {  // in turn, but for the skewed ones of each 100 tokens
+        const size_t turn = t % 100 < size(a_.moe.skew_percent) ? 0 : t, K = size(a_.moe.top_k);
+        for (size_t k = 0; k < K; ++k) out.push_back(static_cast<int32_t>((turn * K + k) % E));
+        continue;
+      }
       Values choice = scores(w, p, test::Values(&x[t * D], &x[t * D] + D));
       if (const auto bias = w.find(p + "expert_bias"); bias != w.end()) add(choice, bias->second);
       Values best;  // of each group: its two best together

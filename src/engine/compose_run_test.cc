@@ -70,7 +70,8 @@ std::vector<HostMicrobatch> microbatches(const Tokens& all, int64_t first, int64
   const auto each = static_cast<size_t>(rows * sequence);
   for (int64_t m = first; m < first + count; ++m)
     out.push_back({.ids = std::span(all.ids).subspan(static_cast<size_t>(m) * each, each),
-                   .labels = std::span(all.labels).subspan(static_cast<size_t>(m) * each, each)});
+                   .labels = std::span(all.labels).subspan(static_cast<size_t>(m) * each, each),
+                   .first_row = m * rows});
   return out;
 }
 

@@ -340,6 +340,7 @@ TEST(Compose, TheOrdinaryDrawsHaveEverything) {
     count("no q_lora", d.args.q_lora_rank == 0);
     count("nothing shared", d.args.moe.num_shared_experts == 0);
     count("all experts", d.args.moe.top_k == d.args.moe.num_experts);
+    count("forced routing", d.args.moe.force_load_balance);
     count("reshard", d.reshard);
     count("bf16 moments", d.moments == DType::bf16);
     count("split", d.split_masters);
