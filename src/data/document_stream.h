@@ -46,8 +46,8 @@ class DocumentStream {
   // Rethrows an exception of a worker after the batches before it have been returned.
   bool next(DocumentBatch&);
 
-  // Lines left out and parts replaced, by stream, of the batches returned; streams without any may be
-  // missing.
+  // Lines left out and parts replaced, by stream, of the batches returned; streams without any may
+  // be missing.
   struct Mended {
     int64_t not_json = 0, without_text = 0, replaced = 0;
   };
