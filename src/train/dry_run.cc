@@ -5,6 +5,7 @@
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
 #include "observe/metrics.h"
+#include "train/data_facts.h"
 
 namespace nereus {
 namespace {
@@ -42,7 +43,7 @@ std::string dry_run(const JobConfig& config, int64_t world) {
   out += world == 1 ? std::string("Memory of the one rank\n")
                     : fmt::format("Memory of rank 0 of {}: {}\n", world, layout.mesh.to_string());
   Stream meta(Device::meta());
-  return out + memory_table(config, args, layout, 0, meta).text();
+  return out + memory_table(config, args, layout, 0, meta).text() + data_facts(config);
 }
 
 }  // namespace nereus
