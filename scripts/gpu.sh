@@ -19,7 +19,7 @@
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
 #   compose   models drawn at random, in f32, against the formulas in double (DRAWS=FIRST:COUNT)
 #   compare   the older nereus of the pack and this one in alternating pairs: configs/slice1.toml, and
-#             with two GPUs configs/slice2.toml with EP 2; medians of tokens/s a GPU after 5 steps
+#             with two GPUs configs/slice2.toml with EP 2; medians of tokens/s a GPU after 10 steps
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 readonly gpu=.gpu
@@ -102,8 +102,8 @@ compare() {  # name, arguments of nereus train
     for program in before nereus; do
       folder=$out/compare_${name}_${program}_$pair
       step "compare_${name}_${program}_$pair" 100 "$gpu/bin/$program" train "$@" \
-        --training.steps="${STEPS:-17}" --metrics.log_freq=1 --job.dump_folder="$folder"
-      grep -oP '"tps":\K[0-9.]+' "$folder/metrics.jsonl" | tail -n +6 | sort -n |
+        --training.steps="${STEPS:-31}" --metrics.log_freq=10 --job.dump_folder="$folder"
+      grep -oP '"tps":\K[0-9.]+' "$folder/metrics.jsonl" | tail -n +3 | sort -n |
         awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }' >>"$out/compare_${name}_$program"
     done
   done
