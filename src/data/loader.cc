@@ -56,7 +56,6 @@ void Loader::work() {
 }
 
 const Batch& Loader::next() {
-  if (again_ < kept_.size()) return kept_[again_++].batch;
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return failure_ || !ready_.empty() || ended_; });
   if (ready_.empty()) {
@@ -64,22 +63,18 @@ const Batch& Loader::next() {
     return end_;
   }
   kept_.push_back(std::move(ready_.front()));
-  again_ = kept_.size();
   ready_.pop_front();
   changed_.notify_all();
   return kept_.back().batch;
 }
 
 void Loader::confirm() {
-  NEREUS_CHECK(kContract, again_ > 0, "every batch that was handed out has been confirmed");
+  NEREUS_CHECK(kContract, !kept_.empty(), "every batch that was handed out has been confirmed");
   state_ = kept_.front().state;
   const std::lock_guard lock(mutex_);
   free_.push_back(std::move(kept_.front()));
   kept_.pop_front();
-  --again_;
 }
-
-void Loader::rewind() { again_ = 0; }
 
 SourceStatus Loader::status() const {
   const std::lock_guard lock(mutex_);

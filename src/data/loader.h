@@ -28,7 +28,6 @@ class Loader {
   // The next batch, valid until it is confirmed. Waits for it; rethrows what the source threw.
   const Batch& next();
   void confirm();               // the oldest batch handed out that was not confirmed
-  void rewind();                // next() hands out what was not confirmed again, in the same order
   SourceStatus status() const;  // of the batches handed out so far, at least
   // Where the source was after the batch confirmed last: RowSource::save_state().
   const std::string& state() const { return state_; }
@@ -47,7 +46,6 @@ class Loader {
   std::condition_variable changed_;
   std::deque<Item> ready_, free_;
   std::deque<Item> kept_;  // handed out and not confirmed
-  size_t again_ = 0;       // of them: the next to be handed out; all: a new one is
   Batch end_;              // of no rows
   std::string state_;
   SourceStatus status_;

@@ -33,7 +33,7 @@ struct Microbatch {
     return {.first = first,
             .first_row = first_row,
             .rows = tokens() / (sequence * chunks),
-            .sequence = chunks > 1 ? key_sequence : sequence,
+            .sequence = key_sequence > 0 ? key_sequence : sequence,
             .run = sequence,
             .start = {chunk_start[0], chunk_start[1]}};
   }

@@ -16,7 +16,7 @@ Validation::Validation(const JobConfig& config, const ModelArgs& args, const Run
   std::vector<data::Batch> all = validation_batches(config, args, layout.microbatch_rows, dp_size);
   for (const data::Batch& b : all)
     for (const int32_t label : b.labels) counted_ += label >= 0;
-  // As many on every data-parallel rank: they meet in collectives.
+  // As many on every data-parallel rank: all of them enter the same collectives.
   for (auto i = static_cast<size_t>(dp_rank); i < all.size(); i += static_cast<size_t>(dp_size))
     batches_.push_back(std::move(all[i]));
 }
