@@ -29,6 +29,9 @@ program: configure
 
 train: program
 	$(BUILD)/nereus train configs/tiny.toml $(ARGS)
+	@echo "Next: '$(BUILD)/nereus train configs/tiny.toml --nproc 2' trains on two ranks,"
+	@echo "      '$(BUILD)/nereus train configs/slice1.toml --dry-run' says what layers of the 671B model need;"
+	@echo "      README.md goes on with clusters and GPUs, docs/configuration.md has every key."
 
 test: configure
 	@scripts/bootstrap.sh test

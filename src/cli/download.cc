@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "cli/command.h"
 #include "hub/download.h"
 #include "recipe/artifacts.h"
@@ -25,9 +26,9 @@ class Reporter {
     if (p.finished.empty() && seconds(last_, now) < kLineSeconds) return;
     last_ = now;
     const double rate = static_cast<double>(p.bytes) / std::max(1e-3, seconds(begin_, now));
-    fmt::print("{:>9} of {}, {}/s, {} of {} files{}\n", hub::size_text(p.bytes),
-               hub::size_text(p.of_bytes), hub::size_text(static_cast<int64_t>(rate)), p.files,
-               p.of_files, p.finished.empty() ? "" : ": " + p.finished);
+    fmt::print("{:>9} of {}, {}/s, {} of {} files{}\n", size_text(p.bytes), size_text(p.of_bytes),
+               size_text(static_cast<int64_t>(rate)), p.files, p.of_files,
+               p.finished.empty() ? "" : ": " + p.finished);
     std::fflush(stdout);
   }
 
@@ -45,17 +46,17 @@ int download(const hub::DownloadRequest& request, bool dry_run) {
              settings.token.empty() ? "" : ", with the token of HF_TOKEN");
   std::fflush(stdout);
   const hub::DownloadPlan plan = hub::plan_download(settings, request);
-  fmt::print("{} files, {}; to come: {} files, {}\n", plan.files.size(), hub::size_text(plan.bytes),
-             plan.missing.size(), hub::size_text(plan.missing_bytes));
+  fmt::print("{} files, {}; to come: {} files, {}\n", plan.files.size(), size_text(plan.bytes),
+             plan.missing.size(), size_text(plan.missing_bytes));
   if (dry_run) {
     for (const hub::RepoFile& file : plan.missing)
-      fmt::print("  {:>9}  {}\n", hub::size_text(file.size), file.path);
+      fmt::print("  {:>9}  {}\n", size_text(file.size), file.path);
     return 0;
   }
   Reporter reporter;
   hub::run_download(settings, request, plan, [&](const hub::DownloadProgress& p) { reporter(p); });
   fmt::print("{} is complete: {} files, {}, commit {}\n", request.folder, plan.files.size(),
-             hub::size_text(plan.bytes), plan.commit);
+             size_text(plan.bytes), plan.commit);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "data/document_stream.h"
 #include "data/packer.h"
 #include "data/row_source.h"
@@ -144,10 +145,9 @@ class TextRows final : public RowSource {
     const auto name = [](const std::string& path) {
       return std::filesystem::path(path).filename().string();
     };
-    log::info("Data set {}: {} shard{}, {}{}, {:.3f} GB", options_.path, all.size(),
+    log::info("Data set {}: {} shard{}, {}{}, {}", options_.path, all.size(),
               all.size() == 1 ? "" : "s", name(all.front()),
-              all.size() == 1 ? "" : " to " + name(all.back()),
-              static_cast<double>(look.bytes) / 1e9);
+              all.size() == 1 ? "" : " to " + name(all.back()), size_text(look.bytes));
     if (look.broken.empty()) return;
     const std::string message =
         fmt::format("{} = {}: {} of {} shards cannot be read as lines of JSON{}", plan_.path_key,

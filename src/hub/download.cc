@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "hub/local_file.h"
 
 namespace nereus::hub {
@@ -70,13 +71,6 @@ std::vector<RepoFile> matching_files(const HubSettings& settings, const Download
 }
 
 }  // namespace
-
-std::string size_text(int64_t bytes) {
-  const auto n = static_cast<double>(bytes);
-  if (n >= 1e9) return fmt::format("{:.1f} GB", n / 1e9);
-  if (n >= 1e6) return fmt::format("{:.1f} MB", n / 1e6);
-  return n >= 1e3 ? fmt::format("{:.1f} kB", n / 1e3) : fmt::format("{} bytes", bytes);
-}
 
 DownloadPlan plan_download(const HubSettings& settings, const DownloadRequest& r) {
   DownloadPlan plan;

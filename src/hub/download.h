@@ -49,7 +49,4 @@ DownloadPlan plan_download(const HubSettings&, const DownloadRequest&);
 void run_download(const HubSettings&, const DownloadRequest&, const DownloadPlan&,
                   const std::function<void(const DownloadProgress&)>& report);
 
-// "305.2 GB"
-std::string size_text(int64_t bytes);
-
 }  // namespace nereus::hub

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "hub/download.h"
 #include "hub/local_file.h"
 

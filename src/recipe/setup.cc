@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "recipe/artifacts.h"
 #include "recipe/install_files.h"
 #include "recipe/yaml.h"
@@ -59,11 +60,10 @@ void download(hub::DownloadRequest request, int workers, const Say& say) {
   const hub::HubSettings settings = hub::HubSettings::from_environment();
   const hub::DownloadPlan plan = hub::plan_download(settings, request);
   say(fmt::format("  {}: {} files, {}; to come: {}", request.repository.name, plan.files.size(),
-                  hub::size_text(plan.bytes), hub::size_text(plan.missing_bytes)));
+                  size_text(plan.bytes), size_text(plan.missing_bytes)));
   hub::run_download(settings, request, plan, [&](const hub::DownloadProgress& p) {
     if (!p.finished.empty())
-      say(fmt::format("  {} of {}: {}", hub::size_text(p.bytes), hub::size_text(p.of_bytes),
-                      p.finished));
+      say(fmt::format("  {} of {}: {}", size_text(p.bytes), size_text(p.of_bytes), p.finished));
   });
 }
 

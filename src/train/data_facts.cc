@@ -20,14 +20,13 @@ struct DataSet {
   std::string path_key() const { return section + ".dataset_path"; }
 };
 
-// "12 shards, a.json.gz to m.json.gz, 3.120 GB", and what of them cannot be read.
+// "12 shards, a.json.gz to m.json.gz, 3.1 GB", and what of them cannot be read.
 std::string facts_of_shards(const std::vector<std::string>& shards) {
   const data::ShardLook look = data::look_at_shards(shards);
   const auto name = [](const std::string& path) { return fs::path(path).filename().string(); };
-  std::string out =
-      fmt::format("{} shard{}, {}{}, {:.3f} GB", shards.size(), shards.size() == 1 ? "" : "s",
-                  name(shards.front()), shards.size() == 1 ? "" : " to " + name(shards.back()),
-                  static_cast<double>(look.bytes) / 1e9);
+  std::string out = fmt::format(
+      "{} shard{}, {}{}, {}", shards.size(), shards.size() == 1 ? "" : "s", name(shards.front()),
+      shards.size() == 1 ? "" : " to " + name(shards.back()), size_text(look.bytes));
   if (!look.broken.empty())
     out += fmt::format("\n  {} of {} cannot be read as lines of JSON{}", look.broken.size(),
                        shards.size(), look.message);
@@ -46,7 +45,7 @@ std::string facts_of(const DataSet& set) {
   if (set.dataset == "tokens") {
     const auto bytes = fs::file_size(path, error);
     return error ? fmt::format("{}: {} ({})", path, error.message(), set.path_key())
-                 : fmt::format("{}: token ids, {:.3f} GB", path, static_cast<double>(bytes) / 1e9);
+                 : fmt::format("{}: token ids, {}", path, size_text(static_cast<int64_t>(bytes)));
   }
   try {
     const char* split = set.dataset == "c4_validation" ? "validation" : "train";

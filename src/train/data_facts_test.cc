@@ -23,14 +23,14 @@ TEST(DataFacts, AreOfTheFilesThatAreThere) {
   const test::TemporaryFolder folder;
   folder.write("a.jsonl", "{\"text\": \"one\"}\n");
   EXPECT_EQ(facts("c4", folder.path()),
-            "Training data\n  " + folder.path() + ": 1 shard, a.jsonl, 0.000 GB\n");
+            "Training data\n  " + folder.path() + ": 1 shard, a.jsonl, 16 bytes\n");
   folder.write("b.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n");
   const std::string said = facts("c4", folder.path());
-  EXPECT_THAT(said, HasSubstr(": 2 shards, a.jsonl to b.jsonl, 0.000 GB\n  1 of 2 cannot be read "
+  EXPECT_THAT(said, HasSubstr(": 2 shards, a.jsonl to b.jsonl, 79 bytes\n  1 of 2 cannot be read "
                               "as lines of JSON"));
   EXPECT_THAT(said, HasSubstr("Git LFS pointer"));
   EXPECT_EQ(facts("random", std::nullopt), "Training data\n  random ids, no files\n");
-  EXPECT_THAT(facts("tokens", folder.file("a.jsonl")), HasSubstr("a.jsonl: token ids, 0.000 GB\n"));
+  EXPECT_THAT(facts("tokens", folder.file("a.jsonl")), HasSubstr("a.jsonl: token ids, 16 bytes\n"));
 }
 
 TEST(DataFacts, AreOneLineWhereThereAreNone) {
