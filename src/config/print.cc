@@ -86,7 +86,7 @@ above 1.
 |---|---|---|
 | `c4`, `c4_validation` | folder of `*.json.gz`, one `{"text": ...}` a line | documents, tokenised and packed |
 | `c4_test` | as above; without it the sample that comes with the program | the same |
-| `tokens` | `.safetensors` with `inputs` and `labels` (I64, [N, B, S] or [rows, S]), or `.npy` of ids | rows as they are |
+| `tokens` | `.safetensors` with `inputs` and `labels` (I64, [N, B, S] or [rows, S]), or `.npy` of ids | rows as they are; a label of -100 is ignored |
 | `random` | none | uniform ids, for benchmarks |
 )";
 

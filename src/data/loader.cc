@@ -40,7 +40,10 @@ void Loader::work() {
       batch.labels.resize(static_cast<size_t>(tokens_));
       batch.rows = source_->next(rows_, batch.inputs, batch.labels);
       const bool whole = batch.rows == rows_;
-      if (whole) item.state = source_->save_state();
+      if (whole) {
+        batch.counted = source_->counted();
+        item.state = source_->save_state();
+      }
       const std::lock_guard lock(mutex_);
       status_ = source_->status();
       ended_ = !whole;

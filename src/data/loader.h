@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +18,7 @@ namespace nereus::data {
 struct Batch {
   std::vector<int32_t> inputs, labels;  // rows * seq_len
   int64_t rows = 0;                     // fewer than asked for: the source has ended
+  std::optional<int64_t> counted;       // RowSource::counted()
 };
 
 class Loader {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -71,6 +72,10 @@ class RowSource {
   // were: fewer than asked for only at the end of a source that does not loop.
   virtual int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) = 0;
   virtual SourceStatus status() const = 0;
+  // Labels that are not ignored (-100) in the whole global batch of which next() gave this rank's
+  // rows, all of them, last: the same on all ranks, which need it before the step and exchange
+  // nothing for it. None: the source ignores none.
+  virtual std::optional<int64_t> counted() { return std::nullopt; }
 
   // This rank's position after a whole number of steps, as text for a checkpoint. Given the texts
   // of all ranks, the functions below continue with the next step. dp_size may differ then, except
@@ -87,9 +92,10 @@ std::unique_ptr<RowSource> random_rows(const RowPlan&, int64_t vocab_size, uint6
 // A file of tokens: .safetensors with `inputs` and `labels` (I64 or I32), [N, B, S] (one global
 // batch a step, B the global batch, or any with RowPlan::any_batch) or [rows, S]; or .npy of
 // integer ids, packed into rows of seq_len + 1. Rows are read when they are asked for; after the
-// last one reading starts over when `loop` is set. Throws Error{kConfig} for a file that is missing
-// or has another format, sequence length or batch, and for ids outside the vocabulary (all of them
-// are checked at once in a small file, otherwise as rows are read).
+// last one reading starts over when `loop` is set. A label of a .safetensors may be -100: it is
+// ignored. Throws Error{kConfig} for a file that is missing or has another format, sequence length
+// or batch, and for ids outside the vocabulary (all of them are checked at once in a small file,
+// otherwise as rows are read).
 std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, int64_t vocab_size,
                                       bool loop, const SavedStates& = {});
 

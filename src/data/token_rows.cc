@@ -21,7 +21,12 @@ class TokenFile {
   virtual ~TokenFile() = default;
   virtual int64_t rows() const = 0;
   virtual void read(int64_t row, std::span<int64_t> inputs, std::span<int64_t> labels) = 0;
+  // Can labels be ignored, and how many of a row are not?
+  virtual bool may_ignore() const { return false; }
+  virtual int64_t counted(int64_t /*row*/) { return 0; }
 };
+
+constexpr int64_t kIgnored = -100;  // as PyTorch's cross_entropy
 
 class PairsFile final : public TokenFile {
  public:
@@ -51,16 +56,27 @@ class PairsFile final : public TokenFile {
   void read(int64_t row, std::span<int64_t> inputs, std::span<int64_t> labels) override {
     copy(inputs_, row, inputs);
     copy(labels_, row, labels);
+    release_pages(static_cast<int64_t>(inputs.size()));
+  }
+  bool may_ignore() const override { return true; }
+  int64_t counted(int64_t row) override {
+    row_labels_.resize(static_cast<size_t>(labels_.shape.back()));
+    copy(labels_, row, row_labels_);
+    release_pages(labels_.shape.back());
+    return std::count_if(row_labels_.begin(), row_labels_.end(),
+                         [](int64_t label) { return label != kIgnored; });
+  }
+
+ private:
+  void release_pages(int64_t ids) {
     // Pages that were read count as memory of the process until they are released.
     constexpr int64_t kRead = int64_t{1} << 23;  // ids
-    read_ += 2 * static_cast<int64_t>(inputs.size());
+    read_ += 2 * ids;
     if (read_ < kRead) return;
     read_ = 0;
     file_.release_pages(inputs_);
     file_.release_pages(labels_);
   }
-
- private:
   void copy(const SafetensorsEntry& from, int64_t row, std::span<int64_t> to) {
     const auto n = static_cast<int64_t>(to.size());
     if (from.dtype == FileDType::i64) return from.read(row * n, n, to.data());
@@ -72,6 +88,7 @@ class PairsFile final : public TokenFile {
   SafetensorsFile file_;
   const SafetensorsEntry &inputs_, &labels_;
   std::vector<int32_t> narrow_;
+  std::vector<int64_t> row_labels_;
   int64_t read_ = 0;
 };
 
@@ -116,8 +133,13 @@ class TokenRows final : public RowSource {
     NEREUS_CHECK(kConfig, total_ > 0, "{}: has no whole row of {} tokens", path_, plan_.seq_len);
     epochs_ = first_row_ / total_;
     std::vector<int32_t> inputs(wide_inputs_.size()), labels(wide_inputs_.size());
-    if (total_ * plan_.seq_len <= kSmall)
-      for (int64_t row = 0; row < total_; ++row) read(row, inputs.data(), labels.data());
+    ignores_ = file_->may_ignore();
+    if (total_ * plan_.seq_len > kSmall) return;
+    ignores_ = false;
+    for (int64_t row = 0; row < total_; ++row) {
+      read(row, inputs.data(), labels.data());
+      ignores_ = ignores_ || std::find(labels.begin(), labels.end(), kIgnored) != labels.end();
+    }
   }
 
   int64_t next(int64_t rows, std::span<int32_t> inputs, std::span<int32_t> labels) override {
@@ -137,6 +159,13 @@ class TokenRows final : public RowSource {
   SourceStatus status() const override {
     return {.rows = rows_, .documents = 0, .text_bytes = 0, .epochs = epochs_};
   }
+  std::optional<int64_t> counted() override {
+    if (!ignores_ || rows_ == 0) return std::nullopt;
+    const int64_t B = plan_.global_batch, first = (rows_ - 1) / plan_.local_rows() * B;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < B; ++i) sum += file_->counted((first_row_ + first + i) % total_);
+    return sum;
+  }
   std::string save_state() override {
     return row_state("tokens", next_step(plan_, first_row_, rows_));
   }
@@ -144,16 +173,19 @@ class TokenRows final : public RowSource {
  private:
   void read(int64_t row, int32_t* inputs, int32_t* labels) {
     file_->read(row, wide_inputs_, wide_labels_);
-    narrow("inputs", row, wide_inputs_, inputs);
-    narrow("labels", row, wide_labels_, labels);
+    narrow("inputs", row, wide_inputs_, inputs, false);
+    narrow("labels", row, wide_labels_, labels, file_->may_ignore());
   }
 
-  void narrow(const char* what, int64_t row, const std::vector<int64_t>& ids, int32_t* out) const {
+  void narrow(const char* what, int64_t row, const std::vector<int64_t>& ids, int32_t* out,
+              bool may_ignore) const {
     for (size_t i = 0; i < ids.size(); ++i) {
-      NEREUS_CHECK(kConfig, ids[i] >= 0 && ids[i] < vocab_size_,
+      NEREUS_CHECK(kConfig,
+                   (ids[i] >= 0 && ids[i] < vocab_size_) || (may_ignore && ids[i] == kIgnored),
                    "{}: {} row {}, position {} is {}: not a token of the model, whose vocabulary "
-                   "has {} ids",
-                   path_, what, row, i, ids[i], vocab_size_);
+                   "has {} ids{}",
+                   path_, what, row, i, ids[i], vocab_size_,
+                   may_ignore ? "; a label that is to be ignored is -100" : "");
       out[i] = static_cast<int32_t>(ids[i]);
     }
   }
@@ -167,6 +199,7 @@ class TokenRows final : public RowSource {
   int64_t first_row_;  // of the run, when it goes on
   std::vector<int64_t> wide_inputs_, wide_labels_;
   int64_t rows_ = 0, epochs_ = 0;
+  bool ignores_ = false;  // some labels, perhaps
 };
 
 }  // namespace

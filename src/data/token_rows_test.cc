@@ -69,6 +69,39 @@ TEST(TokenRows, NamesWhatDoesNotFitTheRun) {
               ThrowsMessage<Error>(HasSubstr("there is no such file")));
 }
 
+TEST(TokenRows, IgnoredLabelsAreCountedOverTheGlobalBatchOnEveryRank) {
+  const test::TemporaryFolder folder;
+  std::vector<int64_t> inputs(6 * 4, 1), labels(6 * 4, 2);
+  for (const size_t i : {0, 1, 2, 3, 5, 23}) labels[i] = -100;
+  const auto file = [&](const std::string& name) {
+    SafetensorsWriter writer(folder.file(name),
+                             {{.name = "inputs", .dtype = FileDType::i64, .shape = {6, 4}},
+                              {.name = "labels", .dtype = FileDType::i64, .shape = {6, 4}}});
+    writer.append(0, std::as_bytes(std::span(inputs)));
+    writer.append(1, std::as_bytes(std::span(labels)));
+    writer.finish();
+    return folder.file(name);
+  };
+  const std::string path = file("some.safetensors");
+  const log::Capture quiet;
+  for (int rank = 0; rank < 2; ++rank) {
+    const auto source =
+        token_rows(path, {.seq_len = 4, .global_batch = 4, .dp_rank = rank, .dp_size = 2}, 9, true);
+    std::vector<int32_t> in(8), out(8);
+    for (const int64_t counted : {11, 10, 15}) {  // rows 0 to 3; 4, 5, 0 and 1; 2 to 5
+      ASSERT_EQ(source->next(2, in, out), 2);
+      EXPECT_EQ(source->counted(), counted);
+    }
+  }
+  labels[7] = -1;
+  EXPECT_THAT([&] { token_rows(file("bad.safetensors"), {.seq_len = 4}, 9, true); },
+              ThrowsMessage<Error>(HasSubstr("labels row 1, position 3 is -1: not a token of the "
+                                             "model, whose vocabulary has 9 ids; a label that is "
+                                             "to be ignored is -100")));
+  labels.assign(labels.size(), 3);
+  EXPECT_EQ(token_rows(file("all.safetensors"), {.seq_len = 4}, 9, true)->counted(), std::nullopt);
+}
+
 // Version 1.0, as numpy.save writes it.
 std::string npy(const std::string& type, const std::string& shape, const std::string& data) {
   std::string header =

@@ -9,11 +9,12 @@ Optimizer::Optimizer(Stream& stream, Engine& engine, const Options& options)
   engine.watch_overflow(status_.overflow());
 }
 
-void Optimizer::update(int64_t step, double lr) {
+void Optimizer::update(int64_t step, double lr, bool changes) {
   ParameterStore& store = engine_.store();
   ops::sum_squares(stream_, {.out = status_.sum_squares(), .x = store.counted_gradients()});
   engine_.sum_expert_load(status_.max_over_mean());
   status_.finish(static_cast<float>(options_.max_norm));
+  if (!changes) return;
   engine_.update_expert_bias(status_.ok());
   store.visit_states(stream_, true, [&](const ParameterStore::States& s) {
     ops::adam(stream_, {.param = s.master,

@@ -19,7 +19,8 @@ class Optimizer {
   Optimizer(Stream&, Engine&, const Options&);
 
   // Enqueues the update of step `step` (from 1) with learning rate `lr`, and closes the step.
-  void update(int64_t step, double lr);
+  // Without `changes` it is closed, and no weight, state or bias of experts changes.
+  void update(int64_t step, double lr, bool changes = true);
 
   StepStatus& status() { return status_; }
   TensorView loss() const { return status_.loss(); }  // f32 [1], written by the executor

@@ -9,6 +9,13 @@
 
 namespace nereus {
 
+namespace {
+
+// Without a label that counts all losses are 0, and so is what they are multiplied by.
+float loss_scale(double tokens) { return tokens > 0 ? static_cast<float>(1 / tokens) : 0; }
+
+}  // namespace
+
 StepRunner::StepRunner(Stream& stream, Engine& engine, Options options)
     : stream_(stream),
       engine_(engine),
@@ -27,9 +34,9 @@ void StepRunner::enqueue(const Step& step) {
 void StepRunner::launch(const Step& step) {
   optimizer_.status().signal(step.signal);
   engine_.reset_expert_load();
-  engine_.executor().run(step.microbatches, loss_scale(), loss(), [&] {
+  engine_.executor().run(step.microbatches, loss_scale(tokens(step)), loss(), [&] {
     send_figures(step.logged);
-    optimizer_.update(step.number, step.lr);
+    optimizer_.update(step.number, step.lr, tokens(step) > 0);
   });
 }
 
@@ -38,7 +45,11 @@ void StepRunner::send_figures(bool send) {
 }
 
 void StepRunner::compute_gradients(std::span<const HostMicrobatch> microbatches) {
-  engine_.executor().run(microbatches, loss_scale(), loss(), [] {});
+  compute_gradients(microbatches, options_.tokens);
+}
+
+void StepRunner::compute_gradients(std::span<const HostMicrobatch> microbatches, double tokens) {
+  engine_.executor().run(microbatches, loss_scale(tokens), loss(), [] {});
 }
 
 StepResult StepRunner::confirm(int64_t number) {
@@ -102,7 +113,7 @@ void StepRunner::grow_expert_capacity(int64_t step, int64_t required_capacity) {
 
 // The weights are those before the step, so that its forward pass can be looked at again.
 void StepRunner::fail_nonfinite(const Step& step, const StepStatus::Outcome& outcome) {
-  compute_gradients(step.microbatches);
+  compute_gradients(step.microbatches, tokens(step));
   const std::string culprit =
       first_nonfinite(stream_, engine_, step.microbatches, loss(), engine_.world().world());
   NEREUS_FAIL(kNumeric,
@@ -129,8 +140,8 @@ float StepRunner::evaluate(std::span<const HostMicrobatch> microbatches, double 
   for (;;) {
     ops::fill(stream_, {.out = losses, .value = 0});
     for (int64_t i = 0; i < n; ++i)
-      engine_.executor().evaluate(microbatches[static_cast<size_t>(i)],
-                                  static_cast<float>(1 / tokens), losses.rows(i, i + 1));
+      engine_.executor().evaluate(microbatches[static_cast<size_t>(i)], loss_scale(tokens),
+                                  losses.rows(i, i + 1));
     copy_to_host(stream_, on_host.data(), losses);
     stream_.synchronize();
     const auto sum = static_cast<float>(std::accumulate(on_host.begin(), on_host.end(), 0.0));

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,9 @@ struct Step {
   // This rank's, in the order of the schedule's microbatches. The memory behind it, and behind its
   // spans, must stay valid until the step is confirmed.
   std::span<const HostMicrobatch> microbatches;
+  // Labels that are not ignored, over all ranks, which all know it: the loss is their mean. None
+  // given: Options::tokens. 0: the loss is 0 and nothing changes.
+  std::optional<int64_t> tokens = std::nullopt;
   int signal = 0;       // a signal that this rank got, or 0
   bool logged = false;  // sends Options::figures
 };
@@ -44,7 +48,7 @@ class StepRunner {
 
   struct Options {
     Optimizer::Options optimizer = {};
-    double tokens = 1;   // of a step, over all ranks: the loss is their mean
+    double tokens = 1;   // of a step without ignored labels, over all ranks
     double base_lr = 0;  // optimizer.lr, for the message about a loss that is not finite
     // Called before a rank's experts get capacity for `rows` rows of a microbatch. Throws
     // Error{kConfig} when the device has no memory for it.
@@ -78,7 +82,10 @@ class StepRunner {
   int64_t reruns() const { return reruns_; }
 
  private:
-  float loss_scale() const { return static_cast<float>(1 / options_.tokens); }
+  double tokens(const Step& step) const {
+    return step.tokens ? static_cast<double>(*step.tokens) : options_.tokens;
+  }
+  void compute_gradients(std::span<const HostMicrobatch>, double tokens);
   void launch(const Step&);
   void send_figures(bool send);
   void run_again(const StepStatus::Outcome&);

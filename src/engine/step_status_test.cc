@@ -7,6 +7,7 @@
 #include "base/philox.h"
 #include "comm/thread_ranks.h"
 #include "engine/optimizer.h"
+#include "engine/step_runner.h"
 #include "ops/elementwise.h"
 #include "ops/step.h"
 #include "parallel/rank_world.h"
@@ -129,6 +130,32 @@ TEST(Optimizer, AStepThatDoesNotCountAndThoseBehindItChangeNothing) {
   optimizer.status().reset();
   EXPECT_FALSE(step(2, 0) == first);
   EXPECT_TRUE(optimizer.status().read().ok);
+}
+
+TEST(StepRunner, AStepWithoutALabelThatCountsHasLossZeroAndChangesNothing) {
+  const ModelArgs args = test::without_q_lora(test::two_blocks());
+  Stream stream(Device::cpu(), &test::pool());
+  Engine engine(args, stream, {.compute = DType::bf16, .rows = 2, .sequence = 8, .eos_id = 1});
+  engine.store().initialize(stream, 1);
+  engine.store().refresh_copies(stream);
+  StepRunner runner(stream, engine, {.tokens = 16});
+  std::vector<int32_t> ids;
+  for (uint64_t i = 0; i < 16; ++i) ids.push_back(static_cast<int32_t>(philox(1, i).v[0] % 32));
+  const std::vector<int32_t> ignored(16, -100);
+  const HostMicrobatch full{.ids = ids, .labels = ids}, empty{.ids = ids, .labels = ignored};
+  const auto step = [&](int64_t n, const HostMicrobatch& m, int64_t tokens) {
+    runner.enqueue({.number = n, .lr = 1e-3, .microbatches = std::span(&m, 1), .tokens = tokens});
+    return runner.confirm(n);
+  };
+  EXPECT_GT(step(1, full, 16).loss, 1);  // moments are there: they would move weights
+  const std::vector<std::byte> before = state(engine, stream);
+  const StepResult nothing = step(2, empty, 0);
+  EXPECT_EQ(nothing.loss, 0);
+  EXPECT_EQ(nothing.grad_norm, 0);
+  EXPECT_GE(nothing.max_over_mean, 1) << "all tokens count in the load";
+  EXPECT_TRUE(state(engine, stream) == before);
+  step(3, full, 16);
+  EXPECT_FALSE(state(engine, stream) == before);
 }
 
 }  // namespace

@@ -170,6 +170,7 @@ void Trainer::enqueue(int64_t step) {
   runner_->enqueue({.number = step,
                     .lr = lr_.at(step),
                     .microbatches = microbatches,
+                    .tokens = batch.counted,
                     .signal = StopSignal::received(),
                     .logged = is_logged(step)});
 }

@@ -15,7 +15,7 @@ class Validation {
  public:
   // This rank is data-parallel rank `dp_rank`. Where validation.enable is set the rows of
   // validation.dataset are read, once for all validations. Throws Error{kConfig} when they cannot
-  // be. The references must outlive this.
+  // be, or have no label that counts. The references must outlive this.
   Validation(const JobConfig&, const ModelArgs&, const RunLayout&, int dp_rank);
 
   bool enabled() const { return config_.validation.enable; }
@@ -31,7 +31,7 @@ class Validation {
   const JobConfig& config_;
   int64_t first_row_, rows_apart_;    // of this rank's batches, in the set
   std::vector<data::Batch> batches_;  // this rank's, as many on every rank
-  int64_t counted_ = 0;               // labels of all ranks' that are not ignored
+  int64_t tokens_ = 0, counted_ = 0;  // of all ranks: tokens, and labels that are not ignored
   double first_ = 0, last_ = 0;
 };
 
