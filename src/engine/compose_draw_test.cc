@@ -33,6 +33,9 @@ Draw::Draw(uint64_t n) : number(n) {
   draw_model(dice);
   draw_pipeline(dice);
   draw_step(dice);
+  draw_forced_routing(dice);
+  draw_labels(dice);
+  draw_ranks(dice);
   check(args);
   check_fits(Mesh(degrees, ranks), args, sequence);
 }
@@ -193,9 +196,22 @@ void Draw::draw_step(Dice& dice) {
                .eps = 2,
                .weight_decay = dice.of({0.0, 1e-3}),
                .max_norm = dice.of({0.5, 4.0})};
+}
+
+void Draw::draw_forced_routing(Dice& dice) {
   if (!dice.one_in(8)) return;
   args.moe.force_load_balance = true;
   args.moe.skew_percent = dice.of<int64_t>({0, 40});
+}
+
+void Draw::draw_labels(Dice& dice) {
+  ignored = dice.of({Ignored::none, Ignored::none, Ignored::some, Ignored::most, Ignored::step});
+}
+
+void Draw::draw_ranks(Dice& dice) {
+  expert_overlap = dice.one_in(2);
+  sockets = ranks > 1 && dice.one_in(6);
+  if (sockets) dispatcher = ExpertDispatcher::host_counts;  // `device` needs memory in common
 }
 
 std::string Draw::to_string() const {
@@ -219,6 +235,12 @@ std::string Draw::to_string() const {
   text += fmt::format(" | {} x {} rows of {}, recompute", microbatches, rows, sequence);
   for (const Recompute& r : recompute) text += " " + name_of(r);
   text += fmt::format("{}, {} x {}", reshard ? ", reshard" : "", word(dispatcher), capacity_factor);
+  if (ignored != Ignored::none)
+    text += fmt::format(", labels of {} ignored", ignored == Ignored::some   ? "some tokens"
+                                                  : ignored == Ignored::most ? "most tokens"
+                                                                             : "step 2");
+  if (sockets) text += ", sockets";
+  if (expert_overlap) text += ", overlap";
   if (moments == DType::bf16) text += ", bf16 moments";
   if (split_masters) text += ", split";
   if (offload != Offload::none) text += fmt::format(", offload {}", word(offload));

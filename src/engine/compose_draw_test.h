@@ -26,6 +26,10 @@ class Dice {
   uint64_t number_, count_ = 0;
 };
 
+// Which labels are -100. `most`: all of half the rows, and seven in eight of the others, so that
+// ranks, microbatches and parts of sequences have none; `step`: some, and all of the second step.
+enum class Ignored { none, some, most, step };
+
 struct Draw {
   explicit Draw(uint64_t number);
   std::string to_string() const;  // one line
@@ -51,6 +55,9 @@ struct Draw {
   double capacity_factor = 0;  // below what routing wants: steps run again
   int64_t steps = 2;
   bool ahead = false;  // a step is enqueued before the one before is confirmed
+  Ignored ignored = Ignored::none;
+  bool sockets = false;         // between the ranks, which are threads; else they share memory
+  bool expert_overlap = false;  // of GPUs
 
   DType moments = DType::f32;
   // Where the states are kept: with bf16 copies, and compared to the bit with the same layout that
@@ -67,6 +74,9 @@ struct Draw {
   void draw_rotary(Dice&);
   void draw_pipeline(Dice&);
   void draw_step(Dice&);
+  void draw_forced_routing(Dice&);
+  void draw_labels(Dice&);
+  void draw_ranks(Dice&);
 };
 
 }  // namespace nereus::compose

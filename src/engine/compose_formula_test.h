@@ -28,7 +28,7 @@ class Formula {
   }
 
   struct Result {
-    double loss = 0;  // mean over the tokens
+    double loss = 0;  // mean over the tokens whose label is not negative; 0 without any
     Values logits;    // [T, V]
   };
   // `experts`: ids by layer of experts, token and choice, best first. Chosen when it is empty, else
@@ -61,14 +61,17 @@ class Formula {
     Result out;
     out.logits = test::product(test::rms_normalised(x, w.at("norm.weight"), final_eps()),
                                w.at("output.weight"), D);
+    double counted = 0;
     for (size_t t = 0; t < T; ++t) {
+      if (labels[t] < 0) continue;
+      ++counted;
       const double* row = &out.logits[t * V];
       const double most = *std::max_element(row, row + V);
       double sum = 0;
       for (size_t v = 0; v < V; ++v) sum += std::exp(row[v] - most);
       out.loss += std::log(sum) + most - row[size(labels[t])];
     }
-    out.loss /= static_cast<double>(T);
+    if (counted > 0) out.loss /= counted;
     return out;
   }
 

@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "base/philox.h"
-#include "comm/thread_ranks.h"
+#include "engine/compose_ranks_test.h"
 #include "engine/step_runner.h"
 #include "model/parameters.h"
 #include "parallel/rank_world.h"
@@ -42,20 +42,21 @@ void set_initial(const Draw& draw, int noise, Stream& stream, Engine& engine) {
   engine.store().initialize(stream, 1);
   for (const NamedView& w : engine.weights()) {
     const Shape& whole = w.whole.rank() > 0 ? w.whole : w.view.shape;
-    each_element(w, [&](int64_t i, float& x) { x = initial_value(draw, w.name, i, whole, noise); });
+    each_element(stream, w,
+                 [&](int64_t i, float& x) { x = initial_value(draw, w.name, i, whole, noise); });
   }
   engine.store().refresh_copies(stream);
 }
 
 // Adds this rank's parts to the whole tensors.
-void collect(const Engine& engine, std::map<std::string, std::vector<double>>& out,
+void collect(Stream& stream, const Engine& engine, std::map<std::string, std::vector<double>>& out,
              std::vector<std::string>& wrong) {
   for (const NamedView& w : engine.weights()) {
     const Shape& whole = w.whole.rank() > 0 ? w.whole : w.view.shape;
     std::vector<double>& tensor = out[w.name];
     tensor.resize(static_cast<size_t>(whole.count()), std::nan(""));
     bool same = true;
-    each_element(w, [&](int64_t i, float& x) {
+    each_element(stream, w, [&](int64_t i, float& x) {
       double& there = tensor[static_cast<size_t>(i)];
       same = same && (std::isnan(there) || there == double{x});
       there = double{x};
@@ -75,20 +76,26 @@ std::vector<HostMicrobatch> microbatches(const Tokens& all, int64_t first, int64
   return out;
 }
 
+int64_t count_labels(std::span<const HostMicrobatch> all) {
+  int64_t n = 0;
+  for (const HostMicrobatch& m : all)
+    n += std::count_if(m.labels.begin(), m.labels.end(), [](int32_t label) { return label >= 0; });
+  return n;
+}
+
 struct Part {  // of the batch, a rank's
   int64_t dp_rank = 0, rows = 1;
   int microbatches = 1, to_validate = 1;
 };
 
 void run(const Draw& draw, int noise, const Part& part, const Engine::Options& options,
-         Outcome& out, std::mutex& mutex) {
-  Stream stream(Device::cpu(), &test::pool());
+         Stream& stream, Outcome& out, std::mutex& mutex, Fault fault = Fault::none) {
   Engine engine(draw.args, stream, options);
   set_initial(draw, noise, stream, engine);
   engine.store().assemble_masters(stream);
   {
     const std::lock_guard lock(mutex);
-    collect(engine, out.before, out.wrong);
+    collect(stream, engine, out.before, out.wrong);
   }
   const int64_t S = draw.sequence;
   StepRunner runner(
@@ -101,15 +108,22 @@ void run(const Draw& draw, int noise, const Part& part, const Engine::Options& o
   for (const Tokens& t : tokens)
     host.push_back(
         microbatches(t, part.dp_rank * part.microbatches, part.microbatches, part.rows, S));
-  std::vector<double> losses, norms;
+  const auto count = [&](size_t step) -> std::optional<int64_t> {
+    if (fault == Fault::mean_of_means)
+      return draw.dp() * std::max<int64_t>(1, count_labels(host[step]));
+    if (draw.ignored == Ignored::none) return std::nullopt;
+    return tokens[step].counted;
+  };
+  std::vector<double> losses, norms, loads;
   const auto confirm = [&](int64_t step) {
     const StepResult r = runner.confirm(step);
     losses.push_back(static_cast<double>(r.loss));
     norms.push_back(static_cast<double>(r.grad_norm));
+    loads.push_back(r.max_over_mean);
   };
   for (int64_t step = 1; step <= draw.steps; ++step) {
-    runner.enqueue(
-        {.number = step, .lr = draw.lr, .microbatches = host[static_cast<size_t>(step - 1)]});
+    const auto i = static_cast<size_t>(step - 1);
+    runner.enqueue({.number = step, .lr = draw.lr, .microbatches = host[i], .tokens = count(i)});
     if (!draw.ahead) confirm(step);
     if (draw.ahead && step > 1) confirm(step - 1);
   }
@@ -118,18 +132,43 @@ void run(const Draw& draw, int noise, const Part& part, const Engine::Options& o
   const Tokens validation(draw, draw.steps, held_out);
   const double loss = static_cast<double>(runner.evaluate(
       microbatches(validation, part.dp_rank * part.to_validate, part.to_validate, part.rows, S),
-      static_cast<double>(held_out * S), draw.steps));
+      static_cast<double>(validation.counted), draw.steps));
   engine.store().assemble_masters(stream);
   const std::lock_guard lock(mutex);
   if (out.losses.empty()) {
     out.losses = losses;
     out.norms = norms;
+    out.loads = loads;
     out.validation = loss;
     out.reruns = runner.reruns();
   }
-  if (out.losses != losses || out.norms != norms || out.validation != loss)
-    out.wrong.emplace_back("ranks have different losses or norms");
-  collect(engine, out.after, out.wrong);
+  if (out.losses != losses || out.norms != norms || out.loads != loads || out.validation != loss)
+    out.wrong.emplace_back("ranks have different losses, norms or loads");
+  collect(stream, engine, out.after, out.wrong);
+}
+
+// One rank of the draw's layout.
+void run_rank(const Draw& draw, int noise, Communicator& all, Stream& stream,
+              const Engine::Options& more, Outcome& out, std::mutex& mutex, Fault fault) {
+  const RankWorld world(Mesh(draw.degrees, draw.ranks), all);
+  Engine::Options o = more;
+  o.rows = draw.rows;
+  o.sequence = draw.sequence;
+  o.eos_id = static_cast<int32_t>(draw.args.eos_id);
+  o.recompute = draw.recompute;
+  o.moment_type = draw.moments;
+  o.poison_released = true;
+  o.world = &world;
+  o.capacity_factor = draw.capacity_factor;
+  o.expert_overlap = draw.expert_overlap;
+  o.reshard = draw.reshard;
+  o.pipeline = &draw.pipeline;
+  run(draw, noise,
+      {.dp_rank = world.position(MeshGroup::dp),
+       .rows = draw.rows,
+       .microbatches = draw.microbatches,
+       .to_validate = draw.batches_to_validate},
+      o, stream, out, mutex, fault);
 }
 
 // Relative tolerances: rounding of f32 leaves some 1e-6 of each, of bf16 moments a few elements
@@ -168,57 +207,83 @@ float initial_value(const Draw& draw, const std::string& name, int64_t index, co
   return static_cast<float>(value);
 }
 
-void each_element(const NamedView& of, FunctionRef<void(int64_t, float&)> f) {
-  each(of.view, of, 0, 0, f);
+// The elements from the first of the view to its last, others' between them too.
+void each_element(Stream& stream, const NamedView& of, FunctionRef<void(int64_t, float&)> f) {
+  if (of.view.count() == 0) return;
+  int64_t n = 1;
+  for (int d = 0; d < of.view.rank(); ++d)
+    n += (of.view.dim(d) - 1) * of.view.stride[static_cast<size_t>(d)];
+  const TensorView there(of.view.data, DType::f32, {n});
+  std::vector<float> copy(static_cast<size_t>(n));
+  copy_to_host(stream, copy.data(), there);
+  stream.synchronize();
+  NamedView here = of;
+  here.view.data = reinterpret_cast<std::byte*>(copy.data());
+  each(here.view, here, 0, 0, f);
+  copy_to_device(stream, there, copy.data());
+  stream.synchronize();
 }
 
 Tokens::Tokens(const Draw& draw, int64_t batch, int64_t rows) {
   const auto vocabulary = static_cast<uint32_t>(draw.args.vocab_size);
+  const uint64_t stream = hash_name("tokens") + static_cast<uint64_t>(batch);
   for (int64_t i = 0; i < rows * draw.sequence; ++i) {
-    const Philox4 p = philox(draw.number, static_cast<uint64_t>(i),
-                             hash_name("tokens") + static_cast<uint64_t>(batch));
+    const Philox4 p = philox(draw.number, static_cast<uint64_t>(i), stream);
     const bool end = draw.documents() && p.v[0] % 5 == 0;
     ids.push_back(static_cast<int32_t>(end ? draw.args.eos_id : p.v[1] % vocabulary));
-    labels.push_back(static_cast<int32_t>(p.v[2] % vocabulary));
+    const auto row = static_cast<uint64_t>(i / draw.sequence);
+    bool counts = true;
+    switch (draw.ignored) {
+      case Ignored::none:
+        break;
+      case Ignored::step:
+        if (batch == 1) counts = false;
+        [[fallthrough]];
+      case Ignored::some:
+        counts = counts && p.v[3] % 3 != 0;
+        break;
+      case Ignored::most:
+        counts = p.v[3] % 8 == 0 && philox_u32(draw.number, stream + 1'000'003, row) % 2 == 0;
+    }
+    labels.push_back(counts ? static_cast<int32_t>(p.v[2] % vocabulary) : -100);
+    counted += counts;
   }
 }
 
-Outcome run_layout(const Draw& draw, int noise, DType compute, States states) {
+Outcome run_layout(const Draw& draw, int noise, DType compute, States states, Fault fault) {
   Outcome out;
   std::mutex mutex;
-  const Mesh mesh(draw.degrees, draw.ranks);
   const bool as_drawn = states == States::as_drawn;
-  run_thread_ranks(draw.ranks, {.timeout = std::chrono::seconds(120)}, [&](Communicator& all) {
-    const RankWorld world(mesh, all);
-    run(draw, noise,
-        {.dp_rank = world.position(MeshGroup::dp),
-         .rows = draw.rows,
-         .microbatches = draw.microbatches,
-         .to_validate = draw.batches_to_validate},
-        {.compute = compute,
-         .rows = draw.rows,
-         .sequence = draw.sequence,
-         .eos_id = static_cast<int32_t>(draw.args.eos_id),
-         .recompute = draw.recompute,
-         .moment_type = draw.moments,
-         .split_masters = as_drawn && draw.split_masters,
-         .offload = as_drawn ? draw.offload : Offload::none,
-         .offload_chunk = 300,
-         .poison_released = true,
-         .world = &world,
-         .capacity_factor = draw.capacity_factor,
-         .dispatcher = draw.dispatcher,
-         .reshard = draw.reshard,
-         .pipeline = &draw.pipeline},
-        out, mutex);
+  run_ranks_here(draw.ranks, draw.sockets, [&](Communicator& all) {
+    Stream stream(Device::cpu(), &test::pool());
+    run_rank(draw, noise, all, stream,
+             {.compute = compute,
+              .split_masters = as_drawn && draw.split_masters,
+              .offload = as_drawn ? draw.offload : Offload::none,
+              .offload_chunk = 300,
+              .dispatcher = draw.dispatcher},
+             out, mutex, fault);
   });
   return out;
 }
 
-// Validation has as many rows as its microbatches say, which need not be a step's: row by row.
-Outcome run_one_rank(const Draw& draw, int noise) {
+// Ranks that do not see each other's memory have one dispatcher.
+Outcome run_process(const Draw& draw, int noise, Communicator& all, Device device) {
   Outcome out;
   std::mutex mutex;
+  Stream stream = test::stream(device);
+  const bool counts = draw.dispatcher == ExpertDispatcher::host_counts;
+  run_rank(draw, noise, all, stream,
+           {.dispatcher = counts ? ExpertDispatcher::host_counts : ExpertDispatcher::automatic},
+           out, mutex, Fault::none);
+  return out;
+}
+
+// Validation has as many rows as its microbatches say, which need not be a step's: row by row.
+Outcome run_one_rank(const Draw& draw, int noise, Device device) {
+  Outcome out;
+  std::mutex mutex;
+  Stream stream = test::stream(device);
   const int rows = static_cast<int>(draw.global_rows());
   const Pipeline pipeline{.parts = {{.first_block = 0, .end_block = draw.args.n_layers}},
                           .schedule = sequential_schedule(rows)};
@@ -232,7 +297,7 @@ Outcome run_one_rank(const Draw& draw, int noise) {
        .moment_type = draw.moments,
        .poison_released = true,
        .pipeline = &pipeline},
-      out, mutex);
+      stream, out, mutex);
   return out;
 }
 
@@ -258,6 +323,8 @@ std::vector<std::string> differences(const Draw& draw, const Outcome& got, const
             [&](const Outcome& o) { return o.losses[s]; });
     compare(fmt::format("norm of step {}", s + 1), tolerance.norm,
             [&](const Outcome& o) { return o.norms[s]; });
+    compare(fmt::format("load of experts of step {}", s + 1), 0,
+            [&](const Outcome& o) { return o.loads[s]; });
   }
   compare("validation loss", tolerance.loss, [](const Outcome& o) { return o.validation; });
   if (got.after.size() != want.after.size()) out.emplace_back("other tensors than one rank's");

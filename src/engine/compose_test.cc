@@ -11,13 +11,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <set>
 
-#include "base/check.h"
-#include "base/log.h"
 #include "base/philox.h"
 #include "engine/compose_formula_test.h"
+#include "engine/compose_judge_test.h"
 #include "engine/compose_run_test.h"
 #include "engine/step_runner.h"
 #include "test/test_tensor.h"
@@ -25,70 +23,8 @@
 namespace nereus::compose {
 namespace {
 
-constexpr uint64_t kFirst = 1;
-constexpr int kCount = 40, kRetries = 3;
-
-struct Numbers {
-  uint64_t first = kFirst;
-  int count = kCount;
-  bool asked = false;  // by the environment
-};
-Numbers numbers() {
-  const char* const text = std::getenv("NEREUS_COMPOSE");
-  if (text == nullptr) return {};
-  char* end = nullptr;
-  Numbers out{.first = std::strtoull(text, &end, 10), .count = 1, .asked = true};
-  if (*end == ':') out.count = static_cast<int>(std::strtol(end + 1, &end, 10));
-  NEREUS_CHECK(kConfig, *end == 0 && out.count > 0, "NEREUS_COMPOSE={}: NUMBER or NUMBER:COUNT",
-               text);
-  return out;
-}
-
-// What a draw's comparison came to: nothing, a tie, or what is wrong.
-struct Verdict {
-  std::vector<std::string> wrong;
-  bool tie = false;
-};
-template <class Compare>  // of a noise, gives what differs
-Verdict judge(const Compare& compare) {
-  Verdict v{.wrong = compare(0)};
-  for (int noise = 1; noise <= kRetries && !v.wrong.empty() && !v.tie; ++noise)
-    v.tie = compare(noise).empty();
-  if (v.tie) v.wrong.clear();
-  return v;
-}
-
-// Steps that run again are part of the plan: no word of them.
-struct Quiet {
-  Quiet() { log::set_level(log::Level::error); }
-  ~Quiet() { log::set_level(log::Level::info); }
-};
-
-// Runs `compare` for every number and reports what it finds. Draws that are ties are few.
-template <class Compare>  // of a draw and a noise
-void for_every_draw(const Compare& compare) {
-  const Quiet quiet;
-  const Numbers n = numbers();
-  int ties = 0;
-  for (uint64_t number = n.first; number < n.first + static_cast<uint64_t>(n.count); ++number) {
-    const Draw draw(number);
-    Verdict v;
-    try {
-      v = judge([&](int noise) { return compare(draw, noise); });
-    } catch (const std::exception& e) {
-      v.wrong = {e.what()};
-    }
-    ties += v.tie;
-    const char* const word = v.wrong.empty() ? v.tie ? "tie  " : "equal" : "WRONG";
-    if (n.asked) fmt::print("{} {} | {}\n", number, word, draw.to_string());
-    if (!v.wrong.empty())
-      ADD_FAILURE() << "draw " << number << " (NEREUS_COMPOSE=" << number
-                    << " runs it alone): " << draw.to_string() << "\n  "
-                    << fmt::format("{}", fmt::join(v.wrong, "\n  "));
-  }
-  EXPECT_LE(ties, 2 + n.count / 20);
-  if (n.asked) fmt::print("{} draws, {} ties\n", n.count, ties);
-}
+constexpr uint64_t kFirst = Numbers::kFirst;
+constexpr int kCount = Numbers::kCount;
 
 TEST(Compose, LayoutsComputeWhatOneRankDoes) {
   int64_t reruns = 0;
@@ -152,10 +88,14 @@ class OneRank {
                  .poison_released = true}),
         tokens_(draw, 0, kRows) {
     engine_.store().initialize(stream_, 1);
-    for (const Engine::LayerLoad& l : engine_.expert_load())
-      if (l.bias) set(expert_bias_name(l.layer), l.bias, l.bias, noise);
-    for (const NamedView& w : engine_.store().master_views())
-      set(w.name, w.view, engine_.store().masters(), noise);
+    for (const NamedView& w : engine_.weights()) {
+      test::Values& values = weights_[w.name];
+      values.resize(static_cast<size_t>(w.view.count()));
+      each_element(stream_, w, [&](int64_t i, float& x) {
+        x = initial_value(draw_, w.name, i, w.view.shape, noise);
+        values[static_cast<size_t>(i)] = double{x};
+      });
+    }
     engine_.store().refresh_copies(stream_);
     stream_.synchronize();
   }
@@ -163,11 +103,11 @@ class OneRank {
   std::vector<std::string> compare() {
     std::vector<std::string> wrong;
     const HostMicrobatch batch{.ids = tokens_.ids, .labels = tokens_.labels};
-    const auto count = static_cast<double>(tokens_.ids.size());
+    const auto count = static_cast<double>(tokens_.counted);
     StepRunner runner(stream_, engine_, {.tokens = count});
     Seen seen;
     const test::Tensor loss = test::Tensor(stream_.device(), DType::f32, {1}).fill(0);
-    engine_.executor().evaluate(batch, static_cast<float>(1 / count), loss, &seen);
+    engine_.executor().evaluate(batch, static_cast<float>(count > 0 ? 1 / count : 0), loss, &seen);
     stream_.synchronize();
     const Formula formula(draw_.args, static_cast<size_t>(draw_.sequence),
                           static_cast<int32_t>(draw_.args.eos_id));
@@ -188,41 +128,17 @@ class OneRank {
     }
 
     runner.compute_gradients(std::span(&batch, 1));
-    const std::vector<float> gradients = host(engine_.store().gradients());
     double squares = 0;
-    for (const float x : gradients) squares += double{x} * double{x};
     for (const NamedView& g : engine_.store().gradient_views())
-      check_gradient(g, gradients, std::sqrt(squares), formula, experts, wrong);
+      each_element(stream_, g, [&](int64_t, float& x) { squares += double{x} * double{x}; });
+    for (const NamedView& g : engine_.store().gradient_views())
+      check_gradient(g, std::sqrt(squares), formula, experts, wrong);
     return wrong;
   }
 
  private:
   static constexpr int64_t kRows = 2;
   static constexpr double kSpreads = 8;
-
-  std::vector<float> host(const TensorView& flat) {
-    std::vector<float> out(static_cast<size_t>(flat.count()));
-    copy_to_host(stream_, out.data(), flat);
-    stream_.synchronize();
-    return out;
-  }
-  // A view into the device's `flat`, of its copy.
-  static NamedView in_copy(NamedView v, const TensorView& flat, std::vector<float>& copy) {
-    v.view.data = reinterpret_cast<std::byte*>(copy.data()) + (v.view.data - flat.data);
-    return v;
-  }
-
-  void set(const std::string& name, const TensorView& view, const TensorView& flat, int noise) {
-    std::vector<float> copy = host(flat);
-    test::Values& values = weights_[name];
-    values.resize(static_cast<size_t>(view.count()));
-    each_element(in_copy({.name = name, .view = view}, flat, copy), [&](int64_t i, float& x) {
-      x = initial_value(draw_, name, i, view.shape, noise);
-      values[static_cast<size_t>(i)] = double{x};
-    });
-    copy_to_device(stream_, flat, copy.data());
-    stream_.synchronize();
-  }
 
   // Some models are ill-conditioned: where weights that are 1e-7 apart change a number of the
   // formula's, rounding in f32 may change the program's as much.
@@ -239,15 +155,14 @@ class OneRank {
   // each element, which sees whatever is missing of a gradient or too much.
   // `all`: the length of the whole model's gradient, of which rounding leaves some where nothing
   // should be.
-  void check_gradient(const NamedView& g, std::vector<float> gradients, double all,
-                      const Formula& formula, std::vector<int32_t>& experts,
-                      std::vector<std::string>& wrong) {
+  void check_gradient(const NamedView& g, double all, const Formula& formula,
+                      std::vector<int32_t>& experts, std::vector<std::string>& wrong) {
     test::Values direction(weights_.at(g.name).size());
     const double unit = 1 / std::sqrt(static_cast<double>(direction.size()));
     for (size_t i = 0; i < direction.size(); ++i)
       direction[i] = philox_u32(draw_.number, hash_name(g.name), i) % 2 == 0 ? -unit : unit;
     double along = 0, squares = 0;
-    each_element(in_copy(g, engine_.store().gradients(), gradients), [&](int64_t i, float& x) {
+    each_element(stream_, g, [&](int64_t i, float& x) {
       along += double{x} * direction[static_cast<size_t>(i)];
       squares += double{x} * double{x};
     });
@@ -315,6 +230,57 @@ TEST(Compose, AChangeThatIsAThousandthTooLargeIsSeen) {
   EXPECT_GE(seen, 0.9 * all) << seen << " of " << all << " tensors";
 }
 
+// Tokens of the data-parallel ranks that have a label, by step and rank.
+std::vector<std::vector<int64_t>> labels_by_rank(const Draw& draw) {
+  std::vector<std::vector<int64_t>> out;
+  for (int64_t step = 0; step < draw.steps; ++step) {
+    const Tokens all(draw, step, draw.global_rows());
+    std::vector<int64_t>& ranks = out.emplace_back(static_cast<size_t>(draw.dp()));
+    const size_t each = all.labels.size() / ranks.size();
+    for (size_t i = 0; i < all.labels.size(); ++i) ranks[i / each] += all.labels[i] >= 0;
+  }
+  return out;
+}
+
+// Ranks that divide by their own labels make the mean of their means.
+TEST(Compose, AMeanOfRanksMeansIsSeen) {
+  const Quiet quiet;
+  int planted = 0;
+  for (uint64_t number = kFirst; number < kFirst + kCount && planted < 5; ++number) {
+    const Draw draw(number);
+    bool apart = false;
+    for (const auto& ranks : labels_by_rank(draw))
+      apart = apart || std::count(ranks.begin(), ranks.end(), ranks[0]) < draw.dp();
+    if (!apart || draw.ranks > 8) continue;
+    ++planted;
+    EXPECT_THAT(
+        differences(draw, run_layout(draw, 0, DType::f32, States::whole, Fault::mean_of_means),
+                    run_one_rank(draw, 0)),
+        testing::Contains(testing::HasSubstr("loss of step")))
+        << draw.to_string();
+  }
+  EXPECT_EQ(planted, 5);
+}
+
+// Not of a weight or an expert bias, on any layout, although Adam has moments by then.
+TEST(Compose, AStepWithoutLabelsChangesNoBit) {
+  const Quiet quiet;
+  int layouts = 0;
+  for (uint64_t number = kFirst; number < kFirst + kCount; ++number) {
+    Draw draw(number);
+    if (draw.ignored != Ignored::step || draw.ranks > 8 || draw.global_rows() > 24) continue;
+    ++layouts;
+    const Outcome both = run_layout(draw, 0);
+    EXPECT_EQ(both.losses[1], 0);
+    EXPECT_EQ(both.norms[1], 0);
+    draw.steps = 1;
+    const Outcome first = run_layout(draw, 0);
+    EXPECT_GT(first.norms[0], 0);
+    EXPECT_TRUE(both.after == first.after) << draw.to_string();
+  }
+  EXPECT_GE(layouts, 3);
+}
+
 // What the ordinary run is worth: its draws have every option.
 TEST(Compose, TheOrdinaryDrawsHaveEverything) {
   std::set<std::string> schedules;
@@ -338,13 +304,52 @@ TEST(Compose, TheOrdinaryDrawsHaveEverything) {
     count("YaRN", d.args.hf_yarn);
     count("documents", d.documents());
     count("no q_lora", d.args.q_lora_rank == 0);
-    count("nothing shared", d.args.moe.num_shared_experts == 0);
+    count("q_lora", d.args.q_lora_rank > 0);
+    for (const int64_t n : {0, 1, 2})
+      count(n == 0   ? "nothing shared"
+            : n == 1 ? "one shared"
+                     : "two shared",
+            d.args.moe.num_shared_experts == n);
+    count("one expert", d.args.moe.num_experts == 1);
+    count("16 experts and more", d.args.moe.num_experts >= 16);
     count("all experts", d.args.moe.top_k == d.args.moe.num_experts);
+    count("sigmoid", d.args.moe.score_func == ScoreFunction::sigmoid);
+    count("weights normalised", d.args.moe.route_norm);
+    count("weights as they are", !d.args.moe.route_norm);
+    count("before experts", d.args.moe.score_before_experts);
+    count("after experts", !d.args.moe.score_before_experts);
     count("forced routing", d.args.moe.force_load_balance);
+    count("some labels ignored", d.ignored == Ignored::some);
+    count("most labels ignored", d.ignored == Ignored::most);
+    count("a step without labels", d.ignored == Ignored::step);
+    bool none = false;  // of a rank in a step that has labels
+    for (const auto& of_step : labels_by_rank(d))
+      none = none || (std::count(of_step.begin(), of_step.end(), 0) > 0 &&
+                      std::count(of_step.begin(), of_step.end(), 0) < d.dp());
+    count("a rank without labels", none);
+    count("accumulation", d.degrees.pp == 1 && d.microbatches > 1);
     count("reshard", d.reshard);
+    count("no reshard", d.ranks > 1 && !d.reshard);
+    count("parts of blocks recomputed",
+          std::any_of(d.recompute.begin(), d.recompute.end(), [](const Recompute& r) {
+            return !r.block && (r.norms || r.mla_up || r.assembly || r.swiglu || r.dispatch);
+          }));
+    count("whole blocks recomputed", std::any_of(d.recompute.begin(), d.recompute.end(),
+                                                 [](const Recompute& r) { return r.block; }));
+    const bool exchanged = d.degrees.ep > 1;
+    count("host_counts", exchanged && d.dispatcher == ExpertDispatcher::host_counts);
+    count("device", exchanged && d.dispatcher == ExpertDispatcher::device);
+    count("tight capacity", exchanged && d.capacity_factor == 0.3);
+    count("sockets", d.sockets);
+    count("threads", d.ranks > 1 && !d.sockets);
     count("bf16 moments", d.moments == DType::bf16);
     count("split", d.split_masters);
     count("offload", d.offload != Offload::none);
+    count("uneven stages",
+          std::any_of(d.pipeline.parts.begin(), d.pipeline.parts.end(), [&](const StagePart& p) {
+            const StagePart& first = d.pipeline.parts[0];
+            return p.end_block - p.first_block != first.end_block - first.first_block;
+          }));
     count("empty stage",
           std::any_of(d.pipeline.parts.begin(), d.pipeline.parts.end(), [](const StagePart& p) {
             return p.first_block == p.end_block && !p.embedding && !p.head;
