@@ -17,7 +17,10 @@
 #   tiny      200 steps on real text, bf16 on the GPU
 #   two       with two GPUs: NCCL's tests, layouts of a small model in f32 against one GPU
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
-#   compose   models drawn at random, in f32, against the formulas in double (DRAWS=FIRST:COUNT)
+#   compose   models drawn at random, in f32, against the formulas in double (DRAWS=FIRST:COUNT);
+#             with two GPUs and more, draws whose layouts have as many ranks, a process with a GPU
+#             each, against one GPU (LAYOUTS=FIRST:COUNT; one in seven has two ranks, one in three
+#             two to four)
 #   compare   the older nereus of the pack and this one in alternating pairs: configs/slice1.toml, and
 #             with two GPUs configs/slice2.toml with EP 2; medians of tokens/s a GPU after 10 steps
 set -uo pipefail
@@ -114,6 +117,8 @@ compare() {  # name, arguments of nereus train
   done | awk '{ print; m[NR] = $4 } END { printf "%-8s ratio   %.4f\n", $1, m[2] / m[1] }' >>"$out/compare.txt"
 }
 
+gpus() { nvidia-smi -L | grep -c '^GPU'; }
+
 run_suite() {
   case $1 in
     smoke)
@@ -197,10 +202,14 @@ gpipe $PIPE=GPipe}"
     compose)
       NEREUS_COMPOSE=${DRAWS:-2000000:200} tests compose 300 engine_test '*Compose.OneRank*'
       grep -E ' draws, ' "$out/compose.log"
+      [[ $(gpus) -lt 2 ]] && return
+      NEREUS_COMPOSE=${LAYOUTS:-2000000:120} tests compose_layouts 450 engine_test \
+        'Compose.LayoutsOfProcesses*'
+      grep -E ' draws, | processes ' "$out/compose_layouts.log"
       ;;
     compare)
       compare slice1 configs/slice1.toml
-      [[ $(nvidia-smi -L | wc -l) -ge 2 ]] &&
+      [[ $(gpus) -ge 2 ]] &&
         compare slice2 configs/slice2.toml --nproc 2 --parallelism.expert_parallel_degree=2
       cat "$out/compare.txt"
       ;;
@@ -225,7 +234,7 @@ case ${1:-} in
     printf '%s\n' "${summary[@]}"
     ;;
   *)
-    sed -n '2,25s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,28s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

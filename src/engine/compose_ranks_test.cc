@@ -195,7 +195,12 @@ TEST(Compose, LayoutsOfProcessesComputeWhatOneRankDoes) {
   constexpr size_t kOrdinary = 6, kAtOnce = 8;
   const int processes = gpus() >= 2 ? std::min(gpus(), 4) : 4;
   std::vector<uint64_t> draws = fitting(processes);
-  if (!numbers().asked) draws.resize(std::min(draws.size(), kOrdinary));
+  if (numbers().asked) {
+    fmt::print("{} processes {}\n", processes,
+               gpus() >= 2 ? "with a GPU each, by NCCL" : "on the CPU, by sockets");
+  } else {
+    draws.resize(std::min(draws.size(), kOrdinary));
+  }
   Report report;
   std::string failures;
   for (size_t next = 0; next < draws.size();) {
