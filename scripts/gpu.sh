@@ -17,6 +17,8 @@
 #   tiny      200 steps on real text, bf16 on the GPU
 #   two       with two GPUs: NCCL's tests, layouts of a small model in f32 against one GPU
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
+#   kill      with two or four GPUs: a rank is killed in mid-run (SEEDS); the job ends within 3 s with
+#             exit code 72, the dead rank, its step and what each survivor waited in
 #   compose   models drawn at random, in f32, against the formulas in double (DRAWS=FIRST:COUNT);
 #             with two GPUs and more, draws whose layouts have as many ranks, a process with a GPU
 #             each, against one GPU (LAYOUTS=FIRST:COUNT; one in seven has two ranks, one in three
@@ -75,6 +77,11 @@ tests() {  # name, limit, program, filter
   grep -E '^\[ *(FAILED|PASSED|SKIPPED)|Failure|^Expected|^  Actual|^error' "$out/$1.log" | head -${LINES_SHOWN:-40}
 }
 
+readonly small=(--device.kind=cuda --model.flavor=671B
+  --model_overrides.{vocab_size=512,dim=256,inter_dim=512,moe_inter_dim=128,n_layers=4}
+  --model_overrides.{n_dense_layers=1,n_heads=4,num_experts=8,top_k=2,q_lora_rank=64}
+  --model_overrides.{kv_lora_rank=64,attn_mask_type=causal} --training.dataset=random)
+
 # Five steps of a small model in f32 with a layout; the last losses side by side in two.txt.
 two_layout() {
   local words=() word name=${1//[^a-zA-Z0-9]/_} line
@@ -85,16 +92,50 @@ two_layout() {
       *) words+=("--parallelism.${word}_parallel_degree=2") ;;
     esac
   done
-  step "two${name:+_$name}" 60 $gpu/bin/nereus train --device.kind=cuda --model.flavor=671B \
-    --model_overrides.{vocab_size=512,dim=256,inter_dim=512,moe_inter_dim=128,n_layers=4} \
-    --model_overrides.{n_dense_layers=1,n_heads=4,num_experts=8,top_k=2,q_lora_rank=64} \
-    --model_overrides.{kv_lora_rank=64,attn_mask_type=causal} --training.dataset=random \
+  step "two${name:+_$name}" 60 $gpu/bin/nereus train "${small[@]}" \
     --training.{local_batch_size=4,global_batch_size=8,seq_len=256,steps=5,seed=3} \
     --training.mixed_precision_param="${DTYPE:-float32}" --metrics.log_freq=1 \
     --comm.{init,train}_timeout_seconds=20 \
     --job.dump_folder="$out/two" "${words[@]}"
   line=$(grep -oE 'step:  5 .*grad_norm: +[0-9.]+' "$out/two${name:+_$name}.log" || tail -3 "$out/two${name:+_$name}.log")
   printf '%-70s %s\n' "${1:-one GPU}" "$line" >>"$out/two.txt"
+}
+
+# A run of which one rank is killed after some steps: its last line in kill.txt says whether all
+# ended within 3 s, with exit code 72, and whether each survivor told who died and what it waited in.
+kill_rank() {  # name, rank, ranks, seconds after step 20, arguments of nereus train
+  local name=$1 rank=$2 ranks=$3 after=$4 log=$out/kill_$1.log launcher child begin ms code wrong=''
+  shift 4
+  "$gpu/bin/nereus" train "$@" --nproc "$ranks" --training.steps=1000000 --metrics.log_freq=10 \
+    --job.dump_folder="$out/kill_$name" >"$log" 2>&1 &
+  launcher=$!
+  for ((begin = SECONDS; SECONDS < begin + 90;)); do
+    if grep -qE 'step: +20 ' "$log" || ! kill -0 $launcher 2>/dev/null; then break; fi
+    sleep 0.05
+  done
+  sleep "$after"
+  begin=$(date +%s%N)
+  for child in /proc/[0-9]*; do
+    grep -qsE "^PPid:\s+$launcher\$" "$child/status" && grep -qzx "RANK=$rank" "$child/environ" &&
+      kill -9 "${child#/proc/}"
+  done
+  (sleep 60 && kill -9 $launcher) 2>/dev/null &
+  child=$!
+  wait $launcher
+  code=$?
+  ms=$((($(date +%s%N) - begin) / 1000000))
+  kill $child 2>/dev/null
+  [[ $code == 72 ]] || wrong+=", exit code $code"
+  ((ms < 3000)) || wrong+=", too late"
+  (($(grep -cE "error: rank $rank of the world \(host .*\) died at step [0-9]+:" "$log") == ranks - 1)) ||
+    wrong+=", not all say who died"
+  (($(grep -cE '^  rank [0-9]+ of the world \(host .*\): it (is waiting in|has done) .* at step' "$log") == ranks - 1)) ||
+    wrong+=", not all say what they waited in"
+  printf '%-16s rank %d killed: %5d ms, exit %d%s\n' "$name" "$rank" $ms $code "${wrong:-, as it should}" |
+    tee -a "$out/kill.txt"
+  grep -hE 'does not come back|is killed' "$log"
+  [[ -z $wrong ]] || tail -20 "$log"
+  summary+=("$(printf '%-22s exit %3d  %4d ms' "kill_$name" "$([[ -z $wrong ]]; echo $?)" $ms)")
 }
 
 # PAIRS runs of each program by turns. Every run's median, then those medians' median and the ratio.
@@ -199,6 +240,22 @@ dualpipev $PIPE=DualPipeV
 interleaved $PIPE=Interleaved1F1B
 gpipe $PIPE=GPipe}"
       ;;
+    kill)
+      local gpus seed
+      gpus=$(nvidia-smi -L | wc -l)
+      for seed in ${SEEDS:-1 2 3 4}; do
+        kill_rank "ep_$seed" $((seed % gpus)) "$gpus" "0.$((seed * 37 % 100))" "${small[@]}" \
+          --training.{local_batch_size=4,seq_len=256} --parallelism.expert_parallel_degree="$gpus"
+        kill_rank "overlap_$seed" $((seed % gpus)) "$gpus" "0.$((seed * 53 % 100))" "${small[@]}" \
+          --training.{local_batch_size=4,seq_len=256} --parallelism.expert_parallel_degree="$gpus" \
+          --parallelism.expert_overlap
+        kill_rank "pipeline_$seed" $((seed % gpus)) "$gpus" "0.$((seed * 71 % 100))" "${small[@]}" \
+          --training.{local_batch_size=4,seq_len=256} --parallelism.pipeline_parallel_degree=2
+      done
+      # Memory of a real model's size has to be given back too.
+      ((gpus == 2)) && kill_rank slice2 1 2 0.3 configs/slice2.toml --parallelism.expert_parallel_degree=2
+      cat "$out/kill.txt"
+      ;;
     compose)
       NEREUS_COMPOSE=${DRAWS:-2000000:200} tests compose 300 engine_test '*Compose.OneRank*'
       grep -E ' draws, ' "$out/compose.log"
@@ -214,7 +271,7 @@ gpipe $PIPE=GPipe}"
       cat "$out/compare.txt"
       ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2, compose, compare" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2, kill, compose, compare" >&2
       exit 2
       ;;
   esac
@@ -234,7 +291,7 @@ case ${1:-} in
     printf '%s\n' "${summary[@]}"
     ;;
   *)
-    sed -n '2,28s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,30s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

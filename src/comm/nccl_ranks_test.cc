@@ -117,6 +117,30 @@ TEST_F(NcclRanksTest, ARankThatFailsEndsTheOtherThatWaitsForItsGpu) {
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
 }
 
+// NCCL frees memory when it aborts a group, and CUDA waits with that until the GPU is idle.
+TEST_F(NcclRanksTest, ARankThatFailsEndsTheOtherThatWaitsInSeveralGroupsAtOnce) {
+  const auto begin = Clock::now();
+  const std::string message =
+      outcome(milliseconds(60'000), [&](Communicator& c, Stream& s, World&) {
+        Stream second(s.device(), &test::pool()), third(s.device(), &test::pool());
+        const auto a = c.split("a", 0, 0), b = c.split("b", 0, 0);
+        const auto window = c.shares_memory() ? a->window(s, 1 << 20) : nullptr;
+        Tensor x = Tensor(s.device(), DType::f32, {1 << 20}).fill(1);
+        Tensor y = Tensor(s.device(), DType::f32, {1 << 20}).fill(1);
+        c.all_reduce(s, x);
+        b->all_reduce(second, y);
+        if (window) window->meet(third);
+        for (Stream* stream : {&s, &second, &third}) stream->synchronize();
+        if (c.rank() == 1) throw Error(Fault::kNumeric, "the loss is NaN");
+        c.all_reduce(s, x);
+        b->all_reduce(second, y);
+        if (window) window->meet(third);
+        for (Stream* stream : {&s, &second, &third}) stream->synchronize();
+      });
+  EXPECT_THAT(message, HasSubstr("the loss is NaN"));
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
+}
+
 TEST_F(NcclRanksTest, CallsReturnBeforeTheGpuHasDoneThem) {
   EXPECT_EQ(outcome(milliseconds(60'000),
                     [](Communicator& c, Stream& s, World&) {

@@ -3,7 +3,8 @@
 //
 // A thread that is inside NCCL cannot be got out of it, so calls that might wait for other ranks
 // there (the start of a group, the first exchange by send and recv) come after a meeting of the
-// group through its world, which has a time-out. All other calls enqueue and return.
+// group through its world, which has a time-out. All other calls enqueue and return. After the
+// world's failure nothing is certain to come back, destructors included: launch/end_guard.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,6 +13,7 @@
 #include <deque>
 #include <functional>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -38,7 +40,7 @@ class NcclWorld {
     std::vector<int> members;  // ranks of the world
     int rank = 0;
 
-    std::timed_mutex mutex;     // of what follows, and of all calls of NCCL for the group
+    std::mutex mutex;           // of what follows, and of all calls of NCCL for the group
     ncclComm_t comm = nullptr;  // null after an abort
     std::deque<Pending> pending;
   };
@@ -69,12 +71,11 @@ class NcclWorld {
   // other ranks looks at it.
   const int* ended_word() const { return ended_word_; }
 
-  // Ends the world.
+  // Ends the world, unless another rank's death does within a second.
   [[noreturn]] void fail(const std::string& reason);
-  // False when a thread is inside NCCL with a group, which was left alone.
-  bool abort_all();
 
  private:
+  void abort_all();
   Group& add(const std::string& name, const std::string& id, std::vector<int> members, int rank);
   void check_nccl(const Group&, ncclResult_t, const std::string& what);
   void watch();
@@ -93,9 +94,10 @@ class NcclWorld {
   RankActivity now_;  // what this rank does, for messages
 
   std::mutex groups_mutex_;  // may be taken before a group's, not the other way round
-  std::list<Group> groups_;
+  std::list<std::shared_ptr<Group>> groups_;
   std::mutex events_mutex_;
-  std::vector<cudaEvent_t> events_;  // that can be used again
+  std::vector<cudaEvent_t> events_;    // that can be used again
+  std::vector<std::thread> aborters_;  // one a group, after a failure
   std::thread watcher_;
 };
 

@@ -1,9 +1,7 @@
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "comm/nccl_world.h"
 #include "device/cuda_runtime.h"
 
@@ -33,8 +31,9 @@ NcclWorld::~NcclWorld() {
   world_.describe_by(nullptr);
   stopping_ = true;
   watcher_.join();
-  for (Group& g : groups_)
-    if (g.comm != nullptr) nccl_.comm_abort(g.comm);
+  for (std::thread& t : aborters_) t.join();
+  for (const auto& g : groups_)
+    if (g->comm != nullptr) nccl_.comm_abort(g->comm);
   for (const cudaEvent_t e : events_) cudaEventDestroy(e);
   cudaFreeHost(ended_word_);
 }
@@ -44,7 +43,7 @@ NcclWorld::~NcclWorld() {
 NcclWorld::Group& NcclWorld::add(const std::string& name, const std::string& id,
                                  std::vector<int> members, int rank) {
   const std::lock_guard lock(groups_mutex_);
-  Group& g = groups_.emplace_back();
+  Group& g = *groups_.emplace_back(std::make_shared<Group>());
   g.name = name;
   g.id = id;
   g.members = std::move(members);
@@ -112,7 +111,7 @@ void NcclWorld::close(Group* group) {
   }
   for (const Pending& p : group->pending) give_events(p);
   const std::lock_guard lock(groups_mutex_);
-  groups_.remove_if([&](const Group& g) { return &g == group; });
+  groups_.remove_if([&](const auto& g) { return g.get() == group; });
 }
 
 // ---- calls
@@ -171,26 +170,25 @@ void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call, const W
 }
 
 void NcclWorld::fail(const std::string& reason) {
-  const std::string first = world_.fail(reason);
+  const std::string first = world_.lost(reason);
   abort_all();
   throw Error(Fault::kComm, first);
 }
 
-bool NcclWorld::abort_all() {
-  bool all_aborted = true;
-  aborted_ = true;
+// All at once: an abort tells its group's kernels to end, and then frees memory, for which CUDA
+// waits until the GPU has nothing left to do. One after the other, the first would wait for the
+// kernels of the second.
+void NcclWorld::abort_all() {
+  if (aborted_.exchange(true)) return;
   std::atomic_ref<int>(*ended_word_).store(1);
   const std::lock_guard all(groups_mutex_);
-  for (Group& g : groups_) {
-    const std::unique_lock lock(g.mutex, std::chrono::seconds(5));
-    if (!lock.owns_lock()) {
-      all_aborted = false;
-      continue;
-    }
-    if (g.comm != nullptr) nccl_.comm_abort(g.comm);
-    g.comm = nullptr;
-  }
-  return all_aborted;
+  for (const std::shared_ptr<Group>& g : groups_)
+    aborters_.emplace_back([this, g] {
+      cudaSetDevice(device_);
+      const std::lock_guard lock(g->mutex);  // another thread may be inside NCCL with it
+      if (g->comm != nullptr) nccl_.comm_abort(g->comm);
+      g->comm = nullptr;
+    });
 }
 
 // ---- the watcher
@@ -203,16 +201,18 @@ void NcclWorld::watch() {
     std::string wrong;
     {
       const std::lock_guard all(groups_mutex_);
-      const Group* busy = nullptr;
+      const Group* busy = nullptr;  // one that waits, rather than one whose stream is behind it
       Call call;
-      for (Group& g : groups_) {
-        const std::unique_lock lock(g.mutex, std::try_to_lock);
+      bool begun = false;
+      for (const std::shared_ptr<Group>& g : groups_) {
+        const std::unique_lock lock(g->mutex, std::try_to_lock);
         if (!lock.owns_lock() || !wrong.empty()) continue;
-        wrong = look(g);
-        if (busy != nullptr || g.pending.empty() || g.pending.front().call.kind == Call::Kind::none)
-          continue;
-        busy = &g;
-        call = g.pending.front().call;
+        wrong = look(*g);
+        if (g->pending.empty() || g->pending.front().call.kind == Call::Kind::none) continue;
+        if (busy != nullptr && (begun || !g->pending.front().begun)) continue;
+        busy = g.get();
+        call = g->pending.front().call;
+        begun = g->pending.front().begun;
       }
       const std::lock_guard now(now_mutex_);
       now_.inside = busy != nullptr;
@@ -222,13 +222,8 @@ void NcclWorld::watch() {
       }
     }
     if (wrong.empty() && !world_.failure()) continue;
-    if (!world_.failure()) world_.fail(wrong);
-    if (abort_all()) continue;
-    // A thread that is inside NCCL cannot be got out: the process ends here, or it never would.
-    log::error("{}", world_.failure().value_or(wrong));
-    log::error("rank {}: a thread is inside NCCL and does not come back, so its process ends here",
-               world_.rank());
-    std::_Exit(Error(Fault::kComm, "").exit_code());
+    if (!world_.failure()) world_.lost(wrong);
+    abort_all();
   }
 }
 

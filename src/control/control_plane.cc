@@ -158,7 +158,8 @@ struct ControlPlane::Impl {
         end({Fault::kComm,
              fmt::format("rank 0 of the world (host {}, process {}) has given no sign of life for "
                          "{:g} s; it was {}",
-                         zero_host, zero_process, seconds(options.silence), step_text(zero_step))});
+                         zero_host, zero_process, seconds(options.silence), step_text(zero_step)),
+             true});
       if (!over && now >= next_beat) {
         next_beat = now + options.heartbeat;
         beat();
@@ -177,7 +178,8 @@ struct ControlPlane::Impl {
       end({Fault::kComm,
            fmt::format("rank 0 of the world (host {}, process {}) died {}: its connection closed "
                        "without a word (killed, out of memory, or its host is down)",
-                       zero_host, zero_process, step_text(zero_step))});
+                       zero_host, zero_process, step_text(zero_step)),
+           true});
     }
   }
 
@@ -188,8 +190,11 @@ struct ControlPlane::Impl {
         zero_step = r.number();
         return;
       case Kind::failure: {
-        const auto fault = static_cast<Fault>(r.number());
-        return end({fault, r.text()});
+        Failure why;
+        why.fault = static_cast<Fault>(r.number());
+        why.text = r.text();
+        why.rank_is_gone = r.number() != 0;
+        return end(std::move(why));
       }
       case Kind::leaves:
         over = true;
@@ -216,6 +221,7 @@ struct ControlPlane::Impl {
       const std::lock_guard lock(mutex);
       over = true;
       if (note || closed) return;
+      if (describe) why.doing = describe();
       note = why;
       tell.swap(listeners);
       changed.notify_all();

@@ -53,14 +53,17 @@ class ControlPlane {
   void barrier(const std::string& name, std::chrono::milliseconds timeout);
 
   void set_step(int64_t);  // for messages
-  // What this rank does, for messages: asked on the control plane's thread once a beat.
+  // What this rank does, for messages: asked once a beat, and at the world's failure. It must not
+  // call the control plane.
   void describe_by(std::function<std::string()>);
   // What the ranks of the world did last, as of their last beat; "" where nobody knows.
   std::vector<std::string> activities(const std::vector<int>& ranks);
 
   struct Failure {
     Fault fault = Fault::kComm;
-    std::string text;
+    std::string text = {};      // the same on all ranks
+    bool rank_is_gone = false;  // it died, or gives no sign of life
+    std::string doing = {};     // what this rank did when it learned of that, by describe_by()
   };
   std::optional<Failure> failure() const;
   // Called once, on the control plane's thread (here and now when it has happened): the world is

@@ -31,7 +31,7 @@ enum class Kind : uint8_t {
   value,     // key, value
   released,  // name
   answer,    // number of the question, texts
-  failure,   // fault, text
+  failure,   // fault, text, 1 when a rank is gone
   leaves,    // all is well
 };
 

@@ -141,12 +141,12 @@ struct ControlServer::Impl {
     for (size_t r = 0; r < members.size() && !failure && complete; ++r) {
       const Member& m = members[r];
       if (m.state == Member::State::here && now - m.heard > options.silence)
-        fail(
-            Fault::kComm,
-            fmt::format("rank {} of the world (host {}, process {}) has given no sign of life for "
-                        "{:g} s; it was {}",
-                        r, m.host, m.process,
-                        std::chrono::duration<double>(options.silence).count(), step_text(m.step)));
+        fail(Fault::kComm,
+             fmt::format("rank {} of the world (host {}, process {}) has given no sign of life for "
+                         "{:g} s; it was {}",
+                         r, m.host, m.process,
+                         std::chrono::duration<double>(options.silence).count(), step_text(m.step)),
+             true);
     }
     for (const auto& [name, b] : barriers) {
       if (failure || now < b.deadline) continue;
@@ -211,7 +211,8 @@ struct ControlServer::Impl {
     fail(Fault::kComm,
          fmt::format("rank {} of the world (host {}, process {}) died {}: its connection closed "
                      "without a word (killed, out of memory, or its host is down)",
-                     rank, m.host, m.process, step_text(m.step)));
+                     rank, m.host, m.process, step_text(m.step)),
+         true);
   }
 
   void send(Connection& c, Frame frame) {
@@ -417,10 +418,11 @@ struct ControlServer::Impl {
   }
 
   // The first is everybody's.
-  void fail(Fault fault, const std::string& text) {
+  void fail(Fault fault, const std::string& text, bool rank_is_gone = false) {
     if (failure) return;
-    failure = std::make_shared<const std::string>(
-        Writer(Kind::failure).number(static_cast<int64_t>(fault)).text(text).frame());
+    Writer w(Kind::failure);
+    w.number(static_cast<int64_t>(fault)).text(text).number(rank_is_gone ? 1 : 0);
+    failure = std::make_shared<const std::string>(w.frame());
     for (Member& m : members)
       if (m.connection != nullptr) send(*m.connection, failure);
   }

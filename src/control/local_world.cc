@@ -62,6 +62,7 @@ class LocalWorld::Rank final : public World {
     world_.announce();
     return first;
   }
+  std::string lost(const std::string& reason) override { return fail(reason); }
   void set_timeout(milliseconds t) override { state_.timeout_ms = t.count(); }
   milliseconds timeout() const override { return milliseconds(state_.timeout_ms); }
   void set_step(int64_t step) override { member(rank_).step = step; }

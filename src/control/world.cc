@@ -48,12 +48,16 @@ std::string failed_text(int rank, const std::string& reason) {
 }
 
 void run_as_rank(World& world, const std::function<void()>& work) {
-  const auto tell = [&](const std::string& reason) {
-    const std::string note = world.give_up(reason);
-    if (note != failed_text(world.rank(), reason)) throw Error(Fault::kComm, note);
+  const auto tell = [&](const std::string& reason, Fault fault = Fault::kContract) {
+    const std::string mine = failed_text(world.rank(), reason);
+    const std::string note = fault == Fault::kDevice ? world.lost(mine) : world.fail(mine);
+    if (note != mine) throw Error(Fault::kComm, world.last_words());
   };
   try {
     work();
+  } catch (const Error& e) {
+    tell(e.what(), e.fault());
+    throw;
   } catch (const std::exception& e) {
     tell(e.what());
     throw;
@@ -80,7 +84,15 @@ class ControlWorld final : public World {
     const auto f = control_.failure();
     return f ? std::optional(f->text) : std::nullopt;
   }
+  std::string last_words() const override {
+    const auto f = control_.failure();
+    if (!f) return "";
+    if (!f->rank_is_gone || f->doing.empty()) return f->text;
+    return fmt::format("{}\n  rank {} of the world (host {}): {}", f->text, rank(),
+                       tcp::host_name(), f->doing);
+  }
   std::string fail(const std::string& reason) override { return control_.fail(reason).text; }
+  std::string lost(const std::string& reason) override { return control_.lost(reason).text; }
   void set_timeout(milliseconds t) override { timeout_ms_ = t.count(); }
   milliseconds timeout() const override { return milliseconds(timeout_ms_); }
   void set_step(int64_t step) override {

@@ -46,8 +46,14 @@ class World {
   // What the world ended with, and the same as an exception.
   virtual std::optional<std::string> failure() const = 0;
   void check() const;
+  // What this rank says at the end: the note, and when it is about a rank that died, what this one
+  // waited in.
+  virtual std::string last_words() const { return failure().value_or(""); }
   // Ends the world with `reason`, unless it has ended: returns what it ended with.
   virtual std::string fail(const std::string& reason) = 0;
+  // The same for what another rank's death brings about too (a connection that closed, a GPU that
+  // read a dead rank's memory): a death has a second to be announced first.
+  virtual std::string lost(const std::string& reason) = 0;
   // This rank cannot go on: fail() with failed_text().
   std::string give_up(const std::string& reason);
 
@@ -77,7 +83,7 @@ std::string failed_text(int rank, const std::string& reason);
 // Calls `work`, this rank's part of the run. When it throws, the world ends with give_up() before
 // the exception goes on, so that the others know before anything of this rank is taken down. Where
 // the world had ended before, its note is the reason for whatever was thrown, and Error{kComm} with
-// the note is thrown instead. May be nested.
+// its last words is thrown instead. May be nested.
 void run_as_rank(World&, const std::function<void()>& work);
 
 // The world of the control plane's ranks; the control plane must outlive it.

@@ -86,9 +86,16 @@ std::vector<std::string> environment_of(int rank, int ranks, int port) {
   return out;
 }
 
+// Of a run that ended because a signal ended one of its ranks.
+int exit_code_of(int signal) {
+  for (const int asked : kSignals)
+    if (signal == asked) return 128 + signal;
+  return Error(Fault::kComm, "").exit_code();
+}
+
 }  // namespace
 
-int run_local_processes(const std::vector<std::string>& command, int ranks) {
+int run_local_processes(const std::vector<std::string>& command, int ranks, const Grace& grace) {
   using Clock = std::chrono::steady_clock;
   const int port = tcp::listen_at(0).port;
   const SignalCounter counter;
@@ -100,6 +107,7 @@ int run_local_processes(const std::vector<std::string>& command, int ranks) {
       if (child > 0) kill(child, signal);
   };
   int told[3] = {}, left = ranks, code = 0;
+  std::chrono::milliseconds patience{};
   Clock::time_point deadline = Clock::time_point::max();
   while (left > 0) {
     for (size_t i = 0; i < 3; ++i)
@@ -112,16 +120,23 @@ int run_local_processes(const std::vector<std::string>& command, int ranks) {
     if (ended > 0 && child != children.end()) {
       *child = 0;
       --left;
-      const int its = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+      const int its = signal == 0 ? WEXITSTATUS(status) : exit_code_of(signal);
       if (its == 0 || code != 0) continue;
       code = its;
-      if (WIFSIGNALED(status))
+      if (signal != 0)
         log::error("rank {}: its process was ended by signal {} ({})", child - children.begin(),
-                   WTERMSIG(status), strsignal(WTERMSIG(status)));
-      deadline = Clock::now() + std::chrono::seconds(kGraceSeconds);
+                   signal, strsignal(signal));
+      patience = signal != 0 ? grace.after_death : grace.after_failure;
+      const bool stopped = signal == 0 && its > 128;
+      if (!stopped) deadline = Clock::now() + patience;
       continue;
     }
     if (Clock::now() > deadline) {
+      for (size_t r = 0; r < children.size(); ++r)
+        if (children[r] > 0)
+          log::error("rank {}: its process did not end within {:g} s of that and is killed", r,
+                     std::chrono::duration<double>(patience).count());
       tell(SIGKILL);
       deadline = Clock::time_point::max();
     }

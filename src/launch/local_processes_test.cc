@@ -5,14 +5,19 @@
 
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <thread>
 
+#include "base/log.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
+
+using Clock = std::chrono::steady_clock;
 
 std::vector<std::string> shell(const std::string& script) { return {"/bin/sh", "-c", script}; }
 
@@ -31,9 +36,42 @@ TEST(LocalProcesses, EachKnowsItsPlaceAndWhereAllMeet) {
 }
 
 TEST(LocalProcesses, TheFirstFailureIsTheOutcome) {
-  EXPECT_EQ(run_local_processes(shell("[ $RANK = 1 ] && exit 72; sleep 1; exit 3"), 2), 72);
-  EXPECT_EQ(run_local_processes(shell("[ $RANK = 1 ] && kill -9 $$; sleep 1; exit 0"), 2), 137);
+  EXPECT_EQ(run_local_processes(shell("[ $RANK = 1 ] && exit 72; sleep 0.3; exit 3"), 2), 72);
+  EXPECT_EQ(run_local_processes(shell("[ $RANK = 1 ] && kill -INT $$; sleep 0.3; exit 0"), 2), 130);
   EXPECT_EQ(run_local_processes({"/nowhere"}, 2), 127);
+}
+
+TEST(LocalProcesses, AKilledRankEndsTheOthersSoonIfNotByThemselves) {
+  static_assert(Grace{}.after_death < std::chrono::milliseconds(2500), "3 s in all");
+  const Grace grace{.after_death = std::chrono::milliseconds(600)};
+  for (const bool by_themselves : {true, false}) {
+    const log::Capture capture;
+    const auto begin = Clock::now();
+    EXPECT_EQ(run_local_processes(shell(std::string("[ $RANK = 1 ] && kill -9 $$; ") +
+                                        (by_themselves ? "sleep 0.2; exit 1" : "exec sleep 60")),
+                                  3, grace),
+              72);
+    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
+    EXPECT_THAT(capture.text(), HasSubstr("rank 1: its process was ended by signal 9 (Killed)"));
+    for (const std::string rank : {"rank 0", "rank 2"}) {
+      const std::string told =
+          rank + ": its process did not end within 0.6 s of that and is killed";
+      EXPECT_EQ(capture.text().find(told) == std::string::npos, by_themselves) << capture.text();
+    }
+  }
+}
+
+TEST(LocalProcesses, OneThatFailsGivesTheOthersAWhileAndOneThatStopsAllTheirTime) {
+  const test::TemporaryFolder folder;
+  const Grace grace{.after_failure = std::chrono::milliseconds(300)};
+  const auto outcome = [&](const std::string& code) {
+    return run_local_processes(
+        shell("[ $RANK = 1 ] && exit " + code + "; sleep 1; : >" + folder.file(code)), 2, grace);
+  };
+  EXPECT_EQ(outcome("70"), 70);
+  EXPECT_FALSE(std::filesystem::exists(folder.file("70")));
+  EXPECT_EQ(outcome("143"), 143);
+  EXPECT_TRUE(std::filesystem::exists(folder.file("143"))) << "rank 0 could not save";
 }
 
 TEST(LocalProcesses, AnIgnoredSigchldHidesNoOutcome) {

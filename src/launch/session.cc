@@ -31,8 +31,10 @@ void bind_near(int gpu) {
 // `work`, whose exception ends the others. What a GPU's stream did after the world's end is
 // undefined, and no exception says so.
 void run_guarded(ThisRank& me, Work work) {
-  run_as_rank(me.world, [&] { work(me); });
-  if (me.device.kind == Device::Kind::cuda) me.world.check();
+  me.run([&] {
+    work(me);
+    if (me.device.kind == Device::Kind::cuda) me.world.check();
+  });
 }
 
 void run_threads(int ranks, const RankOptions& options, Work work) {
@@ -44,14 +46,15 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
   }
   run_thread_world(ranks, {.timeout = options.init_timeout}, [&](Communicator& host, World& world) {
     const int rank = world.rank();
-    const auto run = [&](Communicator& all) {
-      ThisRank me{all, world, rank, ranks, 1, Device{options.device, rank}};
+    const auto run = [&](Communicator& all, EndGuard* guard) {
+      ThisRank me{all, world, rank, ranks, 1, Device{options.device, rank}, guard};
       run_guarded(me, work);
     };
-    if (!kHasCuda || options.device != Device::Kind::cuda) return run(host);
+    if (!kHasCuda || options.device != Device::Kind::cuda) return run(host, nullptr);
     if constexpr (kHasCuda) {
       bind_near(rank);
-      run(*nccl_ranks(world, rank));
+      EndGuard guard(world, options.end_time);
+      run(*nccl_ranks(world, rank), &guard);
     }
   });
 }
@@ -80,14 +83,15 @@ int gpu_of(int local_rank) {
   return local_rank;
 }
 
-// `work` on this process's rank: with NCCL on GPUs, elsewhere with host_ranks().
+// `work` on this process's rank: with NCCL on GPUs, elsewhere with host_ranks(). The guard outlives
+// the communicators.
 void run_rank(const LaunchEnvironment& launch, const RankOptions& options, ControlPlane& control,
-              World& world, FunctionRef<Communicator&()> host_ranks, Work work) {
+              World& world, EndGuard& guard, FunctionRef<Communicator&()> host_ranks, Work work) {
   const int local_rank = launch.local_rank >= 0 ? launch.local_rank : control.local_rank();
   const int local_world_size =
       launch.local_world_size > 0 ? launch.local_world_size : control.local_world_size();
   const auto run = [&](Communicator& ranks, Device device) {
-    ThisRank me{ranks, world, local_rank, local_world_size, control.hosts(), device};
+    ThisRank me{ranks, world, local_rank, local_world_size, control.hosts(), device, &guard};
     run_guarded(me, work);
   };
   if (!kHasCuda || options.device != Device::Kind::cuda)
@@ -103,9 +107,10 @@ void run_sockets(const LaunchEnvironment& launch, const RankOptions& options, Wo
   ControlPlane control(control_options(launch, options));
   const auto world = world_of(control, options.init_timeout);
   {
+    EndGuard guard(*world, options.end_time);
     std::unique_ptr<Communicator> ranks;
     const auto make = [&]() -> Communicator& { return *(ranks = socket_ranks(control, *world)); };
-    run_rank(launch, options, control, *world, make, work);
+    run_rank(launch, options, control, *world, guard, make, work);
   }
   control.close();
 }
@@ -138,9 +143,10 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
     if (meeting.address.empty() && one_host) meeting.address = "127.0.0.1";
     const auto control = session.meet(meeting);
     const auto world = world_of(*control, options.init_timeout);
+    EndGuard guard(*world, options.end_time);
     std::unique_ptr<Communicator> ranks;  // goes when all have left: MPI works while it is called
     const auto make = [&]() -> Communicator& { return *(ranks = session.ranks(*world)); };
-    run_rank(launch, options, *control, *world, make, work);
+    run_rank(launch, options, *control, *world, guard, make, work);
     control->close();
   } catch (...) {
     show_and_rethrow(session);
@@ -148,6 +154,15 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
 }
 
 }  // namespace
+
+void ThisRank::run(FunctionRef<void()> work) {
+  try {
+    run_as_rank(world, work);
+  } catch (const Error& e) {
+    if (guard != nullptr) guard->ends_with(e);
+    throw;
+  }
+}
 
 void run_ranks(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   switch (launch.launcher) {

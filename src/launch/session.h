@@ -13,7 +13,7 @@
 // and NCCL instead of all of them on GPUs, one GPU a rank: that of its local number, or the only
 // one that its process sees. (One rank alone needs none.) All processes meet through the control
 // plane (control_plane.h), which compares versions and configurations first, and tells the others
-// when one dies.
+// when one dies: each then ends within a second, by end_guard.h if not by itself.
 #pragma once
 
 #include <chrono>
@@ -21,6 +21,7 @@
 
 #include "comm/communicator.h"
 #include "control/world.h"
+#include "launch/end_guard.h"
 #include "launch/launch.h"
 
 namespace nereus {
@@ -30,6 +31,7 @@ struct RankOptions {
   std::string version;                              // of the program; the build's id is added
   std::string configuration;  // lines of "key=value", the same on all ranks. No secrets
   Device::Kind device = Device::Kind::cpu;
+  std::chrono::milliseconds end_time = kEndTime;  // of processes, and of threads with GPUs
 };
 
 struct ThisRank {
@@ -38,11 +40,12 @@ struct ThisRank {
   int local_rank = 0, local_world_size = 1;  // on this host
   int hosts = 1;
   Device device;  // of the kind that was asked for
+  EndGuard* guard = nullptr;
 
   // Calls work. When it throws, the others are told before the exception goes on, while all that
   // `work` uses still lives: destructors wait for a GPU's streams, which may wait for other ranks,
   // and would do so until a time-out. See run_as_rank().
-  void run(FunctionRef<void()> work) { run_as_rank(world, work); }
+  void run(FunctionRef<void()> work);
 };
 
 // Calls work once for each rank of this process, on that rank's thread, and returns when all have

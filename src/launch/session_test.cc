@@ -7,6 +7,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -14,6 +15,7 @@
 #include "base/error.h"
 #include "comm/mpi_ranks.h"
 #include "launch/build_id.h"
+#include "launch/local_processes.h"
 #include "test/child_process.h"
 #include "test/test_tensor.h"
 
@@ -26,7 +28,10 @@ using test::ChildFunction;
 using test::given;
 using test::tell;
 using test::Tensor;
+using testing::AllOf;
 using testing::HasSubstr;
+
+using Clock = std::chrono::steady_clock;
 
 // Sums ranks, and tells who it is; with FAILS, that rank throws instead.
 void report(ThisRank& me, const std::function<void(const std::string&)>& say) {
@@ -64,7 +69,7 @@ struct WaitsForTheOthers {
 };
 const ChildFunction fails_first("session_fails", [] {
   RankOptions options;
-  options.init_timeout = milliseconds(20'000);
+  options.init_timeout = options.end_time = milliseconds(20'000);
   try {
     run_ranks(read_launch_environment(launch_variables(), {}), options, [](ThisRank& me) {
       if (me.world.rank() == 0) {
@@ -82,6 +87,65 @@ const ChildFunction fails_first("session_fails", [] {
   } catch (const Error& e) {
     tell(e.what());
   }
+});
+
+// What is written to standard error is told.
+void tell_errors() {
+  const std::string pipe = given("NEREUS_TEST_PIPE");
+  if (!pipe.empty()) dup2(std::atoi(pipe.c_str()), STDERR_FILENO);
+}
+
+// Sums until another rank dies, and ends as main() does. STUCK: from then on the collective does
+// not come back, as one on a GPU may not. Who is DOOMED kills itself after a while, and says when.
+const ChildFunction works("session_works", [] {
+  tell_errors();
+  try {
+    run_ranks(read_launch_environment(launch_variables(), {}),
+              {.init_timeout = milliseconds(60'000)}, [](ThisRank& me) {
+                Stream stream(me.device, &test::pool());
+                Tensor x = Tensor(Device::cpu(), DType::f32, {8}).fill(0);
+                std::thread doom;
+                me.run([&] {
+                  for (int step = 0;; ++step) {
+                    me.world.set_step(std::min(step, 5));
+                    try {
+                      me.ranks.all_reduce(stream, x);
+                    } catch (const Error&) {
+                      while (!given("STUCK").empty()) pause();
+                      throw;
+                    }
+                    if (step != 5) continue;
+                    tell("at work");
+                    if (given("DOOMED") != std::to_string(me.world.rank())) continue;
+                    doom = std::thread([] {
+                      std::this_thread::sleep_for(milliseconds(std::atoi(given("AFTER").c_str())));
+                      std::ofstream(given("KILLED")) << Clock::now().time_since_epoch().count();
+                      ::kill(getpid(), SIGKILL);
+                    });
+                  }
+                });
+              });
+  } catch (const Error& e) {
+    tell(std::string("error: ") + e.what());
+    std::_Exit(e.exit_code());
+  }
+});
+
+// A rank of its own fails, and what it has at hand does not let it end.
+struct NeverGoes {
+  ~NeverGoes() { pause(); }
+};
+const ChildFunction fails_stuck("session_fails_stuck", [] {
+  tell_errors();
+  run_ranks(read_launch_environment(launch_variables(), {}), {.init_timeout = milliseconds(20'000)},
+            [](ThisRank& me) {
+              const NeverGoes stuck;
+              Stream stream(me.device, &test::pool());
+              me.run([&] {
+                if (me.world.rank() == 0) throw Error(Fault::kNumeric, "the loss is NaN");
+                me.ranks.barrier(stream);
+              });
+            });
 });
 
 TEST(Session, OneRankAndThreadsRunInThisProcess) {
@@ -133,6 +197,69 @@ TEST(Session, TheOthersAreToldBeforeWhatFailedIsTakenDown) {
   EXPECT_EQ(ranks[0].wait(), "the others have ended\nthe loss is NaN\n");
   EXPECT_EQ(ranks[1].wait(),
             "rank 0 of the world failed, which ends the others: the loss is NaN\n");
+}
+
+// A survivor's last words.
+void expect_last_words(const std::string& text, size_t survivor, size_t killed) {
+  const std::string host = tcp::host_name();
+  EXPECT_THAT(
+      text, AllOf(HasSubstr("error: rank " + std::to_string(killed) + " of the world (host " +
+                            host + ", process "),
+                  HasSubstr(") died at step 5: its connection closed without a word"),
+                  HasSubstr("\n  rank " + std::to_string(survivor) + " of the world (host " + host +
+                            "): it is waiting in all_reduce number "),
+                  HasSubstr(" (sum) of f32 [8] of group world at step 5\n")));
+}
+
+TEST(Session, AKilledRankEndsTheOthersWhateverTheyWaitFor) {
+  const struct {
+    size_t killed;
+    const char* stuck;
+  } cases[] = {{1, ""}, {1, "1"}, {0, "1"}};  // rank 0 is the one that all meet at
+  for (const auto& [killed, stuck] : cases) {
+    SCOPED_TRACE("rank " + std::to_string(killed) + (*stuck == 0 ? "" : ", stuck"));
+    std::vector<Child> ranks = test::start_ranks("session_works", 3, {{"STUCK", stuck}});
+    for (Child& c : ranks) ASSERT_TRUE(c.said("at work"));
+    if (killed == 0) std::this_thread::sleep_for(milliseconds(1200));  // its step comes by a beat
+    const auto begin = Clock::now();
+    ranks[killed].kill(SIGKILL);
+    for (size_t r = 0; r < ranks.size(); ++r) {
+      if (r == killed) continue;
+      expect_last_words(ranks[r].wait(), r, killed);
+      EXPECT_EQ(ranks[r].status(), 72);
+    }
+    EXPECT_LT(Clock::now() - begin, milliseconds(3000));
+  }
+}
+
+TEST(Session, AKilledRankEndsTheLaunchersJobWithinThreeSeconds) {
+  for (const char* stuck : {"", "1"}) {
+    SCOPED_TRACE(stuck);
+    const test::TemporaryFolder folder;
+    const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+    const std::string script =
+        "NEREUS_TEST_CHILD=session_works DOOMED=1 AFTER=70 STUCK=" + std::string(stuck) +
+        " KILLED=" + folder.file("killed") + " exec " + program +
+        " --gtest_filter=ChildProcess.Runs >" + folder.path() + "/$RANK 2>&1";
+    EXPECT_EQ(run_local_processes({"/bin/sh", "-c", script}, 3), 72);
+    const Clock::duration end = Clock::now().time_since_epoch();
+    Clock::rep begin = 0;
+    std::ifstream(folder.file("killed")) >> begin;
+    EXPECT_GT(begin, 0);
+    EXPECT_LT(end - Clock::duration(begin), milliseconds(3000));
+    for (const size_t r : {size_t{0}, size_t{2}})
+      expect_last_words(test::read_file(folder.file(std::to_string(r))), r, 1);
+  }
+}
+
+TEST(Session, ARankThatFailsAndDoesNotEndKeepsItsMessageAndItsExitCode) {
+  std::vector<Child> ranks = test::start_ranks("session_fails_stuck", 2);
+  const std::string stuck =
+      " of the world does not come back from what it waits for: its process ends here\n";
+  EXPECT_EQ(ranks[0].wait(), "error: the loss is NaN\n  rank 0" + stuck);
+  EXPECT_EQ(ranks[0].status(), 73);
+  EXPECT_EQ(ranks[1].wait(), "error: " + failed_text(0, "the loss is NaN") + "\n  rank 1" + stuck);
+  EXPECT_EQ(ranks[1].status(), 72);
 }
 
 std::string under_mpirun(const std::string& variables) {
