@@ -73,6 +73,7 @@ struct ModelArgs {
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   bool is_moe_layer(int64_t layer) const { return layer >= n_dense_layers; }
   bool block_causal() const { return attn_mask_type == MaskType::block_causal; }
+  const char* mask_name() const { return block_causal() ? "document mask" : "causal"; }
 };
 
 // The rotary tables' frequencies and the attention's scale that follow from the arguments

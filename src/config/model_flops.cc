@@ -32,4 +32,24 @@ FlopsPerToken flops_per_token(const ModelArgs& a, int64_t sequence) {
           .causal = gemms + 3 * L * H * widths * sequence};
 }
 
+double masked_flops_per_token(const ModelArgs& a, double pairs) {
+  const ModelSize s = model_size(a);
+  return static_cast<double>(6 * (s.active - s.embedding)) +
+         static_cast<double>(6 * a.n_layers * a.n_heads * (a.qk_head_dim() + a.v_head_dim)) * pairs;
+}
+
+double document_pairs(std::span<const int32_t> ids, int64_t sequence, int32_t eos_id) {
+  double squares = 0;
+  int64_t length = 0, place = 0;
+  for (const int32_t id : ids) {
+    ++length;
+    ++place;
+    if (id != eos_id && place < sequence) continue;
+    squares += static_cast<double>(length * length);
+    length = 0;
+    if (place == sequence) place = 0;
+  }
+  return squares / 2;
+}
+
 }  // namespace nereus

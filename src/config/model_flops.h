@@ -1,6 +1,8 @@
 // Parameters by kind and floating-point operations a token, in closed form.
 #pragma once
 
+#include <span>
+
 #include "config/model_args.h"
 
 namespace nereus {
@@ -29,5 +31,13 @@ struct FlopsPerToken {
 };
 
 FlopsPerToken flops_per_token(const ModelArgs&, int64_t sequence);
+
+// The work that a mask leaves, where a query attends to `pairs` keys in the mean:
+// 6 N + 6 L H (Dqk + Dv) pairs. A causal mask has S / 2 (FlopsPerToken::causal).
+double masked_flops_per_token(const ModelArgs&, double pairs);
+
+// Pairs of queries and keys in rows of `sequence` ids: half the square of each document's length,
+// as the causal mask counts half of a row's. `eos_id` ends a document and belongs to it.
+double document_pairs(std::span<const int32_t> ids, int64_t sequence, int32_t eos_id);
 
 }  // namespace nereus

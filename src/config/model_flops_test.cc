@@ -43,6 +43,19 @@ TEST(ModelFlops, CountAttentionByThreeConventions) {
   EXPECT_NEAR(static_cast<double>(f.non_causal), 281.16e9, 0.01e9);
 }
 
+// A document's last token is the one that ends it; the row's end cuts one off.
+TEST(ModelFlops, OfDocumentsAreThoseOfTheirPairs) {
+  const ModelArgs a = model_args_of_flavor("671B");
+  EXPECT_EQ(masked_flops_per_token(a, 2048), static_cast<double>(flops_per_token(a, 4096).causal));
+  constexpr int32_t kEnd = 1;
+  const std::vector<int32_t> rows = {7,    7,    kEnd, 7, 7, 7, 7, 7,     // 3 + 5
+                                     kEnd, kEnd, 7,    7, 7, 7, 7, kEnd,  // 1 + 1 + 6
+                                     7,    7,    7,    7, 7, 7, 7, 7};    // 8
+  EXPECT_EQ(document_pairs(rows, 8, kEnd), (9 + 25 + 1 + 1 + 36 + 64) / 2.0);
+  EXPECT_EQ(document_pairs(rows, 24, kEnd), (9 + 36 + 1 + 36 + 64) / 2.0);
+  EXPECT_EQ(document_pairs({}, 8, kEnd), 0);
+}
+
 TEST(ModelFlops, OfAModelWithoutExpertsAreDense) {
   ModelArgs a = model_args_of_flavor("debugmodel");
   a.n_dense_layers = a.n_layers;

@@ -33,6 +33,7 @@ void StepRunner::enqueue(const Step& step) {
 
 void StepRunner::launch(const Step& step) {
   optimizer_.status().signal(step.signal);
+  optimizer_.status().attention_pairs(step.attention_pairs);
   engine_.reset_expert_load();
   engine_.executor().run(step.microbatches, loss_scale(tokens(step)), loss(), [&] {
     send_figures(step.logged);
@@ -64,7 +65,8 @@ StepResult StepRunner::confirm(int64_t number) {
       return {.loss = outcome.loss,
               .grad_norm = outcome.grad_norm,
               .signal = outcome.signal,
-              .max_over_mean = outcome.max_over_mean};
+              .max_over_mean = outcome.max_over_mean,
+              .attention_pairs = outcome.attention_pairs};
     }
     run_again(outcome);
   }

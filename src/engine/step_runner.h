@@ -30,8 +30,9 @@ struct Step {
   // Labels that are not ignored, over all ranks, which all know it: the loss is their mean. None
   // given: Options::tokens. 0: the loss is 0 and nothing changes.
   std::optional<int64_t> tokens = std::nullopt;
-  int signal = 0;       // a signal that this rank got, or 0
-  bool logged = false;  // sends Options::figures
+  double attention_pairs = 0;  // of queries and keys, of this rank's rows; only reported
+  int signal = 0;              // a signal that this rank got, or 0
+  bool logged = false;         // sends Options::figures
 };
 
 struct StepResult {     // the same on all ranks
@@ -40,6 +41,7 @@ struct StepResult {     // the same on all ranks
   int signal = 0;       // the highest that a rank got
   // Tokens of the busiest expert over the mean, in the worst layer of all stages; 0: no experts.
   double max_over_mean = 0;
+  double attention_pairs = 0;  // the mean of the ranks'
 };
 
 class StepRunner {

@@ -64,6 +64,7 @@ void StepStatus::finish(float max_norm) {
                 .max_over_mean = max_over_mean_,
                 .counts_squares = world_.position(MeshGroup::dp_replicate) == 0,
                 .counts_loss = world_.first_of_tp(),
+                .pairs = attention_pairs_,
                 .signal = signal_,
                 .figures = {figures_.data_seconds, figures_.memory_gib, figures_.memory_percent}});
   world_.world().all_gather(stream_, records_, mine);
@@ -88,12 +89,13 @@ StepStatus::Outcome StepStatus::read() {
   ++read_;
   return {.loss = static_cast<float>(d.total[1]),
           .grad_norm = d.norm,
-          .required_capacity = static_cast<int64_t>(d.total[2]),
-          .max_over_mean = d.total[3],
-          .signal = static_cast<int>(d.total[4]),
-          .highest = {.data_seconds = d.total[5],
-                      .memory_gib = d.total[6],
-                      .memory_percent = d.total[7]},
+          .required_capacity = static_cast<int64_t>(d.total[3]),
+          .max_over_mean = d.total[4],
+          .attention_pairs = d.total[2] / static_cast<double>(world_.ranks()),
+          .signal = static_cast<int>(d.total[5]),
+          .highest = {.data_seconds = d.total[6],
+                      .memory_gib = d.total[7],
+                      .memory_percent = d.total[8]},
           .ok = d.ok != 0};
 }
 

@@ -37,6 +37,8 @@ class StepStatus {
 
   // The number of a signal that this rank got, or 0: sent with the next step that is finished.
   void signal(int signal) { signal_ = signal; }
+  // Of queries and keys in attention, of this rank's rows: sent with the next step likewise.
+  void attention_pairs(double pairs) { attention_pairs_ = pairs; }
   void figures(const RankFigures& figures) { figures_ = figures; }  // likewise
   // Enqueues the exchange and the decision. At most kAhead steps are finished and not yet read.
   static constexpr int kAhead = 2;
@@ -46,6 +48,7 @@ class StepStatus {
     float loss = 0, grad_norm = 0;  // grad_norm before clipping
     int64_t required_capacity = 0;  // 0: no rank's experts were over their capacity
     double max_over_mean = 0;       // of the busiest expert, in the worst layer
+    double attention_pairs = 0;     // the mean of the ranks'
     int signal = 0;                 // the highest that a rank sent
     RankFigures highest;            // of any rank, each of them
     bool ok = false;                // false: it changed nothing
@@ -65,6 +68,7 @@ class StepStatus {
   Event read_by_host_[kAhead];
   int64_t finished_ = 0, read_ = 0;
   int signal_ = 0;
+  double attention_pairs_ = 0;
   RankFigures figures_;
 };
 

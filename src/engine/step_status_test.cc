@@ -25,7 +25,7 @@ void set(const TensorView& f32, const TensorView& f64, float loss, double square
   f64.as<double>()[0] = squares;
 }
 
-TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
+TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsTheMeanPairsAndTheHighestOfTheRest) {
   // Two replicas of a model that is cut in two by tp: one of each pair counts.
   const Mesh mesh({.dp_replicate = 2, .tp = 2}, 4);
   run_thread_ranks(4, {.timeout = std::chrono::seconds(60)}, [&](Communicator& all) {
@@ -42,6 +42,7 @@ TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
     status.max_over_mean().as<double>()[0] = all.rank() == 3 ? 1.375 : 0;
     const double r = all.rank();
     status.figures({.data_seconds = r, .memory_gib = 8 - r, .memory_percent = r == 2 ? 50.0 : 1.0});
+    status.attention_pairs(100 * (1 + replica));
     status.finish(1.5f);
     const StepStatus::Outcome outcome = status.read();
     EXPECT_EQ(outcome.loss, 3);
@@ -50,6 +51,7 @@ TEST(StepStatus, AllRanksHaveTheSumsOfWhatCountsAndTheHighestOfTheRest) {
     EXPECT_EQ(outcome.required_capacity, 48);
     EXPECT_EQ(outcome.signal, 15);
     EXPECT_EQ(outcome.max_over_mean, 1.375);
+    EXPECT_EQ(outcome.attention_pairs, 150);
     EXPECT_EQ(outcome.highest.data_seconds, 3);
     EXPECT_EQ(outcome.highest.memory_gib, 8);
     EXPECT_EQ(outcome.highest.memory_percent, 50);

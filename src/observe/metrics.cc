@@ -12,6 +12,8 @@ namespace {
 using M = StepMetrics;
 using Value = MetricField::Value;
 
+Value known(const std::optional<double>& x) { return x ? Value(*x) : Value(std::monostate()); }
+
 constexpr std::array kFields{
     MetricField{"step", [](const M& m) -> Value { return m.step; }, 1, "\033[31m",
                 [](const M& m) { return fmt::format("step: {:2}", m.step); }},
@@ -27,15 +29,13 @@ constexpr std::array kFields{
                 }},
     MetricField{"tflops", [](const M& m) -> Value { return m.tflops; }, 6, "\033[36m",
                 [](const M& m) { return "tflops: " + with_thousands(m.tflops, 2); }},
-    MetricField{"mfu",
-                [](const M& m) -> Value {
-                  return m.mfu_percent ? Value(*m.mfu_percent) : std::monostate();
-                },
-                7, "\033[35m",
+    MetricField{"mfu", [](const M& m) { return known(m.mfu_percent); }, 7, "\033[35m",
                 [](const M& m) {
                   return m.mfu_percent ? fmt::format("mfu: {:.2f}%", *m.mfu_percent)
                                        : std::string("mfu: N/A");
                 }},
+    MetricField{"tflops_causal", [](const M& m) -> Value { return m.tflops_causal; }},
+    MetricField{"mfu_causal", [](const M& m) { return known(m.mfu_causal_percent); }},
     MetricField{"memory_gib", [](const M& m) -> Value { return m.memory_gib; }, 4,
                 "\033[38;2;54;234;195m",
                 [](const M& m) {

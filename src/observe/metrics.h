@@ -19,10 +19,12 @@ struct StepMetrics {
   double tokens_per_second = 0;       // a device, over the interval since the last logged step
   double tflops = 0;                  // TFLOP/s a device by TorchTitan's count
   std::optional<double> mfu_percent;  // none: the device's peak is not known
-  double step_seconds = 0;            // mean of the interval
-  double data_seconds = 0;            // mean time that a step of the slowest rank waited for data
-  int64_t tokens_seen = 0;            // by all ranks, since the start
-  int64_t expert_overflows = 0;       // steps run again with more expert capacity, so far
+  double tflops_causal = 0;           // what is computed: of attention what its mask leaves
+  std::optional<double> mfu_causal_percent;
+  double step_seconds = 0;       // mean of the interval
+  double data_seconds = 0;       // mean time that a step of the slowest rank waited for data
+  int64_t tokens_seen = 0;       // by all ranks, since the start
+  int64_t expert_overflows = 0;  // steps run again with more expert capacity, so far
   double expert_load_max_over_mean = 0;  // of the busiest expert, worst layer; 0 without experts
 };
 

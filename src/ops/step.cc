@@ -61,10 +61,11 @@ void step_record(Stream&, const StepRecord& a) {
   int64_t& overflow = a.overflow.as<int64_t>()[0];
   record[0] = a.counts_squares ? a.sum_squares.as<double>()[0] : 0;
   record[1] = a.counts_loss ? static_cast<double>(a.loss.as<float>()[0]) : 0;
-  record[2] = static_cast<double>(overflow);
-  record[3] = a.max_over_mean.as<double>()[0];
-  record[4] = a.signal;
-  std::copy(a.figures.begin(), a.figures.end(), record + 5);
+  record[2] = a.pairs;
+  record[3] = static_cast<double>(overflow);
+  record[4] = a.max_over_mean.as<double>()[0];
+  record[5] = a.signal;
+  std::copy(a.figures.begin(), a.figures.end(), record + 6);
   overflow = 0;
 }
 
@@ -73,11 +74,10 @@ void step_outcome(Stream&, const StepOutcome& a) {
   const double* record = a.records.as<double>();
   std::fill(total, total + kStepRecord, 0);
   for (int64_t r = 0; r < a.records.dim(0); ++r, record += kStepRecord) {
-    total[0] += record[0];
-    total[1] += record[1];
-    for (int64_t i = 2; i < kStepRecord; ++i) total[i] = std::max(total[i], record[i]);
+    for (int64_t i = 0; i < 3; ++i) total[i] += record[i];
+    for (int64_t i = 3; i < kStepRecord; ++i) total[i] = std::max(total[i], record[i]);
   }
-  if (!std::isfinite(total[1]) || total[2] > 0) a.step_ok.as<int32_t>()[0] = 0;
+  if (!std::isfinite(total[1]) || total[3] > 0) a.step_ok.as<int32_t>()[0] = 0;
 }
 
 }  // namespace cpu

@@ -45,15 +45,16 @@ struct Figures {
 };
 
 __global__ void record_kernel(double* record, int64_t* overflow, const double* squares,
-                              const float* loss, const double* max_over_mean, double signal,
-                              Figures figures) {
+                              const float* loss, double pairs, const double* max_over_mean,
+                              double signal, Figures figures) {
   record[0] = squares != nullptr ? *squares : 0;
   record[1] = loss != nullptr ? static_cast<double>(*loss) : 0;
-  record[2] = static_cast<double>(*overflow);
-  record[3] = *max_over_mean;
-  record[4] = signal;
+  record[2] = pairs;
+  record[3] = static_cast<double>(*overflow);
+  record[4] = *max_over_mean;
+  record[5] = signal;
 #pragma unroll
-  for (int i = 0; i < kStepFigures; ++i) record[5 + i] = figures.of[i];
+  for (int i = 0; i < kStepFigures; ++i) record[6 + i] = figures.of[i];
   *overflow = 0;
 }
 
@@ -69,17 +70,17 @@ __global__ void __launch_bounds__(kRecords* kStepRecord)
     if (threadIdx.x == 0)
       for (int64_t r = 0; r < min(ranks - first, int64_t{kRecords}); ++r) {
         const double* record = part + r * kStepRecord;
-        sums[0] += record[0];
-        sums[1] += record[1];
 #pragma unroll
-        for (int i = 2; i < kStepRecord; ++i) sums[i] = fmax(sums[i], record[i]);
+        for (int i = 0; i < 3; ++i) sums[i] += record[i];
+#pragma unroll
+        for (int i = 3; i < kStepRecord; ++i) sums[i] = fmax(sums[i], record[i]);
       }
     __syncthreads();
   }
   if (threadIdx.x != 0) return;
 #pragma unroll
   for (int i = 0; i < kStepRecord; ++i) total[i] = sums[i];
-  if (!isfinite(sums[1]) || sums[2] > 0) *step_ok = 0;
+  if (!isfinite(sums[1]) || sums[3] > 0) *step_ok = 0;
 }
 
 }  // namespace
@@ -101,7 +102,7 @@ void step_record(Stream& stream, const StepRecord& a) {
   record_kernel<<<1, 1, 0, native(stream)>>>(
       a.record.as<double>(), a.overflow.as<int64_t>(),
       a.counts_squares ? a.sum_squares.as<double>() : nullptr,
-      a.counts_loss ? a.loss.as<float>() : nullptr, a.max_over_mean.as<double>(), a.signal,
+      a.counts_loss ? a.loss.as<float>() : nullptr, a.pairs, a.max_over_mean.as<double>(), a.signal,
       figures);
   check_launch("step_record");
 }

@@ -58,18 +58,21 @@ TEST(StepRecord, TellsWhatThisRankCountsAndClearsTheOverflow) {
                  .sum_squares = squares,
                  .loss = loss,
                  .max_over_mean = imbalance,
+                 .pairs = 4096,
                  .signal = 15,
                  .figures = {0.5, 80, 99}};
     step_record(s, a);
     s.synchronize();
-    EXPECT_EQ(record.values(), (std::vector<double>{2.5, 0.25, 1234567, 1.375, 15, 0.5, 80, 99}));
+    EXPECT_EQ(record.values(),
+              (std::vector<double>{2.5, 0.25, 4096, 1234567, 1.375, 15, 0.5, 80, 99}));
     EXPECT_EQ(overflow[0], 0);
     a.counts_squares = a.counts_loss = false;
+    a.pairs = 0;
     a.signal = 0;
     a.figures = {};
     step_record(s, a);
     s.synchronize();
-    EXPECT_EQ(record.values(), (std::vector<double>{0, 0, 0, 1.375, 0, 0, 0, 0}));
+    EXPECT_EQ(record.values(), (std::vector<double>{0, 0, 0, 0, 1.375, 0, 0, 0, 0}));
   }
 }
 
@@ -80,19 +83,21 @@ TEST(StepOutcome, AddsInOrderOfRanksAndTakesMaxima) {
       auto records = test::Tensor(device, DType::f64, {ranks, kStepRecord}).fill(0);
       const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
       const auto total = test::Tensor(device, DType::f64, {kStepRecord}).poison();
-      double squares = 0, loss = 0;
+      double squares = 0, loss = 0, pairs = 0;
       for (int64_t r = 0; r < ranks; ++r) {
         const double x = 1 / (1.0 + static_cast<double>(r));
         records.set_element(r * kStepRecord, x);
         records.set_element(r * kStepRecord + 1, -2 * x);
+        records.set_element(r * kStepRecord + 2, 3 * x);
         squares += x;
         loss += -2 * x;
+        pairs += 3 * x;
       }
-      for (int64_t i = 3; i < kStepRecord; ++i)
+      for (int64_t i = 4; i < kStepRecord; ++i)
         records.set_element(i % ranks * kStepRecord + i, static_cast<double>(10 * i));
       step_outcome(s, {.total = total, .step_ok = ok, .records = records});
       s.synchronize();
-      EXPECT_EQ(total.values(), (std::vector<double>{squares, loss, 0, 30, 40, 50, 60, 70}));
+      EXPECT_EQ(total.values(), (std::vector<double>{squares, loss, pairs, 0, 40, 50, 60, 70, 80}));
       EXPECT_EQ(ok[0], 1);
     }
   }
@@ -101,20 +106,20 @@ TEST(StepOutcome, AddsInOrderOfRanksAndTakesMaxima) {
 TEST(StepOutcome, AStepThatDoesNotCountTakesThoseBehindItAlong) {
   for (const Device device : test::devices()) {
     const std::vector<std::vector<double>> bad = {
-        {1, std::nan(""), 0}, {1, HUGE_VAL, 0}, {1, 1, 48}};
+        {1, std::nan(""), 0, 0}, {1, HUGE_VAL, 0, 0}, {1, 1, 0, 48}};
     for (const std::vector<double>& record : bad) {
       Stream s = test::stream(device);
       auto records = test::Tensor(device, DType::f64, {2, kStepRecord}).fill(1);
       for (int64_t i = 0; i < kStepRecord; ++i) {
-        records.set_element(kStepRecord + i, i < 3 ? record[static_cast<size_t>(i)] : 0);
-        records.set_element(i, i == 2 ? 0 : 1);
+        records.set_element(kStepRecord + i, i < 4 ? record[static_cast<size_t>(i)] : 0);
+        records.set_element(i, i == 3 ? 0 : 1);
       }
       const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
       const auto total = test::Tensor(device, DType::f64, {kStepRecord}).fill(0);
       step_outcome(s, {.total = total, .step_ok = ok, .records = records});
       s.synchronize();
       EXPECT_EQ(ok[0], 0);
-      EXPECT_EQ(total[2], record[2]);
+      EXPECT_EQ(total[3], record[3]);
       records.fill(0);
       step_outcome(s, {.total = total, .step_ok = ok, .records = records});
       s.synchronize();

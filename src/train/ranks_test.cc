@@ -13,6 +13,7 @@
 #include "checkpoint/hf_weights.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
+#include "config/model_flops.h"
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
 #include "test/test_tensor.h"
@@ -121,6 +122,64 @@ TEST(Ranks, TheFiguresOfAStepAreOfTheRun) {
 }
 
 // Ten documents, of which a rank reads some: how often they were seen, and what is broken in them.
+// FLOPs a token as the lines of metrics.jsonl count them, from TFLOP/s and tokens/s.
+void expect_flops(const Outcome& run, const std::string& folder, double torchtitan, double causal) {
+  EXPECT_EQ(run.code, 0);
+  std::istringstream in(test::read_file(folder + "/metrics.jsonl"));
+  int lines = 0;
+  for (std::string line; std::getline(in, line); ++lines) {
+    const auto all = nlohmann::json::parse(line);
+    const double millions = all.at("tps").get<double>() / 1e12;
+    EXPECT_NEAR(all.at("tflops").get<double>() / millions, torchtitan, 1e-9 * torchtitan) << line;
+    EXPECT_NEAR(all.at("tflops_causal").get<double>() / millions, causal, 1e-9 * causal) << line;
+    EXPECT_TRUE(all.at("mfu_causal").is_null()) << line;
+  }
+  EXPECT_EQ(lines, 3);
+}
+
+TEST(Ranks, FlopsAreTorchTitansAndThoseThatTheMaskLeaves) {
+  const test::TemporaryFolder folder;
+  // Two rows of documents of three tokens, of which a row of 16 has five and a token of another;
+  // two rows of one document.
+  std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (68,), }", ids;
+  header.resize(117, ' ');
+  for (int i = 0; i < 4 * 17; ++i) ids += i < 2 * 17 && i % 17 % 3 == 2 ? '\1' : '\7';
+  const std::string data =
+      folder.write("ids.npy", std::string("\x93NUMPY\x01\x00\x76\x00", 10) + header + "\n" + ids);
+  const auto run = [&](const char* name, int ranks, const Arguments& more) {
+    return train(
+        ranks,
+        Arguments{
+            "--model.hf_config=" + test::source_path("tests/golden/hf_tiny/no_yarn/config.json"),
+            "--training.dataset=tokens", "--training.dataset_path=" + data, "--training.seq_len=16",
+            "--training.local_batch_size=2", "--training.global_batch_size=4", "--training.steps=3",
+            "--metrics.log_freq=1", "--job.dump_folder=" + folder.file(name)} +
+            more);
+  };
+  TrainFlags flags;
+  const ModelArgs args = resolve_model_args(
+      load_config(Arguments{"--model.hf_config=" +
+                            test::source_path("tests/golden/hf_tiny/no_yarn/config.json")},
+                  flags)
+          .config);
+  // 2 layers, 4 heads, widths 24 and 16: a pair is 6 x 2 x 4 x 40 FLOPs.
+  const FlopsPerToken f = flops_per_token(args, 16);
+  const auto torchtitan = static_cast<double>(f.torchtitan), causal = static_cast<double>(f.causal),
+             documents =
+                 causal - 6 * 2 * 4 * 40 * (8 - ((5 * 9 + 1) / 2.0 + 16 * 16 / 2.0) / 2 / 16);
+  const Outcome plain = run("causal", 1, {"--model_overrides.attn_mask_type=causal"});
+  EXPECT_THAT(plain.log, HasSubstr("attention causal (CPU)"));
+  expect_flops(plain, folder.file("causal"), torchtitan, causal);
+  const Arguments masked = {"--model_overrides.attn_mask_type=block_causal"};
+  for (const auto& [name, ranks, more] : {std::tuple<const char*, int, Arguments>{"one", 1, {}},
+                                          {"two", 2, {}},
+                                          {"tp", 2, {"--parallelism.tensor_parallel_degree=2"}}}) {
+    const Outcome some = run(name, ranks, masked + more);
+    EXPECT_THAT(some.log, HasSubstr("attention document mask (CPU)"));
+    expect_flops(some, folder.file(name), torchtitan, documents);
+  }
+}
+
 TEST(Ranks, TheLastLinesSpeakOfTheDocumentsOfAllRanks) {
   const test::TemporaryFolder folder;
   std::string lines = "{\"text\": \n";

@@ -60,7 +60,8 @@ void RunReport::warn_of_unused_settings(const Engine& engine) const {
         engine.dispatcher().name());
 }
 
-// "[pp 2, dp_shard 4]; schedule 1F1B, 2 stages, 8 microbatches of 1 rows; ...; recompute none".
+// "[pp 2, dp_shard 4]; schedule 1F1B, 2 stages, 8 microbatches of 1 rows; ...; attention causal
+// (CPU); ...; recompute none".
 std::string RunReport::layout_text(const Engine& engine, const std::string& library) const {
   const auto& t = config_.training;
   const std::string attention = attention_kernels();
@@ -75,12 +76,13 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
                                                 args_.moe.skew_percent, args_.moe.top_k)
                               : args_.moe.force_load_balance ? "forced balance"
                                                              : "learned";
-  return text + fmt::format(
-                    "; numerics {}; attention {}; parameters seed {}; routing {}; dispatcher {}; "
-                    "activations {}; recompute {}",
-                    word(args_.numerics.family), attention, t.seed.value_or(0), routing,
-                    engine.dispatcher().name(), word(t.mixed_precision_param),
-                    word(config_.activation_checkpoint.mode));
+  return text +
+         fmt::format(
+             "; numerics {}; attention {} ({}); parameters seed {}; routing {}; dispatcher {}; "
+             "activations {}; recompute {}",
+             word(args_.numerics.family), args_.mask_name(), attention, t.seed.value_or(0), routing,
+             engine.dispatcher().name(), word(t.mixed_precision_param),
+             word(config_.activation_checkpoint.mode));
 }
 
 void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {
@@ -108,6 +110,21 @@ double RunReport::tokens_per_device() const {
          static_cast<double>(layout_.mesh.world());
 }
 
+double RunReport::attention_pairs(std::span<const int32_t> ids) const {
+  if (!args_.block_causal()) return 0;
+  return document_pairs(ids, config_.training.seq_len, static_cast<int32_t>(args_.eos_id));
+}
+
+// Without steps in the interval, as where documents count for nothing, a row's causal half.
+double RunReport::computed_flops() const {
+  const int64_t sequence = config_.training.seq_len;
+  if (!args_.block_causal() || interval_.steps == 0)
+    return static_cast<double>(flops_per_token(args_, sequence).causal);
+  return masked_flops_per_token(
+      args_, interval_.attention_pairs /
+                 static_cast<double>(interval_.steps * layout_.local_rows * sequence));
+}
+
 void RunReport::begin_interval() { interval_ = Interval(); }
 
 RankFigures RunReport::figures() const {
@@ -132,8 +149,12 @@ void RunReport::step(int64_t step, const StepResult& result, const RankFigures& 
   m.memory_percent = highest.memory_percent;
   m.tokens_per_second = steps * tokens_per_device() / seconds;
   m.tflops = flops * m.tokens_per_second / 1e12;
-  if (const std::optional<double> peak = peak_flops(stream_))
+  const double computed = computed_flops();
+  m.tflops_causal = computed * m.tokens_per_second / 1e12;
+  if (const std::optional<double> peak = peak_flops(stream_)) {
     m.mfu_percent = 100 * flops * m.tokens_per_second / *peak;
+    m.mfu_causal_percent = 100 * computed * m.tokens_per_second / *peak;
+  }
   m.step_seconds = seconds / steps;
   m.data_seconds = highest.data_seconds / steps;
   m.tokens_seen = step * layout_.global_batch * config_.training.seq_len;
@@ -155,11 +176,10 @@ void RunReport::validation(int64_t step, double loss, const RankFigures& highest
 }
 
 void RunReport::profile(const std::vector<KernelRun>& runs, double step_seconds) {
-  const auto flops = static_cast<double>(flops_per_token(args_, config_.training.seq_len).causal);
   const KernelProfile profile{.runs = runs,
                               .times = add_up(runs),
                               .step_seconds = step_seconds,
-                              .flops = tokens_per_device() * flops,
+                              .flops = tokens_per_device() * computed_flops(),
                               .peak = peak_flops(stream_)};
   for (const auto& sink : sinks_) sink->profile(profile);
 }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,12 @@ class RunReport {
   // The interval that the next logged step covers begins.
   void begin_interval();
   void waited_for_data(double seconds) { interval_.data_seconds += seconds; }
-  void step_confirmed() { ++interval_.steps; }
+  void step_confirmed(const StepResult& result) {
+    ++interval_.steps;
+    interval_.attention_pairs += result.attention_pairs;
+  }
+  // Of queries and keys in this rank's rows of a step, where attention stops at documents; else 0.
+  double attention_pairs(std::span<const int32_t> ids) const;
   // Of this rank, so far.
   RankFigures figures() const;
 
@@ -57,12 +63,14 @@ class RunReport {
     Clock::time_point begin = Clock::now();
     int64_t steps = 0;
     double data_seconds = 0;
+    double attention_pairs = 0;  // of a rank's rows
   };
 
   std::string attention_kernels() const;
   std::string layout_text(const Engine&, const std::string& library) const;
   void warn_of_unused_settings(const Engine&) const;
   double tokens_per_device() const;  // of a step
+  double computed_flops() const;     // a token, in this interval
 
   const JobConfig& config_;
   const ModelArgs& args_;

@@ -171,6 +171,7 @@ void Trainer::enqueue(int64_t step) {
                     .lr = lr_.at(step),
                     .microbatches = microbatches,
                     .tokens = batch.counted,
+                    .attention_pairs = report_.attention_pairs(batch.inputs),
                     .signal = StopSignal::received(),
                     .logged = is_logged(step)});
 }
@@ -181,7 +182,7 @@ void Trainer::confirm(int64_t step) {
     result_ = runner_->confirm(++confirmed_);
     signal_ = std::max(signal_, result_.signal);
     loader_->confirm();
-    report_.step_confirmed();
+    report_.step_confirmed(result_);
     step_seconds_.push_back(seconds_since(step_begin_));
     step_begin_ = Clock::now();
   }
