@@ -270,13 +270,15 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   set("training.local_batch_size",
       fmt::format("{}", env.number("LOCAL_BATCH_SIZE", preset.local_batch)));
   set("training.debug_moe_force_load_balance", "true");
+  // TorchTitan's flavor has masks within documents, the recipe "uses standard causal attention".
+  set("model_overrides.attn_mask_type", "causal");
   set("parallelism.data_parallel_shard_degree", fmt::format("{}", dp));
   set("parallelism.expert_parallel_degree", fmt::format("{}", ep));
   set("parallelism.pipeline_parallel_degree", fmt::format("{}", pp));
   set("parallelism.pipeline_parallel_schedule",
       env.text("PIPELINE_PARALLEL_SCHEDULE", preset.schedule));
   set("activation_checkpoint.mode", env.text("ACTIVATION_CHECKPOINT_MODE", preset.recompute));
-  const bool slow_start = run.gpu_type == "gb200";
+  const bool slow_start = run.gpu_type == "gb200" && run.preset != "original";
   if (slow_start || !env.text("COMM_INIT_TIMEOUT").empty())
     set("comm.init_timeout_seconds", fmt::format("{}", env.number("COMM_INIT_TIMEOUT", 1500)));
   if (slow_start || !env.text("COMM_TRAIN_TIMEOUT").empty())

@@ -45,7 +45,7 @@ TEST(RecipeRun, TheOriginalPresetIsTheRecipesFirstRelease) {
           "torchtitan/assets/hf/DeepSeek-V3.1-Base",
           "--training.dataset_path=/lustre/llmb/datasets/c4", "--training.steps=200",
           "--training.seq_len=4096", "--training.local_batch_size=16",
-          "--training.debug_moe_force_load_balance=true",
+          "--training.debug_moe_force_load_balance=true", "--model_overrides.attn_mask_type=causal",
           "--parallelism.data_parallel_shard_degree=64", "--parallelism.expert_parallel_degree=32",
           "--parallelism.pipeline_parallel_degree=8",
           "--parallelism.pipeline_parallel_schedule=Interleaved1F1B",
