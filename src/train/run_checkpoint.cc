@@ -63,8 +63,13 @@ void check_model(const InitialWeights& weights, const ModelArgs& run) {
 }  // namespace
 
 RunCheckpoint::RunCheckpoint(const JobConfig& config, const ModelArgs& args, Stream& stream,
-                             Engine& engine, const RankWorld& ranks)
-    : config_(config), args_(args), stream_(stream), engine_(engine), ranks_(ranks) {}
+                             Engine& engine, const RankWorld& ranks, World& world)
+    : config_(config),
+      args_(args),
+      stream_(stream),
+      engine_(engine),
+      ranks_(ranks),
+      world_(world) {}
 
 void RunCheckpoint::warn_of_little_space() const {
   const auto& c = config_.checkpoint;
@@ -81,7 +86,7 @@ void RunCheckpoint::warn_of_little_space() const {
 }
 
 void RunCheckpoint::load() {
-  const std::optional<InitialWeights> weights = initial_weights(config_);
+  const std::optional<InitialWeights> weights = initial_weights(config_, world_);
   if (!weights) return;
   check_model(*weights, args_);
   log::info("Loading the checkpoint from {}.", weights->path);

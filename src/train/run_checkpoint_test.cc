@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "control/local_world.h"
 #include "test/test_tensor.h"
+#include "train/run_folder.h"
 #include "train/whole_run_test.h"
 
 namespace nereus {
@@ -76,6 +79,80 @@ TEST(RunCheckpoint, WarnsOfWeightsOfAnotherModel) {
   EXPECT_THAT(test::train_on(1, saving(f.file("unknown"), from)).log,
               AllOf(HasSubstr("Whether the weights are of this model was not checked: "),
                     Not(HasSubstr("another model"))));
+}
+
+// Two hosts with a folder of that name each: a rank that looked into its own would start from seed.
+TEST(RunCheckpoint, AllRanksStartFromTheWeightsThatRank0Finds) {
+  const test::TemporaryFolder f;
+  const auto arguments = [&](const std::string& folder) {
+    return saving(f.file(folder), {"--training.global_batch_size=4", "--nproc=2"});
+  };
+  const auto loss_of_two = [&](const std::string& folder0, const std::string& folder1) {
+    TrainFlags flags;
+    const LoadedConfig loaded[] = {load_config(arguments(folder0), flags),
+                                   load_config(arguments(folder1), flags)};
+    ThreadPool threads(2);
+    const log::Capture quiet;
+    run_thread_world(2, {.timeout = std::chrono::seconds(60)},
+                     [&](Communicator& all, World& world) {
+                       Stream stream(Device::cpu(), &threads);
+                       Trainer trainer(loaded[all.rank()].config, stream, all, world);
+                       trainer.set_up();
+                       trainer.run();
+                     });
+    return nlohmann::json::parse(test::read_file(f.file(folder0 + "/metrics.jsonl")))["loss"]
+        .get<double>();
+  };
+  const double first = loss_of_two("shared", "shared");
+  std::filesystem::copy(f.file("shared"), f.file("rank0"),
+                        std::filesystem::copy_options::recursive);
+  const double second = loss_of_two("shared", "shared");
+  EXPECT_NE(second, first);
+  EXPECT_EQ(loss_of_two("rank0", "rank1"), second);
+  EXPECT_EQ(loss_of_two("new0", "shared"), first) << "rank 1 has saved weights, rank 0 has none";
+}
+
+TEST(RunCheckpoint, ARankThatDoesNotSeeRank0sWeightsSaysWhere) {
+  const test::TemporaryFolder f;
+  std::filesystem::create_directories(f.file("rank0/checkpoint/step-1"));  // a stale view of it
+  f.write("given", "");
+  struct Case {
+    std::string decided, key;
+    bool seen;
+    Arguments more;
+  };
+  const std::string own = f.file("rank0/checkpoint/step-1");
+  for (const Case& c :
+       std::vector<Case>{{"own " + own, "job.dump_folder", false, {}},
+                         {"given " + f.file("none"),
+                          "checkpoint.initial_load_path",
+                          false,
+                          {"--checkpoint.initial_load_path=" + f.file("given"),
+                           "--checkpoint.initial_load_in_hf"}},
+                         {"given " + f.file("none"), "model.hf_assets_path", false, {}},
+                         {"given " + f.file("given"), "", true, {}},
+                         {"", "", false, {}}}) {
+    SCOPED_TRACE(c.decided + " by " + c.key);
+    TrainFlags flags;
+    const LoadedConfig loaded = load_config(saving(f.file("rank1"), c.more), flags);
+    const LocalWorld world(2, std::chrono::seconds(1));
+    world.rank(0).set("initial weights", c.decided);
+    const auto get = [&] { return initial_weights(loaded.config, world.rank(1)); };
+    if (!c.key.empty()) {
+      EXPECT_THAT(get, ThrowsMessage<Error>(
+                           AllOf(HasSubstr("Rank 1 on "),
+                                 HasSubstr(" does not see the weights that rank 0 starts from, " +
+                                           c.decided.substr(c.decided.find(' ') + 1) + " (by " +
+                                           c.key + "). "))));
+      continue;
+    }
+    const std::optional<InitialWeights> weights = get();
+    ASSERT_EQ(weights.has_value(), c.seen);
+    if (c.seen) {
+      EXPECT_EQ(weights->path, f.file("given"));
+      EXPECT_FALSE(weights->own);
+    }
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "control/tcp.h"
 
 namespace nereus {
 
@@ -45,11 +46,7 @@ std::string read_small(int file) {
   return {text.data(), n > 0 ? static_cast<size_t>(n) : 0};
 }
 
-std::string this_process() {
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  return fmt::format("process {} on {}", ::getpid(), host.data());
-}
+std::string this_process() { return fmt::format("process {} on {}", ::getpid(), tcp::host_name()); }
 
 }  // namespace
 
@@ -121,7 +118,21 @@ std::string checkpoint_folder(const JobConfig& config, int64_t step) {
   return fmt::format("{}/step-{}", checkpoints_of(config), step);
 }
 
-std::optional<InitialWeights> initial_weights(const JobConfig& config) {
+namespace {
+
+constexpr const char* kWeightsKey = "initial weights";
+
+bool exists(const fs::path& path) {
+  std::error_code unreadable;  // what cannot be looked at is not there
+  return fs::exists(path, unreadable);
+}
+
+bool has_weights(const fs::path& folder) {
+  return exists(folder / "model.safetensors") || exists(folder / "model.safetensors.index.json");
+}
+
+// As this host sees them.
+std::optional<InitialWeights> find_initial_weights(const JobConfig& config) {
   const auto& c = config.checkpoint;
   std::optional<std::string> asked;
   if (c.initial_load_path) {
@@ -142,9 +153,7 @@ std::optional<InitialWeights> initial_weights(const JobConfig& config) {
       if (number.empty() || number.size() > 18 ||
           number.find_first_not_of("0123456789") != std::string::npos)
         continue;
-      if (fs::exists(entry.path() / "model.safetensors") ||
-          fs::exists(entry.path() / "model.safetensors.index.json"))
-        newest = std::max<int64_t>(newest, std::stoll(number));
+      if (has_weights(entry.path())) newest = std::max<int64_t>(newest, std::stoll(number));
     }
   }
   if (newest < 0) return asked ? std::optional(InitialWeights{.path = *asked}) : std::nullopt;
@@ -155,6 +164,38 @@ std::optional<InitialWeights> initial_weights(const JobConfig& config) {
       "state, so training starts at step 1.",
       path, asked ? " instead of " + *asked : "");
   return InitialWeights{.path = path, .own = true};
+}
+
+// What rank 0 decided, for the others: "own" or "given", a space, the path; "" for no weights.
+std::string to_text(const std::optional<InitialWeights>& w) {
+  return w ? (w->own ? "own " : "given ") + w->path : "";
+}
+
+std::optional<InitialWeights> from_text(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  const size_t space = text.find(' ');
+  return InitialWeights{.path = text.substr(space + 1), .own = text.substr(0, space) == "own"};
+}
+
+}  // namespace
+
+std::optional<InitialWeights> initial_weights(const JobConfig& config, World& world) {
+  if (world.rank() == 0) {
+    const std::optional<InitialWeights> weights = find_initial_weights(config);
+    if (world.size() > 1) world.set(kWeightsKey, to_text(weights));
+    return weights;
+  }
+  std::optional<InitialWeights> weights = from_text(world.get(kWeightsKey, world.timeout()));
+  if (!weights) return weights;
+  NEREUS_CHECK(kConfig, weights->own ? has_weights(weights->path) : exists(weights->path),
+               "Rank {} on {} does not see the weights that rank 0 starts from, {} (by {}). All "
+               "ranks start from the same: name a folder that is shared by all hosts, or copy "
+               "these weights to the same path on each of them.",
+               world.rank(), tcp::host_name(), weights->path,
+               weights->own                          ? "job.dump_folder"
+               : config.checkpoint.initial_load_path ? "checkpoint.initial_load_path"
+                                                     : "model.hf_assets_path");
+  return weights;
 }
 
 bool log_in_color(const JobConfig& config) {

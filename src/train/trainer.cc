@@ -61,7 +61,7 @@ void Trainer::set_up() {
           .check_capacity = [this](int64_t rows) { check_capacity(rows); },
           .figures = [this] { return report_.figures(); }});
   engine_->store().initialize(stream_, static_cast<uint64_t>(config_.training.seed.value_or(0)));
-  checkpoint_.emplace(config_, args_, stream_, *engine_, *ranks_);
+  checkpoint_.emplace(config_, args_, stream_, *engine_, *ranks_, world_);
   checkpoint_->load();
   profiler_.emplace(stream_, world_, writes(), report_);
 
