@@ -122,13 +122,14 @@ namespace {
 
 constexpr const char* kWeightsKey = "initial weights";
 
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code unreadable;  // what cannot be looked at is not there
   return fs::exists(path, unreadable);
 }
 
 bool has_weights(const fs::path& folder) {
-  return exists(folder / "model.safetensors") || exists(folder / "model.safetensors.index.json");
+  return is_there(folder / "model.safetensors") ||
+         is_there(folder / "model.safetensors.index.json");
 }
 
 // As this host sees them.
@@ -187,7 +188,7 @@ std::optional<InitialWeights> initial_weights(const JobConfig& config, World& wo
   }
   std::optional<InitialWeights> weights = from_text(world.get(kWeightsKey, world.timeout()));
   if (!weights) return weights;
-  NEREUS_CHECK(kConfig, weights->own ? has_weights(weights->path) : exists(weights->path),
+  NEREUS_CHECK(kConfig, weights->own ? has_weights(weights->path) : is_there(weights->path),
                "Rank {} on {} does not see the weights that rank 0 starts from, {} (by {}). All "
                "ranks start from the same: name a folder that is shared by all hosts, or copy "
                "these weights to the same path on each of them.",

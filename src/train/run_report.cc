@@ -199,9 +199,9 @@ void RunReport::log_summary(const Summary& s) const {
         "Data: {} lines skipped ({} not JSON, {} without a \"text\"); {} ill-formed parts of text "
         "replaced by U+FFFD; {} broken shards passed over",
         skipped, s.data.not_json, s.data.without_text, s.data.replaced, s.broken_shards);
-  if (s.validated && s.steps > 0)
+  if (s.validated_step > 0)
     log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", s.first_validation,
-              s.last_validation, s.steps);
+              s.last_validation, s.validated_step);
   if (s.signal == 0) log::info("Training completed");
   if (!metrics_path_.empty() && !std::filesystem::exists(metrics_path_))
     log::warning("{}/metrics.jsonl was removed while the run went on: its lines are lost.",

@@ -49,8 +49,8 @@ class RunReport {
 
   struct Summary {
     int64_t steps = 0;
-    int signal = 0;  // that ended the run, or 0
-    bool validated = false;
+    int signal = 0;              // that ended the run, or 0
+    int64_t validated_step = 0;  // of the last validation; 0: none after a step
     double first_validation = 0, last_validation = 0;
     data::SourceStatus::Part data;  // all ranks' documents
     int64_t broken_shards = 0;

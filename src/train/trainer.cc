@@ -140,7 +140,7 @@ int Trainer::run() {
   checkpoint_->save_last(step);
   report_.log_summary({.steps = step,
                        .signal = signal_,
-                       .validated = validation_->enabled(),
+                       .validated_step = validation_->last_step(),
                        .first_validation = validation_->first(),
                        .last_validation = validation_->last(),
                        .data = of_all_ranks(loader_->status(), stream_, all_),

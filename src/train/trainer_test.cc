@@ -246,6 +246,39 @@ TEST(Trainer, ASignalEndsTheRunAfterItsStep) {
                                                   "/model.safetensors")));
 }
 
+// The last validation was some steps before the run stopped, or there was none after a step.
+TEST(Trainer, TheLossOnHeldOutRowsIsOfTheStepItWasTakenAfter) {
+  for (const char* freq : {"50", "1000000"}) {
+    const test::TemporaryFolder folder;
+    const log::Capture capture;
+    std::thread sender([&folder] {  // as soon as a step was validated that is not the last one
+      const std::string file = folder.file("metrics.jsonl");
+      for (int i = 0;
+           i < 12000 && !(std::filesystem::exists(file) &&
+                          test::read_file(file).find("\"step\":53") != std::string::npos);
+           ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::raise(SIGTERM);
+    });
+    EXPECT_EQ(
+        train(small(folder.path(), {"--training.steps=1000000", "--validation.enable",
+                                    "--validation.dataset=random", "--validation.steps=2",
+                                    "--validation.local_batch_size=2", "--validation.seq_len=16",
+                                    std::string("--validation.freq=") + freq})),
+        128 + SIGTERM);
+    sender.join();
+    int64_t validated = 0;
+    for (const json& m : metrics(folder.path()))
+      if (m.contains("validation_loss")) validated = m["step"];
+    if (validated > 0) {
+      EXPECT_THAT(capture.text(), HasSubstr(fmt::format(" after {} steps\n", validated)));
+    } else {
+      EXPECT_THAT(capture.text(), Not(HasSubstr("Loss on held-out rows")));
+    }
+    EXPECT_EQ(validated > 0, std::string(freq) == "50");
+  }
+}
+
 TEST(Trainer, NamesTheFirstTensorThatIsNotFinite) {
   const test::TemporaryFolder folder;
   const log::Capture quiet;

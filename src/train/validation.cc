@@ -41,6 +41,7 @@ void Validation::run(int64_t step, StepRunner& runner, RunReport& report) {
                     .labels = b.labels,
                     .first_row = first_row_ + static_cast<int64_t>(mine.size()) * rows_apart_});
   last_ = static_cast<double>(runner.evaluate(mine, static_cast<double>(counted_), step));
+  last_step_ = step;
   if (step == 0) first_ = last_;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   report.validation(step, last_, runner.highest(), tokens_, seconds.count());

@@ -26,6 +26,7 @@ class Validation {
 
   double first() const { return first_; }  // loss before training
   double last() const { return last_; }
+  int64_t last_step() const { return last_step_; }  // after which last() is; 0: before the first
 
  private:
   const JobConfig& config_;
@@ -33,6 +34,7 @@ class Validation {
   std::vector<data::Batch> batches_;  // this rank's, as many on every rank
   int64_t tokens_ = 0, counted_ = 0;  // of all ranks: tokens, and labels that are not ignored
   double first_ = 0, last_ = 0;
+  int64_t last_step_ = 0;
 };
 
 }  // namespace nereus
