@@ -31,11 +31,10 @@ struct RowPlan {
 };
 
 struct SourceStatus {
-  int64_t rows = 0;           // given out
-  int64_t documents = 0;      // read into them
-  int64_t text_bytes = 0;     // of those documents
-  int64_t epochs = 0;         // whole passes over the documents before the current one
-  int64_t broken_shards = 0;  // passed over, wholly or from some line on
+  int64_t rows = 0;        // given out
+  int64_t documents = 0;   // read into them
+  int64_t text_bytes = 0;  // of those documents
+  int64_t epochs = 0;      // whole passes over the documents before the current one
 
   // The documents are in parts, as many on every rank; what a rank does not read of them it knows
   // nothing of. Two ranks may read the same part: what one of them counts is what both do.
@@ -44,6 +43,8 @@ struct SourceStatus {
     int64_t not_json = 0;        // lines left out
     int64_t without_text = 0;    // likewise: JSON, but without a "text" that is a string
     int64_t replaced = 0;        // ill-formed parts of UTF-8 and lone surrogates, each now U+FFFD
+    // Passed over, wholly or from some line on. Shards that all ranks read are the first part's.
+    int64_t broken_shards = 0;
 
     int64_t skipped_lines() const { return not_json + without_text; }
   };
@@ -59,6 +60,7 @@ struct SourceStatus {
       out.not_json += p.not_json;
       out.without_text += p.without_text;
       out.replaced += p.replaced;
+      out.broken_shards += p.broken_shards;
     }
     if (!known) out.tokens_a_pass = 0;
     return out;

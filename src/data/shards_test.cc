@@ -120,8 +120,37 @@ TEST(Shards, ThatCannotBeReadAreSaidBeforeAnyIs) {
   options.on_broken_shard = BrokenShard::skip;
   const auto source = text_rows(options, {.seq_len = 2});
   EXPECT_EQ(test::rows_of(*source, 2, 9).size(), 2u);
-  EXPECT_EQ(source->status().broken_shards, 8);
+  EXPECT_EQ(source->status().all().broken_shards, 8);
   EXPECT_THAT(capture.text(), HasSubstr("They are passed over"));
+}
+
+// By part, what the ranks count is the same or one rank's alone: as of_all_ranks() adds it up.
+TEST(Shards, ThatAreBrokenAreCountedOnceHoweverManyRanksReadThem) {
+  const test::TemporaryFolder folder;
+  for (const int shards : {8, 9})
+    for (int i = 0; i < shards; ++i)
+      folder.write(fmt::format("{}/{}.jsonl", shards, i),
+                   i == 1 || i == 6 ? kPointer : text_line("a"));
+  const log::Capture quiet;
+  for (const int shards : {8, 9}) {  // four ranks read two each, or all nine
+    for (const DataOrder order : {DataOrder::global, DataOrder::torchtitan}) {
+      SourceStatus run;
+      for (int rank = 0; rank < 4; ++rank) {
+        TextOptions options = byte_options(folder.file(std::to_string(shards)), true);
+        options.order = order;
+        options.on_broken_shard = BrokenShard::skip;
+        const auto source =
+            text_rows(options, {.seq_len = 2, .global_batch = 4, .dp_rank = rank, .dp_size = 4});
+        test::rows_of(*source, 2, 20);
+        const SourceStatus mine = source->status();
+        run.parts.resize(mine.parts.size());
+        for (size_t i = 0; i < mine.parts.size(); ++i)
+          run.parts[i].broken_shards =
+              std::max(run.parts[i].broken_shards, mine.parts[i].broken_shards);
+      }
+      EXPECT_EQ(run.all().broken_shards, 2) << word(order) << " " << shards;
+    }
+  }
 }
 
 TEST(Shards, ThatBreakLaterEndTheRunOrArePassedOver) {
@@ -147,7 +176,7 @@ TEST(Shards, ThatBreakLaterEndTheRunOrArePassedOver) {
     options.workers = workers;
     const auto source = text_rows(options, {.seq_len = 9});
     rows.push_back(test::rows_of(*source, 9, 1000000));
-    EXPECT_EQ(source->status().broken_shards, 1);
+    EXPECT_EQ(source->status().all().broken_shards, 1);
   }
   EXPECT_GT(rows[0].size(), 1000u);
   EXPECT_EQ(rows[0], rows[1]);

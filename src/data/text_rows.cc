@@ -56,9 +56,10 @@ class TextRows final : public RowSource {
     SourceStatus out{.rows = rows_,
                      .documents = read_,
                      .text_bytes = text_bytes_,
-                     .epochs = epochs_,
-                     .broken_shards = documents_->broken_shards()};
+                     .epochs = epochs_};
     out.parts.resize(static_cast<size_t>(global_ ? stream_count() : plan_.dp_size));
+    out.parts[static_cast<size_t>(whole_shards_ ? plan_.dp_rank : 0)].broken_shards =
+        documents_->broken_shards();
     const bool whole = epochs_ > 0 && start_.document == 0;
     for (int64_t i = 0; i < stream_count(); ++i) {
       const Stream& stream = streams_[static_cast<size_t>(i)];

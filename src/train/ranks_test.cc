@@ -121,7 +121,6 @@ TEST(Ranks, TheFiguresOfAStepAreOfTheRun) {
             one[0]);
 }
 
-// Ten documents, of which a rank reads some: how often they were seen, and what is broken in them.
 // FLOPs a token as the lines of metrics.jsonl count them, from TFLOP/s and tokens/s.
 void expect_flops(const Outcome& run, const std::string& folder, double torchtitan, double causal) {
   EXPECT_EQ(run.code, 0);
@@ -180,23 +179,33 @@ TEST(Ranks, FlopsAreTorchTitansAndThoseThatTheMaskLeaves) {
   }
 }
 
+// Ten documents, of which a rank reads some: how often they were seen, and what is broken in them.
+// Of eight shards two are broken; ranks read all of them, or two each, and rank 0 two sound ones.
 TEST(Ranks, TheLastLinesSpeakOfTheDocumentsOfAllRanks) {
   const test::TemporaryFolder folder;
-  std::string lines = "{\"text\": \n";
-  for (int i = 0; i < 10; ++i) lines += "{\"text\": \"one two three\"}\n";
-  folder.write("data/a.jsonl", lines);
+  const std::string document = "{\"text\": \"one two three\"}\n";
+  for (const char* name : {"1", "6"})
+    folder.write(fmt::format("data/{}.jsonl", name),
+                 "version https://git-lfs.github.com/spec/v1\n");
+  for (const char* name : {"0", "2", "3", "4"})
+    folder.write(fmt::format("data/{}.jsonl", name), document + document);
+  for (const char* name : {"5", "7"}) folder.write(fmt::format("data/{}.jsonl", name), document);
+  folder.write("data/0.jsonl", "{\"text\": \n" + document + document);
   const auto said = [&](const char* name, int ranks, const Arguments& more) {
     const Outcome run = train(
         ranks, small(folder.file(name),
                      Arguments{"--training.dataset=c4", "--training.steps=2",
                                "--training.dataset_path=" + folder.file("data"),
+                               "--data.on_broken_shard=skip",
                                "--model.hf_assets_path=" + test::source_path("assets/tokenizer"),
                                "--model_overrides.vocab_size=129280", "--model_overrides.dim=8",
                                "--training.local_batch_size=1", "--validation.enable=false",
                                "--checkpoint.enable=false"} +
                          more));
     EXPECT_EQ(run.code, 0);
-    EXPECT_THAT(run.log, HasSubstr(" not JSON, 0 without a \"text\"); 0 ill-formed")) << name;
+    EXPECT_THAT(run.log, HasSubstr(" not JSON, 0 without a \"text\"); 0 ill-formed parts of text "
+                                   "replaced by U+FFFD; 2 broken shards passed over\n"))
+        << name;
     const size_t at = run.log.find("Data: 2 steps");
     return run.log.substr(at, run.log.find('\n', at) - at);
   };

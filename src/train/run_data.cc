@@ -148,18 +148,26 @@ data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream& st
                                       Communicator& all) {
   data::SourceStatus out = mine;
   if (out.parts.empty()) return out.all();
-  const auto n = static_cast<int64_t>(out.parts.size());
+  constexpr size_t kNumbers = 5;  // of a part
   std::vector<int64_t> numbers;
   for (const auto& p : out.parts)
-    numbers.insert(numbers.end(), {p.tokens_a_pass, p.not_json, p.without_text, p.replaced});
-  const Buffer buffer(stream.device(), 4 * n * size_of(DType::i64), "figures of the data");
-  const TensorView view(buffer.data(), DType::i64, {4 * n});
+    numbers.insert(numbers.end(),
+                   {p.tokens_a_pass, p.not_json, p.without_text, p.replaced, p.broken_shards});
+  const auto n = static_cast<int64_t>(numbers.size());
+  const Buffer buffer(stream.device(), n * size_of(DType::i64), "figures of the data");
+  const TensorView view(buffer.data(), DType::i64, {n});
   copy_to_device(stream, view, numbers.data());
   all.all_reduce(stream, view, ReduceOp::max);
   copy_to_host(stream, numbers.data(), view);
   stream.synchronize();
-  for (size_t i = 0; i < out.parts.size(); ++i)
-    out.parts[i] = {numbers[4 * i], numbers[4 * i + 1], numbers[4 * i + 2], numbers[4 * i + 3]};
+  for (size_t i = 0; i < out.parts.size(); ++i) {
+    const int64_t* p = numbers.data() + kNumbers * i;
+    out.parts[i] = {.tokens_a_pass = p[0],
+                    .not_json = p[1],
+                    .without_text = p[2],
+                    .replaced = p[3],
+                    .broken_shards = p[4]};
+  }
   return out.all();
 }
 

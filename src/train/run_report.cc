@@ -194,11 +194,11 @@ void RunReport::log_summary(const Summary& s) const {
   log::info("Data: {} steps of {} tokens from {}{}", s.steps, layout_.global_batch * t.seq_len,
             t.dataset, seen);
   const int64_t skipped = s.data.skipped_lines();
-  if (skipped + s.data.replaced + s.broken_shards > 0)
+  if (skipped + s.data.replaced + s.data.broken_shards > 0)
     log::warning(
         "Data: {} lines skipped ({} not JSON, {} without a \"text\"); {} ill-formed parts of text "
         "replaced by U+FFFD; {} broken shards passed over",
-        skipped, s.data.not_json, s.data.without_text, s.data.replaced, s.broken_shards);
+        skipped, s.data.not_json, s.data.without_text, s.data.replaced, s.data.broken_shards);
   if (s.validated_step > 0)
     log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", s.first_validation,
               s.last_validation, s.validated_step);

@@ -53,7 +53,6 @@ class RunReport {
     int64_t validated_step = 0;  // of the last validation; 0: none after a step
     double first_validation = 0, last_validation = 0;
     data::SourceStatus::Part data;  // all ranks' documents
-    int64_t broken_shards = 0;
   };
   void log_summary(const Summary&) const;
 

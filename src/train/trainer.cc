@@ -143,8 +143,7 @@ int Trainer::run() {
                        .validated_step = validation_->last_step(),
                        .first_validation = validation_->first(),
                        .last_validation = validation_->last(),
-                       .data = of_all_ranks(loader_->status(), stream_, all_),
-                       .broken_shards = loader_->status().broken_shards});
+                       .data = of_all_ranks(loader_->status(), stream_, all_)});
   return signal_ == 0 ? 0 : 128 + signal_;
 }
 
