@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/text.h"
 #include "checkpoint/hf_forms.h"
 #include "checkpoint/listing.h"
@@ -41,18 +42,13 @@ Json read_json(const std::string& path) {
   }
 }
 
-bool is_there(const fs::path& path) {
-  std::error_code ignored;  // what cannot be looked at is not there
-  return fs::exists(path, ignored);
-}
-
 // The weights' file in a folder without an index.
 std::string only_file_in(const std::string& folder) {
   const std::string usual = folder + "/" + kFileName;
   if (is_there(usual)) return usual;
   std::vector<std::string> files;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error))
+  for (const auto& entry : entries_of(folder, error))
     if (entry.path().extension() == ".safetensors")
       files.push_back(entry.path().filename().string());
   std::sort(files.begin(), files.end());
@@ -134,10 +130,10 @@ HfWeights HfWeights::open(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   NEREUS_CHECK(kConfig, fs::exists(status), "{}: no weights: {}", path, error.message());
-  const bool is_folder = fs::is_directory(status);
-  const std::string folder = is_folder ? path : fs::path(path).parent_path().string();
-  const std::string index = is_folder ? path + "/" + kIndexName : path;
-  const bool both = is_folder && is_there(index) && is_there(folder + "/" + kFileName);
+  const bool in_folder = fs::is_directory(status);
+  const std::string folder = in_folder ? path : fs::path(path).parent_path().string();
+  const std::string index = in_folder ? path + "/" + kIndexName : path;
+  const bool both = in_folder && is_there(index) && is_there(folder + "/" + kFileName);
   const bool stale = both && !names_the_file(index);
   if (stale)
     w.notes_.push_back(
@@ -148,7 +144,7 @@ HfWeights HfWeights::open(const std::string& path) {
   if (index.ends_with(".index.json") && is_there(index) && !stale) {
     w.add_index(index);
   } else {
-    w.add_file(is_folder ? only_file_in(path) : path);
+    w.add_file(in_folder ? only_file_in(path) : path);
   }
   w.read_block_size((fs::path(folder) / "config.json").string());
   w.use_usual_names();

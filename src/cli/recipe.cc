@@ -11,6 +11,7 @@
 
 #include "base/assets.h"
 #include "base/check.h"
+#include "base/files.h"
 #include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
 
@@ -87,11 +88,10 @@ int run_recipe(int argc, char** argv) {
     std::fputs(kHelp, stdout);
     return 0;
   }
-  NEREUS_CHECK(kConfig, fs::exists(folder + "/deepseek_v3_671b.toml"),
+  NEREUS_CHECK(kConfig, is_there(folder + "/deepseek_v3_671b.toml"),
                "--recipe {}: it has no deepseek_v3_671b.toml", folder.empty() ? "FOLDER" : folder);
-  const recipe::RecipeRun run =
-      recipe::resolve_run(recipe::recipe_variables(), program_path(),
-                          fs::absolute(folder).lexically_normal().string(), arguments);
+  const recipe::RecipeRun run = recipe::resolve_run(recipe::recipe_variables(), program_path(),
+                                                    absolute_path(folder), arguments);
   std::printf("Nereus, preset %s, %s x %lld, %s; routing is forced even, as in the recipe\n",
               run.preset.c_str(), run.gpu_type.c_str(), static_cast<long long>(run.gpus),
               run.dtype.c_str());

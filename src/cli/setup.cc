@@ -3,11 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <iostream>
 
 #include "base/assets.h"
 #include "base/check.h"
+#include "base/files.h"
 #include "cli/command.h"
 #include "cli/installation.h"
 #include "recipe/artifacts.h"
@@ -18,7 +18,6 @@
 namespace nereus {
 namespace {
 
-namespace fs = std::filesystem;
 using recipe::SetupAnswers;
 
 constexpr const char* kClusterConfig = "/cluster_config.yaml";
@@ -29,15 +28,14 @@ void say(const std::string& line) {
 }
 
 std::string absolute(const std::string& path) {
-  std::string out = fs::absolute(path).lexically_normal().string();
+  std::string out = absolute_path(path);
   while (out.size() > 1 && out.back() == '/') out.pop_back();
   return out;
 }
 
 // The answers of an installation that is there: `nereus setup` renews it.
 std::optional<SetupAnswers> answers_of(const std::string& install) {
-  std::error_code error;
-  if (install.empty() || !fs::exists(install + kClusterConfig, error)) return std::nullopt;
+  if (install.empty() || !is_there(install + kClusterConfig)) return std::nullopt;
   SetupAnswers a = recipe::answers_of(recipe::read_cluster_config(install + kClusterConfig));
   a.install_path = install;
   a.dataset_shards = recipe::earlier_shards(install);
@@ -160,7 +158,7 @@ int run_setup_command(int argc, char** argv) {
 
   const std::string program = program_path();
   if (repository.empty()) repository = recipe::find_repository(program);
-  NEREUS_CHECK(kConfig, fs::exists(repository + "/recipes/deepseek_v3/launch.sh"),
+  NEREUS_CHECK(kConfig, is_there(repository + "/recipes/deepseek_v3/launch.sh"),
                "the recipe's files are not next to {}: name the folder that has "
                "recipes/deepseek_v3 with --repo",
                repository.empty() ? program : repository);

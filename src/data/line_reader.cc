@@ -3,17 +3,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "data/gunzip.h"
 #include "data/shards.h"
 
 namespace nereus::data {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr size_t kBytes = size_t{1} << 18;  // read or decompressed at a time
 
@@ -21,7 +19,7 @@ constexpr size_t kBytes = size_t{1} << 18;  // read or decompressed at a time
 
 struct LineReader::Input {
   explicit Input(const std::string& path) : stream(path, std::ios::binary), raw(kBytes) {
-    NEREUS_CHECK(kIo, stream.good() && !fs::is_directory(path), "{}: cannot be read: {}", path,
+    NEREUS_CHECK(kIo, stream.good() && !is_folder(path), "{}: cannot be read: {}", path,
                  std::strerror(errno));
     read();
     const std::string_view start(reinterpret_cast<const char*>(waiting.data()), waiting.size());

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/text.h"
 #include "data/document_text.h"
 #include "data/gunzip.h"
@@ -50,7 +51,7 @@ std::vector<std::string> shards_in(const fs::path& folder, const std::string& pa
   std::vector<std::string> out;
   std::error_code error;
   if (!fs::is_directory(folder, error)) return out;
-  fs::directory_iterator entries(folder, error);
+  const std::vector<fs::directory_entry> entries = entries_of(folder, error);
   NEREUS_CHECK(kConfig, !error, "{} = {}: cannot be read: {}", path_key, folder.string(),
                error.message());
   for (const auto& entry : entries) {

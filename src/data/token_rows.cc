@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "data/npy.h"
 #include "data/row_source.h"
@@ -109,10 +110,11 @@ class IdsFile final : public TokenFile {
 };
 
 std::unique_ptr<TokenFile> open(const std::string& path, const RowPlan& plan) {
-  NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path),
-               "{} = {}: there is no such file; the data set `tokens` is a "
-               ".safetensors with inputs and labels, or a .npy of ids",
-               plan.path_key, path);
+  std::error_code unknown;
+  NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path, unknown),
+               "{} = {}: {}; the data set `tokens` is a .safetensors with inputs and labels, or a "
+               ".npy of ids",
+               plan.path_key, path, what_is_at(path));
   if (path.ends_with(".npy")) return std::make_unique<IdsFile>(path, plan);
   return std::make_unique<PairsFile>(path, plan);
 }

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "data/loader.h"
@@ -65,8 +67,16 @@ TEST(TokenRows, NamesWhatDoesNotFitTheRun) {
               ThrowsMessage<Error>(testing::AllOf(
                   HasSubstr("batches.safetensors: inputs row 0, position "),
                   HasSubstr("not a token of the model, whose vocabulary has 100 ids"))));
-  EXPECT_THAT([&] { token_rows("/nowhere.npy", {.seq_len = 32}, 100, true); },
-              ThrowsMessage<Error>(HasSubstr("there is no such file")));
+  const test::TemporaryFolder folder;
+  const std::string loop = folder.file("loop.npy");
+  std::filesystem::create_symlink(loop, loop);
+  for (const auto& [name, what] : std::vector<std::pair<std::string, std::string>>{
+           {"/nowhere.npy", "there is no such file or folder"},
+           {folder.path(), "it is a folder"},
+           {loop, "Too many levels of symbolic links"}})
+    EXPECT_THAT(([&, name = name] { token_rows(name, {.seq_len = 32}, 100, true); }),
+                ThrowsMessage<Error>(HasSubstr("training.dataset_path = " + name + ": " + what +
+                                               "; the data set `tokens` is a .safetensors")));
 }
 
 TEST(TokenRows, IgnoredLabelsAreCountedOverTheGlobalBatchOnEveryRank) {

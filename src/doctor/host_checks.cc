@@ -14,6 +14,8 @@
 #include <fstream>
 #include <map>
 
+#include "base/files.h"
+
 namespace nereus::doctor {
 namespace {
 
@@ -129,8 +131,7 @@ Finding check_shared_memory(const std::string& path, int gpus) {
 }
 
 std::vector<Finding> check_folder(const std::string& path, int64_t bytes) {
-  std::error_code error;
-  if (!fs::is_directory(path, error))
+  if (!is_folder(path))
     return {{path, Verdict::failed, "there is no such folder",
              "Make it, or see whether its file system is mounted on this node."}};
   struct statvfs s {};
@@ -167,8 +168,8 @@ std::vector<Finding> check_folder(const std::string& path, int64_t bytes) {
 std::vector<NetworkPort> read_ports(const std::string& root) {
   std::vector<NetworkPort> out;
   std::error_code error;
-  for (const auto& device : fs::directory_iterator(root, error)) {
-    for (const auto& port : fs::directory_iterator(device.path() / "ports", error)) {
+  for (const auto& device : entries_of(root, error)) {
+    for (const auto& port : entries_of(device.path() / "ports", error)) {
       NetworkPort p;
       p.name = device.path().filename().string() + "/" + port.path().filename().string();
       const std::string state = first_line(port.path() / "state");  // "4: ACTIVE"

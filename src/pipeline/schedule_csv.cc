@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "pipeline/simulator.h"
 
 namespace nereus {
@@ -136,10 +137,11 @@ Schedule parse_schedule_csv(const std::string& text, int ranks, const std::strin
 }
 
 Schedule read_schedule_csv(const std::string& path, int ranks) {
-  NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path),
+  std::error_code unknown;
+  NEREUS_CHECK(kConfig, std::filesystem::is_regular_file(path, unknown),
                "The specified path {} does not exist or is not a file.\n  "
-               "parallelism.pipeline_parallel_schedule_csv = \"{}\": name a table of actions.",
-               path, path);
+               "parallelism.pipeline_parallel_schedule_csv = \"{}\": {}; name a table of actions.",
+               path, path, what_is_at(path));
   std::ifstream file(path);
   std::ostringstream text;
   text << file.rdbuf();

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "test/test_tensor.h"
 
@@ -55,8 +57,18 @@ TEST(ScheduleCsv, AFileIsReadAndAMissingOneNamed) {
     EXPECT_EQ(std::string(e.what()), "The specified path " + folder.path() +
                                          " does not exist or is not a file.\n  "
                                          "parallelism.pipeline_parallel_schedule_csv = \"" +
-                                         folder.path() + "\": name a table of actions.");
+                                         folder.path() +
+                                         "\": it is a folder; name a table of actions.");
   }
+}
+
+TEST(ScheduleCsv, AFileThatCannotBeLookedAtIsNamed) {
+  const test::TemporaryFolder folder;
+  const std::string loop = folder.file("loop");
+  std::filesystem::create_symlink(loop, loop);
+  EXPECT_THAT([&] { read_schedule_csv(loop, 1); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr(
+                  "schedule_csv = \"" + loop + "\": Too many levels of symbolic links; name a")));
 }
 
 TEST(ScheduleCsv, WrongTablesAreRefusedByLineAndCell) {

@@ -8,6 +8,7 @@
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/files.h"
 #include "recipe/submit.h"
 #include "recipe/tar_zst.h"
 
@@ -23,15 +24,14 @@ bool matches_one(const std::string& name, std::initializer_list<const char*> pat
 
 void add_below(const fs::path& folder, const std::string& name, std::vector<ArchiveEntry>& out) {
   std::error_code error;
-  for (const fs::directory_entry& entry :
-       fs::directory_iterator(folder, fs::directory_options::skip_permission_denied, error)) {
+  for (const fs::directory_entry& entry : entries_of(folder, error)) {
     const std::string one = entry.path().filename().string();
-    const bool is_folder = entry.is_directory(error) && !entry.is_symlink(error);
+    const bool below = entry.is_directory(error) && !entry.is_symlink(error);
     if (entry.is_directory(error) &&
         matches_one(one, {"code", "checkpoint", "checkpoints", "nsys_profile", "torch_profile",
                           "pytorch_profile"}))
       continue;
-    if (is_folder)
+    if (below)
       add_below(entry.path(), name + "/" + one, out);
     else if (!matches_one(one, {"*.nsys-rep", "*_trace.json", "*.pt.trace.json", "*.tar.*"}))
       out.push_back({entry.path().string(), name + "/" + one});
@@ -43,8 +43,7 @@ void add_below(const fs::path& folder, const std::string& name, std::vector<Arch
 std::vector<ArchiveEntry> archive_entries(const std::string& install) {
   std::vector<ArchiveEntry> out;
   std::error_code error;
-  for (const fs::directory_entry& workload :
-       fs::directory_iterator(fs::path(install) / "workloads", error)) {
+  for (const fs::directory_entry& workload : entries_of(fs::path(install) / "workloads", error)) {
     const fs::path experiments = workload.path() / "experiments";
     if (fs::is_directory(experiments, error))
       add_below(experiments, workload.path().filename().string() + "/experiments", out);
@@ -71,7 +70,7 @@ ArchiveResult make_archive(const ClusterConfig& config, const std::string& outpu
                                   release_version(config.llmb_repo, NEREUS_VERSION), stamp)
                     : output;
   std::error_code error;
-  const fs::path folder = fs::absolute(result.path).parent_path();
+  const fs::path folder = fs::path(absolute_path(result.path)).parent_path();
   NEREUS_CHECK(kConfig, !fs::exists(result.path, error),
                "Archive output already exists: {}. Name another with --output.", result.path);
   NEREUS_CHECK(kConfig, fs::is_directory(folder, error), "Output directory does not exist: {}",

@@ -1,8 +1,8 @@
 #include "recipe/cluster_config.h"
 
 #include <algorithm>
-#include <filesystem>
 
+#include "base/files.h"
 #include "base/text.h"
 #include "recipe/tasks.h"
 #include "recipe/yaml.h"
@@ -295,10 +295,9 @@ void write_cluster_config(const ClusterConfig& config, const std::string& path) 
 }
 
 std::string find_cluster_config(const std::string& install) {
-  std::error_code error;
-  if (std::filesystem::exists(kFile, error)) return std::filesystem::absolute(kFile).string();
+  if (is_there(kFile)) return absolute_path(kFile);
   const std::string there = install + "/" + kFile;
-  if (!install.empty() && std::filesystem::exists(there, error)) return there;
+  if (!install.empty() && is_there(there)) return there;
   NEREUS_FAIL(kConfig,
               "Cluster configuration file '{}' not found. Looked in the current directory and "
               "under the path specified by the LLMB_INSTALL environment variable ({}). `nereus "

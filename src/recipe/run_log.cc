@@ -13,6 +13,7 @@
 #include <map>
 
 #include "base/check.h"
+#include "base/files.h"
 
 namespace nereus::recipe {
 namespace {
@@ -102,7 +103,7 @@ std::vector<RunLog> find_logs(const std::string& folder, int64_t job) {
   NEREUS_CHECK(kConfig, fs::is_directory(folder, error), "Log directory not found: {}", folder);
   const std::string middle = "_" + std::to_string(job) + "_";
   std::vector<RunLog> out;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
+  for (const auto& entry : entries_of(folder, error)) {
     const std::string name = entry.path().filename().string();
     const size_t at = name.rfind('_');
     if (!name.starts_with("log-") || !name.ends_with(".out") || at == std::string::npos ||

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "checkpoint/hf_names.h"
 #include "checkpoint/hf_weights.h"
@@ -189,19 +190,17 @@ Tokens read_tokens(const SafetensorsFile& file, int64_t vocabulary) {
 // The model's arguments: config.json of the folder, or TorchTitan's, as docs/numerics.md says.
 ModelArgs probe_args(const ProbeOptions& o, bool shifted) {
   namespace fs = std::filesystem;
-  NEREUS_CHECK(kConfig, fs::exists(o.model),
-               "--hf {}: there is no such folder or file here (nereus download fetches one)",
-               o.model);
-  const fs::path folder =
-      fs::is_directory(o.model) ? fs::path(o.model) : fs::path(o.model).parent_path();
+  NEREUS_CHECK(kConfig, is_there(o.model), "--hf {}: {} (nereus download fetches weights)", o.model,
+               what_is_at(o.model));
+  const fs::path folder = is_folder(o.model) ? fs::path(o.model) : fs::path(o.model).parent_path();
   std::string arguments = o.args.value_or("");
   const fs::path beside = folder / "torchtitan_args.json";
-  if (arguments.empty() && !shifted && fs::exists(beside)) arguments = beside.string();
+  if (arguments.empty() && !shifted && is_there(beside)) arguments = beside.string();
   const fs::path config = folder / "config.json";
   ModelArgs args = arguments.empty() ? model_args_from_hf_config(config.string())
                                      : model_args_from_torchtitan_json(arguments);
   if (arguments.empty() && !shifted) set_family(args, NumericsFamily::torchtitan);
-  if (!arguments.empty() && fs::exists(config))
+  if (!arguments.empty() && is_there(config))
     args.eos_id = hf_config_eos_id(config.string()).value_or(-1);
   if (o.eos_id) args.eos_id = *o.eos_id;
   NEREUS_CHECK(kConfig, !args.block_causal() || args.eos_id >= 0,

@@ -135,6 +135,22 @@ TEST(Probe, ReadsOtherFormsOfTheSameTensors) {
   }
 }
 
+TEST(Probe, NamesWeightsThatCannotBeLookedAt) {
+  const test::TemporaryFolder folder;
+  const std::string loop = folder.file("loop"), none = folder.file("none");
+  std::filesystem::create_symlink(loop, loop);
+  Stream stream(Device::cpu(), &test::pool());
+  for (const auto& [path, what] : std::vector<std::pair<std::string, std::string>>{
+           {none, "there is no such file or folder"}, {loop, "Too many levels of symbolic links"}})
+    EXPECT_THAT(
+        ([&, path = path] {
+          probe(stream, {.model = path,
+                         .tokens = test::source_path("tests/golden/hf_tiny/v3/inputs.safetensors"),
+                         .output = folder.file("out.safetensors")});
+        }),
+        ThrowsMessage<Error>("--hf " + path + ": " + what + " (nereus download fetches weights)"));
+}
+
 TEST(Probe, NamesATokenBeyondTheVocabulary) {
   const std::string folder = test::source_path("tests/golden/hf_tiny/v3");
   const test::TemporaryFolder out;

@@ -81,6 +81,27 @@ TEST(RunCheckpoint, WarnsOfWeightsOfAnotherModel) {
                     Not(HasSubstr("another model"))));
 }
 
+TEST(RunCheckpoint, NamesWeightsThatCannotBeLookedAt) {
+  const test::TemporaryFolder f;
+  const std::string loop = f.file("loop");
+  std::filesystem::create_symlink(loop, loop);
+  std::filesystem::create_directory(f.file("run"));
+  const LocalWorld alone(1, std::chrono::seconds(1));
+  const auto weights = [&](const Arguments& more) {
+    TrainFlags flags;
+    return initial_weights(load_config(saving(f.file("run"), more), flags).config, alone.rank(0));
+  };
+  EXPECT_THAT(
+      [&] {
+        weights({"--checkpoint.initial_load_path=" + loop, "--checkpoint.initial_load_in_hf"});
+      },
+      ThrowsMessage<Error>(HasSubstr("checkpoint.initial_load_path = " + loop +
+                                     ": Too many levels of symbolic links.")));
+  EXPECT_THAT([&] { weights({"--checkpoint.folder=../loop"}); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("/../loop: cannot be read: Too many levels of"),
+                                         HasSubstr("choose another folder with "))));
+}
+
 // Two hosts with a folder of that name each: a rank that looked into its own would start from seed.
 TEST(RunCheckpoint, AllRanksStartFromTheWeightsThatRank0Finds) {
   const test::TemporaryFolder f;

@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "control/tcp.h"
 
@@ -29,9 +30,8 @@ void make_folder(const fs::path& folder, const char* key, std::vector<fs::path>&
        p = p.parent_path())
     made.insert(made.begin() + static_cast<std::ptrdiff_t>(before), p);
   fs::create_directories(folder, error);
-  NEREUS_CHECK(kConfig, !error && fs::is_directory(folder),
-               "{} = {}: the folder cannot be made: {}", key, folder.string(),
-               error ? error.message() : "a file of that name is in the way");
+  NEREUS_CHECK(kConfig, !error && is_folder(folder), "{} = {}: the folder cannot be made: {}", key,
+               folder.string(), error ? error.message() : "a file of that name is in the way");
   const fs::path probe = folder / fmt::format(".nereus.{}", ::getpid());
   const int file = ::open(probe.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
   NEREUS_CHECK(kConfig, file >= 0, "{} = {}: cannot be written to: {}. Choose another folder.", key,
@@ -74,7 +74,7 @@ void RunFolder::leave() {
 
 void RunFolder::lock() {
   const std::string file = path_ + "/.nereus.lock";
-  made_lock_ = made_lock_ || !fs::exists(file);
+  made_lock_ = made_lock_ || !is_there(file);
   lock_ = ::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
   if (lock_ < 0) return;
   if (::flock(lock_, LOCK_EX | LOCK_NB) == 0) {
@@ -102,10 +102,16 @@ void RunFolder::lock() {
 
 std::string RunFolder::new_metrics_file() const {
   const fs::path folder = path_, metrics = folder / "metrics.jsonl";
-  if (fs::exists(metrics)) {
+  std::error_code error;
+  if (is_there(metrics)) {
     int n = 1;
-    while (fs::exists(folder / fmt::format("metrics.{}.jsonl", n))) ++n;
-    fs::rename(metrics, folder / fmt::format("metrics.{}.jsonl", n));
+    while (is_there(folder / fmt::format("metrics.{}.jsonl", n))) ++n;
+    const fs::path aside = folder / fmt::format("metrics.{}.jsonl", n);
+    fs::rename(metrics, aside, error);
+    NEREUS_CHECK(kIo, !error,
+                 "{}: an earlier run's, which cannot be set aside as {}: {}. Choose another folder "
+                 "with --job.dump_folder=..., or move the file.",
+                 metrics.string(), aside.filename().string(), error.message());
   }
   return metrics.string();
 }
@@ -122,11 +128,6 @@ namespace {
 
 constexpr const char* kWeightsKey = "initial weights";
 
-bool is_there(const fs::path& path) {
-  std::error_code unreadable;  // what cannot be looked at is not there
-  return fs::exists(path, unreadable);
-}
-
 bool has_weights(const fs::path& folder) {
   return is_there(folder / "model.safetensors") ||
          is_there(folder / "model.safetensors.index.json");
@@ -138,17 +139,24 @@ std::optional<InitialWeights> find_initial_weights(const JobConfig& config) {
   std::optional<std::string> asked;
   if (c.initial_load_path) {
     asked = *c.initial_load_path;
-    NEREUS_CHECK(kConfig, fs::exists(*asked),
+    NEREUS_CHECK(kConfig, is_there(*asked),
                  "checkpoint.initial_load_path is specified but the path is not valid.\n  "
-                 "checkpoint.initial_load_path = {}: there is no such file or folder.",
-                 *asked);
+                 "checkpoint.initial_load_path = {}: {}.",
+                 *asked, what_is_at(*asked));
   } else if (c.initial_load_in_hf) {
     asked = config.model.hf_assets_path;
   }
   const fs::path own = checkpoints_of(config);
   int64_t newest = -1;
-  if (c.enable && fs::is_directory(own)) {
-    for (const auto& entry : fs::directory_iterator(own)) {
+  if (c.enable) {
+    std::error_code error;
+    const std::vector<fs::directory_entry> entries = entries_of(own, error);
+    NEREUS_CHECK(kConfig, !error || error == std::errc::no_such_file_or_directory,
+                 "{}: cannot be read: {}. A run starts from the newest weights that were saved "
+                 "there: choose another folder with --job.dump_folder=... or "
+                 "--checkpoint.folder=..., or make it readable.",
+                 own.string(), error.message());
+    for (const fs::directory_entry& entry : entries) {
       const std::string name = entry.path().filename().string();
       const std::string number = name.starts_with("step-") ? name.substr(5) : "";
       if (number.empty() || number.size() > 18 ||

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "config/model_flops.h"
 #include "observe/device_info.h"
@@ -203,7 +203,7 @@ void RunReport::log_summary(const Summary& s) const {
     log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", s.first_validation,
               s.last_validation, s.validated_step);
   if (s.signal == 0) log::info("Training completed");
-  if (!metrics_path_.empty() && !std::filesystem::exists(metrics_path_))
+  if (!metrics_path_.empty() && !is_there(metrics_path_))
     log::warning("{}/metrics.jsonl was removed while the run went on: its lines are lost.",
                  config_.job.dump_folder);
   log::info("Run folder: {} (metrics.jsonl has every logged step)", config_.job.dump_folder);
