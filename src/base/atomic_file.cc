@@ -15,14 +15,14 @@ namespace fs = std::filesystem;
 
 std::error_code last_error() { return {errno, std::generic_category()}; }
 
-// The rename itself must survive a power cut; a file system that cannot do that is no error.
-void sync_folder_of(const std::string& path) {
-  const std::string folder = fs::path(path).parent_path().string();
+// Names in it must survive a power cut; a file system that cannot do that is no error.
+void sync_folder(const std::string& folder) {
   const int fd = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   (void)::fsync(fd);
   ::close(fd);
 }
+void sync_folder_of(const std::string& path) { sync_folder(fs::path(path).parent_path().string()); }
 
 }  // namespace
 
@@ -35,6 +35,18 @@ std::error_code replace_file(const std::string& path, std::string_view contents,
   if (options.sync)
     if (const std::error_code error = file.sync()) return error;
   return file.commit();
+}
+
+std::error_code put_in_place(const std::string& from, const std::string& to,
+                             const std::string& aside) {
+  sync_folder(from);  // fails without harm where it is a file
+  std::error_code error, ignored;
+  if (!aside.empty()) fs::rename(to, aside, error);
+  if (error) return error;
+  fs::rename(from, to, error);
+  if (error && !aside.empty()) fs::rename(aside, to, ignored);
+  sync_folder_of(to);
+  return error;
 }
 
 std::string suffix_of_process() { return "." + std::to_string(::getpid()) + ".new"; }

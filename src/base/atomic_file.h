@@ -31,6 +31,14 @@ struct ReplaceOptions {
 // The suffix of a second name that no other process uses: ".PID.new".
 std::string suffix_of_process();
 
+// Puts what is at `from` in the place of `to`, in the same folder, for what no single rename can
+// replace: a folder with something in it. What was in the place is at `aside` then ("": nothing is
+// in the place, or a rename replaces it). On an error it is in its place again, and `from` is where
+// it was. The names are on the disk when this returns; the contents of files in `from` must have
+// been before.
+[[nodiscard]] std::error_code put_in_place(const std::string& from, const std::string& to,
+                                           const std::string& aside);
+
 // The same in steps, for contents that are written piece by piece. After a function has failed,
 // call none but discard().
 class AtomicFile {

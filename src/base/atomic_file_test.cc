@@ -113,6 +113,25 @@ TEST_F(AtomicFileTest, ThatIsNotCommittedLeavesNothing) {
   expect_untouched();
 }
 
+TEST_F(AtomicFileTest, AFolderTakesTheOldOnesPlaceOrLeavesItThere) {
+  folder_.write("old/a", "old");
+  folder_.write("new/a", "new");
+  const std::string place = folder_.file("old"), aside = folder_.file("aside");
+  EXPECT_EQ(put_in_place(folder_.file("none"), place, aside), std::errc::no_such_file_or_directory);
+  EXPECT_EQ(names(), (std::vector<std::string>{"file", "new", "old"}));
+  EXPECT_EQ(test::read_file(place + "/a"), "old");
+  EXPECT_EQ(put_in_place(folder_.file("new"), place, ""), std::errc::directory_not_empty);
+  EXPECT_EQ(put_in_place(folder_.file("new"), place, folder_.file("none/aside")),
+            std::errc::no_such_file_or_directory);
+  EXPECT_EQ(test::read_file(place + "/a"), "old");
+  EXPECT_FALSE(put_in_place(folder_.file("new"), place, aside));
+  EXPECT_EQ(names(), (std::vector<std::string>{"aside", "file", "old"}));
+  EXPECT_EQ(test::read_file(place + "/a"), "new");
+  EXPECT_EQ(test::read_file(aside + "/a"), "old");
+  EXPECT_FALSE(put_in_place(aside, folder_.file("free"), ""));
+  EXPECT_EQ(test::read_file(folder_.file("free/a")), "old");
+}
+
 TEST_F(AtomicFileTest, PartialPathIsRemovedUnlessItIsCommitted) {
   {
     const PartialPath partial(path_);

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "checkpoint/hf_names.h"
 #include "checkpoint/hf_weights.h"
@@ -119,18 +121,18 @@ class PartialFolder {
   const std::string& path() const { return path_; }
 
   // What was in the place is removed if it is weights and nothing else, otherwise kept under
-  // another name.
+  // another name. The folder is complete: where it cannot be moved it stays as it is.
   void move_to_place() {
     std::error_code error;
-    std::string old;
-    if (fs::exists(place_) && !(fs::is_directory(place_) && fs::is_empty(place_))) {
-      old = free_name();
-      fs::rename(place_, old, error);
-    }
-    if (!error) fs::rename(path_, place_, error);
-    NEREUS_CHECK(kIo, !error, "{}: cannot move {} there: {}", place_, path_, error.message());
-    path_.clear();
-    if (old.empty()) return;
+    const fs::file_status there = fs::symlink_status(place_, error);
+    const bool taken =
+        fs::exists(there) && !(fs::is_directory(there) && fs::is_empty(place_, error));
+    const std::string old = taken ? free_name() : "", made = std::exchange(path_, "");
+    error = put_in_place(made, place_, old);
+    NEREUS_CHECK(kIo, !error, "{}: cannot move {} there: {}; the weights in it are complete{}",
+                 place_, made, error.message(),
+                 taken && is_there(old) ? "; what was there is " + old : "");
+    if (!taken) return;
     if (only_weights(old)) {
       fs::remove_all(old, error);
     } else {
@@ -141,19 +143,19 @@ class PartialFolder {
  private:
   std::string free_name() const {
     std::string name = place_ + ".old";
-    for (int i = 2; fs::exists(name); ++i) name = fmt::format("{}.old-{}", place_, i);
+    for (int i = 2; is_there(name); ++i) name = fmt::format("{}.old-{}", place_, i);
     return name;
   }
 
   static bool only_weights(const std::string& folder) {
-    if (!fs::is_directory(folder)) return false;
-    for (const auto& entry : fs::directory_iterator(folder)) {
+    std::error_code error, unknown;
+    for (const fs::directory_entry& entry : entries_of(folder, error)) {
       const std::string name = entry.path().filename().string();
       const bool weights = name == "config.json" || name == "model.safetensors.index.json" ||
                            (name.starts_with("model") && name.ends_with(".safetensors"));
-      if (!weights || !entry.is_regular_file()) return false;
+      if (!weights || !entry.is_regular_file(unknown)) return false;
     }
-    return true;
+    return !error;
   }
 
   std::string place_, path_;

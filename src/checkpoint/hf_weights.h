@@ -97,11 +97,13 @@ inline constexpr int64_t kShardBytes = 5'000'000'000;
 
 // Writes `folder` with model.safetensors, or with shards of at most shard_bytes (or one tensor) and
 // their index, and config.json. The folder is written as `folder`.partial and renamed: it is
-// complete or absent; weights that were there before are replaced, and a folder with other files is
-// kept as `folder`.old. `dtype` is f32, bf16 or f16; the routers' correction biases are always f32.
-// Returns the bytes of the tensors, which are in memory of `device`'s device (null: the host's).
-// With `fetch` the tensors have shapes alone, and fetch(i) gives the elements of tensor i, in host
-// memory until the next call; it is called once for each, in order.
+// complete or absent, also after a power cut; weights that were there before are replaced, and a
+// folder with other files is kept as `folder`.old. Where it cannot be renamed what was there is
+// there again and `folder`.partial stays, complete. `dtype` is f32, bf16 or f16; the routers'
+// correction biases are always f32. Returns the bytes of the tensors, which are in memory of
+// `device`'s device (null: the host's). With `fetch` the tensors have shapes alone, and fetch(i)
+// gives the elements of tensor i, in host memory until the next call; it is called once for each,
+// in order.
 // Errors: kConfig when the folder cannot be made, kIo while writing.
 using FetchTensor = std::function<ConstTensorView(size_t)>;
 int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> tensors,

@@ -405,6 +405,52 @@ TEST(HfSave, AFolderOfWeightsIsReplacedAndOneWithOtherFilesIsKeptBeside) {
   EXPECT_THAT(files_in(place), UnorderedElementsAre("model.safetensors", "config.json"));
 }
 
+// In a folder like /tmp only the owner of a folder may rename it: the save's own is given to root
+// while it is written, so that the old one can go aside and the new one cannot take its place.
+TEST(HfSave, WhenTheNewFolderCannotTakeItsPlaceTheOldOneIsThereAndTheNewOneStays) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can give a folder away";
+  const test::TemporaryFolder folder;
+  test::HostModel model(test::hf_tiny_v3());
+  fill(model);
+  const std::string place = folder.file("step-20"), partial = place + ".partial";
+  folder.write("step-20/model.safetensors", "old");
+  ASSERT_EQ(chmod(folder.path().c_str(), 01777), 0);
+  for (const bool also_the_old_one : {false, true}) {
+    ASSERT_EQ(chown(place.c_str(), also_the_old_one ? 0 : 65534, 0), 0);
+    fs::remove_all(partial);
+    ASSERT_EQ(seteuid(65534), 0);
+    const std::string message = error_of(Fault::kIo, [&] {
+      save_hf_weights(place, model.views(), "{}", DType::f32, kShardBytes, nullptr, [&](size_t i) {
+        EXPECT_EQ(seteuid(0), 0);
+        EXPECT_EQ(chown(partial.c_str(), 0, 0), 0);
+        EXPECT_EQ(chmod(partial.c_str(), 0777), 0);
+        EXPECT_EQ(seteuid(65534), 0);
+        return ConstTensorView(model.views()[i].view);
+      });
+    });
+    ASSERT_EQ(seteuid(0), 0);
+    EXPECT_EQ(message, place + ": cannot move " + partial +
+                           " there: Operation not permitted; the weights in it are complete");
+    EXPECT_THAT(files_in(folder.path()), UnorderedElementsAre("step-20", "step-20.partial"));
+    EXPECT_EQ(test::read_file(place + "/model.safetensors"), "old");
+    test::HostModel back(test::hf_tiny_v3());
+    load_hf_weights(partial, back.views());
+  }
+}
+
+TEST(HfSave, ALinkInThePlaceIsKeptBeside) {
+  const test::TemporaryFolder folder;
+  test::HostModel model(test::hf_tiny_v3());
+  const std::string place = folder.file("step-20"), loop = folder.file("loop");
+  fs::create_symlink(loop, loop);
+  fs::create_symlink(loop, place);
+  const log::Capture log;
+  save_hf_weights(place, model.views(), "{}");
+  EXPECT_THAT(log.text(), HasSubstr("kept as " + place + ".old"));
+  EXPECT_TRUE(fs::is_symlink(place + ".old"));
+  EXPECT_THAT(files_in(place), UnorderedElementsAre("model.safetensors", "config.json"));
+}
+
 TEST(HfSave, AFolderThatCannotBeWrittenToIsNamed) {
   const test::TemporaryFolder folder;
   test::HostModel model(test::hf_tiny_v3());

@@ -23,21 +23,15 @@ void copy_contents(const std::string& from, const std::string& to) {
 }
 
 // `made` takes the place of whatever `to` is.
-void put_in_place(const std::string& made, const std::string& to) {
-  std::error_code error, ignored;
+void replace(const std::string& made, const std::string& to) {
+  std::error_code error;
   // A folder with something in it does not give way to a rename, nor a file to a folder.
   const bool aside = fs::exists(fs::symlink_status(to, error)) &&
                      (fs::is_directory(fs::symlink_status(to, error)) ||
                       fs::is_directory(fs::symlink_status(made, error)));
-  const std::string old = fmt::format("{}.{}.old", to, ::getpid());
-  if (aside) {
-    fs::rename(to, old, error);
-    check(error, to);
-  }
-  fs::rename(made, to, error);
-  if (error && aside) fs::rename(old, to, ignored);
-  check(error, to);
-  if (aside) fs::remove_all(old, ignored);  // not what another node has open, over NFS
+  const std::string old = aside ? fmt::format("{}.{}.old", to, ::getpid()) : "";
+  check(put_in_place(made, to, old), to);
+  if (aside) fs::remove_all(old, error);  // not what another node has open, over NFS
 }
 
 }  // namespace
@@ -47,7 +41,7 @@ void make_link(const std::string& target, const std::string& to) {
   const PartialPath made(to);
   fs::create_symlink(target, made.path(), error);
   check(error, made.path());
-  put_in_place(made.path(), to);
+  replace(made.path(), to);
 }
 
 void copy_file(const std::string& from, const std::string& to) {
@@ -55,7 +49,7 @@ void copy_file(const std::string& from, const std::string& to) {
   if (fs::equivalent(from, to, error) && !fs::is_symlink(to, error)) return;
   const PartialPath made(to);
   copy_contents(from, made.path());
-  put_in_place(made.path(), to);
+  replace(made.path(), to);
 }
 
 void copy_folder(const std::string& from, const std::string& to) {
@@ -78,7 +72,7 @@ void copy_folder(const std::string& from, const std::string& to) {
     check(error, copy);
   }
   check(error, fmt::format("{} cannot be read", from));
-  put_in_place(made.path(), to);
+  replace(made.path(), to);
 }
 
 }  // namespace nereus::recipe
