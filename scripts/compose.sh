@@ -27,7 +27,7 @@ export NEREUS_COMPOSE=$(($1 * 1000000)):$2
 "$program" --gtest_filter='Compose.*-*TheOrdinaryDraws*' >"$log" 2>&1 || code=$?
 if command -v mpirun >/dev/null; then
   mpirun --allow-run-as-root --oversubscribe -n 4 "$program" \
-    --gtest_filter='ComposeByMpi.*' >>"$log" 2>&1 || code=$?
+    --gtest_color=no --gtest_filter='ComposeByMpi.*' >>"$log" 2>&1 || code=$?
 fi
 grep -A12 '^.*: Failure' "$log" || true
 grep -E ' draws, |^\[ *(OK|FAILED|PASSED) *\]' "$log"
