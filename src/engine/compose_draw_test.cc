@@ -210,7 +210,8 @@ void Draw::draw_labels(Dice& dice) {
 
 void Draw::draw_ranks(Dice& dice) {
   expert_overlap = dice.one_in(2);
-  sockets = ranks > 1 && dice.one_in(6);
+  constexpr int kMostWithSockets = 12;  // 32 of them would take seconds
+  sockets = ranks > 1 && ranks <= kMostWithSockets && dice.one_in(5);
   if (sockets) dispatcher = ExpertDispatcher::host_counts;  // `device` needs memory in common
 }
 
