@@ -82,7 +82,7 @@ const ChildFunction exchange("exchange", [] {
 });
 
 const ChildFunction work_until_failure("work_until_failure", [] {
-  as_rank([](ControlPlaneOptions& o) { o.silence = milliseconds(1000); },
+  as_rank([](ControlPlaneOptions& o) { o.silence = milliseconds(2000); },
           [](ControlPlane& c) {
             c.set_step(17);
             c.barrier("start", milliseconds(10'000));
@@ -153,7 +153,8 @@ TEST(ControlPlane, AKilledRankIsAnnouncedToAllOthersWithinASecond) {
     ranks[killed].kill(SIGKILL);
     for (size_t r = 0; r < ranks.size(); ++r)
       EXPECT_TRUE(r == killed || ranks[r].said("failure: ")) << r;
-    EXPECT_LT(Clock::now() - begin, milliseconds(1000)) << killed;
+    const Clock::duration took = Clock::now() - begin;
+    EXPECT_LT(took, test::soon(milliseconds(1000))) << killed;
     const std::vector<std::string> told = outcomes(ranks);
     EXPECT_EQ(ranks[killed].status(), -SIGKILL);
     for (size_t r = 0; r < ranks.size(); ++r) {
@@ -175,14 +176,15 @@ TEST(ControlPlane, ARankThatGivesNoSignOfLifeIsAnnounced) {
     ranks[stopped].kill(SIGSTOP);
     for (size_t r = 0; r < ranks.size(); ++r)
       EXPECT_TRUE(r == stopped || ranks[r].said("failure: ")) << r;
-    EXPECT_LT(Clock::now() - begin, milliseconds(3000));
+    const Clock::duration took = Clock::now() - begin;
+    EXPECT_LT(took, test::soon(milliseconds(4000)));
     ranks[stopped].kill(SIGKILL);
     const std::vector<std::string> told = outcomes(ranks);
     for (size_t r = 0; r < ranks.size(); ++r) {
       if (r == stopped) continue;
       EXPECT_THAT(told[r],
                   AllOf(HasSubstr("rank " + std::to_string(stopped) + " of the world"),
-                        HasSubstr("has given no sign of life for 1 s; it was at step 17")));
+                        HasSubstr("has given no sign of life for 2 s; it was at step 17")));
     }
   }
 }

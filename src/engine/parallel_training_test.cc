@@ -343,7 +343,7 @@ TEST(ParallelTrainingByMpi, TenStepsOfFourProcessesAreThoseOfOneRank) {
                           Layout{{.dp_replicate = 2, .dp_shard = 2}, 4}}) {
     SCOPED_TRACE(name_of(l));
     const auto control = session.meet({.address = "127.0.0.1"});
-    const auto whole = world_of(*control, std::chrono::seconds(60));
+    const auto whole = world_of(*control, std::chrono::seconds(200));
     const auto world = session.ranks(*whole);
     ASSERT_EQ(world->size(), 4);
     const RankWorld mine(Mesh(l.degrees, l.ranks), *world);

@@ -36,22 +36,31 @@ TEST(LocalProcesses, EachKnowsItsPlaceAndWhereAllMeet) {
 }
 
 TEST(LocalProcesses, TheFirstFailureIsTheOutcome) {
-  EXPECT_EQ(run_local_processes(shell("[ $RANK = 1 ] && exit 72; sleep 0.3; exit 3"), 2), 72);
-  EXPECT_EQ(run_local_processes(shell("[ $RANK = 1 ] && kill -INT $$; sleep 0.3; exit 0"), 2), 130);
+  const test::TemporaryFolder folder;
+  // Rank 0 ends a while after rank 1 has.
+  const auto outcome = [&](const std::string& end, const std::string& other) {
+    const std::string at = folder.file(other);
+    return run_local_processes(shell("[ $RANK = 1 ] && : >" + at + " && " + end + "; until [ -e " +
+                                     at + " ]; do sleep 0.05; done; sleep 0.3; exit " + other),
+                               2);
+  };
+  EXPECT_EQ(outcome("exit 72", "3"), 72);
+  EXPECT_EQ(outcome("kill -INT $$", "0"), 130);
   EXPECT_EQ(run_local_processes({"/nowhere"}, 2), 127);
 }
 
 TEST(LocalProcesses, AKilledRankEndsTheOthersSoonIfNotByThemselves) {
   static_assert(Grace{}.after_death < std::chrono::milliseconds(2500), "3 s in all");
-  const Grace grace{.after_death = std::chrono::milliseconds(600)};
   for (const bool by_themselves : {true, false}) {
+    Grace grace;
+    if (!by_themselves) grace.after_death = std::chrono::milliseconds(600);
     const log::Capture capture;
     const auto begin = Clock::now();
     EXPECT_EQ(run_local_processes(shell(std::string("[ $RANK = 1 ] && kill -9 $$; ") +
                                         (by_themselves ? "sleep 0.2; exit 1" : "exec sleep 60")),
                                   3, grace),
               72);
-    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));
+    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30));  // of the sleep's 60
     EXPECT_THAT(capture.text(), HasSubstr("rank 1: its process was ended by signal 9 (Killed)"));
     for (const std::string rank : {"rank 0", "rank 2"}) {
       const std::string told =
@@ -64,13 +73,14 @@ TEST(LocalProcesses, AKilledRankEndsTheOthersSoonIfNotByThemselves) {
 TEST(LocalProcesses, OneThatFailsGivesTheOthersAWhileAndOneThatStopsAllTheirTime) {
   const test::TemporaryFolder folder;
   const Grace grace{.after_failure = std::chrono::milliseconds(300)};
-  const auto outcome = [&](const std::string& code) {
+  const auto outcome = [&](const std::string& code, const std::string& seconds) {
     return run_local_processes(
-        shell("[ $RANK = 1 ] && exit " + code + "; sleep 1; : >" + folder.file(code)), 2, grace);
+        shell("[ $RANK = 1 ] && exit " + code + "; sleep " + seconds + "; : >" + folder.file(code)),
+        2, grace);
   };
-  EXPECT_EQ(outcome("70"), 70);
+  EXPECT_EQ(outcome("70", "60"), 70);
   EXPECT_FALSE(std::filesystem::exists(folder.file("70")));
-  EXPECT_EQ(outcome("143"), 143);
+  EXPECT_EQ(outcome("143", "1"), 143);
   EXPECT_TRUE(std::filesystem::exists(folder.file("143"))) << "rank 0 could not save";
 }
 

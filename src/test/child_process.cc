@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -32,6 +33,8 @@ TEST(ChildProcess, Runs) {
   ASSERT_TRUE(functions().contains(name)) << name;
   functions()[name]();
 }
+
+const ChildFunction nothing("nothing", [] {});
 
 }  // namespace
 
@@ -138,6 +141,14 @@ std::vector<Child> start_ranks(const std::string& function, int ranks, const Env
     out.emplace_back(function, e, test_filter);
   }
   return out;
+}
+
+std::chrono::milliseconds soon(std::chrono::milliseconds limit) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  Child("nothing", {}).wait();
+  return std::max(
+      limit, std::chrono::duration_cast<std::chrono::milliseconds>(10 * (Clock::now() - begin)));
 }
 
 int free_port() { return tcp::listen_at(0).port; }

@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <string>
@@ -51,6 +52,10 @@ class Child {
 std::vector<Child> start_ranks(const std::string& function, int ranks, const Environment& = {},
                                const std::string& test_filter = "");
 int free_port();
+
+// How long what takes less than `limit` on an idle machine may take now: `limit`, or ten times what
+// starting and ending a process takes, whichever is more.
+std::chrono::milliseconds soon(std::chrono::milliseconds limit);
 
 // Who a child of start_ranks() is, and where the ranks meet.
 struct ChildRank {

@@ -18,7 +18,7 @@ start_accounting() {
   { echo "use mysql;" && cat "$tables"; } | "${database[@]}" --bootstrap >"$folder/log/mariadb.out" 2>&1
   export MYSQL_UNIX_PORT=$run/sql
   start mariadb "${database[@]}" --socket="$MYSQL_UNIX_PORT" --skip-networking --skip-grant-tables
-  wait_for 30 test -S "$MYSQL_UNIX_PORT" || NO_ACCOUNTING="MariaDB does not start: $(said mariadb)"
+  wait_for 120 test -S "$MYSQL_UNIX_PORT" || NO_ACCOUNTING="MariaDB does not start: $(said mariadb)"
 
   cat >>"$SLURM_CONF" <<EOF
 AccountingStorageType=accounting_storage/slurmdbd
@@ -40,6 +40,6 @@ StorageHost=localhost
 StorageUser=root
 EOF
   start slurmdbd slurmdbd -D
-  wait_for 30 sacctmgr -n show cluster || NO_ACCOUNTING="slurmdbd does not start: $(said slurmdbd)"
+  wait_for 120 sacctmgr -n show cluster || NO_ACCOUNTING="slurmdbd does not start: $(said slurmdbd)"
   [[ -z $NO_ACCOUNTING ]] || sed -i '/^AccountingStorage/d' "$SLURM_CONF"
 }

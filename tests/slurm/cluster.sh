@@ -88,7 +88,7 @@ done
 (umask 077 && head -c 1024 /dev/urandom >"$run/munge.key")
 start munge munged --foreground --force --key-file="$run/munge.key" --socket="$run/munge" \
   --pid-file="$run/munge.pid" --log-file="$folder/log/munge.log" --seed-file="$run/munge.seed"
-wait_for 20 munge -n -S "$run/munge" || fail "munged does not start: $(said munge)"
+wait_for 120 munge -n -S "$run/munge" || fail "munged does not start: $(said munge)"
 
 # The first node (Slurm sorts them by name) is one that the ranks can connect to by its name.
 host=$(hostname -s)
@@ -115,8 +115,8 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
-SlurmdTimeout=60
-KillWait=5
+SlurmdTimeout=300
+KillWait=20
 PropagatePrioProcess=1
 $(for i in "${!nodes[@]}"; do
   echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1 + i)) CPUs=2 RealMemory=1000 State=UNKNOWN"
@@ -128,12 +128,12 @@ mkdir -p "$run/state" "${nodes[@]/#/$run/}" "${nodes[@]/#/$run/tmp_}"
 . "$here/accounting.sh"
 start_accounting $((port + 6))
 start slurmctld slurmctld -D
-wait_for 20 scontrol ping || fail "slurmctld does not start: $(said slurmctld)"
+wait_for 120 scontrol ping || fail "slurmctld does not start: $(said slurmctld)"
 for node in "${nodes[@]}"; do
   VIRTUAL_NODE=$node start "$node" slurmd -D -N "$node"
 done
 all_idle() { [[ $(sinfo -h -N -o %T | sort | uniq -c | tr -d ' ') == "${#nodes[@]}idle" ]]; }
-wait_for 30 all_idle || fail "the nodes do not come up: $(sinfo -N -o '%N %T %E'; said "$host"; said slurmctld)"
+wait_for 180 all_idle || fail "the nodes do not come up: $(sinfo -N -o '%N %T %E'; said "$host"; said slurmctld)"
 echo "Slurm of ${#nodes[@]} virtual nodes: up after $SECONDS s${NO_ACCOUNTING:+, without accounting: $NO_ACCOUNTING}"
 
 "$@" <&0 &  # waited for, so that a signal is acted upon at once

@@ -15,7 +15,7 @@ expect() {  # what, then a command
 }
 ended() {  # a job's state, when it has ended
   local state
-  for _ in $(seq 120); do
+  for _ in $(seq 480); do
     state=$(scontrol show job -o "$1" | grep -oE 'JobState=[A-Z_]+')
     case $state in JobState=COMPLETED | JobState=FAILED | JobState=CANCELLED | JobState=TIMEOUT | JobState=NODE_FAIL)
       echo "${state#*=}"

@@ -52,16 +52,16 @@ submitted() {
   check "the job completes" ends COMPLETED
   check "its folder has what was submitted" contains "$job_folder/llmb-config_$job.yaml" "^ +scale: 4"
   check "its name is the task's" is JobName pretrain_deepseek-v3-torchtitan_671b_bf16
-  check "nereus jobs has its state" wait_for 15 jobs_say 'COMPLETED .*'
+  check "nereus jobs has its state" wait_for $patience jobs_say 'COMPLETED .*'
   check "nereus jobs has the s/iteration and tokens/s of its log" speed_is_of_log
 
   TRAINING_STEPS=1000000 submit_task --slurm-arg time=30
   check "--slurm-arg reaches sbatch" is TimeLimit 00:30:00
   check "the second job trains" trains
-  check "nereus jobs has it as running" wait_for 15 jobs_say 'RUNNING +[0-9:]+'
+  check "nereus jobs has it as running" wait_for $patience jobs_say 'RUNNING +[0-9:]+'
   check "nereus jobs log has its log" grep -q 'step:  1 ' <("$program" jobs log "$job")
   scancel "$job"
   check "it can be cancelled" ends CANCELLED
-  check "without accounting nereus jobs has that from scontrol" wait_for 15 jobs_say_without_accounting 'CANCELLED.*'
+  check "without accounting nereus jobs has that from scontrol" wait_for $patience jobs_say_without_accounting 'CANCELLED.*'
   accounted "$job" CANCELLED
 }

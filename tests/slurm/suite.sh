@@ -44,6 +44,10 @@ show_job() {
 }
 contains() { grep -qE -- "$2" "$1"; }  # file, pattern
 lacks() { [[ -e $1 ]] && ! grep -qE -- "$2" "$1"; }
+# What must come is waited for long: how soon depends on what else this machine does. What must come
+# soon has `soon`, a stated time or ten times what a job of nothing takes now, whichever is more.
+readonly patience=180
+soon() { echo $(($1 > 10 * empty_job_ms ? $1 : 10 * empty_job_ms)); }  # milliseconds
 wait_for() {  # seconds, then a command
   local until=$((SECONDS + $1))
   shift
@@ -78,14 +82,14 @@ log_of() { echo "$job_folder/log-torchtitan_deepseek-v3-torchtitan_${JOB_TOTAL_G
 of_job() { scontrol show job -o "$job" | grep -oE "(^| )$1=[^ ]*" | cut -d= -f2-; }
 is() { [[ $(of_job "$1") == "$2" ]]; }  # key, value
 has_ended() { [[ $(of_job JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
-ends() { wait_for "${2:-30}" has_ended && is JobState "$1"; }  # state, within seconds
+ends() { wait_for "$patience" has_ended && is JobState "$1"; }  # state
 has_step() { contains "${1:-$log}" 'step:  1 '; }
 has_step_or_end() { has_step "$@" || has_ended; }
-trains() { wait_for 30 has_step_or_end "$@" && has_step "$@"; }
+trains() { wait_for "$patience" has_step_or_end "$@" && has_step "$@"; }
 # What sacct says of a job or a step: its state and, if asked, its exit code.
 is_accounted() { sacct -D -n -P -j "$1" -o jobid,state,exitcode 2>/dev/null | grep -qE "^$1\|$2.*\|${3:-.*}\$"; }
 accounted() {
-  [[ -n $NO_ACCOUNTING ]] || check "sacct has ${*}" wait_for 15 is_accounted "$@"
+  [[ -n $NO_ACCOUNTING ]] || check "sacct has ${*}" wait_for "$patience" is_accounted "$@"
 }
 # The processes of the job on a node, as SLURM_PROCID=N chooses or all.
 ranks_on() {
@@ -102,11 +106,16 @@ rank_ends() {
     "${node_logs%/*}"/*.log | sort | xargs
 }
 ranks_ended() { [[ $(rank_ends) == "$*" ]]; }
-ranks_end() { wait_for 10 ranks_ended "$@"; }
+ranks_end() { wait_for "$patience" ranks_ended "$@"; }
 
 . "$here/launch_cases.sh"
 . "$here/end_cases.sh"
 . "$here/submit_cases.sh"
+
+begin=$(date +%s%N)
+sbatch -Q --wait -N 2 --ntasks-per-node=2 -w "$first_node,zz1" --output=/dev/null --wrap "srun true"
+empty_job_ms=$((($(date +%s%N) - begin) / 1000000))
+echo "a job of nothing: $empty_job_ms ms"
 
 # Slurm looks at time limits twice a minute, and gives ranks time to die: those jobs run beside the
 # other cases.
