@@ -129,6 +129,30 @@ std::string RankActivity::to_string() const {
   return inside ? "it is waiting in " + what : "it has done " + what + " and called nothing since";
 }
 
+void CurrentActivity::enter(const std::string& group, const Call& call) {
+  const std::lock_guard lock(mutex_);
+  now_.group = group;
+  now_.call = call;
+  now_.inside = true;
+}
+
+void CurrentActivity::leave() {
+  const std::lock_guard lock(mutex_);
+  now_.inside = false;
+}
+
+void CurrentActivity::end() {
+  const std::lock_guard lock(mutex_);
+  now_.ended = true;
+}
+
+RankActivity CurrentActivity::at(int64_t step) const {
+  const std::lock_guard lock(mutex_);
+  RankActivity now = now_;
+  now.step = step;
+  return now;
+}
+
 std::string time_out_message(const std::string& group, std::span<const int> members,
                              const Call& call, double seconds, std::span<const MissingRank> missing,
                              int64_t step) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -84,6 +85,19 @@ struct RankActivity {
   bool ended = false;             // the rank's work is over
   int64_t step = -1;              // -1: not said
   std::string to_string() const;  // "waiting in recv number 2 from rank 1 of group pp"
+};
+
+// The same as the rank's own thread goes on, for others that ask.
+class CurrentActivity {
+ public:
+  void enter(const std::string& group, const Call&);
+  void leave();
+  void end();  // the rank's work is over
+  RankActivity at(int64_t step) const;
+
+ private:
+  mutable std::mutex mutex_;
+  RankActivity now_;
 };
 
 struct MissingRank {

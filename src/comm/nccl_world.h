@@ -90,8 +90,7 @@ class NcclWorld {
   std::atomic<bool> stopping_{false}, aborted_{false};
   int* ended_word_ = nullptr;
 
-  std::mutex now_mutex_;
-  RankActivity now_;  // what this rank does, for messages
+  CurrentActivity activity_;  // what this rank does, for messages
 
   std::mutex groups_mutex_;  // may be taken before a group's, not the other way round
   std::list<std::shared_ptr<Group>> groups_;

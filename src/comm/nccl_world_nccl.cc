@@ -19,11 +19,7 @@ NcclWorld::NcclWorld(World& world, int device) : nccl_(nccl()), world_(world), d
   cuda::use_device(device);
   check_cuda(cudaHostAlloc(&ended_word_, sizeof(int), cudaHostAllocMapped), "cudaHostAlloc");
   *ended_word_ = 0;
-  world_.describe_by([this] {
-    const std::lock_guard lock(now_mutex_);
-    now_.step = world_.step();
-    return now_.to_string();
-  });
+  world_.describe_by([this] { return activity_.at(world_.step()).to_string(); });
   watcher_ = std::thread([this] { watch(); });
 }
 
@@ -148,12 +144,7 @@ void NcclWorld::give_events(const Pending& p) {
 
 void NcclWorld::enqueue(Group& g, cudaStream_t stream, const Call& call, const Work& work) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
-  if (call.kind != Call::Kind::none) {
-    const std::lock_guard lock(now_mutex_);
-    now_.group = g.name;
-    now_.call = call;
-    now_.inside = true;
-  }
+  if (call.kind != Call::Kind::none) activity_.enter(g.name, call);
   std::unique_lock lock(g.mutex);
   if (g.comm == nullptr) {
     lock.unlock();
@@ -214,12 +205,9 @@ void NcclWorld::watch() {
         call = g->pending.front().call;
         begun = g->pending.front().begun;
       }
-      const std::lock_guard now(now_mutex_);
-      now_.inside = busy != nullptr;
-      if (busy != nullptr) {  // the GPU is behind the host: what holds it up counts
-        now_.group = busy->name;
-        now_.call = call;
-      }
+      // Where the GPU is behind the host, what holds it up counts.
+      if (busy != nullptr) activity_.enter(busy->name, call);
+      if (busy == nullptr) activity_.leave();
     }
     if (wrong.empty() && !world_.failure()) continue;
     if (!world_.failure()) world_.lost(wrong);

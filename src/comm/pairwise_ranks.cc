@@ -1,6 +1,7 @@
 #include "comm/pairwise_ranks.h"
 
 #include <cstring>
+#include <exception>
 #include <numeric>
 #include <utility>
 
@@ -17,32 +18,14 @@ namespace {
 class PairwiseWorld {
  public:
   explicit PairwiseWorld(World& w) : world(w) {
-    world.describe_by([this] {
-      const std::lock_guard lock(mutex_);
-      now_.step = world.step();
-      return now_.to_string();
-    });
+    world.describe_by([this] { return activity.at(world.step()).to_string(); });
   }
   ~PairwiseWorld() { world.describe_by(nullptr); }
   PairwiseWorld(const PairwiseWorld&) = delete;
   PairwiseWorld& operator=(const PairwiseWorld&) = delete;
 
-  void enter(const std::string& group, const Call& call) {
-    const std::lock_guard lock(mutex_);
-    now_.group = group;
-    now_.call = call;
-    now_.inside = true;
-  }
-  void leave() {
-    const std::lock_guard lock(mutex_);
-    now_.inside = false;
-  }
-
   World& world;
-
- private:
-  std::mutex mutex_;
-  RankActivity now_;
+  CurrentActivity activity;
 };
 
 class PairwiseRanks final : public Communicator {
@@ -67,7 +50,8 @@ class PairwiseRanks final : public Communicator {
   std::unique_ptr<Communicator> do_split(const std::string& name, int color, int key,
                                          GroupUse) override {
     const int64_t mine[2] = {color, key};
-    meet(counter_.collective(Call::Kind::split), mine);
+    const Calling calling(*this, counter_.collective(Call::Kind::split));
+    meet(mine);
     std::vector<SplitChoice> choices;
     for (int r = 0; r < size(); ++r)
       choices.push_back(
@@ -75,7 +59,6 @@ class PairwiseRanks final : public Communicator {
     Part part = part_of(choices, rank(), members());
     // All are here: this does not wait for anyone who might not come.
     auto transport = transport_->split(counter_.collectives(), color, key, part.members);
-    world_->leave();
     if (color < 0) return nullptr;
     return std::make_unique<PairwiseRanks>(world_, std::move(transport), name,
                                            std::move(part.members), part.rank);
@@ -83,7 +66,8 @@ class PairwiseRanks final : public Communicator {
 
   // Each rank sums its part of the elements and sends it to all.
   void do_all_reduce(Stream&, TensorView data, ReduceOp op) override {
-    meet(counter_.collective(Call::Kind::all_reduce, data, op), {});
+    const Calling calling(*this, counter_.collective(Call::Kind::all_reduce, data, op));
+    meet();
     const int64_t n = data.count(), width = size_of(data.dtype);
     const auto at = [&](int r) { return n * r / size() * width; };
     const auto part_bytes = [&](int r) { return at(r + 1) - at(r); };
@@ -98,28 +82,27 @@ class PairwiseRanks final : public Communicator {
       send(r, part, mine);
     }
     finish();
-    world_->leave();
   }
 
   void do_all_gather(Stream&, TensorView out, ConstTensorView in) override {
-    meet(counter_.collective(Call::Kind::all_gather, in), {});
+    const Calling calling(*this, counter_.collective(Call::Kind::all_gather, in));
+    meet();
     for (int r = 0; r < size(); ++r) {
       receive(r, out.data + r * in.bytes(), in.bytes());
       send(r, in.data, in.bytes());
     }
     copy_bytes(out.data + rank() * in.bytes(), in.data, in.bytes());
     finish();
-    world_->leave();
   }
 
   void do_reduce_scatter(Stream&, TensorView out, ConstTensorView in, ReduceOp op) override {
-    meet(counter_.collective(Call::Kind::reduce_scatter, out, op), {});
+    const Calling calling(*this, counter_.collective(Call::Kind::reduce_scatter, out, op));
+    meet();
     const int64_t bytes = out.bytes();
     receive_from_all(bytes);
     for (int r = 0; r < size(); ++r) send(r, in.data + r * bytes, bytes);
     finish();
     reduce(op, out.dtype, out.data, in.data + rank() * bytes, out.count());
-    world_->leave();
   }
 
   void do_all_to_all(Stream&, TensorView out, ConstTensorView in,
@@ -127,7 +110,8 @@ class PairwiseRanks final : public Communicator {
                      std::span<const int64_t> recv_rows) override {
     counts_.assign(send_rows.begin(), send_rows.end());
     counts_.insert(counts_.end(), recv_rows.begin(), recv_rows.end());
-    meet(counter_.collective(Call::Kind::all_to_all, in), counts_);
+    const Calling calling(*this, counter_.collective(Call::Kind::all_to_all, in));
+    meet(counts_);
     const int64_t row = row_bytes(in);
     const std::byte* from = in.data;
     std::byte* to = out.data;
@@ -140,36 +124,33 @@ class PairwiseRanks final : public Communicator {
       to += received;
     }
     finish();
-    world_->leave();
   }
 
   void do_broadcast(Stream&, TensorView data, int root) override {
-    meet(counter_.collective(Call::Kind::broadcast, data, ReduceOp::sum, root), {});
+    const Calling calling(*this,
+                          counter_.collective(Call::Kind::broadcast, data, ReduceOp::sum, root));
+    meet();
     if (rank() != root) receive(root, data.data, data.bytes());
     for (int r = 0; r < size() && rank() == root; ++r) send(r, data.data, data.bytes());
     finish();
-    world_->leave();
   }
 
   void do_barrier(Stream&) override {
-    meet(counter_.collective(Call::Kind::barrier), {});
-    world_->leave();
+    const Calling calling(*this, counter_.collective(Call::Kind::barrier));
+    meet();
   }
 
   void do_send(Stream&, ConstTensorView data, int to) override {
-    const Call call = counter_.send(data, to);
-    world_->enter(name(), call);
-    world_->world.check();
     NEREUS_CHECK(kContract,
-                 static_cast<int64_t>(sizeof call) + data.bytes() <= transport_->most_posted(),
+                 static_cast<int64_t>(sizeof(Call)) + data.bytes() <= transport_->most_posted(),
                  "send of group {}: {} is more than 1 GiB", name(), data);
-    transport_->post(to, bytes_of(call), {data.data, static_cast<size_t>(data.bytes())});
-    world_->leave();
+    const Calling calling(*this, counter_.send(data, to));
+    world_->world.check();
+    transport_->post(to, bytes_of(call_), {data.data, static_cast<size_t>(data.bytes())});
   }
 
   void do_recv(Stream&, TensorView data, int from) override {
-    call_ = counter_.recv(data, from);
-    world_->enter(name(), call_);
+    const Calling calling(*this, counter_.recv(data, from));
     Received message;
     wait([&] { return transport_->take(from, message); }, [&](int r) { return r == from; });
     Call sent;
@@ -177,10 +158,33 @@ class PairwiseRanks final : public Communicator {
     const std::string wrong = message_disagreement(name(), members(), from, rank(), sent, call_);
     if (!wrong.empty()) fail(wrong);
     copy_bytes(data.data, message.data + sizeof sent, data.bytes());
-    world_->leave();
   }
 
  private:
+  // A call, from its begin to its end. What an exception breaks off is forgotten: the tensors that
+  // the transport still sends or receives may go with that exception.
+  class Calling {
+   public:
+    Calling(PairwiseRanks& ranks, const Call& call)
+        : ranks_(ranks), exceptions_(std::uncaught_exceptions()) {
+      ranks_.call_ = call;
+      ranks_.world_->activity.enter(ranks_.name(), call);
+    }
+    ~Calling() {
+      if (std::uncaught_exceptions() == exceptions_) {
+        ranks_.world_->activity.leave();
+      } else {
+        ranks_.transport_->forget();
+      }
+    }
+    Calling(const Calling&) = delete;
+    Calling& operator=(const Calling&) = delete;
+
+   private:
+    PairwiseRanks& ranks_;
+    const int exceptions_;
+  };
+
   size_t count() const { return static_cast<size_t>(size()); }
   static size_t index(int r) { return static_cast<size_t>(r); }
   static std::span<const std::byte> bytes_of(const Call& call) {
@@ -241,15 +245,13 @@ class PairwiseRanks final : public Communicator {
   }
 
   // Shows all others what this rank calls, and waits for what they call.
-  void meet(const Call& call, std::span<const int64_t> counts) {
-    call_ = call;
-    world_->enter(name(), call);
+  void meet(std::span<const int64_t> counts = {}) {
     world_->world.check();
     const size_t table = 2 * count() + 2;  // of all kinds: none is cut off
     shown_.assign(sizeof(Call) + table * sizeof(int64_t), std::byte{0});
-    std::memcpy(shown_.data(), &call, sizeof call);
+    std::memcpy(shown_.data(), &call_, sizeof call_);
     if (!counts.empty())
-      std::memcpy(shown_.data() + sizeof call, counts.data(), counts.size_bytes());
+      std::memcpy(shown_.data() + sizeof call_, counts.data(), counts.size_bytes());
     const auto bytes = static_cast<int64_t>(shown_.size());
     receive_from_all(bytes);
     for (int r = 0; r < size(); ++r) send(r, shown_.data(), bytes);
@@ -261,8 +263,8 @@ class PairwiseRanks final : public Communicator {
       tables_[index(r)] = reinterpret_cast<const int64_t*>(header + sizeof(Call));
     }
     std::string wrong = disagreement(name(), members(), calls_);
-    if (wrong.empty() && call.kind == Call::Kind::all_to_all)
-      wrong = row_disagreement(name(), members(), call, tables_);
+    if (wrong.empty() && call_.kind == Call::Kind::all_to_all)
+      wrong = row_disagreement(name(), members(), call_, tables_);
     if (!wrong.empty()) fail(wrong);
   }
 
@@ -280,10 +282,7 @@ class PairwiseRanks final : public Communicator {
         transport_->wait(PairwiseTransport::Clock::now() + timeout, done, hopeless);
     if (outcome == Outcome::done) return;
     const bool ended = outcome == Outcome::hopeless;
-    if (outcome == Outcome::failed) {
-      transport_->forget();
-      world_->world.check();
-    }
+    if (outcome == Outcome::failed) world_->world.check();
     std::vector<MissingRank> missing;
     std::vector<int> who;
     for (int r = 0; r < size(); ++r) {
@@ -303,9 +302,7 @@ class PairwiseRanks final : public Communicator {
     fail(time_out_message(name(), members(), call_, seconds, missing, world_->world.step()));
   }
   [[noreturn]] void fail(const std::string& message) {
-    const std::string first = world_->world.fail(message);
-    transport_->forget();
-    throw Error(Fault::kComm, first);
+    throw Error(Fault::kComm, world_->world.fail(message));
   }
 
   std::shared_ptr<PairwiseWorld> world_;

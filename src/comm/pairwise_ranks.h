@@ -67,7 +67,8 @@ class PairwiseTransport {
                        FunctionRef<bool()> hopeless) = 0;
   // Will send nothing any more. Within hopeless() and between waits.
   virtual bool has_left(int) const { return false; }
-  // After a failure: nothing is sent any more from memory that may go, nor received into it.
+  // When an exception breaks off what was begun: nothing is sent any more from memory that may go,
+  // nor received into it. Does not throw.
   virtual void forget() = 0;
 
   // A transport of the part of this group that has the color, or null for -1. A collective of the

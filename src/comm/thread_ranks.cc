@@ -32,30 +32,13 @@ struct ThreadWorld {
       local.rank(r).describe_by([this, r] { return activity(r).to_string(); });
   }
 
-  struct Activity {
-    std::mutex mutex;
-    RankActivity now;
-  };
-
   RankActivity activity(int rank) {
-    Activity& a = activities[static_cast<size_t>(rank)];
-    const std::lock_guard lock(a.mutex);
-    RankActivity now = a.now;
-    now.step = local.rank(rank).step();
-    return now;
+    return activities[static_cast<size_t>(rank)].at(local.rank(rank).step());
   }
   void enter(int rank, const std::string& group, const Call& call) {
-    Activity& a = activities[static_cast<size_t>(rank)];
-    const std::lock_guard lock(a.mutex);
-    a.now.group = group;
-    a.now.call = call;
-    a.now.inside = true;
+    activities[static_cast<size_t>(rank)].enter(group, call);
   }
-  void leave(int rank) {
-    Activity& a = activities[static_cast<size_t>(rank)];
-    const std::lock_guard lock(a.mutex);
-    a.now.inside = false;
-  }
+  void leave(int rank) { activities[static_cast<size_t>(rank)].leave(); }
 
   void wake_all();
   void end(int rank);  // the rank's work is over: who waits for it learns so
@@ -68,7 +51,7 @@ struct ThreadWorld {
 
   LocalWorld local;
   std::atomic<int> ended{0};  // ranks
-  std::deque<Activity> activities;
+  std::deque<CurrentActivity> activities;
 
   std::mutex mutex;  // of what follows; may be taken under a group's, not the other way round
   std::exception_ptr first_error;
@@ -131,11 +114,7 @@ void ThreadWorld::end_all(int rank, const std::string& reason, const std::except
 }
 
 void ThreadWorld::end(int rank) {
-  {
-    Activity& a = activities[static_cast<size_t>(rank)];
-    const std::lock_guard lock(a.mutex);
-    a.now.ended = true;
-  }
+  activities[static_cast<size_t>(rank)].end();
   ++ended;
   wake_all();
 }
