@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 
+#include "comm/pairwise_ranks.h"
 #include "control/control_plane.h"
 #include "device/thread_pool.h"
 
@@ -42,7 +43,7 @@ class SocketMesh {
 
   // Waits for done(), which may use what follows and nothing else of the mesh. `hopeless` is asked
   // when a rank has left.
-  enum class Outcome : uint8_t { done, late, failed, hopeless };
+  using Outcome = PairwiseTransport::Outcome;
   Outcome wait(tcp::Clock::time_point deadline, FunctionRef<bool()> done,
                FunctionRef<bool()> hopeless);
   bool take(int from, Tag, Message& out);  // within done(): false when there is none

@@ -58,17 +58,7 @@ class SocketTransport final : public PairwiseTransport {
 
   Outcome wait(Clock::time_point deadline, FunctionRef<bool()> done,
                FunctionRef<bool()> hopeless) override {
-    switch (mesh_->wait(deadline, done, hopeless)) {
-      case SocketMesh::Outcome::done:
-        return Outcome::done;
-      case SocketMesh::Outcome::late:
-        return Outcome::late;
-      case SocketMesh::Outcome::failed:
-        return Outcome::failed;
-      case SocketMesh::Outcome::hopeless:
-        break;
-    }
-    return Outcome::hopeless;
+    return mesh_->wait(deadline, done, hopeless);
   }
   bool has_left(int rank) const override { return mesh_->has_left(member(rank)); }
   void forget() override {
