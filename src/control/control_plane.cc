@@ -10,7 +10,6 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <set>
 #include <thread>
 
 #include "base/check.h"
@@ -206,8 +205,6 @@ struct ControlPlane::Impl {
     if (r.kind() == Kind::value) {
       const std::string key = r.text();
       values[key] = r.text();
-    } else if (r.kind() == Kind::released) {
-      released.insert(r.text());
     } else if (r.kind() == Kind::answer) {
       std::vector<std::string>& texts = answers[r.number()];
       while (r.more()) texts.push_back(r.text());
@@ -292,7 +289,6 @@ struct ControlPlane::Impl {
   std::vector<std::function<void(const Failure&)>> listeners;
   std::function<std::string()> describe;
   std::map<std::string, std::string> values;
-  std::multiset<std::string> released;
   std::map<int64_t, std::vector<std::string>> answers;
   int64_t questions = 0;
   std::thread thread;
@@ -340,16 +336,6 @@ std::string ControlPlane::get(const std::string& key, milliseconds timeout) {
   NEREUS_CHECK(kComm, there, "rank {} waited {:g} s for {}, which no rank has set", rank(),
                seconds(timeout), key);
   return impl_->values[key];
-}
-
-void ControlPlane::barrier(const std::string& name, milliseconds timeout) {
-  impl_->say(Writer(Kind::barrier).text(name).number(timeout.count()));
-  std::unique_lock lock(impl_->mutex);
-  // The server's time-out comes first: it knows who is missing.
-  const bool there = impl_->wait(lock, Clock::now() + timeout + impl_->options.silence,
-                                 [&] { return impl_->released.contains(name); });
-  NEREUS_CHECK(kComm, there, "rank {} got no answer in barrier {}", rank(), name);
-  impl_->released.erase(impl_->released.find(name));
 }
 
 void ControlPlane::set_step(int64_t step) {

@@ -4,7 +4,6 @@
 //   rendezvous  the constructor returns when all ranks have come, with the same version of the
 //               program and the same configuration
 //   set, get    bytes by key, for the start: addresses, NCCL's ids. A key is set once
-//   barrier     all ranks
 //   failures    A rank whose connection closes without close() has died (kill -9 too); one that
 //               gives no sign of life for `silence` hangs, or its host does. All ranks get one
 //               note, the first, with the rank, its host and its last step; a rank that meets an
@@ -50,7 +49,6 @@ class ControlPlane {
 
   void set(const std::string& key, const std::string& bytes);
   std::string get(const std::string& key, std::chrono::milliseconds timeout);
-  void barrier(const std::string& name, std::chrono::milliseconds timeout);
 
   void set_step(int64_t);  // for messages
   // What this rank does, for messages: asked once a beat, and at the world's failure. It must not

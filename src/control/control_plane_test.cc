@@ -71,7 +71,6 @@ const ChildFunction exchange("exchange", [] {
       right = right && got.size() == static_cast<size_t>(r) * 100'000 + 1 && got.back() == '\0' &&
               (r == 0 || got[0] == 'a' + r);
     }
-    for (int i = 0; i < 20; ++i) c.barrier("same name", milliseconds(10'000));
     tell((right ? "right " : "wrong ") + std::to_string(c.local_rank()) + "/" +
          std::to_string(c.local_world_size()) + " of " + std::to_string(c.hosts()));
     // They end at different times, rank 0 first: none of that is a failure.
@@ -85,7 +84,6 @@ const ChildFunction work_until_failure("work_until_failure", [] {
   as_rank([](ControlPlaneOptions& o) { o.silence = milliseconds(2000); },
           [](ControlPlane& c) {
             c.set_step(17);
-            c.barrier("start", milliseconds(10'000));
             tell("at work");
             tell_failure(c);
           });
@@ -109,25 +107,20 @@ const ChildFunction meets("meet", [] {
 
 const ChildFunction gives_up("give_up", [] {
   as_rank(nullptr, [](ControlPlane& c) {
-    c.barrier("start", milliseconds(10'000));
     if (c.rank() == 1) tell("failure: " + c.fail("the loss is NaN", Fault::kNumeric).text);
     if (c.rank() == 2) return;  // leaves without a word
     tell_failure(c);
   });
 });
 
-const ChildFunction late_for_barrier("late_for_barrier", [] {
+const ChildFunction late_for_a_key("late_for_a_key", [] {
   as_rank(nullptr, [](ControlPlane& c) {
-    if (c.rank() == 0) {
-      c.set("once", "a");
-      try {
-        c.get("never", milliseconds(50));
-      } catch (const Error& e) {
-        tell(e.what());
-      }
+    try {
+      c.get("never", milliseconds(50));
+    } catch (const Error& e) {
+      tell(e.what());
     }
-    if (c.rank() < 2) c.barrier("second", milliseconds(300));
-    tell_failure(c);
+    c.close();
   });
 });
 
@@ -301,13 +294,12 @@ TEST(ControlPlane, AnotherRunAtThePortIsNotJoined) {
   EXPECT_THAT(b.wait(), HasSubstr("could not meet rank 0"));
 }
 
-TEST(ControlPlane, ABarrierAndAKeyTimeOutByName) {
-  std::vector<Child> ranks = test::start_ranks("late_for_barrier", 4);
+TEST(ControlPlane, AKeyTimesOutByName) {
+  std::vector<Child> ranks = test::start_ranks("late_for_a_key", 2);
   const std::vector<std::string> told = outcomes(ranks);
-  EXPECT_THAT(told[0], HasSubstr("rank 0 waited 0.05 s for never, which no rank has set"));
-  for (const std::string& text : told)
-    EXPECT_THAT(text,
-                HasSubstr("barrier second: 2 of 4 ranks did not come within 0.3 s: ranks 2, 3"));
+  for (const char* rank : {"0", "1"})
+    EXPECT_EQ(told[rank[0] - '0'],
+              "rank " + std::string(rank) + " waited 0.05 s for never, which no rank has set\n");
 }
 
 long resident_kib() {
@@ -340,7 +332,6 @@ void many(int ranks) {
       ++met;
       if (rank == 0) control.set("id", "bytes");
       if (control.get("id", milliseconds(60'000)) != "bytes") ++wrong;
-      control.barrier("all", milliseconds(60'000));
       while (!leave) std::this_thread::sleep_for(milliseconds(20));
       control.close();
     } catch (const std::exception& e) {

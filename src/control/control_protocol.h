@@ -17,22 +17,20 @@ inline constexpr uint32_t kMaxFrame = uint32_t{64} << 20;
 
 enum class Kind : uint8_t {
   // from a rank
-  hello,    // run id, version, rank, ranks, host, process, configuration
-  beat,     // step, activity
-  set,      // key, value
-  get,      // key: answered by `value`, when it has been set
-  barrier,  // name, milliseconds: answered by `released`
-  ask,      // number of the question, ranks: answered by `answer`, with what each did last
-  fail,     // fault, text
+  hello,  // run id, version, rank, ranks, host, process, configuration
+  beat,   // step, activity
+  set,    // key, value
+  get,    // key: answered by `value`, when it has been set
+  ask,    // number of the question, ranks: answered by `answer`, with what each did last
+  fail,   // fault, text
   bye,
   // from the server; it sends beats, with rank 0's step, too
-  welcome,   // local rank, local ranks, hosts, rank 0's host and process
-  another,   // its run id: this is another run
-  value,     // key, value
-  released,  // name
-  answer,    // number of the question, texts
-  failure,   // fault, text, 1 when a rank is gone
-  leaves,    // all is well
+  welcome,  // local rank, local ranks, hosts, rank 0's host and process
+  another,  // its run id: this is another run
+  value,    // key, value
+  answer,   // number of the question, texts
+  failure,  // fault, text, 1 when a rank is gone
+  leaves,   // all is well
 };
 
 // When a rank died, for messages; -1: its step is not known.

@@ -50,13 +50,6 @@ struct Member {
   Clock::time_point heard;
 };
 
-struct Barrier {
-  std::vector<bool> here;
-  int arrived = 0;
-  Clock::time_point deadline;
-  double seconds = 0;
-};
-
 }  // namespace
 
 struct ControlServer::Impl {
@@ -147,15 +140,6 @@ struct ControlServer::Impl {
                          r, m.host, m.process,
                          std::chrono::duration<double>(options.silence).count(), step_text(m.step)),
              true);
-    }
-    for (const auto& [name, b] : barriers) {
-      if (failure || now < b.deadline) continue;
-      std::vector<int> missing;
-      for (size_t r = 0; r < b.here.size(); ++r)
-        if (!b.here[r]) missing.push_back(static_cast<int>(r));
-      fail(Fault::kComm,
-           fmt::format("barrier {}: {} of {} ranks did not come within {:g} s: {}", name,
-                       missing.size(), members.size(), b.seconds, ranks_text(missing)));
     }
   }
 
@@ -286,11 +270,6 @@ struct ControlServer::Impl {
         }
         break;
       }
-      case Kind::barrier: {
-        const std::string name = r.text();
-        barrier(c.rank, name, milliseconds(r.number()));
-        break;
-      }
       case Kind::ask: {
         Writer w(Kind::answer);
         w.number(r.number());
@@ -401,22 +380,6 @@ struct ControlServer::Impl {
     waiting.erase(key);
   }
 
-  void barrier(int rank, const std::string& name, milliseconds timeout) {
-    auto [it, is_new] = barriers.try_emplace(name);
-    Barrier& b = it->second;
-    if (is_new) {
-      b.here.resize(members.size());
-      b.deadline = Clock::now() + timeout;
-      b.seconds = std::chrono::duration<double>(timeout).count();
-    }
-    const auto r = static_cast<size_t>(rank);
-    if (!b.here[r]) ++b.arrived;
-    b.here[r] = true;
-    if (b.arrived < options.world_size) return;
-    barriers.erase(it);
-    broadcast(Writer(Kind::released).text(name).frame());
-  }
-
   // The first is everybody's.
   void fail(Fault fault, const std::string& text, bool rank_is_gone = false) {
     if (failure) return;
@@ -475,7 +438,6 @@ struct ControlServer::Impl {
   std::list<Connection> connections, closed;
   std::map<std::string, Frame> values;
   std::map<std::string, std::vector<int>> waiting;  // ranks, by key
-  std::map<std::string, Barrier> barriers;
   tcp::Fd poller;
   Clock::time_point deadline, last_beat, stop_began;
   std::string wrong_host;
