@@ -85,9 +85,13 @@ std::string MemoryTable::text() const {
   if (host_total() > 0) out += "In host memory (pinned)\n";
   for (const Row& r : rows)
     if (r.host) line(r.owner, r.bytes, r.note);
-  out += "Activations when they are the most, by name\n";
-  for (size_t i = 0; i < std::min<size_t>(8, largest.size()); ++i)
-    line(largest[i].what, static_cast<double>(largest[i].bytes), "");
+  const auto names = [&](const char* title, const std::vector<Arena::Entry>& entries) {
+    if (!entries.empty()) out += title;
+    for (size_t i = 0; i < std::min<size_t>(8, entries.size()); ++i)
+      line(entries[i].what, static_cast<double>(entries[i].bytes), "");
+  };
+  names("Activations of a pass when they are the most, by name\n", largest);
+  names("Kept of a microbatch until its backward pass, by name, of the largest stage\n", kept);
   return out;
 }
 
@@ -116,9 +120,14 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
   row(moments, state.host_moments, "", true);
   row("parameters (f32 masters)", state.host_masters, "", true);
   row("parameters (f32 beyond bf16)", state.host_remainders, "", true);
-  row("activations", engine.executor().memory().total);
+  const Executor::Memory& executor = engine.executor().memory();
+  row("activations in flight", executor.in_flight, "of all microbatches at once");
+  row("activations of a pass", executor.pass, executor.in_flight > 0 ? "of one at a time" : "");
+  row("edges for other ranks", executor.sent);
+  row("token ids", executor.tokens);
   row("tables, expert load and bias", engine.table_bytes());
-  table.largest = engine.executor().memory().largest;
+  table.largest = executor.largest;
+  table.kept = executor.kept;
   if (gpu) {
     row("kernels and libraries (fixed)", static_cast<int64_t>(kGpuBytes), "measured");
     return table;

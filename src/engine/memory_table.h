@@ -19,7 +19,8 @@ struct MemoryTable {
     bool host = false;  // pinned memory of the host, not the device's
   };
   std::vector<Row> rows;
-  std::vector<Arena::Entry> largest;  // activations when they are the most, by name
+  std::vector<Arena::Entry> largest;  // activations of a pass when they are the most, by name
+  std::vector<Arena::Entry> kept;     // of one microbatch, by the stage that keeps the most
   double total() const;               // of the device
   // Of what the rank keeps in the host's memory in addition to the device's
   double host_total() const;

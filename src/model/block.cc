@@ -55,8 +55,8 @@ void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& 
 }
 
 void Block::feed_forward(Context& ctx, const Weights& w, TensorView f, Saved& s) const {
-  s.ffn_input = ctx.saved_for_dgrad.mark();
-  s.ffn_weight = ctx.saved_for_wgrad.mark();
+  s.ffn_input = ctx.saved_for_dgrad.here();
+  s.ffn_weight = ctx.saved_for_wgrad.here();
   if (moe_) {
     moe_->forward(ctx, w.moe, s.n2, f, s.moe);
   } else {
@@ -80,13 +80,18 @@ void Block::forward(Context& ctx, const Weights& w, const Microbatch& mb, const 
   ctx.show("hidden", layer_, y);
 }
 
-// Makes again what the forward pass did not keep and the feed-forward layer needs, or the whole
-// block's replay makes at once.
-void Block::restore(Context& ctx, const Weights& w, const Microbatch& mb, Saved& s) const {
+void Block::restore_attention(Context& ctx, const Weights& w, const Microbatch& mb,
+                              Saved& s) const {
+  if (!recompute_.block) return;
+  Context replay = ctx;
+  replay.observer = nullptr;
+  attend(replay, w, mb, s);
+}
+
+void Block::restore_feed_forward(Context& ctx, const Weights& w, Saved& s) const {
   if (recompute_.block) {
     Context replay = ctx;
     replay.observer = nullptr;
-    attend(replay, w, mb, s);
     feed_forward(replay, w, {}, s);
   } else if (recompute_.norms) {
     s.n2 = ctx.saved_for_wgrad.take(s.h.dtype, s.h.shape, "ffn norm");
@@ -139,7 +144,8 @@ void Block::attention_dgrad(Context& ctx, const Weights& w, const Microbatch& mb
 
 void Block::backward_input(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView dy,
                            TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
-  restore(ctx, w, mb, s);
+  restore_attention(ctx, w, mb, s);
+  restore_feed_forward(ctx, w, s);
   restore_attention_norm(ctx, w, s);
   const TensorView dh = ctx.saved_for_wgrad.take(dy.dtype, dy.shape, "dresidual");
   {
@@ -167,7 +173,9 @@ void Block::backward_weight(Context& ctx, const Saved& s, const Pending& pending
 
 void Block::backward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView dy,
                      TensorView dx, Saved& s, Pending& pending, const Grads& grads) const {
-  restore(ctx, w, mb, s);
+  restore_attention(ctx, w, mb, s);
+  const Arena::Place again = ctx.saved_for_dgrad.here(), again_weight = ctx.saved_for_wgrad.here();
+  restore_feed_forward(ctx, w, s);
   const Arena::Scope scope(ctx.scratch);
   const TensorView dh = ctx.scratch.take(dy.dtype, dy.shape, "dresidual");
   {
@@ -180,8 +188,7 @@ void Block::backward(Context& ctx, const Weights& w, const Microbatch& mb, Const
     }
     feed_forward_norm_backward(ctx, w, dh, dn, dy, s, grads);
   }
-  ctx.saved_for_dgrad.release(s.ffn_input);
-  ctx.saved_for_wgrad.release(s.ffn_weight);
+  for (const Arena::Place& p : {again, again_weight, s.ffn_input, s.ffn_weight}) p.release();
   restore_attention_norm(ctx, w, s);
   attention_dgrad(ctx, w, mb, dh, dx, s, pending, grads);
   attention_.backward_weight(ctx, s.attention, pending.attention, grads.attention);

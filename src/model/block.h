@@ -1,7 +1,7 @@
 // One block: h = x + attention(norm(x)), y = h + ffn(norm(h)), where ffn is dense or of experts.
 //
 // With Recompute::block only x is kept, and the routing of a layer of experts: the backward pass
-// replays forward first (restore).
+// replays forward first (restore_...).
 #pragma once
 
 #include <memory>
@@ -31,9 +31,10 @@ class Block {
     TensorView n1, h, n2;     // [T, D]
     TensorView rstd1, rstd2;  // f32 [T]
     Mla::Saved attention;
-    Mlp::Saved mlp;                     // dense
-    Moe::Saved moe;                     // experts
-    Arena::Mark ffn_input, ffn_weight;  // where the feed-forward layer's part of the arenas begins
+    Mlp::Saved mlp;  // dense
+    Moe::Saved moe;  // experts
+    // Where the feed-forward layer's part of the arenas begins.
+    Arena::Place ffn_input = {}, ffn_weight = {};
   };
   struct Pending {
     Mla::Pending attention;
@@ -43,7 +44,7 @@ class Block {
 
   Block(const ModelArgs&, int64_t layer, const RopeTables&, LayerParallel, Recompute);
 
-  // x must live until backward_weight; y [T, D] is written.
+  // x must live until backward_input; y [T, D] is written.
   void forward(Context&, const Weights&, const Microbatch&, const ExpertLoad&, ConstTensorView x,
                TensorView y, Saved&) const;
   // dy must live until backward_weight; dx [T, D] is written and may not alias dy.
@@ -56,7 +57,9 @@ class Block {
                 Saved&, Pending&, const Grads&) const;
 
  private:
-  void restore(Context&, const Weights&, const Microbatch&, Saved&) const;
+  // What forward did not keep and the backward pass needs, in the order in which it is made again.
+  void restore_attention(Context&, const Weights&, const Microbatch&, Saved&) const;
+  void restore_feed_forward(Context&, const Weights&, Saved&) const;
   void restore_attention_norm(Context&, const Weights&, Saved&) const;
   void feed_forward_norm_backward(Context&, const Weights&, TensorView dh, ConstTensorView dn,
                                   ConstTensorView dy, const Saved&, const Grads&) const;

@@ -31,8 +31,6 @@ class PipelineStage {
   // What a microbatch leaves on a stage between its passes; made once and reused by others.
   struct Saved {
     virtual ~Saved() = default;
-    // The output edge, by forward; lives as long as what it saved for dgrad.
-    std::vector<ConstTensorView> output;
     // The gradient of the input edge, by backward (in its scratch) and backward_input (with what
     // it saved for wgrad).
     std::vector<ConstTensorView> input_gradient;
@@ -47,17 +45,21 @@ class PipelineStage {
   virtual const std::vector<int>& buckets() const = 0;
   virtual std::unique_ptr<Saved> make_saved() const = 0;
 
-  // `input`: the input edge. `loss`, f32 [1], is added to by the last stage; it may also make
-  // gradients of its parameters here: ctx.accumulate says whether they are added to.
+  // `input`: the input edge, which stays until dgrad. `output`: the output edge, to be written; it
+  // is another stage's as soon as the pass ends. `loss`, f32 [1], is added to by the last stage; it
+  // may also make gradients of its parameters here: ctx.accumulate says whether they are added to.
   virtual void forward(Context&, const Microbatch&, std::span<const TensorView> input,
-                       TensorView loss, Saved&) const = 0;
+                       std::span<const TensorView> output, TensorView loss, Saved&) const = 0;
+
+  // What a backward pass takes from ctx is for itself: it lies apart from what forward kept, or on
+  // top of it.
 
   // B: dgrad and wgrad. `gradient`: of the output edge. Gives memory back as it goes.
   virtual void backward(Context&, const Microbatch&, std::span<const TensorView> gradient,
                         Saved&) const = 0;
 
-  // I and W: the same in two calls. What lies in ctx.saved_for_dgrad can be given back after the
-  // first, what lies in ctx.saved_for_wgrad after the second. `gradient` is read by both.
+  // I and W: the same in two calls. What lies in ctx.saved_for_dgrad, of forward too, is given back
+  // after the first, what lies in ctx.saved_for_wgrad after the second. `gradient` is read by both.
   virtual void backward_input(Context&, const Microbatch&, std::span<const TensorView> gradient,
                               Saved&) const = 0;
   virtual void backward_weight(Context&, const Microbatch&, Saved&) const = 0;

@@ -5,8 +5,7 @@
 namespace nereus {
 
 Stage::Saved::Saved(const Stage& stage)
-    : marks(stage.modules_.size()), blocks(stage.blocks_.size()), pending(stage.blocks_.size()) {
-  output.resize(stage.output_edge_.size());
+    : kept(stage.modules_.size()), blocks(stage.blocks_.size()), pending(stage.blocks_.size()) {
   input_gradient.resize(stage.input_edge_.size());
 }
 
@@ -56,24 +55,28 @@ int Stage::next_in_backward(size_t i) const {
 }
 
 void Stage::forward(Context& ctx, const Microbatch& mb, std::span<const TensorView> input,
-                    TensorView loss, PipelineStage::Saved& saved) const {
+                    std::span<const TensorView> output, TensorView loss,
+                    PipelineStage::Saved& saved) const {
   auto& s = static_cast<Saved&>(saved);
   if (!input.empty()) s.hidden = input[0];
-  for (size_t i = 0; i < modules_.size(); ++i) forward_module(i, ctx, mb, loss, s);
-  if (!s.output.empty()) s.output[0] = s.hidden;
+  for (size_t i = 0; i < modules_.size(); ++i) {
+    const bool last = i + 1 == modules_.size() && !output.empty();
+    forward_module(i, ctx, mb, last ? output[0] : TensorView(), loss, s);
+  }
 }
 
-void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorView loss,
-                           Saved& s) const {
+void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorView output,
+                           TensorView loss, Saved& s) const {
   const Module& m = modules_[i];
-  s.marks[i] = {ctx.saved_for_dgrad.mark(), ctx.saved_for_wgrad.mark()};
+  s.kept[i] = {ctx.saved_for_dgrad.here(), ctx.saved_for_wgrad.here()};
   store_.unshard(ctx.stream, m.bucket, next_in_forward(i));
   switch (m.kind) {
     case Module::Kind::embedding:
-      s.hidden = embed(ctx, mb);
+      s.hidden = embed(ctx, mb, output);
       break;
     case Module::Kind::block: {
-      const TensorView y = ctx.saved_for_dgrad.take(s.hidden.dtype, s.hidden.shape, "block y");
+      const TensorView y =
+          output ? output : ctx.saved_for_dgrad.take(s.hidden.dtype, s.hidden.shape, "block y");
       blocks_[m.block]->forward(ctx, block_tensors_[m.block].map(weight()), mb, load_[m.block],
                                 s.hidden, y, s.blocks[m.block]);
       s.hidden = y;
@@ -87,10 +90,11 @@ void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorV
   store_.reshard(ctx.stream, m.bucket);
 }
 
-ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb) const {
+ConstTensorView Stage::embed(Context& ctx, const Microbatch& mb, TensorView output) const {
   const ConstTensorView table = store_.weight(embedding_).view;
   const TensorView out =
-      ctx.saved_for_dgrad.take(table.dtype, {mb.tokens() / tp_.size(), dim_}, "embedding");
+      output ? output
+             : ctx.saved_for_dgrad.take(table.dtype, {mb.tokens() / tp_.size(), dim_}, "embedding");
   const Arena::Scope scope(ctx.scratch);
   const TensorView partial = tp_.partial(ctx, out);
   ops::embedding_forward(
@@ -126,6 +130,7 @@ void Stage::backward(Context& ctx, const Microbatch& mb, std::span<const TensorV
 
 void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved& s) const {
   const Module& m = modules_[i];
+  const Arena::Place again = ctx.saved_for_dgrad.here(), again_weight = ctx.saved_for_wgrad.here();
   if (m.kind == Module::Kind::embedding) {
     embedding_backward(ctx, mb, tp_.leave_backward(ctx, ctx.scratch, s.dhidden));
   } else {
@@ -145,8 +150,7 @@ void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved&
     store_.end_gradients(ctx.stream, m.bucket);
     s.dhidden = dx;
   }
-  ctx.saved_for_dgrad.release(s.marks[i].input);
-  ctx.saved_for_wgrad.release(s.marks[i].weight);
+  for (const Arena::Place& p : {again, again_weight, s.kept[i].dgrad, s.kept[i].wgrad}) p.release();
 }
 
 void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const TensorView> dy,
@@ -162,7 +166,7 @@ void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const T
     const bool head = m.kind == Module::Kind::head;
     const TensorView dx =
         ctx.saved_for_wgrad.take(s.hidden.dtype, s.hidden.shape, head ? "dy" : "dx");
-    const Arena::Scope scope(ctx.scratch);
+    const Arena::Scope scope(ctx.scratch), again(ctx.saved_for_dgrad);
     store_.unshard(ctx.stream, m.bucket, next_in_backward(i));
     if (head) {
       store_.begin_gradients(ctx.stream, m.bucket);

@@ -37,10 +37,10 @@ class Stage final : public PipelineStage {
   struct Saved final : PipelineStage::Saved {
     explicit Saved(const Stage&);
 
-    struct Marks {
-      Arena::Mark input, weight;
+    struct Places {
+      Arena::Place dgrad = {}, wgrad = {};
     };
-    std::vector<Marks> marks;  // by module: where its part of the arenas begins
+    std::vector<Places> kept;  // by module: where what forward kept of it begins
     std::vector<Block::Saved> blocks;
     std::vector<Block::Pending> pending;
     Head::Saved head;
@@ -57,7 +57,8 @@ class Stage final : public PipelineStage {
   const std::vector<int>& buckets() const override { return buckets_; }
   std::unique_ptr<PipelineStage::Saved> make_saved() const override;
 
-  void forward(Context&, const Microbatch&, std::span<const TensorView> input, TensorView loss,
+  void forward(Context&, const Microbatch&, std::span<const TensorView> input,
+               std::span<const TensorView> output, TensorView loss,
                PipelineStage::Saved&) const override;
   void backward(Context&, const Microbatch&, std::span<const TensorView> gradient,
                 PipelineStage::Saved&) const override;
@@ -73,13 +74,15 @@ class Stage final : public PipelineStage {
   };
   // What forward and backward do a module at a time, from the first to the last and back: what they
   // hand on is in Saved alone, so that the passes of two microbatches could take turns.
-  void forward_module(size_t i, Context&, const Microbatch&, TensorView loss, Saved&) const;
+  // `output`: where the last module leaves its own; "no tensor" for the others, and for the head.
+  void forward_module(size_t i, Context&, const Microbatch&, TensorView output, TensorView loss,
+                      Saved&) const;
   void backward_module(size_t i, Context&, const Microbatch&, Saved&) const;
   // The bucket of the weights that the same pass needs after module i; -1: of none.
   int next_in_forward(size_t i) const;
   int next_in_backward(size_t i) const;
 
-  ConstTensorView embed(Context&, const Microbatch&) const;
+  ConstTensorView embed(Context&, const Microbatch&, TensorView output) const;
   void embedding_backward(Context&, const Microbatch&, ConstTensorView dy) const;
   void forward_head(Context&, const Microbatch&, TensorView loss, int bucket, Saved&) const;
 

@@ -18,7 +18,8 @@ class Observer {
 
 // A layer's surroundings during one pass of one microbatch. Views taken from `saved_for_dgrad`
 // live until the layer's backward_input ends, from `saved_for_wgrad` until its backward_weight
-// ends, from `scratch` until the scope ends in which they were taken.
+// ends, from `scratch` until the scope ends in which they were taken. The arenas are those of the
+// pass: what forward keeps and what a backward pass makes again may lie in different ones.
 struct Context {
   Stream& stream;
   Arena& saved_for_dgrad;

@@ -15,6 +15,10 @@ constexpr bool kPoisonAlways = true;
 constexpr bool kPoisonAlways = false;
 #endif
 
+int64_t aligned(int64_t bytes) {
+  return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+}
+
 template <class Views>
 void copy_edge(Stream& stream, std::span<const TensorView> to, const Views& from) {
   NEREUS_CHECK(kContract, to.size() == from.size(), "an edge of {} tensors where {} are read",
@@ -26,7 +30,11 @@ void copy_edge(Stream& stream, std::span<const TensorView> to, const Views& from
 
 Executor::Executor(Stream& stream, std::vector<const PipelineStage*> stages, ParameterStore& store,
                    Options options)
-    : stream_(stream), store_(store), options_(std::move(options)), scratch_("scratch") {
+    : stream_(stream),
+      store_(store),
+      options_(std::move(options)),
+      scratch_("scratch"),
+      again_("again") {
   NEREUS_CHECK(kContract, stages.size() == options_.rank_of_stage.size(),
                "{} stages, and {} have a rank", stages.size(), options_.rank_of_stage.size());
   for (const PipelineStage* stage : stages) stages_.emplace_back().stage = stage;
@@ -63,11 +71,12 @@ void Executor::make_memory() {
   activations_ = nullptr;
   outgoing_buffer_ = Buffer();
   memory_ = {};
-  shared_ = 0;
+  reached_ = 0;
   measure();
   store_.begin_step(stream_);  // measuring took buckets
   make_slots();
   make_outgoing();
+  memory_.total = memory_.in_flight + memory_.pass + memory_.sent + memory_.tokens;
 }
 
 // Neighbours in the pipeline meet before the first step.
@@ -93,115 +102,143 @@ void Executor::connect() {
   options_.pp->connect(pairs, options_.message_bytes);
 }
 
-// What one microbatch needs on each stage, by running it on the meta device.
+// What one microbatch needs on each stage, by running it on the meta device, and what that makes of
+// the schedule's.
 void Executor::measure() {
+  const std::vector<int> slots = slots_needed(options_.actions, options_.rank_of_stage);
+  int count = 0, most = 1;
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    if (stages_[i].stage == nullptr) continue;
+    ++count;
+    if (options_.backward) most = std::max(most, slots[i]);
+  }
+  // One that is kept whole while another's pass needs the scratch leaves no memory for that.
+  alone_ = count == 1 && most == 1;
+  std::vector<StageMemory> needs;
+  for (LocalStage& l : stages_) {
+    alone_ = alone_ && !l.split;
+    l.needs = {};
+  }
+  for (LocalStage& l : stages_) {
+    if (l.stage != nullptr) measure(l, alone_);
+    needs.push_back(l.needs);
+  }
+  plan_ = MemoryPlan(options_.actions, options_.rank_of_stage, needs, options_.backward);
+  memory_.in_flight = plan_.bytes();
+}
+
+void Executor::measure(LocalStage& l, bool alone) {
   Stream meta = Stream::meta_for(stream_);
   Stream nowhere(Device::meta());
-  const std::vector<int> slots = slots_needed(options_.actions, options_.rank_of_stage);
-  const auto count = std::count_if(stages_.begin(), stages_.end(),
-                                   [](const LocalStage& l) { return l.stage != nullptr; });
-  for (size_t i = 0; i < stages_.size(); ++i) {
-    LocalStage& l = stages_[i];
-    if (l.stage == nullptr) continue;
-    Arena scratch("scratch"), kept("activations"), kept_for_wgrad("activations");
-    kept.share(scratch);
-    Arena& weight = l.split ? kept_for_wgrad : kept;
-    const MicrobatchSlot slot(nowhere, *l.stage, options_.shape, options_.backward);
-    const Microbatch mb = slot.describe(1, options_.backward);
-    const TensorView loss(nullptr, DType::f32, {1});
-    Context ctx{meta, kept, weight, scratch};
-    const auto pass = [&scratch](auto run) {
-      const Arena::Scope scope(scratch);
-      run();
-    };
-    pass([&] { l.stage->forward(ctx, mb, slot.input, loss, *slot.saved); });
-    if (options_.backward && l.split) {
-      pass([&] { l.stage->backward_input(ctx, mb, slot.output_gradient, *slot.saved); });
-      pass([&] { l.stage->backward_weight(ctx, mb, *slot.saved); });
-    } else if (options_.backward) {
-      pass([&] { l.stage->backward(ctx, mb, slot.output_gradient, *slot.saved); });
-    }
-    l.for_dgrad = kept.peak_bytes();
-    l.for_wgrad = l.split ? kept_for_wgrad.peak_bytes() : 0;
-    memory_.saved += l.for_dgrad + l.for_wgrad;
-    memory_.scratch = std::max(memory_.scratch, scratch.peak_bytes());
-    const int64_t n = options_.backward ? slots[i] : 1;
-    // Where one microbatch is all, it and the scratch grow towards each other. One that is kept
-    // whole while another's pass needs the scratch leaves no memory for that.
-    if (count == 1 && n == 1 && !l.split) shared_ = kept.shared_peak_bytes();
-    memory_.total += n * (l.for_dgrad + l.for_wgrad);
-    memory_.edges += n * slot.edges.bytes();
-    if (memory_.largest.empty() || kept.shared_peak_bytes() > memory_.largest.front().bytes)
-      memory_.largest = kept.peak_entries();
+  Arena scratch("scratch"), kept("activations"), kept_for_wgrad("activations"),
+      pending("activations"), again("activations");
+  (alone ? kept : again).share(scratch);
+  Arena& weight = l.split ? kept_for_wgrad : kept;
+  Arena& remade = alone ? kept : again;
+  const MicrobatchSlot slot(nowhere, *l.stage, options_.shape);
+  const Microbatch mb = slot.describe(1, options_.backward);
+  const TensorView loss(nullptr, DType::f32, {1});
+  const std::vector<TensorView> output = edge_tensors(nullptr, l.stage->output_edge());
+  const auto pass = [&](Arena& for_dgrad, Arena& for_wgrad, auto run) {
+    Context ctx{meta, for_dgrad, for_wgrad, scratch};
+    const Arena::Scope scope(scratch);
+    run(ctx);
+  };
+  pass(kept, weight,
+       [&](Context& ctx) { l.stage->forward(ctx, mb, slot.input, output, loss, *slot.saved); });
+  const std::vector<Arena::Entry> kept_entries = kept.peak_entries();
+  const int64_t forward = kept.used_bytes() + (l.split ? kept_for_wgrad.used_bytes() : 0);
+  if (options_.backward && l.split) {
+    pass(again, pending, [&](Context& ctx) {
+      l.stage->backward_input(ctx, mb, slot.output_gradient, *slot.saved);
+    });
+    pass(again, pending, [&](Context& ctx) { l.stage->backward_weight(ctx, mb, *slot.saved); });
+  } else if (options_.backward) {
+    pass(remade, remade,
+         [&](Context& ctx) { l.stage->backward(ctx, mb, slot.output_gradient, *slot.saved); });
   }
-  memory_.total += shared_ > 0 ? shared_ - memory_.saved : memory_.scratch;
+  l.needs.bytes = {
+      edge_bytes(l.stage->input_edge()), options_.backward ? edge_bytes(l.stage->output_edge()) : 0,
+      alone ? 0 : kept.peak_bytes(), kept_for_wgrad.peak_bytes(), pending.peak_bytes()};
+  memory_.saved += forward;
+  memory_.pending += pending.peak_bytes();
+  if (scratch.shared_peak_bytes() > memory_.pass) {
+    memory_.pass = scratch.shared_peak_bytes();
+    memory_.largest = scratch.peak_entries();
+  }
+  int64_t most = 0;
+  for (const Arena::Entry& e : memory_.kept) most += e.bytes;
+  if (forward > most) memory_.kept = kept_entries;
 }
 
 void Executor::make_slots() {
-  if (options_.memory && !stream_.on_meta()) activations_ = options_.memory(memory_.total);
+  const int64_t bytes = memory_.pass + memory_.in_flight;
+  if (options_.memory && !stream_.on_meta()) activations_ = options_.memory(bytes);
   if (activations_ == nullptr) {
-    buffer_ = Buffer(stream_.device(), memory_.total, "activations");
+    buffer_ = Buffer(stream_.device(), bytes, "activations");
     activations_ = buffer_.data();
   }
-  memory_.total += memory_.edges;
-  int64_t offset = shared_ > 0 ? shared_ : memory_.scratch;
-  scratch_ = part(0, offset, "scratch");
+  scratch_ = part(0, memory_.pass, "scratch");
+  again_ = part(0, memory_.pass, "activations");
   const std::vector<int> slots = slots_needed(options_.actions, options_.rank_of_stage);
   for (size_t i = 0; i < stages_.size(); ++i) {
     LocalStage& l = stages_[i];
     if (l.stage == nullptr) continue;
     for (int n = 0; n < (options_.backward ? slots[i] : 1); ++n) {
-      l.memory.push_back(
-          std::make_unique<MicrobatchSlot>(stream_, *l.stage, options_.shape, options_.backward));
-      std::vector<Arena>& arenas = l.memory.back()->arenas;
-      if (shared_ > 0 && n == 0) {
-        arenas.push_back(part(0, shared_, "activations"));
+      l.memory.push_back(std::make_unique<MicrobatchSlot>(stream_, *l.stage, options_.shape));
+      MicrobatchSlot& slot = *l.memory.back();
+      memory_.tokens += slot.token_bytes();
+      if (alone_) {
+        slot.arenas.push_back(part(0, memory_.pass, "activations"));
         continue;
       }
-      arenas.push_back(part(offset, l.for_dgrad, "activations"));
-      offset += l.for_dgrad;
+      const auto& needs = l.needs.bytes;
+      slot.arenas.push_back(part(0, needs[StageMemory::for_dgrad], "activations"));
       if (!l.split) continue;
-      arenas.push_back(part(offset, l.for_wgrad, "activations for wgrad"));
-      offset += l.for_wgrad;
+      slot.arenas.push_back(part(0, needs[StageMemory::for_wgrad], "activations for wgrad"));
+      slot.arenas.push_back(part(0, needs[StageMemory::pending], "what wgrad is to read"));
     }
+    if (alone_) l.memory.front()->arenas.front().share(scratch_);
   }
-  if (shared_ > 0)
-    for (const LocalStage& l : stages_)
-      if (l.stage != nullptr) l.memory.front()->arenas.front().share(scratch_);
+  if (!alone_) again_.share(scratch_);
 }
 
-// A send follows at once: all stages use the same memory.
+// A send follows at once: all stages use the same memory, one for each kind of edge.
 void Executor::make_outgoing() {
-  if (!options_.backward) return;
-  int64_t bytes = 0;
-  for (const LocalStage& l : stages_)
-    if (l.stage != nullptr) bytes = std::max(bytes, edge_bytes(l.stage->input_edge()));
-  if (bytes == 0) return;
-  outgoing_buffer_ = Buffer(stream_.device(), bytes, "edges between stages");
-  memory_.edges += bytes;
-  memory_.total += bytes;
-  for (LocalStage& l : stages_)
-    if (l.stage != nullptr)
-      l.outgoing = edge_tensors(outgoing_buffer_.data(), l.stage->input_edge());
+  int64_t outputs = 0, gradients = 0;
+  for (int s = 0; s < stages(); ++s) {
+    if (!is_local(s)) continue;
+    if (s + 1 < stages() && !is_local(s + 1))
+      outputs = std::max(outputs, edge_bytes(local(s).stage->output_edge()));
+    if (s > 0 && !is_local(s - 1) && options_.backward)
+      gradients = std::max(gradients, edge_bytes(local(s).stage->input_edge()));
+  }
+  outputs = aligned(outputs);
+  memory_.sent = outputs + gradients;
+  if (memory_.sent == 0) return;
+  outgoing_buffer_ = Buffer(stream_.device(), memory_.sent, "edges for other ranks");
+  std::byte* const base = outgoing_buffer_.data();
+  for (LocalStage& l : stages_) {
+    if (l.stage == nullptr) continue;
+    l.output = edge_tensors(base, l.stage->output_edge());
+    l.input_gradient =
+        edge_tensors(base == nullptr ? nullptr : base + outputs, l.stage->input_edge());
+  }
 }
 
 Arena Executor::part(int64_t offset, int64_t bytes, const char* name) const {
   if (activations_ == nullptr) return Arena(name);
   Arena arena(name, activations_ + offset, bytes);
   if (options_.poison_released || kPoisonAlways)
-    arena.on_release(
-        [&stream = stream_](std::byte* memory, int64_t n) { poison(stream, memory, n); });
+    arena.on_release([this](std::byte* memory, int64_t n) { overwrite(memory, n); });
   return arena;
 }
 
-int64_t Executor::peak_bytes() const {
-  if (shared_ > 0) return scratch_.shared_peak_bytes();
-  int64_t sum = scratch_.peak_bytes();
-  for (const auto& l : stages_)
-    for (const auto& slot : l.memory)
-      for (const Arena& arena : slot->arenas) sum += arena.peak_bytes();
-  return sum;
+void Executor::overwrite(std::byte* memory, int64_t bytes) const {
+  if (options_.poison_released || kPoisonAlways) poison(stream_, memory, bytes);
 }
+
+int64_t Executor::peak_bytes() const { return scratch_.shared_peak_bytes() + reached_; }
 
 MicrobatchSlot& Executor::take_slot(int stage, int microbatch) {
   LocalStage& l = local(stage);
@@ -209,7 +246,20 @@ MicrobatchSlot& Executor::take_slot(int stage, int microbatch) {
   NEREUS_CHECK(kContract, n < l.memory.size(),
                "microbatch {} of stage {} is one more than the {} that memory was made for",
                microbatch, stage, l.memory.size());
-  return *l.memory[n];
+  MicrobatchSlot& slot = *l.memory[n];
+  if (activations_ == nullptr) return slot;
+  const auto at = [&](StageMemory::Item item) {
+    const bool there = l.needs.bytes[item] > 0;
+    return there ? activations_ + memory_.pass + plan_.place(stage, microbatch, item) : nullptr;
+  };
+  slot.input = edge_tensors(at(StageMemory::input), l.stage->input_edge());
+  slot.output_gradient = edge_tensors(at(StageMemory::gradient), l.stage->output_edge());
+  if (alone_) return slot;
+  constexpr StageMemory::Item kArenas[] = {StageMemory::for_dgrad, StageMemory::for_wgrad,
+                                           StageMemory::pending};
+  for (size_t i = 0; i < slot.arenas.size(); ++i)
+    if (std::byte* memory = at(kArenas[i])) slot.arenas[i].move_to(memory);
+  return slot;
 }
 
 MicrobatchSlot& Executor::slot_of(int stage, int microbatch) {
@@ -217,8 +267,26 @@ MicrobatchSlot& Executor::slot_of(int stage, int microbatch) {
   return *l.memory[static_cast<size_t>(l.slots.of(microbatch))];
 }
 
+void Executor::give_back(int stage, int microbatch, Arena& arena, StageMemory::Item item) {
+  if (!alone_ && arena.peak_bytes() > 0)
+    reached_ = std::max(reached_, plan_.place(stage, microbatch, item) + arena.peak_bytes());
+  arena.release(0);
+}
+
+void Executor::give_back_edge(int stage, int microbatch, StageMemory::Item item) {
+  const int64_t bytes = local(stage).needs.bytes[item];
+  if (bytes == 0 || activations_ == nullptr) return;
+  const int64_t place = plan_.place(stage, microbatch, item);
+  reached_ = std::max(reached_, place + aligned(bytes));
+  overwrite(activations_ + memory_.pass + place, bytes);
+}
+
 void Executor::release_slot(int stage, int microbatch) {
-  for (Arena& arena : slot_of(stage, microbatch).arenas) arena.release(0);
+  MicrobatchSlot& slot = slot_of(stage, microbatch);
+  constexpr StageMemory::Item kArenas[] = {StageMemory::for_dgrad, StageMemory::for_wgrad,
+                                           StageMemory::pending};
+  for (size_t i = 0; i < slot.arenas.size(); ++i)
+    give_back(stage, microbatch, slot.arenas[i], kArenas[i]);
   local(stage).slots.release(microbatch);
 }
 
@@ -227,26 +295,20 @@ std::span<const TensorView> Executor::destination(const Edge& e) {
                                           : slot_of(e.consumer, e.microbatch).output_gradient;
 }
 
-// What a pass has made for another stage: copied to it on this rank. For another rank an activation
-// stays where it is until it is sent; a gradient, in memory of the pass, is copied.
+std::span<const TensorView> Executor::outgoing(const Edge& e) {
+  const LocalStage& l = local(e.producer());
+  return e.kind == Edge::Kind::activation ? l.output : l.input_gradient;
+}
+
+// The gradient that a pass has made, in memory of its own; an activation is made where it belongs.
 void Executor::hand_over(const Action& pass, const PipelineStage::Saved& made) {
-  for (const Edge& e : edges_produced(pass, stages())) {
-    const bool activation = e.kind == Edge::Kind::activation, here = is_local(e.consumer);
-    if (activation && !here) continue;
-    copy_edge(stream_, here ? destination(e) : local(e.producer()).outgoing,
-              activation ? made.output : made.input_gradient);
-  }
+  for (const Edge& e : edges_produced(pass, stages()))
+    if (e.kind == Edge::Kind::gradient)
+      copy_edge(stream_, is_local(e.consumer) ? destination(e) : outgoing(e), made.input_gradient);
 }
 
 void Executor::send(const Edge& e) {
-  const auto send_all = [&](const auto& tensors) {
-    for (const auto& t : tensors) options_.pp->send(stream_, t, rank_of(e.consumer));
-  };
-  if (e.kind == Edge::Kind::activation) {
-    send_all(slot_of(e.producer(), e.microbatch).saved->output);
-  } else {
-    send_all(local(e.producer()).outgoing);
-  }
+  for (const TensorView& t : outgoing(e)) options_.pp->send(stream_, t, rank_of(e.consumer));
 }
 
 void Executor::receive(const Edge& e) {
@@ -261,22 +323,19 @@ void Executor::reduce(int stage) {
   for (const int bucket : local(stage).stage->buckets()) store_.reduce(stream_, bucket);
 }
 
-Context Executor::context(MicrobatchSlot& slot, bool accumulate) {
-  return {stream_, slot.saved_for_dgrad(), slot.saved_for_wgrad(), scratch_, accumulate, observer_};
-}
-
 // The first stage's input is the tokens; every other stage's came as an edge and took the slot.
 void Executor::forward(const Action& a, const HostMicrobatch& host, const Pass& pass) {
   LocalStage& l = local(a.stage);
   MicrobatchSlot& s =
       a.stage == 0 ? take_slot(a.stage, a.microbatch) : slot_of(a.stage, a.microbatch);
   s.load(stream_, host, pass.loss_scale, pass.training);
-  Context ctx = context(s, l.forward_wrote);
-  ctx.observer = pass.observer;
+  std::span<const TensorView> output;
+  for (const Edge& e : edges_produced(a, stages()))
+    output = is_local(e.consumer) ? destination(e) : outgoing(e);
+  Context ctx{stream_, s.for_dgrad(), s.for_wgrad(), scratch_, l.forward_wrote, pass.observer};
   const Arena::Scope scope(scratch_);
-  l.stage->forward(ctx, s.microbatch, s.input, pass.loss, *s.saved);
+  l.stage->forward(ctx, s.microbatch, s.input, output, pass.loss, *s.saved);
   l.forward_wrote = true;
-  hand_over(a, *s.saved);
 }
 
 void Executor::backward(const Action& a) {
@@ -287,32 +346,37 @@ void Executor::backward(const Action& a) {
     return;
   }
   MicrobatchSlot& s = slot_of(a.stage, a.microbatch);
-  Context ctx = context(s, l.wgrad_wrote);
-  const Arena::Scope scope(scratch_);
+  Arena& again = alone_ ? s.for_dgrad() : again_;
+  Context ctx{stream_, again, again, scratch_, l.wgrad_wrote, observer_};
+  const Arena::Scope scope(scratch_), replays(again);
   l.stage->backward(ctx, s.microbatch, s.output_gradient, *s.saved);
   l.dgrad_wrote = l.wgrad_wrote = true;
   hand_over(a, *s.saved);
+  give_back_edge(a.stage, a.microbatch, StageMemory::input);
+  give_back_edge(a.stage, a.microbatch, StageMemory::gradient);
   release_slot(a.stage, a.microbatch);
 }
 
 void Executor::backward_input(const Action& a) {
   LocalStage& l = local(a.stage);
   MicrobatchSlot& s = slot_of(a.stage, a.microbatch);
-  Context ctx = context(s, l.dgrad_wrote);
-  const Arena::Scope scope(scratch_);
+  Context ctx{stream_, again_, s.pending(), scratch_, l.dgrad_wrote, observer_};
+  const Arena::Scope scope(scratch_), replays(again_);
   l.stage->backward_input(ctx, s.microbatch, s.output_gradient, *s.saved);
   l.dgrad_wrote = true;
   hand_over(a, *s.saved);
-  s.saved_for_dgrad().release(0);
+  give_back(a.stage, a.microbatch, s.for_dgrad(), StageMemory::for_dgrad);
+  give_back_edge(a.stage, a.microbatch, StageMemory::input);
 }
 
 void Executor::backward_weight(const Action& a) {
   LocalStage& l = local(a.stage);
   MicrobatchSlot& s = slot_of(a.stage, a.microbatch);
-  Context ctx = context(s, l.wgrad_wrote);
+  Context ctx{stream_, again_, s.pending(), scratch_, l.wgrad_wrote, observer_};
   const Arena::Scope scope(scratch_);
   l.stage->backward_weight(ctx, s.microbatch, *s.saved);
   l.wgrad_wrote = true;
+  give_back_edge(a.stage, a.microbatch, StageMemory::gradient);
   release_slot(a.stage, a.microbatch);
 }
 

@@ -13,6 +13,7 @@
 #include "device/device.h"
 #include "model/pipeline_stage.h"
 #include "parallel/parameter_store.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/microbatch_slot.h"
 #include "pipeline/schedule.h"
 #include "pipeline/slots.h"
@@ -42,11 +43,18 @@ class Executor {
 
   // What activations take on this rank, for the memory table and the error that refuses a run.
   struct Memory {
-    int64_t saved = 0;    // bytes kept for the backward pass at most, a microbatch of all stages
-    int64_t scratch = 0;  // bytes of scratch at most
-    int64_t edges = 0;    // between stages
-    int64_t total = 0;    // of all microbatches in flight, edges and scratch
-    std::vector<Arena::Entry> largest;  // by name, when they are the most together
+    // What forward keeps of one microbatch on all stages, and what dgrad leaves for wgrad.
+    int64_t saved = 0, pending = 0;
+    // Of the microbatches in flight: all of the former, and the edges that have arrived.
+    int64_t in_flight = 0;
+    // Of one pass, when it takes the most: scratch, and what it makes again. Where only one
+    // microbatch is in flight its `saved` too, which is not in in_flight then.
+    int64_t pass = 0;
+    int64_t sent = 0;                   // edges that are made for other ranks
+    int64_t tokens = 0;                 // ids, labels and what follows from them
+    int64_t total = 0;                  // in_flight, pass, sent and tokens
+    std::vector<Arena::Entry> largest;  // of `pass`, by name
+    std::vector<Arena::Entry> kept;     // of the stage that keeps the most of a microbatch, by name
   };
 
   // `stages`: those of this rank, by their number in the model's pipeline; null: another rank's.
@@ -64,8 +72,8 @@ class Executor {
 
   void set_observer(Observer* observer) { observer_ = observer; }  // of run(); null: none
   const Memory& memory() const { return memory_; }
-  // What the arenas of the passes done so far have held at most: memory().total without its edges,
-  // once every slot has had a microbatch.
+  // How much of the block that microbatches in flight and passes share the steps so far have used:
+  // memory().in_flight + pass after a step.
   int64_t peak_bytes() const;
   // Between steps, after what layers need has changed: waits for the stream, gives back what there
   // is, measures again and makes it anew.
@@ -76,11 +84,12 @@ class Executor {
   struct LocalStage {
     const PipelineStage* stage = nullptr;  // null: another rank's
     bool split = false;                    // has dgrad and wgrad apart
-    int64_t for_dgrad = 0, for_wgrad = 0;  // bytes a slot; for_wgrad 0: one arena serves both
+    StageMemory needs;                     // of one microbatch
     Slots slots;
     std::vector<std::unique_ptr<MicrobatchSlot>> memory;  // by slot
-    // The gradient of its input that was made last, for another rank: views of outgoing_buffer_.
-    std::vector<TensorView> outgoing;
+    // What was made last for another rank, the output and the gradient of the input: views of
+    // outgoing_buffer_.
+    std::vector<TensorView> output, input_gradient;
     // Which passes have written their parameters' gradients in this step; the next ones add. The
     // head's forward makes gradients, and dgrad those of norms.
     bool forward_wrote = false, dgrad_wrote = false, wgrad_wrote = false;
@@ -96,9 +105,11 @@ class Executor {
   void check_edges() const;
   void connect();
   void measure();
+  void measure(LocalStage&, bool alone);
   void make_slots();
   void make_outgoing();
   Arena part(int64_t offset, int64_t bytes, const char* name) const;  // of activations_
+  void overwrite(std::byte* memory, int64_t bytes) const;  // that is free, with poison_released
 
   int stages() const { return static_cast<int>(stages_.size()); }
   LocalStage& local(int stage) { return stages_[static_cast<size_t>(stage)]; }
@@ -110,9 +121,14 @@ class Executor {
   MicrobatchSlot& take_slot(int stage, int microbatch);
   MicrobatchSlot& slot_of(int stage, int microbatch);
   void release_slot(int stage, int microbatch);
+  // Of that, what is not read after the pass: arenas are emptied, and edges.
+  void give_back(int stage, int microbatch, Arena&, StageMemory::Item);
+  void give_back_edge(int stage, int microbatch, StageMemory::Item);
 
-  // Edges, by where they are read and by where they were made.
-  std::span<const TensorView> destination(const Edge&);  // an activation's takes its slot
+  // Where what a pass makes for another stage goes: to it on this rank (an activation takes its
+  // slot), else to where it is sent from.
+  std::span<const TensorView> destination(const Edge&);
+  std::span<const TensorView> outgoing(const Edge&);
   void hand_over(const Action& pass, const PipelineStage::Saved&);
   void send(const Edge&);
   void receive(const Edge&);
@@ -120,7 +136,6 @@ class Executor {
   void gather(int stage);
   void reduce(int stage);
   // Passes; `a` is F, B, I or W.
-  Context context(MicrobatchSlot& slot, bool accumulate);
   void forward(const Action& a, const HostMicrobatch&, const Pass&);
   void backward(const Action& a);
   void backward_input(const Action& a);
@@ -132,10 +147,15 @@ class Executor {
   size_t microbatches_ = 0;         // of a step
   std::vector<LocalStage> stages_;  // by number in the pipeline
   Memory memory_;
-  int64_t shared_ = 0;  // bytes of the block that scratch and the only slot share; 0: they do not
-  Buffer buffer_;       // scratch, and what slots keep, where it is the executor's own
+  MemoryPlan plan_;
+  int64_t reached_ = 0;  // of it, in bytes
+  // One stage with one slot: that and the scratch grow towards each other.
+  bool alone_ = false;
+  Buffer buffer_;  // of passes, then of microbatches in flight, where it is the executor's own
   std::byte* activations_ = nullptr;  // that, or options_.memory's
   Arena scratch_;
+  // What a backward pass makes again of what forward did not keep; shares its block with scratch_.
+  Arena again_;
   Buffer outgoing_buffer_;
   PostedReceives receives_;
   Observer* observer_ = nullptr;

@@ -58,23 +58,24 @@ class ToyStage final : public PipelineStage {
   const std::vector<int>& buckets() const override { return buckets_; }
   std::unique_ptr<PipelineStage::Saved> make_saved() const override {
     auto saved = std::make_unique<Saved>();
-    saved->output.resize(output_.size());
     saved->input_gradient.resize(input_.size());
     return saved;
   }
 
   void forward(Context& ctx, const Microbatch& mb, std::span<const TensorView> input,
-               TensorView loss, PipelineStage::Saved& saved) const override {
+               std::span<const TensorView> output, TensorView loss,
+               PipelineStage::Saved& saved) const override {
     auto& s = static_cast<Saved&>(saved);
     litter(ctx);
     s.number = ctx.saved_for_dgrad.take(DType::f32, {1}, "number");
     s.a = ctx.saved_for_wgrad.take(DType::f32, {kTokens}, "a");
-    const TensorView a = ctx.saved_for_dgrad.take(DType::f32, {kTokens}, "a'"),
-                     b = ctx.saved_for_dgrad.take(DType::bf16, {kTokens, 2}, "b'");
+    const bool last = output_.empty();
+    const TensorView a = last ? ctx.scratch.take(DType::f32, {kTokens}, "a'") : output[0],
+                     b = last ? ctx.scratch.take(DType::bf16, {kTokens, 2}, "b'") : output[1];
     s.dloss = ctx.saved_for_wgrad.take(DType::f32, {kTokens}, "dloss");
-    if (!output_.empty()) s.output = {a, b};
     if (ctx.stream.on_meta()) return;
     ASSERT_EQ(input.size(), input_.size());
+    ASSERT_EQ(output.size(), output_.size());
     write(ctx, mb.training ? "F" : "f", mb);
     const auto [w, u, v] = weights();
     s.number.as<float>()[0] = static_cast<float>(mb.ids.as<int32_t>()[0]);
@@ -254,6 +255,7 @@ class ToyRank {
     executor = std::make_unique<Executor>(
         stream_, stages, *store_,
         Executor::Options{.shape = {.rows = 1, .sequence = kTokens},
+                          .poison_released = true,
                           .actions = schedule.actions[static_cast<size_t>(rank)],
                           .rank_of_stage = schedule.rank_of_stage,
                           .pp = pp,
@@ -368,6 +370,8 @@ TEST(Executor, EveryScheduleGivesTheLossAndTheGradientsOfTheFormulas) {
           Log log = rank.log;
           for (std::string& pass : log) std::erase(pass, '+');
           EXPECT_EQ(log, want) << "rank " << r;
+          const Executor::Memory& memory = rank.executor->memory();
+          EXPECT_EQ(rank.executor->peak_bytes(), memory.in_flight + memory.pass);
         });
         for (int step = 0; step < kSteps; ++step) {
           Outcome want;
@@ -432,10 +436,11 @@ TEST(Executor, EvaluationAddsTheLossOfEachMicrobatchAndLeavesNothingBehind) {
   }
 }
 
-// In units of the arenas' 256 bytes a microbatch keeps a', b' and its number for dgrad, a and dloss
-// for wgrad; litter is scratch, and dx too in B. Edges have a, rounded up, and b.
+// In units of the arenas' 256 bytes a microbatch keeps its number for dgrad, a and dloss for wgrad;
+// litter is scratch, and so are dx in B and a', b' of the last stage. Edges have a, rounded up, and
+// b: two units of memory.
 TEST(Executor, MemoryIsMadeForTheMicrobatchesInFlight) {
-  constexpr int64_t kUnit = 256, kEdge = kUnit + kTokens * 2 * 2;
+  constexpr int64_t kUnit = 256, kEdge = kUnit + kTokens * 2 * 2, kIds = 4 * 4 * kTokens;
   const auto memory = [](const Schedule& s, int rank) {
     return ToyRank(s, rank, Device::meta(), nullptr).executor->memory();
   };
@@ -443,18 +448,25 @@ TEST(Executor, MemoryIsMadeForTheMicrobatchesInFlight) {
     const Schedule gpipe = make_schedule("GPipe", 2, 1, m);
     for (int r = 0; r < 2; ++r) {
       const Executor::Memory got = memory(gpipe, r);
-      EXPECT_EQ(got.saved, 5 * kUnit);
-      EXPECT_EQ(got.scratch, (r == 0 ? 2 : 4) * kUnit);
-      // Rank 0 gets gradients, rank 1 activations; and rank 1 makes a gradient to send.
-      EXPECT_EQ(got.edges, (m + r) * kEdge);
-      EXPECT_EQ(got.total, m * 5 * kUnit + got.scratch + got.edges);
+      EXPECT_EQ(got.saved, 3 * kUnit);
+      EXPECT_EQ(got.pending, 0);
+      EXPECT_EQ(got.pass, (r == 0 ? 2 : 4) * kUnit);
+      // Rank 0 gets one gradient at a time, rank 1 keeps the activations that it got.
+      EXPECT_EQ(got.in_flight, (r == 0 ? 3 * m + 2 : 5 * m) * kUnit);
+      EXPECT_EQ(got.sent, r == 0 ? 2 * kUnit : kEdge);
+      EXPECT_EQ(got.tokens, m * kIds);
+      EXPECT_EQ(got.total, got.in_flight + got.pass + got.sent + got.tokens);
     }
   }
-  // dgrad and wgrad apart: dx is kept. Both stages of the V get both edges or, at its ends, one.
+  // dgrad and wgrad apart: dx is kept from the one to the other. Nothing is sent.
   const Executor::Memory v = memory(make_schedule("ZBVZeroBubble", 1, 2, 3), 0);
-  EXPECT_EQ(v.saved, (5 + 7) * kUnit);
+  EXPECT_EQ(v.saved, (3 + 3) * kUnit);
+  EXPECT_EQ(v.pending, 2 * kUnit);
+  EXPECT_EQ(v.sent, 0);
   // One microbatch at a time: what is kept and the scratch share their memory.
-  EXPECT_EQ(memory(sequential_schedule(3), 0).total, (5 + 2) * kUnit);
+  const Executor::Memory one = memory(sequential_schedule(3), 0);
+  EXPECT_EQ(one.pass, (3 + 3) * kUnit);
+  EXPECT_EQ(one.total, one.pass + kIds);
 }
 
 TEST(Executor, WhatDoesNotFitIsRefused) {

@@ -37,7 +37,7 @@ std::vector<TensorView> edge_tensors(std::byte* memory, std::span<const TensorSp
 }
 
 MicrobatchSlot::MicrobatchSlot(Stream& stream, const PipelineStage& stage,
-                               const MicrobatchShape& microbatch_shape, bool gradients)
+                               const MicrobatchShape& microbatch_shape)
     : shape(microbatch_shape),
       saved(stage.make_saved()),
       token_buffer_(stream.device(), 4 * 4 * shape.rows * shape.sequence / shape.cp, "token ids"),
@@ -54,14 +54,8 @@ MicrobatchSlot::MicrobatchSlot(Stream& stream, const PipelineStage& stage,
   rows_ = {ids_, labels_, positions_, first_key_};
   if (shape.cp > 1)
     for (int64_t i = 0; i < 4; ++i) rows_[static_cast<size_t>(i)] = token_row(row_buffer_, T, i);
-
-  const int64_t input_bytes = edge_bytes(stage.input_edge());
-  const int64_t gradient_bytes = gradients ? edge_bytes(stage.output_edge()) : 0;
-  edges = Buffer(stream.device(), input_bytes + gradient_bytes, "edges between stages");
-  input = edge_tensors(edges.data(), stage.input_edge());
-  if (gradients)
-    output_gradient = edge_tensors(edges.data() == nullptr ? nullptr : edges.data() + input_bytes,
-                                   stage.output_edge());
+  input = edge_tensors(nullptr, stage.input_edge());
+  output_gradient = edge_tensors(nullptr, stage.output_edge());
 }
 
 void MicrobatchSlot::load(Stream& stream, const HostMicrobatch& host, float loss_scale,

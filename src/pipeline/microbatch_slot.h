@@ -1,6 +1,7 @@
 // What one microbatch has on one stage, from the arrival of its input to its last wgrad: its
-// tokens, the edges that arrive, and the memory in which the stage's passes leave what they keep.
-// Made before the first step; microbatches use it one after the other.
+// tokens, the edges that arrive, and the arenas in which the stage's passes leave what they keep.
+// Made before the first step; microbatches use it one after the other, each with edges and arenas
+// at places of its own (pipeline/memory_plan.h).
 #pragma once
 
 #include <array>
@@ -34,8 +35,8 @@ std::vector<TensorView> edge_tensors(std::byte* memory, std::span<const TensorSp
 
 class MicrobatchSlot {
  public:
-  // `gradients`: of the output edge will arrive. On the meta device views have no data.
-  MicrobatchSlot(Stream&, const PipelineStage&, const MicrobatchShape&, bool gradients);
+  // On the meta device views have no data.
+  MicrobatchSlot(Stream&, const PipelineStage&, const MicrobatchShape&);
 
   // Brings ids and labels to the device, makes what follows from them, and sets `microbatch`.
   // Throws Error{kContract} when there are not rows * sequence of each.
@@ -43,14 +44,18 @@ class MicrobatchSlot {
   // What stages get to know of a microbatch that is in this memory.
   Microbatch describe(float loss_scale, bool training) const;
 
-  // There is one arena, or two when wgrad is apart from dgrad.
-  Arena& saved_for_dgrad() { return arenas.front(); }
-  Arena& saved_for_wgrad() { return arenas.back(); }
+  // What forward keeps until dgrad, and until wgrad: one arena, or two when wgrad is apart from
+  // dgrad.
+  Arena& for_dgrad() { return arenas.front(); }
+  Arena& for_wgrad() { return arenas.size() > 1 ? arenas[1] : arenas[0]; }
+  // What dgrad leaves for wgrad, when they are apart.
+  Arena& pending() { return arenas.back(); }
+
+  int64_t token_bytes() const { return token_buffer_.bytes() + row_buffer_.bytes(); }
 
   MicrobatchShape shape;
-  Buffer edges;
   std::vector<TensorView> input, output_gradient;  // edges that arrive
-  std::vector<Arena> arenas;
+  std::vector<Arena> arenas;                       // one, or three
   std::unique_ptr<PipelineStage::Saved> saved;
   Microbatch microbatch;
 

@@ -74,6 +74,12 @@ void Arena::share(Arena& other) {
   other.from_end_ = true;
 }
 
+void Arena::move_to(std::byte* base) {
+  NEREUS_CHECK(kContract, base != nullptr && !measuring() && used_ == 0 && other_ == nullptr,
+               "arena {}: {} bytes are taken where it should move", name_, used_);
+  base_ = base;
+}
+
 std::vector<Arena::Entry> Arena::all_entries() const {
   std::vector<Entry> all = entries_;
   if (other_ != nullptr) all.insert(all.end(), other_->entries_.begin(), other_->entries_.end());

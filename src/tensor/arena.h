@@ -46,6 +46,17 @@ class Arena {
   Mark mark() const { return entries_.size(); }
   void release(Mark);
 
+  // The same with its arena, for who gives back later what others take from here on.
+  struct Place {
+    Arena* arena = nullptr;
+    Mark mark = 0;
+    void release() const { arena->release(mark); }
+  };
+  Place here() { return {this, mark()}; }
+
+  // Moves to other memory of as many bytes. Nothing may be taken, and it shares no block.
+  void move_to(std::byte* base);
+
   // Called with the memory that release() gives back. A device that overwrites it there
   // (poison_released) shows views that are read after their scope. Must not throw.
   void on_release(std::function<void(std::byte*, int64_t bytes)> overwrite) {
