@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <mutex>
 
 namespace nereus {
 namespace {
@@ -12,6 +13,10 @@ static_assert(std::atomic<int>::is_always_lock_free);
 
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
 
+// The process has one handler of a signal, and a StopSignal for each of its ranks.
+std::mutex mutex;
+int living = 0;
+
 void remember(int signal) {
   received_signal = signal;
   if (signal == SIGINT) std::signal(SIGINT, SIG_DFL);
@@ -20,11 +25,15 @@ void remember(int signal) {
 }  // namespace
 
 StopSignal::StopSignal() {
+  const std::lock_guard lock(mutex);
+  if (living++ > 0) return;
   received_signal = 0;
   for (const int signal : kSignals) std::signal(signal, remember);
 }
 
 StopSignal::~StopSignal() {
+  const std::lock_guard lock(mutex);
+  if (--living > 0) return;
   for (const int signal : kSignals) std::signal(signal, signal == SIGINT ? SIG_DFL : SIG_IGN);
 }
 
