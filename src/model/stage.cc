@@ -1,5 +1,6 @@
 #include "model/stage.h"
 
+#include "ops/elementwise.h"
 #include "ops/embedding.h"
 
 namespace nereus {
@@ -63,6 +64,7 @@ void Stage::forward(Context& ctx, const Microbatch& mb, std::span<const TensorVi
     const bool last = i + 1 == modules_.size() && !output.empty();
     forward_module(i, ctx, mb, last ? output[0] : TensorView(), loss, s);
   }
+  if (modules_.empty()) ops::cast(ctx.stream, {.out = output[0], .x = input[0]});
 }
 
 void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorView output,
