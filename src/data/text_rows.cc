@@ -53,10 +53,8 @@ class TextRows final : public RowSource {
   }
 
   SourceStatus status() const override {
-    SourceStatus out{.rows = rows_,
-                     .documents = read_,
-                     .text_bytes = text_bytes_,
-                     .epochs = epochs_};
+    SourceStatus out{
+        .rows = rows_, .documents = read_, .text_bytes = text_bytes_, .epochs = epochs_};
     out.parts.resize(static_cast<size_t>(global_ ? stream_count() : plan_.dp_size));
     out.parts[static_cast<size_t>(whole_shards_ ? plan_.dp_rank : 0)].broken_shards =
         documents_->broken_shards();
