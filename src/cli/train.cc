@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/device_choice.h"
+#include "config/command_line.h"
 #include "config/load.h"
 #include "launch/local_processes.h"
 #include "launch/session.h"
@@ -63,6 +64,13 @@ std::set<int> speaking_ranks() {
   return ranks;
 }
 
+// How many ranks a launcher started; 0: none did, -1: only MPI knows.
+int64_t launched_ranks(const Environment& environment) {
+  const LaunchEnvironment outer = read_launch_environment(environment, {});
+  if (!outer.size_known) return -1;
+  return outer.launcher == Launcher::single ? 0 : outer.world_size;
+}
+
 // This process's ranks of a run.
 int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
   const JobConfig& config = loaded.config;
@@ -103,12 +111,11 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
 
 int run_train(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  TrainFlags flags;
+  TrainFlags flags = parse_command_line(arguments).flags;
   const Environment environment = launch_variables();
-  const LaunchEnvironment outer = read_launch_environment(environment, {});
-  const int64_t launched = !outer.size_known                    ? -1
-                           : outer.launcher == Launcher::single ? 0
-                                                                : outer.world_size;
+  // Who describes or plans needs no launcher, and may have half of one's variables from a shell.
+  const bool alone = flags.help || flags.config_reference || flags.dry_run;
+  const int64_t launched = alone ? 0 : launched_ranks(environment);
   const LoadedConfig loaded = load_config(arguments, flags, launched);
   if (flags.help) {
     std::fputs(kHelp, stdout);
