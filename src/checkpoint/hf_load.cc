@@ -14,15 +14,29 @@
 namespace nereus {
 namespace {
 
-// A part of one tensor of the files and where it goes: rows of a parameter, or of one of its
-// experts.
-struct Target {
+constexpr std::string_view kBias = ".mlp.gate.e_score_correction_bias";
+
+// A tensor of the files: a parameter, or one of its experts.
+struct FileTensor {
   std::string name;
-  TensorView view;
-  std::vector<int64_t> shape;               // in the files
-  int64_t first_row = 0, first_column = 0;  // of the part
-  bool from_zero = false;                   // it is not in the files and begins at zero
+  std::vector<int64_t> shape;
 };
+
+// A part of it and where that goes: rows.
+struct Target {
+  FileTensor tensor;
+  TensorView view;
+  int64_t first_row = 0, first_column = 0;  // of the part
+};
+
+void add_tensors(const std::string& parameter, const Shape& whole, int64_t first_expert,
+                 int64_t experts, std::vector<FileTensor>& out) {
+  const bool by_expert = has_experts(parameter);
+  std::vector<int64_t> shape;
+  for (int d = by_expert ? 1 : 0; d < whole.rank(); ++d) shape.push_back(whole[d]);
+  for (int64_t e = 0; e < (by_expert ? experts : 1); ++e)
+    out.push_back({hf_name(parameter, first_expert + e), shape});
+}
 
 std::vector<Target> targets(std::span<const NamedView> tensors) {
   std::vector<Target> out;
@@ -30,42 +44,51 @@ std::vector<Target> targets(std::span<const NamedView> tensors) {
     NEREUS_CHECK(kContract, t.view.dtype == DType::f32 && t.view.data != nullptr,
                  "'{}': weights are loaded into f32, not into {}", t.name, t.view);
     const bool experts = has_experts(t.name);
-    const Shape& whole = t.whole.rank() > 0 ? t.whole : t.view.shape;
     const auto first = [&](int d) { return t.origin.rank() > d ? t.origin[d] : 0; };
-    std::vector<int64_t> shape;
-    for (int d = experts ? 1 : 0; d < whole.rank(); ++d) shape.push_back(whole[d]);
     const int row = experts ? 1 : 0;
-    for (int64_t i = 0; i < (experts ? t.view.dim(0) : 1); ++i)
-      out.push_back({.name = hf_name(t.name, first(0) + i),
-                     .view = experts ? t.view[i] : t.view,
-                     .shape = shape,
+    std::vector<FileTensor> parts;
+    add_tensors(t.name, t.whole.rank() > 0 ? t.whole : t.view.shape, first(0), t.view.dim(0),
+                parts);
+    for (size_t i = 0; i < parts.size(); ++i)
+      out.push_back({.tensor = std::move(parts[i]),
+                     .view = experts ? t.view[static_cast<int64_t>(i)] : t.view,
                      .first_row = first(row),
                      .first_column = first(row + 1)});
   }
   return out;
 }
 
+// All that the model needs of the files, the same on every rank: what a rank says of them is of the
+// whole model. Without `model` the targets are whole and all there is.
+std::vector<FileTensor> tensors_of(std::span<const Parameter> model,
+                                   const std::vector<Target>& targets) {
+  std::vector<FileTensor> out;
+  for (const Parameter& p : model) add_tensors(p.name, p.shape, 0, p.shape[0], out);
+  if (model.empty())
+    for (const Target& t : targets) out.push_back(t.tensor);
+  return out;
+}
+
 // Models that were balanced by an auxiliary loss have no balancing bias at all, and lack nothing
-// else. Some biases without the others are an incomplete file.
-void begin_biases_at_zero(const HfWeights& weights, std::vector<Target>& all) {
-  constexpr std::string_view kBias = ".mlp.gate.e_score_correction_bias";
+// else. Some biases without the others are an incomplete file. Do they begin at zero?
+bool biases_begin_at_zero(const HfWeights& weights, const std::vector<FileTensor>& model) {
   const std::vector<std::string> names = weights.names();
   if (std::any_of(names.begin(), names.end(), [&](const auto& n) { return n.ends_with(kBias); }))
-    return;
+    return false;
   std::vector<std::string> biases;
-  for (const Target& t : all) {
+  for (const FileTensor& t : model) {
     if (t.name.ends_with(kBias)) {
       biases.push_back(t.name);
     } else if (weights.find(t.name) == nullptr) {
-      return;
+      return false;
     }
   }
-  for (Target& t : all) t.from_zero = t.name.ends_with(kBias);
-  if (!biases.empty())
-    log::warning(
-        "{}: the weights have no biases that balance the experts; they begin at zero: {}; "
-        "model_overrides.load_balance_coeff = 0 trains without them",
-        weights.path(), first_of(biases));
+  if (biases.empty()) return false;
+  log::warning(
+      "{}: the weights have no biases that balance the experts; they begin at zero: {}; "
+      "model_overrides.load_balance_coeff = 0 trains without them",
+      weights.path(), first_of(biases));
+  return true;
 }
 
 void refuse_packed(const HfWeights& weights, const std::vector<std::string>& names) {
@@ -79,11 +102,11 @@ void refuse_packed(const HfWeights& weights, const std::vector<std::string>& nam
                weights.path(), packed.size(), first_of(packed));
 }
 
-void check_targets(const HfWeights& weights, const std::vector<Target>& all,
+void check_tensors(const HfWeights& weights, const std::vector<FileTensor>& all, bool biases,
                    const std::vector<std::string>& surplus) {
   std::vector<std::string> missing, misshapen, types, complaints;
-  for (const Target& t : all) {
-    if (t.from_zero) continue;
+  for (const FileTensor& t : all) {
+    if (!biases && t.name.ends_with(kBias)) continue;
     const SafetensorsEntry* e = weights.find(t.name);
     if (e == nullptr) {
       missing.push_back(t.name);
@@ -113,8 +136,8 @@ void check_targets(const HfWeights& weights, const std::vector<Target>& all,
                "(config.json, model.flavor, [model_overrides]) are those of the weights{}",
                weights.path(), fmt::join(complaints, "; "),
                others ? ", and the names those of DeepSeek-V3's weights at Hugging Face" : "");
-  for (const Target& t : all)
-    if (!t.from_zero) weights.check_scale(t.name);
+  for (const FileTensor& t : all)
+    if (biases || !t.name.ends_with(kBias)) weights.check_scale(t.name);
 }
 
 // "model.layers.61." of "model.layers.61.eh_proj.weight"; empty outside the layers.
@@ -126,13 +149,14 @@ std::string layer_prefix(const std::string& name) {
 }
 
 // What the files have and the model has not: known by name to be no loss, or surplus.
-void sort_surplus(const HfWeights& weights, const std::vector<Target>& all,
-                  std::span<const Parameter> model, LoadReport& report) {
+struct Others {
+  std::vector<std::string> ignored;  // known and not needed: multi-token prediction, rotary tables
+  std::vector<std::string> surplus;  // not known, or not in this model
+};
+Others others_in(const HfWeights& weights, const std::vector<FileTensor>& model) {
+  Others out;
   std::unordered_set<std::string> wanted, prediction_layers;
-  for (const Target& t : all) wanted.insert(t.name);
-  for (const Parameter& p : model)
-    for (int64_t e = 0; e < (has_experts(p.name) ? p.shape[0] : 1); ++e)
-      wanted.insert(hf_name(p.name, e));
+  for (const FileTensor& t : model) wanted.insert(t.name);
   const std::vector<std::string> names = weights.names();
   for (const std::string& name : names)
     if (name.ends_with(".eh_proj.weight")) prediction_layers.insert(layer_prefix(name));
@@ -140,8 +164,9 @@ void sort_surplus(const HfWeights& weights, const std::vector<Target>& all,
     if (wanted.contains(name)) continue;
     const bool known =
         name.ends_with("rotary_emb.inv_freq") || prediction_layers.contains(layer_prefix(name));
-    (known ? report.ignored : report.surplus).push_back(name);
+    (known ? out.ignored : out.surplus).push_back(name);
   }
+  return out;
 }
 
 void fill_with_zeros(const Target& t, Stream* device) {
@@ -159,7 +184,9 @@ void read(const HfWeights& weights, const Target& t, Stream* device) {
   constexpr int64_t kPiece = 4 << 20;  // elements
   const int64_t rows = t.view.dim(0), stride = t.view.row_stride();
   const int64_t width = t.view.rank() > 1 ? t.view.dim(1) : 1;
-  const int64_t whole = t.shape.size() > 1 ? t.shape[1] : 1;  // of a row in the file
+  const std::string& name = t.tensor.name;
+  const std::vector<int64_t>& shape = t.tensor.shape;
+  const int64_t whole = shape.size() > 1 ? shape[1] : 1;  // of a row in the file
   const bool direct = device == nullptr && width == whole;
   const int64_t piece = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, whole));
   std::vector<float> staging(direct ? 0 : static_cast<size_t>(piece * whole));
@@ -167,11 +194,11 @@ void read(const HfWeights& weights, const Target& t, Stream* device) {
     const int64_t end = std::min(rows, row + piece);
     const int64_t first = t.first_row + row, last = t.first_row + end;
     if (direct) {
-      weights.read_f32(t.name, first, last, t.view.as<float>() + row * stride, stride);
-      weights.release_pages(t.name);
+      weights.read_f32(name, first, last, t.view.as<float>() + row * stride, stride);
+      weights.release_pages(name);
       continue;
     }
-    weights.read_f32(t.name, first, last, staging.data(), whole);
+    weights.read_f32(name, first, last, staging.data(), whole);
     if (width < whole)
       for (int64_t r = 0; r < end - row; ++r)
         std::memmove(staging.data() + r * width, staging.data() + r * whole + t.first_column,
@@ -183,37 +210,34 @@ void read(const HfWeights& weights, const Target& t, Stream* device) {
       copy_to_device(*device, t.view.rows(row, end), staging.data());
       device->synchronize();
     }
-    weights.release_pages(t.name);
+    weights.release_pages(name);
   }
 }
 
 }  // namespace
 
-LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
-                           Stream* device, std::span<const Parameter> model) {
+void load_hf_weights(const std::string& path, std::span<const NamedView> tensors, Stream* device,
+                     std::span<const Parameter> model) {
   const HfWeights weights = HfWeights::open(path);
-  std::vector<Target> all = targets(tensors);
-  LoadReport report;
-  sort_surplus(weights, all, model, report);
-  begin_biases_at_zero(weights, all);
-  check_targets(weights, all, report.surplus);
+  const std::vector<Target> mine = targets(tensors);
+  const std::vector<FileTensor> all = tensors_of(model, mine);
+  const Others others = others_in(weights, all);
+  const bool biases = !biases_begin_at_zero(weights, all);
+  check_tensors(weights, all, biases, others.surplus);
   for (const std::string& note : weights.notes()) log::info("{}", note);
-  if (!report.ignored.empty())
+  if (!others.ignored.empty())
     log::info("{}: {} tensors of multi-token prediction layers or rotary tables are not used: {}",
-              path, report.ignored.size(), first_of(report.ignored));
-  if (!report.surplus.empty())
+              path, others.ignored.size(), first_of(others.ignored));
+  if (!others.surplus.empty())
     log::warning("{}: {} tensors are not in this model and were not read: {}", path,
-                 report.surplus.size(), first_of(report.surplus));
-  for (const Target& t : all) {
-    if (t.from_zero) {
+                 others.surplus.size(), first_of(others.surplus));
+  for (const Target& t : mine) {
+    if (biases || !t.tensor.name.ends_with(kBias)) {
+      read(weights, t, device);
+    } else {
       fill_with_zeros(t, device);
-      continue;
     }
-    read(weights, t, device);
-    ++report.tensors;
-    report.elements += t.view.count();
   }
-  return report;
 }
 
 }  // namespace nereus

@@ -76,22 +76,17 @@ class HfWeights {
   std::array<int64_t, 2> block_{128, 128};
 };
 
-struct LoadReport {
-  int64_t tensors = 0;  // read
-  int64_t elements = 0;
-  std::vector<std::string> ignored;  // known and not needed: multi-token prediction, rotary tables
-  std::vector<std::string> surplus;  // not known, or not in this model
-};
-
 // Fills every tensor (logical names; f32, the last dim contiguous) from `path`, and logs what the
 // files have beyond them. Throws Error{kConfig} before anything is read when tensors are missing,
 // have another shape or a type that is no float: it lists the first of each and counts them.
 //
 // The tensors are in memory of `device`'s device, without gaps between the rows of one; in host
-// memory when it is null. A tensor may be a part of its parameter (NamedView::origin); what of the
-// files belongs to `model` but to none of the tensors is another rank's, not surplus.
-LoadReport load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
-                           Stream* device = nullptr, std::span<const Parameter> model = {});
+// memory when it is null. A tensor may be a part of its parameter (NamedView::origin), and others
+// may be other ranks': `model` then has all parameters (and biases) of the model, and what is
+// checked and said is of all of them, the same on every rank. Without `model` the tensors are the
+// model.
+void load_hf_weights(const std::string& path, std::span<const NamedView> tensors,
+                     Stream* device = nullptr, std::span<const Parameter> model = {});
 
 inline constexpr int64_t kShardBytes = 5'000'000'000;
 
