@@ -163,7 +163,8 @@ void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout&
     try {
       const RunLayout other_layout = run_layout(other, args, layout.mesh.world());
       need = memory_table(other, args, other_layout, rank, stream).total();
-    } catch (const Error&) {
+    } catch (const Error& e) {
+      if (e.fault() != Fault::kConfig) throw;
       continue;  // a batch that this layout cannot divide
     }
     if (need >= table.total() || need == last) continue;
