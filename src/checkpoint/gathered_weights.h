@@ -22,8 +22,7 @@ class GatheredWeights {
   GatheredWeights(Stream&, Communicator& world, std::vector<Whole> all,
                   std::vector<NamedView> mine);
 
-  const std::vector<Whole>& all() const { return all_; }
-  // A collective. On rank 0 the elements of all()[i], in host memory until the next call;
+  // A collective. On rank 0 the elements of `all`'s i-th, in host memory until the next call;
   // elsewhere "no tensor". Throws Error{kContract} on rank 0 when no rank has some of them.
   ConstTensorView fetch(size_t i);
 

@@ -8,19 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "config/job_config.h"
-#include "config/model_args.h"
 #include "observe/kernel_times.h"
 #include "observe/metrics.h"
 
 namespace nereus {
-
-// One rank's view of the run that begins. References are valid during the call only.
-struct RunInfo {
-  const JobConfig& config;
-  const ModelArgs& args;
-  int rank = 0, ranks = 1;
-};
 
 // What a GPU ran during one step.
 struct KernelProfile {
@@ -34,7 +25,6 @@ struct KernelProfile {
 class Sink {
  public:
   virtual ~Sink() = default;
-  virtual void started(const RunInfo&) {}
   virtual void step(const StepMetrics&) {}
   virtual void validation(const ValidationMetrics&) {}
   virtual void profile(const KernelProfile&) {}

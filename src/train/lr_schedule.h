@@ -28,9 +28,6 @@ class LrSchedule {
   // The rate used in a step, 1 to steps.
   double at(int64_t step) const;
 
-  int64_t warmup_steps() const { return warmup_; }
-  int64_t decay_steps() const { return decay_; }
-
  private:
   double lr_, min_factor_;
   int64_t steps_, warmup_, decay_, stable_;

@@ -46,9 +46,7 @@ TEST(LrSchedule, EveryStepOfEveryReferenceTableIsEqualAsADouble) {
 TEST(LrSchedule, AWarmUpOrDecayThatDoesNotFitIsCutWithAWarning) {
   const log::Capture log;
   const LrSchedule ramp(1, 20, 50, 0.8, LrDecay::cosine, 0.1);
-  EXPECT_EQ(ramp.warmup_steps(), 20);
-  EXPECT_EQ(ramp.decay_steps(), 0);
-  EXPECT_EQ(ramp.at(20), 1.0);
+  for (int n = 1; n <= 20; ++n) EXPECT_EQ(ramp.at(n), n / 20.0);
   EXPECT_THAT(log.text(), HasSubstr("WARNING - Warmup steps (50) exceed total training steps (20). "
                                     "Adjusting warmup steps to 20.\n"));
   EXPECT_THAT(log.text(),
@@ -58,10 +56,14 @@ TEST(LrSchedule, AWarmUpOrDecayThatDoesNotFitIsCutWithAWarning) {
 
 TEST(LrSchedule, DecayStepsAreRoundedTiesToEvenAndFitSilently) {
   const log::Capture log;
-  EXPECT_EQ(LrSchedule(1, 5, 0, 0.5, LrDecay::linear, 0).decay_steps(), 2);
-  EXPECT_EQ(LrSchedule(1, 7, 0, 0.5, LrDecay::linear, 0).decay_steps(), 4);
-  EXPECT_EQ(LrSchedule(1, 10, 2, 0.8, LrDecay::linear, 0).decay_steps(), 8);
-  EXPECT_EQ(LrSchedule(1, 10, 2, std::nullopt, LrDecay::linear, 0).decay_steps(), 8);
+  // The last step is the decay's last but one.
+  const auto last = [](int64_t steps, int64_t warmup, std::optional<double> ratio) {
+    return LrSchedule(1, steps, warmup, ratio, LrDecay::linear, 0).at(steps);
+  };
+  EXPECT_EQ(last(5, 0, 0.5), 1 - 1 / 2.0);
+  EXPECT_EQ(last(7, 0, 0.5), 1 - 3 / 4.0);
+  EXPECT_EQ(last(10, 2, 0.8), 1 - 7 / 8.0);
+  EXPECT_EQ(last(10, 2, std::nullopt), 1 - 7 / 8.0);
   EXPECT_EQ(log.text(), "");
 }
 

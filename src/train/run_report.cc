@@ -15,18 +15,13 @@ RunReport::RunReport(const JobConfig& config, const ModelArgs& args, const RunLa
                      Stream& stream)
     : config_(config), args_(args), layout_(layout), stream_(stream) {}
 
-void RunReport::open(const RunFolder* folder, int rank) {
+void RunReport::open(const RunFolder* folder) {
   sinks_.push_back(std::make_unique<ConsoleSink>(log_in_color(config_)));
   if (folder != nullptr) {
     metrics_path_ = folder->new_metrics_file();
     sinks_.push_back(std::make_unique<JsonlSink>(metrics_path_));
     sinks_.push_back(std::make_unique<KernelFilesSink>(config_.job.dump_folder));
   }
-  const RunInfo info{.config = config_,
-                     .args = args_,
-                     .rank = rank,
-                     .ranks = static_cast<int>(layout_.mesh.world())};
-  for (const auto& sink : sinks_) sink->started(info);
 }
 
 // Which kernels attention goes through.

@@ -23,7 +23,7 @@ class RunReport {
 
   // From here on figures go to this rank's sinks: the console, and files in `folder` on the rank
   // that writes (null elsewhere).
-  void open(const RunFolder* folder, int rank);
+  void open(const RunFolder* folder);
 
   // Before the first step. `library` moves tensors between ranks, "" for one rank; `seconds` is how
   // long the set-up took.

@@ -73,7 +73,7 @@ void Trainer::set_up() {
       save_config(config_, config_.job.dump_folder + "/" + *config_.job.save_config_file);
     checkpoint_->warn_of_little_space();
   }
-  report_.open(folder_.get(), all_.rank());
+  report_.open(folder_.get());
   report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
 }
 
