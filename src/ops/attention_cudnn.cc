@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "ops/workspace.h"
 #include "tensor/format.h"
 
 // cuDNN's front-end finds the library that we have opened through this.
@@ -57,14 +58,13 @@ using Variant = std::unordered_map<int64_t, void*>;
 
 class Graphs : public StreamState {
  public:
-  explicit Graphs(Stream& stream) : device_(stream.device()) {
+  explicit Graphs(Stream& stream) {
     open_library();
     NEREUS_CHECK(kDevice, fe::detail::create_handle(&handle_) == CUDNN_STATUS_SUCCESS,
                  "cuDNN: no handle could be made");
     fe::detail::set_stream(handle_, static_cast<cudaStream_t>(stream.native()));
   }
   ~Graphs() override { fe::detail::destroy_handle(handle_); }
-  int64_t bytes() const override { return workspace_.bytes(); }
 
   using Key = std::tuple<Shape4, float, bool, std::vector<Strides>>;
 
@@ -99,28 +99,15 @@ class Graphs : public StreamState {
     return bytes;
   }
 
-  // Makes our own workspace so large.
-  void reserve(Stream& stream, int64_t bytes) {
-    if (bytes <= workspace_.bytes()) return;
-    stream.synchronize();  // someone may be working in the old one
-    workspace_ = Buffer();
-    workspace_ = Buffer(device_, bytes, "workspace of cuDNN attention");
-  }
-
-  // With the caller's workspace, or with our own.
+  // With the caller's workspace, or with the stream's.
   void run(Stream& stream, fe::graph::Graph& graph, Variant& tensors, const TensorView& workspace) {
     const int64_t need = workspace_bytes(graph);
     std::byte* memory = workspace.data;
-    if (need > workspace.bytes()) {
-      reserve(stream, need);  // nothing to do in a step that was measured
-      memory = workspace_.data();
-    }
+    if (need > workspace.bytes()) memory = stream.state<Workspace>().take<std::byte>(need);
     check_fe(graph.execute(handle_, tensors, memory), "attention");
   }
 
  private:
-  Device device_;
-  Buffer workspace_;
   cudnnHandle_t handle_ = nullptr;
   std::map<Key, std::unique_ptr<fe::graph::Graph>> graphs_;
 };
@@ -220,7 +207,8 @@ void plan(Stream& stream, const AttentionForward& a) {
   if (!cudnn_takes(a)) return;
   auto& graphs = stream.state<Graphs>();
   const fe::graph::Graph* const graph = forward_graph(stream, graphs, a);
-  if (graph != nullptr) graphs.reserve(stream, Graphs::workspace_bytes(*graph));
+  if (graph != nullptr)
+    stream.state<Workspace>().reserve<std::byte>(Graphs::workspace_bytes(*graph));
 }
 void plan(Stream& stream, const AttentionBackward& a) {
   if (cudnn_takes(a)) backward_graph(stream, stream.state<Graphs>(), a);

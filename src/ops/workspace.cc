@@ -8,7 +8,7 @@ namespace nereus::ops {
 
 void Workspace::reserve_bytes(int64_t bytes) {
   measured_ = true;
-  grow(bytes);
+  grow(std::max(bytes, kLeastBytes));
 }
 
 std::byte* Workspace::take_bytes(int64_t bytes) {

@@ -50,6 +50,12 @@ TEST_F(WorkspaceTest, IsFixedOnceItWasMeasured) {
   EXPECT_NE(workspace_.take<char>(kMore + 1), nullptr);
 }
 
+TEST_F(WorkspaceTest, HasItsLeastBlockAlsoWhereNothingMoreWasMeasured) {
+  workspace_.reserve<char>(0);
+  EXPECT_EQ(workspace_.bytes(), Workspace::kLeastBytes);
+  EXPECT_NE(workspace_.take<char>(Workspace::kLeastBytes), nullptr) << "needs no measuring";
+}
+
 // On a GPU: an op, run on the meta device for the GPU's stream and then on the stream itself. The
 // sizes need more than the least block, so that what was not measured shows.
 class MeasuredOps : public testing::Test {
