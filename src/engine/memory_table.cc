@@ -4,12 +4,11 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/units.h"
 #include "engine/engine_options.h"
 
 namespace nereus {
 namespace {
-
-constexpr double kMiB = 1 << 20, kGiB = 1 << 30;
 
 // Measured on Debian 12 (docs/performance.md): code and heaps, the compute threads, and the
 // reader's and tokenizer's tables.

@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/philox.h"
+#include "base/units.h"
 #include "comm/thread_ranks.h"
 #include "config/load.h"
 #include "engine/engine_options.h"
@@ -93,7 +94,6 @@ using testing::ThrowsMessage;
 using Arguments = std::vector<std::string>;
 
 constexpr int64_t kSequence = 16;
-constexpr double kGiB = 1 << 30;
 
 // Two of the three layers of experts.
 LoadedConfig load(const Arguments& more = {}) {

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "checkpoint/gathered_weights.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/hf_weights.h"
@@ -15,8 +16,6 @@
 namespace nereus {
 namespace {
 
-constexpr double kGiB = 1 << 30;
-
 // What the weights of the whole model are, in order.
 std::vector<Parameter> tensors_of(const ModelArgs& args) {
   std::vector<Parameter> out = parameters(args);
@@ -25,10 +24,6 @@ std::vector<Parameter> tensors_of(const ModelArgs& args) {
       out.push_back(
           {.name = expert_bias_name(layer), .shape = {args.moe.num_experts}, .initial = {}});
   return out;
-}
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 // Before weights are read: are they this model's? config.json beside them says so.

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "config/load.h"
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
@@ -13,10 +14,6 @@
 
 namespace nereus {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 LrSchedule lr_schedule(const JobConfig& c) {
   return LrSchedule(c.optimizer.lr, c.training.steps, c.lr_scheduler.warmup_steps,
