@@ -29,6 +29,4 @@ std::string size_text(int64_t bytes) {
   return n >= 1e3 ? fmt::format("{:.1f} kB", n / 1e3) : fmt::format("{} bytes", bytes);
 }
 
-bool is_lfs_pointer(std::string_view start) { return start.starts_with("version https://git-lfs"); }
-
 }  // namespace nereus

@@ -1,4 +1,4 @@
-// Letters and blanks of ASCII text, whatever the locale; sizes as text; how files begin.
+// Letters and blanks of ASCII text, whatever the locale; sizes as text.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,5 @@ std::string trimmed(std::string_view text, std::string_view blanks = " \t");
 
 // "305.2 GB", "1.5 MB", "3.2 kB" (powers of 1000), "12 bytes".
 std::string size_text(int64_t bytes);
-
-// Does a file that begins like this hold, in place of what it should, the few lines that Git LFS
-// keeps until `git lfs pull`?
-bool is_lfs_pointer(std::string_view start);
 
 }  // namespace nereus

@@ -11,9 +11,9 @@
 
 #include "base/check.h"
 #include "base/files.h"
-#include "base/text.h"
 #include "checkpoint/hf_forms.h"
 #include "checkpoint/listing.h"
+#include "config/json_file.h"
 #include "tensor/convert.h"
 
 namespace nereus {
@@ -25,22 +25,6 @@ using Json = nlohmann::json;
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kFileName = "model.safetensors";
 constexpr const char* kScaleSuffixes[] = {"_scale_inv", "_scale"};
-
-Json read_json(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  NEREUS_CHECK(kConfig, in.good(), "{}: cannot read", path);
-  const std::string text(std::istreambuf_iterator<char>(in), {});
-  NEREUS_CHECK(
-      kConfig, !is_lfs_pointer(text),
-      "{}: this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull` or "
-      "download it again",
-      path);
-  try {
-    return Json::parse(text);
-  } catch (const Json::exception& e) {
-    NEREUS_FAIL(kConfig, "{}: not valid JSON: {}", path, e.what());
-  }
-}
 
 // The weights' file in a folder without an index.
 std::string only_file_in(const std::string& folder) {
@@ -166,7 +150,7 @@ void HfWeights::add_file(const std::string& path) {
 }
 
 void HfWeights::add_index(const std::string& path) {
-  const Json index = read_json(path);
+  const Json index = read_json_file(path);
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   NEREUS_CHECK(kConfig, map != index.end() && map->is_object(), "{}: it has no weight_map", path);
   std::set<std::string> shards;
@@ -196,7 +180,7 @@ void HfWeights::add_index(const std::string& path) {
 
 void HfWeights::read_block_size(const std::string& config) {
   if (!is_there(config)) return;
-  const Json json = read_json(config);
+  const Json json = read_json_file(config);
   const auto* size = block_size(json);
   if (size == nullptr) return;
   const auto positive = [](const Json& n) {

@@ -278,7 +278,7 @@ TEST(HfWeights, PlacesWithoutWeightsAreNamed) {
 
   const std::string index = folder.file("model.safetensors.index.json");
   folder.write("model.safetensors.index.json", "{");
-  EXPECT_THAT(open_error(folder.path()), HasSubstr(index + ": not valid JSON"));
+  EXPECT_THAT(open_error(folder.path()), HasSubstr(index + ": not JSON: "));
   folder.write("model.safetensors.index.json", "[]");
   EXPECT_THAT(open_error(folder.path()), HasSubstr(index + ": it has no weight_map"));
   folder.write("model.safetensors.index.json", R"({"weight_map": {"a": 3}})");

@@ -4,11 +4,10 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
 #include "base/check.h"
 #include "base/suggest.h"
-#include "base/text.h"
+#include "config/json_file.h"
 #include "config/model_args.h"
 
 namespace nereus {
@@ -88,21 +87,9 @@ class Members {
 };
 
 json read_json(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  NEREUS_CHECK(kConfig, in.good(), "{}: cannot be read; the model's arguments come from it", path);
-  std::stringstream text;
-  text << in.rdbuf();
-  NEREUS_CHECK(
-      kConfig, !is_lfs_pointer(text.str()),
-      "{}: this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull` or "
-      "download it again",
-      path);
-  json parsed;
-  try {
-    parsed = json::parse(text.str());
-  } catch (const json::exception& e) {
-    NEREUS_FAIL(kConfig, "{}: not JSON: {}", path, e.what());
-  }
+  NEREUS_CHECK(kConfig, std::ifstream(path).good(),
+               "{}: cannot be read; the model's arguments come from it", path);
+  json parsed = read_json_file(path);
   NEREUS_CHECK(kConfig, parsed.is_object(), "{}: it must be a JSON object", path);
   return parsed;
 }

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "base/check.h"
+#include "base/fetched.h"
 
 namespace nereus::data {
 namespace {
@@ -55,6 +56,7 @@ NpyFile::NpyFile(const std::string& path) : path_(path), in_(path, std::ios::bin
   NEREUS_CHECK(kConfig, in_.good() && !error, "{}: cannot be read", path);
   std::string head(static_cast<size_t>(std::min<int64_t>(size, 12)), '\0');
   in_.read(head.data(), static_cast<std::streamsize>(head.size()));
+  check_fetched(path);
   NEREUS_CHECK(kConfig, head.size() == 12 && head.compare(0, 6, "\x93NUMPY") == 0,
                "{}: is not a .npy file", path);
   const auto byte = [&](size_t i) { return int64_t{static_cast<unsigned char>(head[i])}; };

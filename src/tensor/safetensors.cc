@@ -12,6 +12,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "base/fetched.h"
 #include "base/suggest.h"
 
 namespace nereus {
@@ -90,11 +91,7 @@ class HeaderParser {
 
   std::string_view header_text() {
     const uint64_t size = bytes_.size();
-    const std::string_view start = text(0, std::min<size_t>(size, 24));
-    NEREUS_CHECK(kConfig, !start.starts_with("version https://git-lfs"),
-                 "{}: this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull` "
-                 "or download it again",
-                 path_);
+    check_fetched(path_, text(0, std::min<size_t>(size, 128)));
     NEREUS_CHECK(kConfig, size >= kLengthBytes,
                  "{}: not a safetensors file: it has {} bytes, and the header's length alone takes "
                  "{}; download or copy it again",

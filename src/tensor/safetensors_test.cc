@@ -107,11 +107,12 @@ TEST(Safetensors, EveryBrokenHeaderIsNamed) {
   EXPECT_EQ(parse(file_of("{" + a + "}   ", 8)).entries().size(), 1u);
   EXPECT_EQ(parse(file_of("{}", 0)).entries().size(), 0u);
 
-  EXPECT_THAT(parse_error(""),
-              HasSubstr("some.safetensors: not a safetensors file: it has 0 bytes"));
+  EXPECT_THAT(parse_error(""), HasSubstr("some.safetensors: is empty; download or copy it again"));
   EXPECT_THAT(parse_error("1234567"), HasSubstr("it has 7 bytes"));
   EXPECT_THAT(parse_error("version https://git-lfs.github.com/spec/v1\noid"),
               HasSubstr("a Git LFS pointer"));
+  EXPECT_THAT(parse_error("<!DOCTYPE html>\n<html><head><title>404"),
+              HasSubstr("some.safetensors: this is a web page, not the file itself"));
   EXPECT_THAT(parse_error("PK\3\4 and this is something else"),
               HasSubstr("not a safetensors file: its first 8 bytes announce a header of"));
   EXPECT_THAT(parse_error(file_of("{" + a + "}", 8).substr(0, 30)),

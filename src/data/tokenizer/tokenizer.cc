@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <set>
 
 #include "base/check.h"
+#include "base/fetched.h"
 #include "data/tokenizer/merger.h"
 #include "data/tokenizer/tokenizer_json.h"
 #include "data/utf8.h"
@@ -14,18 +14,6 @@ namespace nereus::data {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string read_all(const fs::path& path) {
-  std::error_code ignored;
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  NEREUS_CHECK(kConfig, in.good() && !fs::is_directory(path, ignored), "{}: cannot be read",
-               path.string());
-  std::string text(static_cast<size_t>(in.tellg()), '\0');
-  in.seekg(0);
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  NEREUS_CHECK(kConfig, in.good(), "{}: reading failed", path.string());
-  return text;
-}
 
 // "the folder has a, b, c", for a message.
 std::string contents_of(const fs::path& folder) {
@@ -243,7 +231,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::string& path) {
   }
   const fs::path config = file.parent_path() / "tokenizer_config.json";
   const bool has_config = fs::exists(config, error);
-  return parse(read_all(file), has_config ? read_all(config) : "", file.string(), config.string());
+  return parse(read_fetched(file.string()), has_config ? read_fetched(config.string()) : "",
+               file.string(), config.string());
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {

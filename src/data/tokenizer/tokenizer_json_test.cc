@@ -266,5 +266,20 @@ TEST(TokenizerJson, AMissingFileListsWhatTheFolderHas) {
                                   "` fetches DeepSeek-V3.1's."))));
 }
 
+TEST(TokenizerJson, AFileThatWasNotFetchedIsNamed) {
+  for (const char* name : {"tokenizer_config.json", "tokenizer.json"})
+    for (const auto& [text, what] :
+         {std::pair(
+              "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+              ": this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
+          {"<!DOCTYPE html>\n<html>", ": this is a web page, not the file itself"}}) {
+      const test::TemporaryFolder folder;
+      folder.write("tokenizer.json", small_file().dump());
+      folder.write(name, text);
+      EXPECT_THAT([&] { Tokenizer::load(folder.path()); },
+                  ThrowsMessage<Error>(HasSubstr(folder.file(name) + what)));
+    }
+}
+
 }  // namespace
 }  // namespace nereus::data
