@@ -53,7 +53,7 @@ std::string NamePrefix::without(const std::string& name) const {
 std::vector<SafetensorsEntry> expert_parts(const SafetensorsEntry& e) {
   constexpr std::string_view kExperts = ".mlp.experts.";
   const size_t at = e.name.find(kExperts);
-  if (at == std::string::npos || e.shape.size() != 3) return {};
+  if (at == std::string::npos || e.shape.empty() || e.shape.size() > 3) return {};
   const std::string layer = e.name.substr(0, at + kExperts.size());
   std::string_view rest = std::string_view(e.name).substr(layer.size());
   std::vector<std::string> parts;
@@ -67,17 +67,27 @@ std::vector<SafetensorsEntry> expert_parts(const SafetensorsEntry& e) {
   if (rest.starts_with(".weight")) rest.remove_prefix(std::string_view(".weight").size());
   constexpr std::array<std::string_view, 3> kKinds = {"", "_scale_inv", "_scale"};
   if (parts.empty() || std::find(kKinds.begin(), kKinds.end(), rest) == kKinds.end()) return {};
+  const bool scales = !rest.empty();
   const int64_t experts = e.shape[0], n = std::ssize(parts);
-  if (experts < 1 || e.shape[1] % n != 0 || e.dtype == FileDType::other) return {};
+  if (experts < 1 || e.dtype == FileDType::other || (!scales && e.shape.size() != 3)) return {};
+  const bool of_whole = scales && e.count() == experts;  // one of an expert is each part's
+  if (!of_whole && (e.shape.size() < 2 || e.shape[1] % n != 0)) return {};
 
+  std::vector<int64_t> shape = {1};
+  if (!of_whole) {
+    shape.assign(e.shape.begin() + 1, e.shape.end());
+    shape[0] /= n;
+  }
   std::vector<SafetensorsEntry> out;
-  const size_t bytes = e.data.size() / static_cast<size_t>(experts * n);
+  const int64_t pieces = of_whole ? experts : experts * n;
+  const size_t bytes = e.data.size() / static_cast<size_t>(pieces);
   for (int64_t i = 0; i < experts * n; ++i)
-    out.push_back({.name = layer + std::to_string(i / n) + "." + parts[static_cast<size_t>(i % n)] +
-                           ".weight" + std::string(rest),
-                   .dtype = e.dtype,
-                   .shape = {e.shape[1] / n, e.shape[2]},
-                   .data = e.data.subspan(static_cast<size_t>(i) * bytes, bytes)});
+    out.push_back(
+        {.name = layer + std::to_string(i / n) + "." + parts[static_cast<size_t>(i % n)] +
+                 ".weight" + std::string(rest),
+         .dtype = e.dtype,
+         .shape = shape,
+         .data = e.data.subspan(static_cast<size_t>(of_whole ? i / n : i) * bytes, bytes)});
   return out;
 }
 

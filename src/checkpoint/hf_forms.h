@@ -4,7 +4,8 @@
 //   a prefix       model.language_model.layers.3...   in place of   model.layers.3...
 //   fused experts  mlp.experts.gate_up_proj [E, 2 F, D]: of each expert the gate's F rows, then
 //                  up's; mlp.experts.down_proj [E, D, F]. As transformers 5 keeps them in memory;
-//                  also with `.weight` behind, and FP8 with scales of the same order
+//                  also with `.weight` behind, and FP8 with scales of blocks [E, 2 F / b, D / b],
+//                  of rows [E, 2 F, 1] or [E, 2 F], or of experts [E, 1, 1], [E, 1] or [E]
 //   packed         4-bit integers in words: recognised, so that they can be refused by name
 #pragma once
 

@@ -159,6 +159,32 @@ TEST(HfForms, FusedExpertsOfFp8HaveTheirScalesInTheSameOrder) {
   EXPECT_THAT(open(12), HasSubstr("the gate's 6 rows of an expert are not whole blocks of 4"));
 }
 
+// Two experts whose gate is one row of FP8's 1, 2 and whose up one of -1, 0.5; blocks are larger.
+TEST(HfForms, FusedExpertsOfFp8MayHaveAScaleOfARowOrOfAnExpert) {
+  const test::TemporaryFolder folder;
+  const std::string name = "model.layers.0.mlp.experts.gate_up_proj";
+  const FileTensor q = of_bytes(name, FileDType::f8e4m3, {2, 2, 2},
+                                {0x38, 0x40, 0xb8, 0x30, 0x38, 0x40, 0xb8, 0x30});
+  const auto read = [&](std::vector<int64_t> shape, const std::vector<int>& bytes) {
+    write(folder.file("model.safetensors"),
+          {q, of_bytes(name + "_scale", FileDType::bf16, std::move(shape), bytes)});
+    const HfWeights weights = HfWeights::open(folder.path());
+    std::vector<float> out(8);
+    for (size_t i = 0; i < 4; ++i)
+      weights.read_f32("model.layers.0.mlp.experts." + std::to_string(i / 2) +
+                           (i % 2 == 0 ? ".gate_proj.weight" : ".up_proj.weight"),
+                       &out[2 * i]);
+    return out;
+  };
+  const std::vector<int> two = {0, 0x40, 0, 0x3e};  // 2 and 2^-3
+  for (const std::vector<int64_t>& shape :
+       std::vector<std::vector<int64_t>>{{2, 1, 1}, {2, 1}, {2}})
+    EXPECT_THAT(read(shape, two), ElementsAre(2, 4, -2, 1, 0.125, 0.25, -0.125, 0.0625));
+  const std::vector<int> four = {0, 0x40, 0, 0x3e, 0, 0x3f, 0, 0x3f};  // and 0.5, 0.5
+  for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{{2, 2, 1}, {2, 2}})
+    EXPECT_THAT(read(shape, four), ElementsAre(2, 4, -0.125, 0.0625, 0.5, 1, -0.5, 0.25));
+}
+
 TEST(HfForms, APrefixOfTheNamesIsNoOtherModel) {
   struct Case {
     std::string body, head;

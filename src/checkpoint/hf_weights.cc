@@ -207,20 +207,26 @@ void HfWeights::use_usual_names() {
   }
 }
 
+// A scale of a block that holds rows of the gate and of up would be neither's.
+void HfWeights::check_halves(const Place& fused, const SafetensorsEntry& part) const {
+  const SafetensorsEntry& e = fused.entry;
+  const SafetensorsEntry* scale = scale_of(e);
+  if (scale == nullptr || part.shape[0] == e.shape[1]) return;
+  const int64_t experts = e.shape[0], rows = e.shape[1];
+  const bool of_expert = scale->count() == experts, of_row = scale->count() == experts * rows;
+  NEREUS_CHECK(kConfig, of_expert || of_row || part.shape[0] % block_[0] == 0,
+               "{}: '{}' is {}: the gate's {} rows of an expert are not whole blocks of {}, so "
+               "that its scales cannot be told from up's; save the experts one by one",
+               files_[fused.file].path(), e.name, e.to_string(), part.shape[0], block_[0]);
+}
+
 void HfWeights::split_experts() {
   std::vector<Place> fused;
   for (const auto& [name, place] : places_)
     if (!expert_parts(place.entry).empty()) fused.push_back(place);
   for (const Place& f : fused) {
     std::vector<SafetensorsEntry> parts = expert_parts(f.entry);
-    // Scales of a block that holds rows of both halves would be neither's.
-    NEREUS_CHECK(kConfig,
-                 f.entry.dtype != FileDType::f8e4m3 || parts[0].shape[0] == f.entry.shape[1] ||
-                     parts[0].shape[0] % block_[0] == 0,
-                 "{}: '{}' is {}: the gate's {} rows of an expert are not whole blocks of {}, so "
-                 "that its scales cannot be told from up's; save the experts one by one",
-                 files_[f.file].path(), f.entry.name, f.entry.to_string(), parts[0].shape[0],
-                 block_[0]);
+    check_halves(f, parts[0]);
     places_.erase(f.entry.name);
     for (SafetensorsEntry& part : parts) add({f.file, std::move(part)});
   }

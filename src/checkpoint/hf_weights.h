@@ -61,6 +61,7 @@ class HfWeights {
   void add_index(const std::string& path);
   void read_block_size(const std::string& config);
   void use_usual_names();
+  void check_halves(const Place& fused, const SafetensorsEntry& part) const;
   void split_experts();
   void set_scales_apart();
   const SafetensorsEntry* scale_of(const SafetensorsEntry&) const;  // nullptr: it has none
