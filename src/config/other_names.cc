@@ -21,6 +21,8 @@ constexpr OtherName kNames[] = {
     {"checkpoint.model_weights_only", "checkpoint.last_save_model_only"},
     {"checkpoint.last_save_model_weights_only", "checkpoint.last_save_model_only"},
     {"checkpoint.initial_load_model_weights_only", "checkpoint.initial_load_model_only"},
+    {"checkpoint.interval_type", "", "intervals are numbers of steps; remove it"},
+    {"model.norm_type", "", "the norm is always rmsnorm here; remove it"},
     {"lr_scheduler.lr_min", "lr_scheduler.min_lr_factor"},
     {"float8.moe_fqns_prototype", "quantize.grouped_mm.float8.fqns"},
     {"float8.enable_float8_linear", "model.converters", "with \"quantize.linear.float8\" in it"},
