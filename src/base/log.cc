@@ -8,6 +8,8 @@
 #include <mutex>
 #include <optional>
 
+#include "base/log_rank.h"
+
 namespace nereus::log {
 namespace {
 
@@ -23,12 +25,8 @@ State& state() {
 }
 
 // Ranks may be threads of one process.
-struct Voice {
-  int rank = -1;
-  bool speaks = true;
-};
-Voice& voice() {
-  thread_local Voice instance;
+SpeakingRank& voice() {
+  thread_local SpeakingRank instance;
   return instance;
 }
 
@@ -76,7 +74,9 @@ void set_level(Level lowest) {
   state().lowest = lowest;
 }
 
-void set_rank(int rank, bool speaks) { voice() = {rank, speaks}; }
+void set_rank(int rank, bool speaks) { speak_as({rank, speaks}); }
+SpeakingRank this_rank() { return voice(); }
+void speak_as(SpeakingRank rank) { voice() = rank; }
 
 Capture::Capture() {
   const std::lock_guard lock(state().mutex);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/log_rank.h"
 #include "data/document_text.h"
 #include "data/shards.h"
 
@@ -43,14 +44,20 @@ struct DocumentStream::Batch {
 };
 
 DocumentStream::DocumentStream(const TextOptions& options, std::vector<std::string> shards,
-                               const Dealer& dealer, ReadPosition start, Wanted wanted)
+                               BrokenShards broken, const Dealer& dealer, ReadPosition start,
+                               Wanted wanted)
     : options_(options),
       shards_(std::move(shards)),
+      broken_shards_(std::move(broken)),
       dealer_(dealer),
       wanted_(std::move(wanted)),
       reader_(open(static_cast<size_t>(start.shard), start.line)),
       at_(std::move(start)) {
-  for (size_t i = 0; i < threads_wanted(options); ++i) threads_.emplace_back([this] { work(); });
+  for (size_t i = 0; i < threads_wanted(options); ++i)
+    threads_.emplace_back([this, rank = log::this_rank()] {
+      log::speak_as(rank);
+      work();
+    });
 }
 
 DocumentStream::~DocumentStream() {
@@ -77,13 +84,17 @@ bool DocumentStream::next_line(std::string& line) {
     } catch (const Error& e) {
       if (e.fault() != Fault::kIo) throw;
       if (options_.on_broken_shard == BrokenShard::stop)
-        NEREUS_FAIL(
-            kIo, "{}\n  data.on_broken_shard = \"skip\" passes over what is left of such a shard.",
-            e.what());
+        NEREUS_FAIL(kIo,
+                    "{}\n  It was read up to line {}. data.on_broken_shard = \"skip\" passes over "
+                    "what is left of such a shard.",
+                    e.what(), reader_->line_number());
       if (at_.epoch == 0) {
-        ++broken_shards_;
-        log::warning("{}\n  Passed over from line {} on (data.on_broken_shard = \"skip\").",
-                     e.what(), reader_->line_number() + 1);
+        ++passed_over_;
+        if (!broken_shards_.known.contains(reader_->file()))
+          log::write(
+              broken_shards_.of_this_rank ? log::Level::error : log::Level::warning,
+              fmt::format("{}\n  Passed over from line {} on (data.on_broken_shard = \"skip\").",
+                          e.what(), reader_->line_number() + 1));
       }
       if (!reader_->next_file()) return false;
     }
@@ -97,15 +108,22 @@ bool DocumentStream::read(Lines& out) {
   if (ended_) return false;
   ended_ = true;  // unless all goes well
   out.number = read_batches_++;
+  if (broken_) std::rethrow_exception(broken_);
   out.begin = at_;
   std::string line;
   bool more = true;
   for (size_t bytes = 0; bytes < kBatchBytes && more;) {
-    more = next_line(line);
+    try {
+      more = next_line(line);
+    } catch (const Error&) {
+      if (bytes == 0) throw;
+      broken_ = std::current_exception();  // the next batch's: what was read before is not lost
+      break;
+    }
     if (!more) break;
     at_.shard = static_cast<int64_t>(reader_->file_index());
     at_.line = reader_->line_number();
-    if (line.empty()) continue;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     bytes += line.size();
     const int64_t stream = dealer_.deal(at_, line.size());
     if (stream >= 0 && wanted_(stream, at_.document))

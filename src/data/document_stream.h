@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -38,7 +39,12 @@ class DocumentStream {
  public:
   // wanted(stream, document): should the document be tokenised and returned? Others are skipped.
   using Wanted = std::function<bool(int64_t stream, int64_t document)>;
-  DocumentStream(const TextOptions&, std::vector<std::string> shards, const Dealer&,
+  // What is said of shards that are passed over, where on_broken_shard is skip.
+  struct BrokenShards {
+    std::set<std::string> known = {};  // nothing more is said of them
+    bool of_this_rank = false;         // no other rank reads them: it speaks for itself
+  };
+  DocumentStream(const TextOptions&, std::vector<std::string> shards, BrokenShards, const Dealer&,
                  ReadPosition start, Wanted);
   ~DocumentStream();
 
@@ -52,7 +58,7 @@ class DocumentStream {
     int64_t not_json = 0, without_text = 0, replaced = 0;
   };
   const std::map<int64_t, Mended>& mended() const { return mended_; }
-  int64_t broken_shards() const { return broken_shards_; }
+  int64_t broken_shards() const { return passed_over_; }
   // Is there a document in them, of any rank?
   bool any_document() const { return any_document_; }
 
@@ -67,6 +73,7 @@ class DocumentStream {
 
   TextOptions options_;
   std::vector<std::string> shards_;
+  BrokenShards broken_shards_;
   Dealer dealer_;
   Wanted wanted_;
 
@@ -75,7 +82,8 @@ class DocumentStream {
   ReadPosition at_;
   int64_t read_batches_ = 0;
   bool ended_ = false;
-  std::atomic<int64_t> broken_shards_ = 0;
+  std::exception_ptr broken_;  // why nothing comes after the batches read so far
+  std::atomic<int64_t> passed_over_ = 0;
   std::atomic<bool> found_ = false;  // a document, of any rank
 
   std::mutex mutex_;  // guards what follows

@@ -1,6 +1,7 @@
 #include "data/loader.h"
 
 #include "base/check.h"
+#include "base/log_rank.h"
 
 namespace nereus::data {
 
@@ -10,7 +11,10 @@ Loader::Loader(std::unique_ptr<RowSource> source, const RowPlan& plan, int ahead
       tokens_(plan.local_rows() * plan.seq_len),
       ahead_(static_cast<size_t>(ahead)) {
   state_ = source_->save_state();
-  thread_ = std::thread([this] { work(); });
+  thread_ = std::thread([this, rank = log::this_rank()] {
+    log::speak_as(rank);
+    work();
+  });
 }
 
 Loader::~Loader() {
@@ -69,6 +73,19 @@ const Batch& Loader::next() {
   ready_.pop_front();
   changed_.notify_all();
   return kept_.back().batch;
+}
+
+bool Loader::has(int64_t batches) {
+  const auto n = static_cast<size_t>(batches);
+  NEREUS_CHECK(kContract, n <= ahead_, "{} batches are never ready, only {}", n, ahead_);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return failure_ || ended_ || ready_.size() >= n; });
+  return !failure_ || ready_.size() >= n;
+}
+
+std::exception_ptr Loader::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
 }
 
 void Loader::confirm() {

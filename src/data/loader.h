@@ -29,6 +29,11 @@ class Loader {
 
   // The next batch, valid until it is confirmed. Waits for it; rethrows what the source threw.
   const Batch& next();
+  // Waits until so many more batches wait to be handed out, at most `ahead`. False: the source
+  // fails before that.
+  bool has(int64_t batches);
+  // What the source threw, if it did. There may still be batches from before.
+  std::exception_ptr failure() const;
   void confirm();               // the oldest batch handed out that was not confirmed
   SourceStatus status() const;  // of the batches handed out so far, at least
   // Where the source was after the batch confirmed last: RowSource::save_state().

@@ -102,8 +102,9 @@ std::unique_ptr<RowSource> token_rows(const std::string& path, const RowPlan&, i
                                       bool loop, const SavedStates& = {});
 
 struct TextOptions {
-  std::string dataset;  // c4, c4_test, c4_validation: for messages, and which shards of a folder
-  std::string path;     // folder with shards (or with en/), or one shard
+  std::string dataset;          // c4, c4_test, c4_validation: for messages
+  std::string path;             // folder with shards (or with en/), or one shard
+  std::string split = "train";  // which of a folder's shards, where they have C4's names
   // global: documents are dealt to a fixed number of streams (dealer.h), row g comes from stream
   // g mod streams, whatever the ranks: a rank tokenises its own streams only, and reads past the
   // rest. torchtitan: its per-rank split and packing.

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/fetched.h"
 #include "base/files.h"
 #include "base/text.h"
 #include "data/document_text.h"
@@ -128,19 +129,52 @@ std::optional<ShardFault> of_other_kind(std::string_view start) {
       {"\xFD"
        "7zXZ",
        "compressed with xz, which is not read here", "Convert it: xz -dc IN | gzip > OUT.jsonl.gz"},
+      {"\x1F\x8B", "compressed with gzip twice",
+       "Unpack it once: gzip -dc IN > OUT.json.gz, under a new name"},
       {"PK\x03\x04", "a zip archive", "Unpack it: what is in it may be shards."},
       {"\xFF\xFE", "text in UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
       {"\xFE\xFF", "text in UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"}};
   for (const Kind& k : kKinds)
     if (start.starts_with(k.magic)) return ShardFault{k.what, k.remedy};
+  if (start.size() > 262 && start.substr(257, 5) == "ustar")
+    return ShardFault{"a tar archive", "Unpack it: what is in it may be shards."};
+  if (start.find_first_not_of('\0') == std::string_view::npos)
+    return ShardFault{"nothing but zeros, as of a copy or a download that did not end",
+                      "Download or copy it again."};
   return std::nullopt;
 }
 
-// The first bytes of a text, for a message.
-std::string shown(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 60)) out += c >= ' ' && c <= '~' ? c : '?';
-  return out;
+// What a folder without shards has instead, for a message.
+std::string contents_of(const std::string& folder) {
+  constexpr size_t kMost = 8;  // names
+  std::vector<std::string> files, folders;
+  std::string convert;
+  std::error_code error;
+  for (const fs::directory_entry& entry : entries_of(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with('.')) continue;
+    (entry.is_directory(error) ? folders : files).push_back(name);
+  }
+  std::sort(files.begin(), files.end());
+  std::sort(folders.begin(), folders.end());
+  for (const std::string& name : files) {
+    std::string start;
+    bool whole = false;
+    if (read_start((fs::path(folder) / name).string(), start, whole)) continue;
+    const std::optional<ShardFault> fault = of_other_kind(start);
+    if (!fault) continue;
+    convert = fmt::format("\n  {}: {}\n    {}", name, fault->what, fault->remedy);
+    break;
+  }
+  const auto list = [&](const char* what, std::vector<std::string> names) {
+    if (names.empty()) return std::string();
+    const size_t count = names.size();
+    names.resize(std::min(count, kMost));
+    return fmt::format("\n  It has {}: {}{}", what, fmt::join(names, ", "),
+                       count > kMost ? fmt::format(" and {} more", count - kMost) : "");
+  };
+  return list("the files", files) + list("the folders, which are not looked into", folders) +
+         convert;
 }
 
 // Of text that begins with a brace.
@@ -174,13 +208,17 @@ std::optional<ShardFault> of_lines(std::string_view text, bool whole) {
   if (any_json && whole && line.size() < 1000 &&
       (line.find("\"error\"") != std::string_view::npos ||
        line.find("\"message\"") != std::string_view::npos))
-    return ShardFault{fmt::format("a server's answer, not the file: {}", shown(line)),
+    return ShardFault{fmt::format("a server's answer, not the file: {}", shown_start(line)),
                       "Download it again."};
+  if (any_json && first_why.starts_with("its \"text\""))
+    return ShardFault{
+        fmt::format("without a \"text\" that is a string; {}", first_why),
+        "A line is to be {\"text\": \"...\"}, a string for each document: convert it."};
   if (any_json)
     return ShardFault{fmt::format("without a \"text\" that is a string; {}", first_why),
                       "Name the column that has the documents \"text\": jq -c '{text: .content}' "
                       "IN > OUT.jsonl, with its name for content."};
-  return ShardFault{fmt::format("not lines of JSON; it begins with {}", shown(text)),
+  return ShardFault{fmt::format("not lines of JSON; it begins with {}", shown_start(text)),
                     "A line is to be {\"text\": \"...\"}. Download or convert it again."};
 }
 
@@ -208,8 +246,8 @@ std::vector<std::string> find_shards(const std::string& path, const std::string&
   }
   NEREUS_CHECK(kConfig, !all.empty(),
                "{} = {}: neither it nor its en/ has shards named *.json.gz, "
-               "*.jsonl.gz, *.json or *.jsonl{}",
-               path_key, path, fetch());
+               "*.jsonl.gz, *.json or *.jsonl{}{}",
+               path_key, path, contents_of(path), fetch());
   // C4's names say their split; files of other names belong to whichever is asked for.
   std::vector<std::string> chosen, other_names;
   for (const std::string& shard : all) {
@@ -243,13 +281,13 @@ std::optional<ShardFault> fault_of_shard(const std::string& path) {
   }
   if (text.front() == '<')
     return ShardFault{
-        fmt::format("a web page (a server's error, perhaps), not the file: {}", shown(text)),
+        fmt::format("a web page (a server's error, perhaps), not the file: {}", shown_start(text)),
         "Download it again."};
   if (text.front() == '[')
     return ShardFault{"one JSON array, not a document a line",
                       "Make lines of it: jq -c '.[]' IN > OUT.jsonl"};
   if (text.front() != '{')
-    return ShardFault{fmt::format("not lines of JSON; it begins with {}", shown(text)),
+    return ShardFault{fmt::format("not lines of JSON; it begins with {}", shown_start(text)),
                       "A line is to be {\"text\": \"...\"}. Download or convert it again."};
   return of_lines(text, whole);
 }

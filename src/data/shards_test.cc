@@ -38,6 +38,12 @@ TEST(Shards, ThatAreNoneAreNamedByWhatTheyAre) {
   expect(kPointer, "a Git LFS pointer, not the file itself", "git lfs pull");
   expect(gz(kPointer), "a Git LFS pointer", "git lfs pull");
   expect("", "empty", "Download or copy it again");
+  expect(std::string(5000, '\0'), "nothing but zeros", "Download or copy it again");
+  expect(gz(gz(text_line("a"))), "compressed with gzip twice", "gzip -dc IN");
+  std::string tar(600, '\0');
+  expect(tar.replace(0, 6, "a.json").replace(257, 5, "ustar"), "a tar archive", "Unpack it");
+  expect("{\"text\": [\"a\", \"b\"]}\n", "its \"text\" is of type array",
+         "a string for each document");
   expect(" \n\n", "without a line", "take it out of the folder");
   expect("<!DOCTYPE html><html><title>404</title>", "a web page (a server's error, perhaps), not",
          "Download it again", "a.jsonl");
@@ -122,6 +128,7 @@ TEST(Shards, ThatCannotBeReadAreSaidBeforeAnyIs) {
   EXPECT_EQ(test::rows_of(*source, 2, 9).size(), 2u);
   EXPECT_EQ(source->status().all().broken_shards, 8);
   EXPECT_THAT(capture.text(), HasSubstr("They are passed over"));
+  EXPECT_THAT(capture.text(), Not(HasSubstr("Passed over from line")));  // said once
 }
 
 // By part, what the ranks count is the same or one rank's alone: as of_all_ranks() adds it up.
@@ -198,6 +205,38 @@ TEST(Shards, AreAThousandLookedAtInASecond) {
   EXPECT_EQ(look.bytes, static_cast<int64_t>(1024 * shard.size()));
   RecordProperty("seconds", std::to_string(seconds.count()));
   EXPECT_LT(seconds.count(), 10);  // 0.1 on an idle machine
+}
+
+// However little of the shard it is.
+TEST(Shards, ThatBreakGiveTheDocumentsBefore) {
+  const test::TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += text_line(std::string(998, 'd'));
+  folder.write("a.json.gz", gz(text).substr(0, gz(text).size() - 4));  // without the text's length
+  const log::Capture capture;
+  for (const BrokenShard what : {BrokenShard::stop, BrokenShard::skip}) {
+    TextOptions options = byte_options(folder.path(), false);
+    options.on_broken_shard = what;
+    const auto source = text_rows(options, {.seq_len = 999});  // rows of a document each
+    std::vector<int32_t> inputs(999 * 100), labels(inputs.size());
+    EXPECT_EQ(source->next(100, inputs, labels), 100);
+    if (what == BrokenShard::stop) {
+      EXPECT_THAT([&] { test::rows_of(*source, 999, 1); },
+                  ThrowsMessage<Error>(HasSubstr("  It was read up to line 100. data.")));
+    } else {
+      EXPECT_EQ(test::rows_of(*source, 999, 1).size(), 0u);
+    }
+  }
+}
+
+TEST(Shards, BlankLinesOfEverySystemAreNone) {
+  const test::TemporaryFolder folder;
+  folder.write("a.jsonl", "\r\n{\"text\": \"a\"}\r\n\r\n \t\n\n{\"text\": \"b\"}\r\n\r\n");
+  const log::Capture capture;
+  const auto source = text_rows(byte_options(folder.path(), false), {.seq_len = 5});
+  EXPECT_THAT(test::rows_of(*source, 5, 9), ElementsAre(test::Row{256, 'a', 257, 256, 'b', 257}));
+  EXPECT_EQ(source->status().all().skipped_lines(), 0);
+  EXPECT_THAT(capture.text(), Not(HasSubstr("WARNING")));
 }
 
 TEST(TextRows, BeginNoSecondPassOverASetWithoutADocument) {

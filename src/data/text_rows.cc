@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <deque>
 #include <filesystem>
+#include <set>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -32,7 +33,8 @@ class TextRows final : public RowSource {
     frontier_ = start_.document;
     epochs_ = start_.epoch;
     documents_ = std::make_unique<DocumentStream>(
-        options, shards_, dealer, start_, [this](int64_t stream, int64_t document) {
+        options, shards_, DocumentStream::BrokenShards{broken_, whole_shards_ && plan.dp_size > 1},
+        dealer, start_, [this](int64_t stream, int64_t document) {
           const Stream& s = streams_[static_cast<size_t>(stream)];
           return s.mine && document >= s.from.document;
         });
@@ -123,9 +125,7 @@ class TextRows final : public RowSource {
   // TorchTitan's split_dataset_by_node on a stream: whole shards when they divide evenly among the
   // ranks, else every dp_size-th document of all.
   std::vector<std::string> my_shards() {
-    const std::vector<std::string> all =
-        find_shards(options_.path, options_.dataset == "c4_validation" ? "validation" : "train",
-                    plan_.path_key);
+    const std::vector<std::string> all = find_shards(options_.path, options_.split, plan_.path_key);
     look_at(all);
     const auto size = static_cast<size_t>(plan_.dp_size), rank = static_cast<size_t>(plan_.dp_rank);
     whole_shards_ = !global_ && all.size() % size == 0;
@@ -137,7 +137,7 @@ class TextRows final : public RowSource {
 
   // What can be known before anything is read. Each shard is looked at by eight ranks or more, and
   // by the first.
-  void look_at(const std::vector<std::string>& all) const {
+  void look_at(const std::vector<std::string>& all) {
     const auto stride =
         static_cast<size_t>(plan_.dp_rank == 0 ? 1 : std::max(1, plan_.dp_size / 8));
     const ShardLook look = look_at_shards(all, static_cast<size_t>(plan_.dp_rank) % stride, stride);
@@ -148,6 +148,7 @@ class TextRows final : public RowSource {
               all.size() == 1 ? "" : "s", name(all.front()),
               all.size() == 1 ? "" : " to " + name(all.back()), size_text(look.bytes));
     if (look.broken.empty()) return;
+    broken_.insert(look.broken.begin(), look.broken.end());
     const std::string message =
         fmt::format("{} = {}: {} of {} shards cannot be read as lines of JSON{}", plan_.path_key,
                     options_.path, look.broken.size(), all.size(), look.message);
@@ -284,6 +285,7 @@ class TextRows final : public RowSource {
   bool global_;
   bool whole_shards_ = false;
   std::vector<std::string> shards_;
+  std::set<std::string> broken_;  // of all shards: at the look before the start
   std::vector<Stream> streams_;
   ReadPosition start_;
   int64_t first_row_ = 0;            // of the run, when it goes on

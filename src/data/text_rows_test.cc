@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "data/rows_test.h"
@@ -158,8 +160,16 @@ TEST(TextRows, NamesAFolderWithoutShardsOrDocumentsAndATokenizerOfAnotherModel) 
   EXPECT_THAT([&] { text_rows(byte_options(folder.path(), true), {}); },
               ThrowsMessage<Error>(HasSubstr(
                   "neither it nor its en/ has shards named *.json.gz, *.jsonl.gz, *.json or "
-                  "*.jsonl\n  `nereus download dataset --dir " +
+                  "*.jsonl\n  It has the files: readme.txt\n  `nereus download dataset --dir " +
                   folder.path() + "` fetches C4 there (--shards N: a part).")));
+  folder.write("train.parquet", "PAR1");
+  folder.write("data/a.jsonl", text_line("a"));
+  EXPECT_THAT([&] { text_rows(byte_options(folder.path(), true), {}); },
+              ThrowsMessage<Error>(
+                  HasSubstr("It has the files: readme.txt, train.parquet\n  It has the folders, "
+                            "which are not looked into: data\n  train.parquet: Parquet, not lines "
+                            "of JSON\n    Convert it: python -c ")));
+  std::filesystem::remove(folder.file("train.parquet"));
   EXPECT_THAT([&] { text_rows(byte_options(folder.file("missing"), true), {}); },
               ThrowsMessage<Error>(
                   HasSubstr("there is no such folder or file\n  `nereus download dataset --dir " +

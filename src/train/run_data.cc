@@ -73,6 +73,7 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
   }
   return data::text_rows({.dataset = w.dataset,
                           .path = path,
+                          .split = w.dataset == "c4_validation" ? "validation" : "train",
                           .order = c.data.order,
                           .workers = static_cast<int>(c.data.workers),
                           .loop = w.loop,
