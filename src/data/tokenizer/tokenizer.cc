@@ -118,7 +118,11 @@ struct Tokenizer::Encoder::State {
     pieces.clear();
     tokenizer.splitter->split(text, pieces);
     if (!tokenizer.file.add_prefix_space) {
-      for (const std::string_view piece : pieces) encode_piece(piece, ids);
+      if (tokenizer.after_bytes == nullptr) {  // most tokenizers
+        for (const std::string_view piece : pieces) merger.encode(piece, ids);
+      } else {
+        for (const std::string_view piece : pieces) encode_piece(piece, ids);
+      }
       return;
     }
     for (std::string_view piece : pieces) {
