@@ -84,6 +84,7 @@ Measured measure(const Options& options, const Setting& setting, ThreadPool& poo
   const double ready =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const int code = trainer.run();
+  NEREUS_CHECK(kIo, trainer.data_error().empty(), "{}", trainer.data_error());
   NEREUS_CHECK(kConfig, code == 0, "stopped by a signal (exit code {})", code);
   const std::vector<double>& seconds = trainer.step_seconds();
   std::vector<double> timed(seconds.begin() + kWarmUp, seconds.end());

@@ -103,6 +103,9 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
                 mine = trainer->run();
               });
               if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;
+              // Here, while no process of the others has ended: a launcher may end all with it.
+              if (!trainer->data_error().empty())
+                std::fprintf(stderr, "error: %s\n", trainer->data_error().c_str());
             });
   return code;
 }

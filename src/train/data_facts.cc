@@ -2,23 +2,16 @@
 
 #include <filesystem>
 
-#include "base/assets.h"
 #include "base/check.h"
+#include "base/fetched.h"
 #include "base/text.h"
 #include "data/shards.h"
+#include "train/data_set.h"
 
 namespace nereus {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct DataSet {
-  std::string section, dataset;
-  std::optional<std::string> path;
-  const char* sample;  // of the assets, for c4_test
-
-  std::string path_key() const { return section + ".dataset_path"; }
-};
 
 // "12 shards, a.json.gz to m.json.gz, 3.1 GB", and what of them cannot be read.
 std::string facts_of_shards(const std::vector<std::string>& shards) {
@@ -34,22 +27,20 @@ std::string facts_of_shards(const std::vector<std::string>& shards) {
 }
 
 std::string facts_of(const DataSet& set) {
-  if (set.dataset == "random") return "random ids, no files";
-  std::string path = set.path ? resolve_asset(*set.path) : "";
-  if (!set.path && set.dataset == "c4_test") path = asset_path(set.sample);
-  if (path.empty())
-    return fmt::format("{}: {} names no files; a run needs them", set.dataset, set.path_key());
+  if (!set.has_files()) return "random ids, no files";
+  if (set.path.empty())
+    return fmt::format("{}: {} names no files; a run needs them", set.name, set.path_key());
   std::error_code error;
-  if (!fs::exists(path, error))
-    return fmt::format("{}: it is not there ({}); a run needs it", path, set.path_key());
-  if (set.dataset == "tokens") {
-    const auto bytes = fs::file_size(path, error);
-    return error ? fmt::format("{}: {} ({})", path, error.message(), set.path_key())
-                 : fmt::format("{}: token ids, {}", path, size_text(static_cast<int64_t>(bytes)));
-  }
+  if (!fs::exists(set.path, error))
+    return fmt::format("{}: it is not there ({}); a run needs it", set.path, set.path_key());
   try {
-    const char* split = set.dataset == "c4_validation" ? "validation" : "train";
-    return path + ": " + facts_of_shards(data::find_shards(path, split, set.path_key()));
+    if (set.is_text())
+      return set.path + ": " +
+             facts_of_shards(data::find_shards(set.path, set.split, set.path_key()));
+    const auto bytes = fs::file_size(set.path, error);
+    if (error) return fmt::format("{}: {} ({})", set.path, error.message(), set.path_key());
+    check_fetched(set.path);
+    return fmt::format("{}: token ids, {}", set.path, size_text(static_cast<int64_t>(bytes)));
   } catch (const Error& e) {
     const std::string what = e.what();
     return what.substr(0, what.find('\n'));
@@ -59,13 +50,9 @@ std::string facts_of(const DataSet& set) {
 }  // namespace
 
 std::string data_facts(const JobConfig& c) {
-  std::string out = fmt::format(
-      "Training data\n  {}\n",
-      facts_of({"training", lower(c.training.dataset), c.training.dataset_path, "sample/en"}));
+  std::string out = fmt::format("Training data\n  {}\n", facts_of(training_set(c)));
   if (c.validation.enable)
-    out += fmt::format("Validation data\n  {}\n",
-                       facts_of({"validation", lower(c.validation.dataset),
-                                 c.validation.dataset_path, "sample/validation"}));
+    out += fmt::format("Validation data\n  {}\n", facts_of(validation_set(c)));
   return out;
 }
 

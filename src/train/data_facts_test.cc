@@ -31,6 +31,11 @@ TEST(DataFacts, AreOfTheFilesThatAreThere) {
   EXPECT_THAT(said, HasSubstr("Git LFS pointer"));
   EXPECT_EQ(facts("random", std::nullopt), "Training data\n  random ids, no files\n");
   EXPECT_THAT(facts("tokens", folder.file("a.jsonl")), HasSubstr("a.jsonl: token ids, 16 bytes\n"));
+  EXPECT_THAT(facts("tokens", folder.file("b.jsonl")),
+              HasSubstr("b.jsonl: this is a Git LFS pointer, not the file itself"));
+  // As the run finds it: tokens too may come with the program.
+  EXPECT_THAT(facts("TOKENS", "assets/sample/README.md"),
+              HasSubstr("assets/sample/README.md: token ids, "));
 }
 
 TEST(DataFacts, AreOneLineWhereThereAreNone) {

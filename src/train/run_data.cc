@@ -5,61 +5,25 @@
 #include "base/assets.h"
 #include "base/check.h"
 #include "base/log.h"
-#include "base/text.h"
 #include "data/document_encoder.h"
 #include "data/shards.h"
 #include "data/tokenizer/tokenizer.h"
+#include "train/data_set.h"
 
 namespace nereus {
 namespace {
 
 using data::Tokenizer;
 
-struct Wanted {
-  std::string section;  // training or validation
-  std::string dataset;
-  std::optional<std::string> path;
-  const char* sample;  // of the assets, for c4_test
-  bool loop;
-};
-
-std::string text_path(const Wanted& w) {
-  if (w.path) return resolve_asset(*w.path);
-  NEREUS_CHECK(
-      kConfig, w.dataset == "c4_test",
-      "{}.dataset = {} needs {}.dataset_path: a folder with C4's shards "
-      "(c4-train.00000-of-01024.json.gz, ...), which `nereus download dataset` fetches. For a try "
-      "without them, c4_test is the sample that comes with the program.",
-      w.section, w.dataset, w.section);
-  const std::string path = asset_path(w.sample);
-  NEREUS_CHECK(kConfig, !path.empty(),
-               "{}.dataset = c4_test: the sample that comes with the program is not next to it "
-               "(assets/{}); set {}.dataset_path",
-               w.section, w.sample, w.section);
-  return path;
-}
-
 std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs& args,
-                                             const Wanted& w, const data::RowPlan& plan,
-                                             RunData* about) {
+                                             const DataSet& set, bool loop,
+                                             const data::RowPlan& plan, RunData* about) {
   const auto seed = static_cast<uint64_t>(c.training.seed.value_or(0));
-  if (w.dataset == "random") return data::random_rows(plan, args.vocab_size, seed);
-  if (w.dataset == "tokens") {
-    NEREUS_CHECK(
-        kConfig, w.path.has_value(),
-        "{}.dataset = tokens needs {}.dataset_path: a .safetensors with inputs and labels, or a "
-        ".npy of ids",
-        w.section, w.section);
-    return data::token_rows(*w.path, plan, args.vocab_size, w.loop);
-  }
-  NEREUS_CHECK(
-      kConfig, w.dataset == "c4" || w.dataset == "c4_test" || w.dataset == "c4_validation",
-      "Dataset {} is not supported. Supported datasets are: ['c4', 'c4_test', 'c4_validation', "
-      "'tokens', 'random']\n  {}.dataset = \"{}\": set it to one of them.",
-      w.dataset, w.section, w.dataset);
-  const std::string path = text_path(w);
-  data::find_shards(path, w.dataset == "c4_validation" ? "validation" : "train",
-                    plan.path_key);  // a wrong path is said before the tokenizer is looked for
+  if (set.name == "random") return data::random_rows(plan, args.vocab_size, seed);
+  set.require_path();
+  if (set.name == "tokens") return data::token_rows(set.path, plan, args.vocab_size, loop);
+  // A wrong path is said before the tokenizer is looked for.
+  data::find_shards(set.path, set.split, set.path_key());
   const std::shared_ptr<const Tokenizer> tokenizer =
       Tokenizer::load(resolve_asset(c.model.hf_assets_path));
   NEREUS_CHECK(
@@ -71,12 +35,12 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
     about->tokenized = true;
     about->eos_id = tokenizer->eos_id();
   }
-  return data::text_rows({.dataset = w.dataset,
-                          .path = path,
-                          .split = w.dataset == "c4_validation" ? "validation" : "train",
+  return data::text_rows({.dataset = set.name,
+                          .path = set.path,
+                          .split = set.split,
                           .order = c.data.order,
                           .workers = static_cast<int>(c.data.workers),
-                          .loop = w.loop,
+                          .loop = loop,
                           .on_broken_shard = c.data.on_broken_shard,
                           .vocab_size = args.vocab_size,
                           .make_encoder = data::document_encoder(tokenizer)},
@@ -85,20 +49,15 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
 
 }  // namespace
 
-RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, int dp_size) {
+RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, int dp_size,
+                      int ahead) {
   const data::RowPlan plan{.seq_len = c.training.seq_len,
                            .global_batch = c.global_batch(dp_size),
                            .dp_rank = dp_rank,
                            .dp_size = dp_size};
   RunData out;
-  auto source = open_source(c, args,
-                            {.section = "training",
-                             .dataset = lower(c.training.dataset),
-                             .path = c.training.dataset_path,
-                             .sample = "sample/en",
-                             .loop = true},
-                            plan, &out);
-  out.loader = std::make_unique<data::Loader>(std::move(source), plan);
+  auto source = open_source(c, args, training_set(c), /*loop=*/true, plan, &out);
+  out.loader = std::make_unique<data::Loader>(std::move(source), plan, ahead);
   return out;
 }
 
@@ -172,43 +131,42 @@ data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream& st
   return out.all();
 }
 
-std::vector<data::Batch> validation_batches(const JobConfig& c, const ModelArgs& args, int64_t B,
-                                            int dp_size) {
+ValidationRows validation_rows(const JobConfig& c, const ModelArgs& args, int64_t rows, int dp_rank,
+                               int dp_size) {
   const auto& v = c.validation;
   const int64_t S = c.training.seq_len;
-  const auto source = open_source(
-      c, args,
-      {.section = "validation",
-       .dataset = lower(v.dataset),
-       .path = v.dataset_path,
-       .sample = "sample/validation",
-       .loop = lower(v.dataset) == "random"},
-      {.seq_len = S, .global_batch = 1, .any_batch = true, .path_key = "validation.dataset_path"},
-      nullptr);
-  NEREUS_CHECK(kConfig, v.steps > 0 || lower(v.dataset) != "random",
+  const DataSet set = validation_set(c);
+  const bool endless = set.name == "random";
+  NEREUS_CHECK(kConfig, v.steps > 0 || !endless,
                "validation.dataset = random has no end; set validation.steps");
+  const auto source = open_source(
+      c, args, set, /*loop=*/endless,
+      {.seq_len = S, .global_batch = 1, .any_batch = true, .path_key = set.path_key()}, nullptr);
   int64_t left = v.steps > 0 ? v.steps * v.local_batch_size : std::numeric_limits<int64_t>::max();
-  std::vector<data::Batch> out;
-  const auto empty = [&] {
-    data::Batch batch;
-    batch.inputs.assign(static_cast<size_t>(B * S), 0);
-    batch.labels.assign(static_cast<size_t>(B * S), -100);
-    return batch;
-  };
-  while (left > 0) {
-    data::Batch batch = empty();
-    const int64_t ask = std::min(B, left);
-    batch.rows = source->next(ask, batch.inputs, batch.labels);
-    if (batch.rows == 0) break;
-    left -= batch.rows;
-    const bool ended = batch.rows < ask;
-    // What a source left unfilled may hold a row that did not come.
-    std::fill(batch.labels.begin() + batch.rows * S, batch.labels.end(), -100);
-    out.push_back(std::move(batch));
-    if (ended) break;
+  ValidationRows out;
+  data::Batch batch;
+  bool ended = false;
+  int64_t batches = 0;
+  // As many on every data-parallel rank: all of them enter the same collectives.
+  for (; (!ended && left > 0) || batches % dp_size != 0; ++batches) {
+    batch.inputs.assign(static_cast<size_t>(rows * S), 0);
+    batch.labels.assign(batch.inputs.size(), -100);
+    batch.rows = 0;
+    if (!ended && left > 0) {
+      const int64_t ask = std::min(rows, left);
+      batch.rows = source->next(ask, batch.inputs, batch.labels);
+      left -= batch.rows;
+      out.tokens += batch.rows * S;
+      ended = batch.rows < ask;
+      if (batch.rows == 0 && batches % dp_size == 0) break;
+      // What a source left unfilled may hold a row that did not come.
+      std::fill(batch.labels.begin() + batch.rows * S, batch.labels.end(), -100);
+    }
+    for (const int32_t label : batch.labels) out.counted += label >= 0;
+    if (batches % dp_size == dp_rank) out.mine.push_back(std::move(batch));
   }
-  NEREUS_CHECK(kConfig, !out.empty(), "validation.dataset_path: has no whole row of {} tokens", S);
-  while (out.size() % static_cast<size_t>(dp_size) != 0) out.push_back(empty());
+  NEREUS_CHECK(kConfig, batches > 0, "{} = {}: has no whole row of {} tokens", set.path_key(),
+               set.path, S);
   return out;
 }
 

@@ -20,8 +20,9 @@ struct RunData {
 };
 
 // training.dataset and what belongs to it: the rows of data-parallel rank dp_rank of dp_size.
-// Throws Error{kConfig}: unknown data set, no path, no tokenizer.
-RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_size);
+// The loader keeps `ahead` batches ready. Throws Error{kConfig}: unknown data set, no path, no
+// tokenizer.
+RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_size, int ahead);
 
 // Sets args.eos_id, the token that ends a document, where attention stops at it: what the data set
 // puts there, which is its tokenizer's; without a tokenizer what config.json says. Says which of
@@ -31,9 +32,16 @@ void choose_end_of_document(const JobConfig&, const RunData&, ModelArgs& args);
 // Of all documents of the run, from the status of each rank's source. A collective of all ranks.
 data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream&, Communicator& all);
 
-// The rows of validation.dataset, all of them on every rank, in a multiple of dp_size batches of
-// `rows`, filled up with rows whose labels are ignored.
-std::vector<data::Batch> validation_batches(const JobConfig&, const ModelArgs&, int64_t rows,
-                                            int dp_size);
+struct ValidationRows {
+  std::vector<data::Batch> mine;  // as many on every data-parallel rank
+  // Of all ranks' batches: tokens of rows that were read, and labels that are not ignored.
+  int64_t tokens = 0, counted = 0;
+};
+
+// validation.dataset, read to its end or to validation.steps, in batches of `rows`, of which batch
+// i is data-parallel rank i % dp_size's: those of dp_rank are kept. What lacks of a whole number of
+// batches a rank is filled up with rows whose labels are ignored.
+ValidationRows validation_rows(const JobConfig&, const ModelArgs&, int64_t rows, int dp_rank,
+                               int dp_size);
 
 }  // namespace nereus

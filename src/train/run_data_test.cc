@@ -2,10 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/error.h"
+#include "train/broken_shard_test.h"
 #include "train/whole_run_test.h"
 
 namespace nereus {
@@ -96,6 +99,22 @@ TEST(EndOfDocument, IsMissedInATokenizerWithoutOne) {
   EXPECT_THAT(causal.log, HasSubstr("Documents follow one another without a token between them"));
 }
 
+// TorchTitan's 16B configuration with a tokenizer of the form that it names
+// (deepseek-moe-16b-base's: Splits, Digits, ByteLevel), at other widths.
+TEST(DataSet, IsReadByTheTokenizerThatThe16BConfigurationNames) {
+  const CaseRun run =
+      train_case({test::source_path("configs/deepseek_v3_16b.toml"),
+                  "--model.hf_assets_path=" + of_case("tokenizer_digits"),
+                  "--training.dataset_path=" + of_case("data_nan"), "--training.steps=2",
+                  "--training.seq_len=32", "--training.local_batch_size=2", "--metrics.log_freq=1",
+                  "--model_overrides.vocab_size=912", "--model_overrides.dim=32",
+                  "--model_overrides.inter_dim=64", "--model_overrides.moe_inter_dim=16",
+                  "--model_overrides.n_layers=2", "--model_overrides.n_heads=2"});
+  ASSERT_EQ(run.losses.size(), 2u);
+  EXPECT_NEAR(run.losses[0], std::log(912.0), 0.6);
+  EXPECT_THAT(run.log, HasSubstr("Model deepseek_v3 16B size"));
+}
+
 // 40 documents, as files of five kinds; the losses are those of the documents read whole.
 TEST(DataSet, IsReadAsUsersBringIt) {
   const auto train = [](const std::string& name) {
@@ -131,6 +150,72 @@ TEST(DataSet, OfWhichMuchIsSkippedSaysSoAgainAtTheEnd) {
       run.log,
       HasSubstr("a.jsonl:2: no \"text\" that is a string (the keys that are there: content)"));
   EXPECT_THAT(run.log, HasSubstr("without a \"text\"); 0 ill-formed parts of text"));
+}
+
+// A shard that is whole at its start and breaks after some steps, on every rank or on one. All
+// ranks end together, and no step is made that a run of as many steps would not make.
+TEST(DataSet, ThatBreaksLeavesTheWeightsOfTheStepsBefore) {
+  const test::TemporaryFolder folder;
+  test::write_shards_of_which_the_last_breaks(folder);
+  struct Case {
+    int ranks;
+    Arguments arguments;
+  };
+  for (const Case& c : {
+           Case{1, {"--metrics.log_freq=1"}},     // what is said with a step is known at once
+           Case{1, {"--metrics.log_freq=1000"}},  // or a step late
+           Case{2, {"--metrics.log_freq=1000", "--data.workers=2"}},
+           Case{2,
+                {"--metrics.log_freq=1000", "--data.order=torchtitan"}},  // breaks on rank 1 alone
+           Case{2, {"--metrics.log_freq=3", "--parallelism.pipeline_parallel_degree=2"}},
+           Case{2, {"--metrics.log_freq=1000", "--parallelism.tensor_parallel_degree=2"}},
+           Case{4,
+                {"--metrics.log_freq=1000", "--parallelism.pipeline_parallel_degree=2",
+                 "--data.order=torchtitan"}},
+       }) {
+    const Arguments same = test::run_on_these_shards(folder, of_case("")) + c.arguments;
+    SCOPED_TRACE(fmt::format("{} ranks, {}", c.ranks, fmt::join(c.arguments, " ")));
+    const test::WholeRun run = test::train_on(
+        c.ranks, same + Arguments{"--training.steps=1000", "--checkpoint.interval=1000",
+                                  "--job.dump_folder=" + folder.file("run")});
+    EXPECT_EQ(run.code, 74);
+    EXPECT_THAT(run.data_error,
+                AllOf(HasSubstr(folder.file("data/b.json.gz") +
+                                ": is truncated: the compressed data end in the middle, after "),
+                      HasSubstr(" bytes. Download or copy it again.\n  It was read up to line "),
+                      HasSubstr("data.on_broken_shard = \"skip\" passes over what is left")));
+    EXPECT_EQ(run.data_error.starts_with("rank "), c.arguments.back() == "--data.order=torchtitan");
+    EXPECT_THAT(run.log, HasSubstr("The data set cannot be read on: stopped after step "));
+    const std::string saved = test::only_entry(folder.file("run/checkpoint"));
+    const std::string steps = saved.substr(5);
+    EXPECT_GT(std::stoi(steps), 5);
+    EXPECT_EQ(test::train_on(c.ranks, same + Arguments{"--training.steps=" + steps,
+                                                       "--checkpoint.interval=" + steps,
+                                                       "--job.dump_folder=" + folder.file("whole")})
+                  .code,
+              0);
+    for (const char* file : {"model.safetensors", "config.json"})
+      EXPECT_TRUE(test::read_file(folder.file("run/checkpoint/" + saved + "/" + file)) ==
+                  test::read_file(folder.file("whole/checkpoint/" + saved + "/" + file)))
+          << file;
+    for (const char* name : {"run", "whole"}) std::filesystem::remove_all(folder.file(name));
+  }
+}
+
+TEST(DataSet, ThatBreaksIsPassedOverWhereThatIsAskedFor) {
+  const test::TemporaryFolder folder;
+  test::write_shards_of_which_the_last_breaks(folder);
+  const test::WholeRun run = test::train_on(
+      2, test::run_on_these_shards(folder, of_case("")) +
+             Arguments{"--training.steps=15", "--checkpoint.enable=false",
+                       "--data.on_broken_shard=skip", "--job.dump_folder=" + folder.file("run")});
+  EXPECT_EQ(run.code, 0);
+  // Both ranks read it, and the first speaks.
+  const std::string what = "data/b.json.gz: is truncated: the compressed data end in the middle";
+  const size_t at = run.log.find(what);
+  ASSERT_NE(at, std::string::npos) << run.log;
+  EXPECT_EQ(run.log.find(what, at + 1), std::string::npos) << run.log;
+  EXPECT_THAT(run.log, HasSubstr("1 broken shards passed over"));
 }
 
 }  // namespace

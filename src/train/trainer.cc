@@ -15,6 +15,11 @@
 namespace nereus {
 namespace {
 
+// In the place of a signal's number, and above them all: a rank's data set cannot be read on.
+constexpr int kNoMoreData = 1000;
+// Batches that are prepared beyond those that enqueue() waits for.
+constexpr int kBatchesAhead = 2;
+
 LrSchedule lr_schedule(const JobConfig& c) {
   return LrSchedule(c.optimizer.lr, c.training.steps, c.lr_scheduler.warmup_steps,
                     c.lr_scheduler.decay_ratio, c.lr_scheduler.decay_type,
@@ -42,7 +47,11 @@ void Trainer::set_up() {
   log::info("Starting job: {}", config_.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
   const int dp_rank = ranks_->position(MeshGroup::dp);
-  RunData data = open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp));
+  // The rank that looks at all of the data set speaks first.
+  if (!writes()) all_.barrier(stream_);
+  RunData data = open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp),
+                               StepRunner::kAhead + kBatchesAhead);
+  if (writes()) all_.barrier(stream_);
   choose_end_of_document(config_, data, args_);
   validation_.emplace(config_, args_, layout_, dp_rank);
 
@@ -63,6 +72,7 @@ void Trainer::set_up() {
   profiler_.emplace(stream_, world_, writes(), report_);
 
   loader_ = std::move(data.loader);
+  if (!loader_->has(1)) std::rethrow_exception(loader_->failure());
   all_.barrier(stream_);  // no rank refuses the run: files may be written
   if (writes()) {
     folder_->keep();
@@ -128,10 +138,12 @@ int Trainer::run() {
     if (logged) report_.step(step, result_, runner_->highest(), lr_.at(step), runner_->reruns());
     if (validated) validation_->run(step, *runner_, report_);
     if (step == 1) world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
-    if (alone) signal_ = StopSignal::received();
+    if (alone) signal_ = std::max(signal_, StopSignal::received());
   }
   name_step_in_device_errors(step, [&] { confirm(step); });
-  if (signal_ != 0)
+  if (signal_ == kNoMoreData)
+    log::warning("The data set cannot be read on: stopped after step {} of {}", step, t.steps);
+  else if (signal_ != 0)
     log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal_), step,
                  t.steps);
   checkpoint_->save_last(step);
@@ -141,17 +153,40 @@ int Trainer::run() {
                        .first_validation = validation_->first(),
                        .last_validation = validation_->last(),
                        .data = of_all_ranks(loader_->status(), stream_, all_)});
+  if (signal_ == kNoMoreData) {
+    tell_why_no_data();
+    return Error(Fault::kIo, "").exit_code();
+  }
   return signal_ == 0 ? 0 : 128 + signal_;
+}
+
+// To rank 0: what the first rank without data met. What is no fault of the data set is thrown.
+void Trainer::tell_why_no_data() {
+  std::string mine;
+  if (out_of_data_) try {
+      std::rethrow_exception(loader_->failure());
+    } catch (const Error& e) {
+      if (e.fault() != Fault::kIo && e.fault() != Fault::kConfig) throw;
+      mine = all_.rank() == 0 ? e.what() : fmt::format("rank {}: {}", all_.rank(), e.what());
+    }
+  const auto key = [](int rank) { return fmt::format("data error/{}", rank); };
+  world_.set(key(all_.rank()), mine);
+  for (int r = 0; writes() && data_error_.empty() && r < all_.size(); ++r)
+    data_error_ = world_.get(key(r), world_.timeout());
 }
 
 bool Trainer::is_logged(int64_t step) const {
   return step == 1 || step % config_.metrics.log_freq == 0;
 }
 
-// The next batch, cut into the step's microbatches.
+// The next batch, cut into the step's microbatches. What a rank says with step n all know before
+// step n + kAhead begins (what it says with step 1, which is logged, before step 2): so far ahead
+// it looks for data, and no step lacks any.
 void Trainer::enqueue(int64_t step) {
   const auto begin = Clock::now();
   const data::Batch& batch = loader_->next();  // sources of training loop: it is full
+  const int64_t behind = std::min<int64_t>(StepRunner::kAhead, config_.training.steps - step);
+  if (!loader_->has(behind)) out_of_data_ = true;
   report_.waited_for_data(seconds_since(begin));
   std::vector<HostMicrobatch>& microbatches =
       microbatches_[static_cast<size_t>(step % StepRunner::kAhead)];
@@ -168,7 +203,7 @@ void Trainer::enqueue(int64_t step) {
                     .microbatches = microbatches,
                     .tokens = batch.counted,
                     .attention_pairs = report_.attention_pairs(batch.inputs),
-                    .signal = StopSignal::received(),
+                    .signal = out_of_data_ ? kNoMoreData : StopSignal::received(),
                     .logged = is_logged(step)});
 }
 

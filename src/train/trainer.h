@@ -34,9 +34,13 @@ class Trainer {
   // Error{kConfig} when the run cannot start; nothing is left behind then.
   void set_up();
 
-  // Trains to training.steps, or to the end of the step in which a StopSignal came. Returns the
-  // process's exit code: 0, or 128 + the signal's number.
+  // Trains to training.steps, or to the end of the step in which a StopSignal came, or to the last
+  // one for which all ranks have data when a data set cannot be read on. All ranks stop after the
+  // same step and save. Returns the process's exit code, the same on every rank: 0, 128 + the
+  // signal's number, or that of Error{kIo}.
   int run();
+  // Of rank 0, after run(): why the data set could not be read on; "" otherwise.
+  const std::string& data_error() const { return data_error_; }
 
   // Of each step of run(), from when the host knew of the end of the one before (of the first: from
   // its beginning), with its loading and logging.
@@ -51,6 +55,7 @@ class Trainer {
   void check_capacity(int64_t rows);
   bool is_logged(int64_t step) const;
   void enqueue(int64_t step);
+  void tell_why_no_data();
   void confirm(int64_t step);
   void name_step_in_device_errors(int64_t step, const std::function<void()>& work) const;
 
@@ -73,9 +78,11 @@ class Trainer {
 
   // Of the steps that are enqueued and not confirmed; step n has [n % kAhead].
   std::array<std::vector<HostMicrobatch>, StepRunner::kAhead> microbatches_;
-  int64_t confirmed_ = 0;  // steps
-  StepResult result_;      // of the step confirmed last
-  int signal_ = 0;         // the highest that a rank got
+  int64_t confirmed_ = 0;     // steps
+  StepResult result_;         // of the step confirmed last
+  int signal_ = 0;            // the highest that a rank got, or kNoMoreData
+  bool out_of_data_ = false;  // this rank
+  std::string data_error_;
   Clock::time_point step_begin_;
   std::vector<double> step_seconds_;
 };

@@ -13,20 +13,16 @@ Validation::Validation(const JobConfig& config, const ModelArgs& args, const Run
       first_row_(dp_rank * layout.microbatch_rows),
       rows_apart_(layout.mesh.size(MeshGroup::dp) * layout.microbatch_rows) {
   if (!enabled()) return;
-  const int dp_size = layout.mesh.size(MeshGroup::dp);
-  std::vector<data::Batch> all = validation_batches(config, args, layout.microbatch_rows, dp_size);
-  for (const data::Batch& b : all) {
-    tokens_ += b.rows * config.training.seq_len;
-    for (const int32_t label : b.labels) counted_ += label >= 0;
-  }
+  ValidationRows rows = validation_rows(config, args, layout.microbatch_rows, dp_rank,
+                                        layout.mesh.size(MeshGroup::dp));
+  batches_ = std::move(rows.mine);
+  tokens_ = rows.tokens;
+  counted_ = rows.counted;
   NEREUS_CHECK(kConfig, counted_ > 0,
                "validation.dataset_path = {}: each of the {} labels to be read is -100, which is "
                "ignored: there is no loss without one. Give the set labels, or more rows "
                "(validation.steps).",
                config.validation.dataset_path.value_or(""), tokens_);
-  // As many on every data-parallel rank: all of them enter the same collectives.
-  for (auto i = static_cast<size_t>(dp_rank); i < all.size(); i += static_cast<size_t>(dp_size))
-    batches_.push_back(std::move(all[i]));
 }
 
 bool Validation::due(int64_t step) const {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "tensor/safetensors.h"
 #include "test/test_tensor.h"
+#include "train/run_data.h"
 #include "train/whole_run_test.h"
 
 namespace nereus {
@@ -118,6 +119,35 @@ TEST(Validation, TakesRandomIdsAndText) {
 }
 
 // At set-up: not a file is written, and the training set is not touched.
+// Batch i is rank i % 4's: a rank keeps those alone, filled up to as many on every rank.
+TEST(Validation, ARankKeepsItsOwnBatches) {
+  JobConfig c;
+  c.training.seq_len = kSequence;
+  c.validation.dataset = "random";
+  c.validation.steps = 5;
+  c.validation.local_batch_size = 2;
+  ModelArgs args;
+  args.vocab_size = 61;
+  const ValidationRows all = validation_rows(c, args, 2, 0, 1);
+  ASSERT_EQ(all.mine.size(), 5u);
+  EXPECT_EQ(all.counted, 5 * 2 * kSequence);
+  for (int rank = 0; rank < 4; ++rank) {
+    const ValidationRows rows = validation_rows(c, args, 2, rank, 4);
+    EXPECT_EQ(rows.counted, all.counted);
+    ASSERT_EQ(rows.mine.size(), 2u);
+    for (size_t i = 0; i < 2; ++i) {
+      const size_t number = 4 * i + static_cast<size_t>(rank);
+      const data::Batch& batch = rows.mine[i];
+      if (number < 5) {
+        EXPECT_EQ(batch.inputs, all.mine[number].inputs) << number;
+        EXPECT_EQ(batch.labels, all.mine[number].labels) << number;
+      } else {
+        EXPECT_EQ(batch.labels, std::vector<int32_t>(2 * kSequence, -100)) << number;
+      }
+    }
+  }
+}
+
 TEST(Validation, IsRefusedBeforeTheRunBegins) {
   const test::TemporaryFolder f;
   const std::string tokens = write_pairs(f.file("rows.safetensors"), {kRows, kSequence});

@@ -31,6 +31,7 @@ inline Arguments small_model(const std::string& folder) {
 struct WholeRun {
   int code = -1;                // rank 0's exit code
   std::string log;              // rank 0's
+  std::string data_error;       // likewise
   std::vector<double> seconds;  // of each of its steps
 };
 inline WholeRun train_on(int ranks, Arguments arguments) {
@@ -48,6 +49,7 @@ inline WholeRun train_on(int ranks, Arguments arguments) {
     const int code = trainer.run();
     if (all.rank() != 0) return;
     run.code = code;
+    run.data_error = trainer.data_error();
     run.seconds = trainer.step_seconds();
   };
   if (ranks == 1) {
