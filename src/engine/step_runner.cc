@@ -141,9 +141,7 @@ float StepRunner::evaluate(std::span<const HostMicrobatch> microbatches, double 
   std::vector<float> on_host(microbatches.size());
   for (;;) {
     ops::fill(stream_, {.out = losses, .value = 0});
-    for (int64_t i = 0; i < n; ++i)
-      engine_.executor().evaluate(microbatches[static_cast<size_t>(i)], loss_scale(tokens),
-                                  losses.rows(i, i + 1));
+    engine_.executor().evaluate(microbatches, loss_scale(tokens), losses);
     copy_to_host(stream_, on_host.data(), losses);
     stream_.synchronize();
     const auto sum = static_cast<float>(std::accumulate(on_host.begin(), on_host.end(), 0.0));

@@ -433,19 +433,24 @@ void Executor::run(std::span<const HostMicrobatch> microbatches, float loss_scal
 }
 
 // Stage by stage in the model's order, which no rank waits in for ever: a send does not wait.
-void Executor::evaluate(const HostMicrobatch& host, float loss_scale, TensorView loss,
-                        Observer* observer) {
+void Executor::evaluate(std::span<const HostMicrobatch> microbatches, float loss_scale,
+                        TensorView losses, Observer* observer) {
   store_.begin_step(stream_);
-  for (int stage = 0; stage < stages(); ++stage) {
-    if (!is_local(stage)) continue;
-    const Action a{.kind = Action::Kind::forward, .stage = stage, .microbatch = 0};
-    gather(stage);
-    for (const Edge& e : edges_needed(a, stages()))
-      if (!is_local(e.producer())) receive(e);
-    forward(a, host, {loss_scale, loss, false, observer});
-    for (const Edge& e : edges_produced(a, stages()))
-      if (!is_local(e.consumer)) send(e);
-    release_slot(stage, 0);
+  for (int stage = 0; stage < stages(); ++stage)
+    if (is_local(stage)) gather(stage);
+  for (size_t i = 0; i < microbatches.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    const Pass pass{loss_scale, losses.rows(row, row + 1), false, observer};
+    for (int stage = 0; stage < stages(); ++stage) {
+      if (!is_local(stage)) continue;
+      const Action a{.kind = Action::Kind::forward, .stage = stage, .microbatch = 0};
+      for (const Edge& e : edges_needed(a, stages()))
+        if (!is_local(e.producer())) receive(e);
+      forward(a, microbatches[i], pass);
+      for (const Edge& e : edges_produced(a, stages()))
+        if (!is_local(e.consumer)) send(e);
+      release_slot(stage, 0);
+    }
   }
 }
 

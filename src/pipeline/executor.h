@@ -67,8 +67,14 @@ class Executor {
   // is what Action::Kind::update does.
   void run(std::span<const HostMicrobatch> microbatches, float loss_scale, TensorView loss,
            const std::function<void()>& update);
-  // The loss alone, without gradients; added to `loss`.
-  void evaluate(const HostMicrobatch&, float loss_scale, TensorView loss, Observer* = nullptr);
+  // The losses alone, without gradients: microbatch i's is added to losses[i]. Weights that stay
+  // unsharded are gathered once for all of them.
+  void evaluate(std::span<const HostMicrobatch>, float loss_scale, TensorView losses,
+                Observer* = nullptr);
+  void evaluate(const HostMicrobatch& microbatch, float loss_scale, TensorView loss,
+                Observer* observer = nullptr) {
+    evaluate(std::span(&microbatch, 1), loss_scale, loss, observer);
+  }
 
   void set_observer(Observer* observer) { observer_ = observer; }  // of run(); null: none
   const Memory& memory() const { return memory_; }
