@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <memory>
 #include <set>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "config/command_line.h"
 #include "config/load.h"
 #include "launch/local_processes.h"
+#include "launch/log_ranks.h"
 #include "launch/session.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
@@ -48,22 +48,6 @@ constexpr const char* kHelp =
     "+ the\n"
     "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end.\n";
 
-// The ranks that write log lines: LOG_RANK, as TorchTitan's launcher reads it ("0", "0,8"); rank 0.
-std::set<int> speaking_ranks() {
-  const char* const text = std::getenv("LOG_RANK");
-  if (text == nullptr || *text == '\0') return {0};
-  std::set<int> ranks;
-  std::stringstream list{std::string(text)};
-  for (std::string item; std::getline(list, item, ',');) {
-    NEREUS_CHECK(kConfig,
-                 !item.empty() && item.size() < 8 &&
-                     item.find_first_not_of("0123456789") == std::string::npos,
-                 "LOG_RANK = \"{}\": it must be ranks, separated by commas: 0, or 0,8", text);
-    ranks.insert(std::stoi(item));
-  }
-  return ranks;
-}
-
 // How many ranks a launcher started; 0: none did, -1: only MPI knows.
 int64_t launched_ranks(const Environment& environment) {
   const LaunchEnvironment outer = read_launch_environment(environment, {});
@@ -74,7 +58,8 @@ int64_t launched_ranks(const Environment& environment) {
 // This process's ranks of a run.
 int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
   const JobConfig& config = loaded.config;
-  const std::set<int> speaking = speaking_ranks();
+  const char* const log_rank = std::getenv("LOG_RANK");
+  const std::set<int> speaking = log_ranks(log_rank == nullptr ? "" : log_rank);
   const int threads = config.cpu.threads > 0
                           ? static_cast<int>(config.cpu.threads)
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -88,6 +73,7 @@ int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
              .device = device.kind},
             [&](ThisRank& me) {
               const bool several = me.ranks.size() > 1;
+              check_log_ranks(speaking, me.world.size());
               if (several) log::set_rank(me.world.rank(), speaking.contains(me.world.rank()));
               for (const std::string& notice : loaded.notices) log::warning("{}", notice);
               if (config.job.print_config)

@@ -312,6 +312,13 @@ void check(const ModelArgs& a) {
   check_total(a);
 }
 
+std::string routing_name(const MoeArgs& moe) {
+  if (moe.skew_percent > 0)
+    return fmt::format("forced, {} % of tokens to the first {} experts", moe.skew_percent,
+                       moe.top_k);
+  return moe.force_load_balance ? "forced balance" : "learned";
+}
+
 std::vector<std::string> model_flavors() {
   return {"debugmodel", "debugmodel_flex_attn", "16B", "236B", "671B"};
 }

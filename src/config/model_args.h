@@ -26,6 +26,9 @@ struct MoeArgs {
   int64_t skew_percent = 0;  // with it: of 100 tokens, those that go to the first top_k experts
 };
 
+// "learned", "forced balance", "forced, 20 % of tokens to the first 8 experts".
+std::string routing_name(const MoeArgs&);
+
 struct ModelArgs {
   std::string flavor = "debugmodel";  // or a file's path; for messages and logs
   Numerics numerics = numerics_of(NumericsFamily::torchtitan);

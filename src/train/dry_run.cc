@@ -1,6 +1,7 @@
 #include "train/dry_run.h"
 
 #include "base/check.h"
+#include "base/log.h"
 #include "config/model_flops.h"
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
@@ -31,6 +32,13 @@ void describe_model(std::string& out, const JobConfig& config, const ModelArgs& 
   row("TorchTitan", f.torchtitan);
   row("non-causal", f.non_causal);
   row("causal", f.causal);
+  out += fmt::format("Attention {}, routing {}\n", args.mask_name(), routing_name(args.moe));
+}
+
+std::string listed(const DataFacts& data) {
+  std::string out;
+  for (const DataFacts::Missing& m : data.missing) out += (out.empty() ? "" : "; ") + m.text;
+  return out;
 }
 
 }  // namespace
@@ -43,7 +51,10 @@ std::string dry_run(const JobConfig& config, int64_t world) {
   out += world == 1 ? std::string("Memory of the one rank\n")
                     : fmt::format("Memory of rank 0 of {}: {}\n", world, layout.mesh.to_string());
   Stream meta(Device::meta());
-  return out + memory_table(config, args, layout, 0, meta).text() + data_facts(config);
+  const DataFacts data = data_facts(config, args);
+  if (!data.missing.empty())
+    log::warning("Not on this machine, and a run needs it: {}", listed(data));
+  return out + memory_table(config, args, layout, 0, meta).text() + data.text;
 }
 
 }  // namespace nereus

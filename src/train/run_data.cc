@@ -15,6 +15,9 @@ namespace {
 
 using data::Tokenizer;
 
+constexpr const char* kNameEndOfDocument =
+    "name it there, as in {\"eos_token\": \"</s>\"}: it must be a token of tokenizer.json";
+
 std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs& args,
                                              const DataSet& set, bool loop,
                                              const data::RowPlan& plan, RunData* about) {
@@ -26,11 +29,7 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
   data::find_shards(set.path, set.split, set.path_key());
   const std::shared_ptr<const Tokenizer> tokenizer =
       Tokenizer::load(resolve_asset(c.model.hf_assets_path));
-  NEREUS_CHECK(
-      kConfig, tokenizer->vocab_size() <= args.vocab_size,
-      "model.hf_assets_path = {}: its tokenizer has {} ids, but the model's vocabulary only {}; "
-      "set model_overrides.vocab_size to at least {}",
-      c.model.hf_assets_path, tokenizer->vocab_size(), args.vocab_size, tokenizer->vocab_size());
+  check_vocabulary(c, args, *tokenizer);
   if (about != nullptr) {
     about->tokenized = true;
     about->eos_id = tokenizer->eos_id();
@@ -61,28 +60,37 @@ RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, in
   return out;
 }
 
-void choose_end_of_document(const JobConfig& c, const RunData& data, ModelArgs& args) {
-  const bool masked = args.block_causal();
-  if (data.tokenized && !data.eos_id) {
-    constexpr const char* kRemedy =
-        "name it there, as in {\"eos_token\": \"</s>\"}: it must be a token of tokenizer.json";
-    NEREUS_CHECK(kConfig, !masked,
-                 "attn_mask_type is block_causal, but no token ends a document: "
-                 "tokenizer_config.json in model.hf_assets_path = {} is not there or has no "
-                 "eos_token. Add the file or {}; or take --model_overrides.attn_mask_type=causal.",
-                 c.model.hf_assets_path, kRemedy);
-    log::warning(
-        "Documents follow one another without a token between them: tokenizer_config.json in "
-        "model.hf_assets_path = {} is not there or has no eos_token. To have one, {}.",
-        c.model.hf_assets_path, kRemedy);
-  }
-  if (!masked) return;
+void check_vocabulary(const JobConfig& c, const ModelArgs& args, const Tokenizer& tokenizer) {
+  NEREUS_CHECK(
+      kConfig, tokenizer.vocab_size() <= args.vocab_size,
+      "model.hf_assets_path = {}: its tokenizer has {} ids, but the model's vocabulary only {}; "
+      "set model_overrides.vocab_size to at least {}",
+      c.model.hf_assets_path, tokenizer.vocab_size(), args.vocab_size, tokenizer.vocab_size());
+}
+
+void check_end_of_document(const JobConfig& c, const RunData& data, const ModelArgs& args) {
+  if (!args.block_causal()) return;
+  NEREUS_CHECK(kConfig, !data.tokenized || data.eos_id,
+               "attn_mask_type is block_causal, but no token ends a document: "
+               "tokenizer_config.json in model.hf_assets_path = {} is not there or has no "
+               "eos_token. Add the file or {}; or take --model_overrides.attn_mask_type=causal.",
+               c.model.hf_assets_path, kNameEndOfDocument);
   NEREUS_CHECK(kConfig, data.eos_id.has_value() || args.eos_id >= 0,
                "attn_mask_type is block_causal, and nothing says which token ends a document: "
                "data set {} has no tokenizer, and no config.json gives eos_token_id. Take the "
                "model's arguments from a config.json that has one (model.hf_config), or "
                "--model_overrides.attn_mask_type=causal.",
                c.training.dataset);
+}
+
+void choose_end_of_document(const JobConfig& c, const RunData& data, ModelArgs& args) {
+  check_end_of_document(c, data, args);
+  if (data.tokenized && !data.eos_id)
+    log::warning(
+        "Documents follow one another without a token between them: tokenizer_config.json in "
+        "model.hf_assets_path = {} is not there or has no eos_token. To have one, {}.",
+        c.model.hf_assets_path, kNameEndOfDocument);
+  if (!args.block_causal()) return;
   const std::vector<int64_t> configured =
       c.model.hf_config ? hf_config_eos_ids(*c.model.hf_config) : std::vector<int64_t>();
   const std::string listed = fmt::format("{}", fmt::join(configured, ", "));

@@ -10,6 +10,7 @@
 #include "config/job_config.h"
 #include "config/model_args.h"
 #include "data/loader.h"
+#include "data/tokenizer/tokenizer.h"
 
 namespace nereus {
 
@@ -28,6 +29,10 @@ RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_si
 // puts there, which is its tokenizer's; without a tokenizer what config.json says. Says which of
 // two that differ is used. Throws Error{kConfig} when nothing ends a document.
 void choose_end_of_document(const JobConfig&, const RunData&, ModelArgs& args);
+
+// What the above throw for settings that contradict each other.
+void check_vocabulary(const JobConfig&, const ModelArgs&, const data::Tokenizer&);
+void check_end_of_document(const JobConfig&, const RunData&, const ModelArgs&);
 
 // Of all documents of the run, from the status of each rank's source. A collective of all ranks.
 data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream&, Communicator& all);

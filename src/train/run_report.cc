@@ -66,17 +66,12 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
     text += fmt::format("; schedule {}, {} stages, {} microbatches of {} rows", schedule.name,
                         schedule.stages(), layout_.microbatches, layout_.microbatch_rows);
   if (!library.empty()) text += "; communication by " + library;
-  const std::string routing = args_.moe.skew_percent > 0
-                                  ? fmt::format("forced, {} % of tokens to the first {} experts",
-                                                args_.moe.skew_percent, args_.moe.top_k)
-                              : args_.moe.force_load_balance ? "forced balance"
-                                                             : "learned";
   return text +
          fmt::format(
              "; numerics {}; attention {} ({}); parameters seed {}; routing {}; dispatcher {}; "
              "activations {}; recompute {}",
-             word(args_.numerics.family), args_.mask_name(), attention, t.seed.value_or(0), routing,
-             engine.dispatcher().name(), word(t.mixed_precision_param),
+             word(args_.numerics.family), args_.mask_name(), attention, t.seed.value_or(0),
+             routing_name(args_.moe), engine.dispatcher().name(), word(t.mixed_precision_param),
              word(config_.activation_checkpoint.mode));
 }
 
