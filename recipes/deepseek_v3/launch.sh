@@ -6,8 +6,8 @@
 #
 #   GPU_TYPE=h100 JOB_TOTAL_GPUS=512 LLMB_INSTALL=/lustre/llmb sbatch -N 64 --ntasks-per-node=8 launch.sh
 #
-# Arguments go to `nereus train`. docs/recipe.md has the variables; `nereus recipe launch` has the
-# logic.
+# Arguments go to `nereus train`, but for --dry-run and --force. docs/recipe.md has the variables;
+# `nereus recipe launch` has the logic.
 set -eu -o pipefail
 
 if [[ -z ${GPU_TYPE:-} ]]; then

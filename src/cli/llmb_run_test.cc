@@ -35,7 +35,7 @@ class LlmbRun : public testing::Test {
     folder_.write("cluster_config.yaml",
                   std::string("schema_version: 2\nllmb_repo: ") + (source ? source : ".") +
                       "\nllmb_install: " + folder_.path() +
-                      "\ngpu_type: h100\ncluster_name: north\nslurm: {gpu: {partition: batch}}\n"
+                      "\ngpu_type: h200\ncluster_name: north\nslurm: {gpu: {partition: batch}}\n"
                       "workloads: {installed: [" +
                       kJob + "]}\n");
     fs::create_directories(folder_.file("bin"));
@@ -73,12 +73,13 @@ class LlmbRun : public testing::Test {
     if (!err.empty()) err_ = err;
     return code;
   }
-  const std::vector<std::string> submit_ = {"submit",  "-w",   kJob,      "-s", "671b",
-                                            "--dtype", "bf16", "--scale", "512"};
-  std::vector<std::string> submit(std::vector<std::string> more) const {
-    more.insert(more.begin(), submit_.begin(), submit_.end());
-    return more;
+  static std::vector<std::string> submit(const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"submit",  "-w",   kJob,      "-s", "671b",
+                                    "--dtype", "bf16", "--scale", "512"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
   }
+  const std::vector<std::string> submit_ = submit({"--", "--training.dataset=random"});
 };
 
 TEST_F(LlmbRun, ADryRunPrintsTheJobsAndSubmitsNothing) {
@@ -94,7 +95,12 @@ TEST_F(LlmbRun, ADryRunPrintsTheJobsAndSubmitsNothing) {
   EXPECT_THAT(out_, HasSubstr("launch.sh --training.steps=7\n"));
   EXPECT_THAT(out_, HasSubstr("HF_TOKEN=... "));
   EXPECT_THAT(out_, testing::EndsWith("Dry run enabled. Jobs will not be submitted.\n"));
-  EXPECT_THAT(err_, HasSubstr("WARNING: the data set is not there: "));
+  EXPECT_THAT(out_, HasSubstr("\n      attention causal, routing forced balance\n      memory "));
+  EXPECT_THAT(out_, HasSubstr("\n      pipeline idle for 18 % of a step "));
+  EXPECT_THAT(err_, HasSubstr("WARNING: not on this machine; the job looks for it when it "
+                              "starts:\n  the data set " +
+                              folder_.file("datasets/c4")));
+  EXPECT_EQ(err_.find("WARNING"), err_.rfind("WARNING")) << err_;
   EXPECT_FALSE(fs::exists(folder_.file("called")));
   EXPECT_FALSE(fs::exists(folder_.file("workloads")));
 }
@@ -163,7 +169,9 @@ TEST_F(LlmbRun, SecretsReachTheJobAndNothingThatIsShownOrKept) {
   EXPECT_THAT(out_, HasSubstr("env={'COMET_API_KEY': '...', 'HF_TOKEN': '...', 'Mlflow_Password': "
                               "'...', 'my_secret': '...'} params={'other_token': '...'}"));
   for (const auto& [name, value] : secrets) EXPECT_THAT(out_, HasSubstr(name + "=... "));
-  call(submit);
+  std::vector<std::string> real = submit;
+  real.insert(real.end(), {"--", "--training.dataset=random"});
+  call(real);
   call({"jobs"});
   call({"jobs", "show", "4711"});
   call({"jobs", "rebuild"});
@@ -225,17 +233,88 @@ TEST_F(LlmbRun, ItsExitCodesAreOneForTheUserAndTwoForTheSystem) {
 TEST_F(LlmbRun, TheCheckOfTheNodesEndsWithWhatSrunSaid) {
   program("srun", "echo '| n1 | FAILED |'; echo 'srun: error: n2: not responding' >&2; exit 3");
   const Variables settings = {
-      {"GPU_TYPE", "h100"}, {"JOB_TOTAL_GPUS", "512"}, {"NEREUS_DOCTOR", "true"}};
+      {"GPU_TYPE", "h200"}, {"JOB_TOTAL_GPUS", "512"}, {"NEREUS_DOCTOR", "true"}};
   for (const auto& [name, value] : settings) setenv(name.c_str(), value.c_str(), 1);
   const char* source = std::getenv("NEREUS_SOURCE_DIR");
   const std::string recipe = std::string(source ? source : ".") + "/recipes/deepseek_v3";
-  EXPECT_EQ(run({"launch", "--recipe", recipe}, run_recipe), 3);
+  EXPECT_EQ(run({"launch", "--recipe", recipe, "--", "--training.dataset=random"}, run_recipe), 3);
   for (const auto& [name, value] : settings) unsetenv(name.c_str());
   EXPECT_THAT(out_, testing::EndsWith("\n| n1 | FAILED |\n"));
   EXPECT_EQ(err_,
             "error: NEREUS_DOCTOR: the check of the nodes ended with exit code 3; what is wrong is "
             "above.\nsrun said:\nsrun: error: n2: not responding\n  Leave a node out with sbatch "
             "--exclude, or start without NEREUS_DOCTOR.\n");
+}
+
+// Before a folder is made or sbatch is called, in one message.
+TEST_F(LlmbRun, NothingThatCannotRunIsQueued) {
+  program("sbatch", "touch " + folder_.file("called") + "; echo 12");
+  const auto refused = [&](const std::vector<std::string>& more) {
+    EXPECT_EQ(run(submit(more)), 1);
+    EXPECT_FALSE(fs::exists(folder_.file("called")));
+    EXPECT_FALSE(fs::exists(folder_.file("workloads")));
+    return err_;
+  };
+  EXPECT_THAT(refused({}), StartsWith("ERROR: what the run reads is not there:\n  the data set " +
+                                      folder_.file("datasets/c4")));
+  EXPECT_THAT(refused({"--", "--training.stepz=2"}), HasSubstr("training.stepz"));
+  EXPECT_THAT(refused({"--env", "LOG_RANK=512", "--", "--training.dataset=random"}),
+              StartsWith("ERROR: LOG_RANK names rank 512, and the run has ranks 0 to 511"));
+  // Without a pipeline or recompute it needs more than any GPU has.
+  const std::vector<std::string> large = {"--env", "PIPELINE_PARALLEL_DEGREE=1",
+                                          "--env", "ACTIVATION_CHECKPOINT_MODE=none",
+                                          "--",    "--training.dataset=random"};
+  EXPECT_THAT(refused(large), testing::AllOf(StartsWith("ERROR: the run needs "),
+                                             HasSubstr("a GPU of type h200 has 139.8"),
+                                             HasSubstr("--force starts it all the same.\n")));
+  std::vector<std::string> forced = {"--force", "--env", "LOG_RANK=511"};
+  forced.insert(forced.end(), large.begin(), large.end());
+  EXPECT_EQ(run(submit(forced)), 0);
+  EXPECT_THAT(err_, HasSubstr("Started all the same (--force).\n"));
+  EXPECT_TRUE(fs::exists(folder_.file("called")));
+  // One bad task of several is named, and none is queued.
+  EXPECT_EQ(run({"submit", "-w", kJob, "-s", "671b", "--scale", "512,1024", "--env", "LOG_RANK=600",
+                 "--dry-run"}),
+            1);
+  EXPECT_THAT(err_,
+              StartsWith("ERROR: " + kJob + "_671b, bf16, 512 GPUs: LOG_RANK names rank 600"));
+}
+
+TEST_F(LlmbRun, TheRecipesDryRunEndsWithTheCommand) {
+  const char* source = std::getenv("NEREUS_SOURCE_DIR");
+  const std::string recipe = std::string(source ? source : ".") + "/recipes/deepseek_v3";
+  const auto launch = [&](Variables settings, std::vector<std::string> words) {
+    settings.insert({{"GPU_TYPE", "h200"}, {"JOB_TOTAL_GPUS", "512"}});
+    for (const auto& [name, value] : settings) setenv(name.c_str(), value.c_str(), 1);
+    words.insert(words.begin(), {"launch", "--recipe", recipe});
+    const int code = run(words, run_recipe);
+    for (const auto& [name, value] : settings) unsetenv(name.c_str());
+    return code;
+  };
+  err_.clear();
+  EXPECT_EQ(launch({{"RUN_CONF_IMAGE", "/none.sqsh"}}, {"--dry-run"}), 0);
+  EXPECT_THAT(err_, StartsWith("WARNING: not on this machine; the job looks for it when it "
+                               "starts:\n  the data set "));
+  EXPECT_THAT(err_, HasSubstr("\n  the tokenizer (model.hf_assets_path): "));
+  EXPECT_THAT(err_, HasSubstr("\n  the container image /none.sqsh "));
+  EXPECT_EQ(err_.find("WARNING"), err_.rfind("WARNING")) << err_;
+  EXPECT_THAT(out_, HasSubstr("\n  attention causal, routing forced balance\n  memory "));
+  const std::string last = out_.substr(out_.rfind('\n', out_.size() - 2) + 1);
+  EXPECT_THAT(last, StartsWith("srun --ntasks=512 "));
+  EXPECT_THAT(last, HasSubstr(" train --job.config_file="));
+  EXPECT_THAT(last, testing::EndsWith(" --activation_checkpoint.mode=full\n"));
+  EXPECT_EQ(launch({}, {"--", "--dry-run", "--optimizer.lr=1"}), 0) << "behind -- too";
+  EXPECT_THAT(out_, testing::EndsWith("mode=full --optimizer.lr=1\n"));
+
+  EXPECT_EQ(launch({}, {}), 2);
+  EXPECT_THAT(err_, StartsWith("what the run reads is not there:\n  the data set "));
+  const Variables large = {{"PIPELINE_PARALLEL_DEGREE", "1"},
+                           {"ACTIVATION_CHECKPOINT_MODE", "none"}};
+  EXPECT_EQ(launch(large, {"--dry-run"}), 2);
+  EXPECT_THAT(err_, StartsWith("the run needs "));
+  EXPECT_EQ(launch(large, {"--dry-run", "--", "--force"}), 0);
+  EXPECT_THAT(err_, HasSubstr("Started all the same (--force)."));
+  EXPECT_THAT(out_, testing::Not(HasSubstr("--force")));
 }
 
 TEST_F(LlmbRun, AJobThatCannotBeRecordedIsSubmittedAllTheSame) {

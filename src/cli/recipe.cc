@@ -12,6 +12,7 @@
 #include "base/assets.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "cli/run_facts.h"
 #include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
 
@@ -25,7 +26,9 @@ constexpr const char* kHelp =
     "job.\n\n"
     "Usage: nereus recipe launch [--dry-run] --recipe FOLDER [-- ARGUMENTS of nereus train]\n\n"
     "  --recipe FOLDER  where deepseek_v3_671b.toml is\n"
-    "  --dry-run        print the settings and the command, and stop\n\n"
+    "  --dry-run        print the settings and the command, and stop\n"
+    "  --force          start a run that does not fit into its GPUs\n"
+    "                   (both may stand behind -- too: launch.sh --force)\n\n"
     "Reads the recipe's variables (GPU_TYPE, JOB_TOTAL_GPUS, LLMB_INSTALL, ...; docs/recipe.md) "
     "and\n"
     "NEREUS_PRESET: original, newer or ours.\n";
@@ -64,17 +67,20 @@ int examine_nodes(const std::vector<std::string>& command) {
 }  // namespace
 
 int run_recipe(int argc, char** argv) {
-  bool dry_run = false, help = argc < 2;
+  bool dry_run = false, force = false, help = argc < 2;
   std::string folder;
   std::vector<std::string> arguments;
+  bool of_train = false;  // behind --
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    if (word == "--") {
-      arguments.assign(argv + i + 1, argv + argc);
-      break;
-    }
     if (word == "--dry-run") {
       dry_run = true;
+    } else if (word == "--force") {
+      force = true;
+    } else if (of_train) {
+      arguments.push_back(word);
+    } else if (word == "--") {
+      of_train = true;
     } else if (word == "--help" || word == "-h") {
       help = true;
     } else if (word == "--recipe" && i + 1 < argc) {
@@ -92,10 +98,16 @@ int run_recipe(int argc, char** argv) {
                "--recipe {}: it has no deepseek_v3_671b.toml", folder.empty() ? "FOLDER" : folder);
   const recipe::RecipeRun run = recipe::resolve_run(recipe::recipe_variables(), program_path(),
                                                     absolute_path(folder), arguments);
-  std::printf("Nereus, preset %s, %s x %lld, %s; routing is forced even, as in the recipe\n",
-              run.preset.c_str(), run.gpu_type.c_str(), static_cast<long long>(run.gpus),
-              run.dtype.c_str());
+  std::printf("Nereus, preset %s, %s x %lld, %s\n", run.preset.c_str(), run.gpu_type.c_str(),
+              static_cast<long long>(run.gpus), run.dtype.c_str());
   for (const std::string& s : run.settings) std::printf("  %s\n", s.c_str());
+  std::fflush(stdout);
+  const recipe::RunFacts facts = run_check()(run);
+  for (const std::string& line : facts.lines) std::printf("  %s\n", line.c_str());
+  std::fflush(stdout);
+  for (const std::string& w :
+       hold(facts, run, dry_run ? recipe::Purpose::look : recipe::Purpose::launch, force))
+    std::fprintf(stderr, "WARNING: %s\n", w.c_str());
   if (!run.doctor.empty()) std::printf("%s\n", recipe::quoted(run.doctor).c_str());
   std::printf("%s\n", recipe::quoted(run.command()).c_str());
   if (dry_run) return 0;

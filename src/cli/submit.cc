@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "cli/command.h"
 #include "cli/installation.h"
+#include "cli/run_facts.h"
 #include "recipe/command_output.h"
 #include "recipe/job_database.h"
 #include "recipe/submit.h"
@@ -65,7 +66,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_flag("-p,--profile", r.profile, "with a profile");
   app.add_flag("--proxy", r.proxy, "at the workload's proxy scales");
   app.add_flag("--dry-run", o.dry_run, "print the jobs and sbatch's command lines, and stop");
-  app.add_flag("--force", r.force, "one task whatever its data type and scale");
+  app.add_flag("--force", r.force, "one task whatever its data type, scale and memory");
   app.add_flag("--dump-env", o.dump_environment, "of other workloads; no meaning here");
   app.add_option("--nice", o.slurm.nice, "sbatch's");
   app.add_option("--nodelist", o.slurm.nodelist, "sbatch's");
@@ -87,6 +88,18 @@ void print_job(const recipe::Submitter& submitter, const Task& t) {
   for (const auto& [key, value] : recipe::masked(submitter.variables(t, folder)))
     line += key + "=" + recipe::quoted(value) + " ";
   std::printf("%s%s\n", line.c_str(), recipe::quoted(submitter.command(t, folder)).c_str());
+}
+
+// Of several tasks the message says which it is.
+recipe::Submitter::Checked check(const recipe::Submitter& submitter, const Task& t,
+                                 recipe::Purpose purpose, bool several) {
+  try {
+    return submitter.check(t, purpose);
+  } catch (const Error& e) {
+    if (!several) throw;
+    throw Error(e.fault(), fmt::format("{}_{}, {}, {} GPUs: {}", t.workload, t.size, t.dtype,
+                                       t.scale, e.what()));
+  }
 }
 
 }  // namespace
@@ -114,15 +127,27 @@ int run_submit(int argc, char** argv) {
   if (!list.dropped.empty()) std::fprintf(stderr, "ERROR: %s\n", list.dropped.c_str());
   std::vector<std::string> warnings = list.warnings;
   if (o.dump_environment) warnings.push_back("--dump-env has a meaning for Megatron-Bridge alone.");
-  const recipe::Submitter submitter(config, workloads, recipe::process_environment(),
-                                    program_path(), o.slurm, arguments);
-  for (const Task& t : list.tasks)
-    for (const std::string& w : submitter.check(t))
+  recipe::Submitter submitter(config, workloads, recipe::process_environment(), program_path(),
+                              o.slurm, arguments);
+  submitter.run_check = run_check();
+  submitter.force = o.request.force;
+  std::vector<std::vector<std::string>> facts;  // by task
+  for (const Task& t : list.tasks) {
+    recipe::Submitter::Checked checked =
+        check(submitter, t, o.dry_run ? recipe::Purpose::look : recipe::Purpose::queue,
+              list.tasks.size() > 1);
+    facts.push_back(std::move(checked.facts));
+    for (const std::string& w : checked.warnings)
       if (std::find(warnings.begin(), warnings.end(), w) == warnings.end()) warnings.push_back(w);
+  }
   for (const std::string& w : warnings) warn(w);
 
   std::printf("Jobs (%zu):\n", list.tasks.size());
-  for (const Task& t : list.tasks) std::puts(recipe::describe(t, "  - ", "").c_str());
+  for (size_t i = 0; i < list.tasks.size(); ++i) {
+    std::puts(recipe::describe(list.tasks[i], "  - ", "").c_str());
+    if (i == 0 || facts[i] != facts[i - 1])
+      for (const std::string& line : facts[i]) std::printf("      %s\n", line.c_str());
+  }
   if (o.dry_run) {
     for (const Task& t : list.tasks) print_job(submitter, t);
     std::puts("Dry run enabled. Jobs will not be submitted.");

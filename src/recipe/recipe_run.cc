@@ -119,18 +119,18 @@ std::string gpu_type(const Reader& env) {
       std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* t) { return type == t; }),
       "❌ Error: Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
       "'{}'\n  Nereus takes h200 too, with h100's settings.",
-      type);
+      asked);
   return type;
 }
 
 std::string dtype(const Reader& env) {
-  const std::string type = lower(env.text("DTYPE", "bf16"));
+  const std::string asked = env.text("DTYPE", "bf16"), type = lower(asked);
   NEREUS_CHECK(kConfig, type != "fp8",
                "❌ Error: FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
                "Supported DTYPE: bf16. Got DTYPE='{}'.",
-               type);
+               asked);
   NEREUS_CHECK(kConfig, type == "bf16", "❌ Error: Supported DTYPE: bf16, fp8. Got DTYPE='{}'.",
-               type);
+               asked);
   return type;
 }
 
@@ -211,6 +211,9 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   NEREUS_CHECK(
       kConfig, !install.empty(),
       "Please set LLMB_INSTALL to the path of the installation directory for all workloads");
+  run.install = install;
+  run.log_rank = env.text("LOG_RANK");
+  run.image = env.text("RUN_CONF_IMAGE");
   run.dtype = dtype(env);
   run.preset = env.text("NEREUS_PRESET", "original");
   const Preset preset = preset_of(run.preset, run.gpu_type, run.gpus);

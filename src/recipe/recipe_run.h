@@ -13,6 +13,9 @@ namespace nereus::recipe {
 struct RecipeRun {
   std::string gpu_type, dtype, preset;
   int64_t gpus = 0;
+  std::string install;                       // LLMB_INSTALL
+  std::string log_rank;                      // LOG_RANK; "": not given
+  std::string image;                         // RUN_CONF_IMAGE; "": no container
   std::string experiment;                    // folder of the run: logs, and outputs/ below
   std::string outputs;                       // job.dump_folder
   std::vector<std::string> srun;             // `srun` and its options

@@ -163,10 +163,10 @@ TEST(RecipeRun, RefusesWithTheRecipesTexts) {
             "Please set LLMB_INSTALL to the path of the installation directory for all workloads");
   EXPECT_EQ(refusal({{"GPU_TYPE", "A100"}}),
             "❌ Error: Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
-            "'a100'\n  Nereus takes h200 too, with h100's settings.");
-  EXPECT_EQ(refusal(with({{"DTYPE", "fp8"}})),
+            "'A100'\n  Nereus takes h200 too, with h100's settings.");
+  EXPECT_EQ(refusal(with({{"DTYPE", "FP8"}})),
             "❌ Error: FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
-            "Supported DTYPE: bf16. Got DTYPE='fp8'.");
+            "Supported DTYPE: bf16. Got DTYPE='FP8'.");
   EXPECT_EQ(refusal(with({{"DTYPE", "int8"}})),
             "❌ Error: Supported DTYPE: bf16, fp8. Got DTYPE='int8'.");
   EXPECT_EQ(refusal(with({{"JOB_TOTAL_GPUS", "many"}})),

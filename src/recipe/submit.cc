@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "base/files.h"
 #include "base/text.h"
 #include "recipe/cluster_survey.h"
 #include "recipe/command_output.h"
@@ -160,18 +161,18 @@ std::vector<std::string> Submitter::command(const Task& t, const std::string& ru
   else if (!options_.segment && config_.gpu_type.starts_with("gb"))
     out.push_back(fmt::format("--segment={}", segment_size(nodes)));
   out.push_back(workload(t).folder + "/" + workload(t).launch_script);
+  if (force) out.push_back("--force");
   out.insert(out.end(), arguments_.begin(), arguments_.end());
   return out;
 }
 
 std::optional<RecipeRun> Submitter::recipe_run(const Task& t) const {
-  std::error_code error;
-  if (!fs::exists(workload(t).folder + "/deepseek_v3_671b.toml", error)) return std::nullopt;
+  if (!is_there(workload(t).folder + "/deepseek_v3_671b.toml")) return std::nullopt;
   return resolve_run(job_environment(t, folder(t, now())), program_, workload(t).folder,
                      arguments_);
 }
 
-std::vector<std::string> Submitter::check(const Task& t) const {
+Submitter::Checked Submitter::check(const Task& t, Purpose purpose) const {
   const std::string& type = workload(t).launcher_type;
   NEREUS_CHECK(kConfig, type == "configured_sbatch",
                "{}: its launcher_type is \"{}\" ({}/metadata.yaml), and Nereus submits "
@@ -190,28 +191,17 @@ std::vector<std::string> Submitter::check(const Task& t) const {
                    source);
   }
   command(t, folder(t, now()));  // its errors
-  std::vector<std::string> warnings;
-  if (const std::optional<RecipeRun> run = recipe_run(t)) {
-    std::error_code error;
-    const std::string dataset = setting(run->train, "training.dataset");
-    const std::string data = setting(run->train, "training.dataset_path");
-    const std::string tokenizer = setting(run->train, "model.hf_assets_path");
-    const bool synthetic = dataset == "random";
-    if (!synthetic && !fs::exists(data, error))
-      warnings.push_back(
-          fmt::format("the data set is not there: {} (DATASET_PATH; `nereus "
-                      "download dataset`). The job will end with an error.",
-                      data));
-    if (!synthetic && !fs::exists(tokenizer + "/tokenizer.json", error))
-      warnings.push_back(
-          fmt::format("the tokenizer is not there: {}/tokenizer.json (`nereus "
-                      "download tokenizer`). The job will end with an error.",
-                      tokenizer));
+  Checked out;
+  const std::optional<RecipeRun> run = recipe_run(t);
+  if (run && run_check) {
+    const RunFacts facts = run_check(*run);
+    out.warnings = hold(facts, *run, purpose, force);
+    out.facts = facts.lines;
   }
   if (find_program("sbatch", environment_).empty())
-    warnings.push_back(
+    out.warnings.push_back(
         "sbatch is not in PATH: jobs are submitted from a login node of the cluster.");
-  return warnings;
+  return out;
 }
 
 std::string Submitter::make_folder(const Task& t) const {

@@ -9,6 +9,7 @@
 
 #include "recipe/recipe_run.h"
 #include "recipe/run_config.h"
+#include "recipe/run_facts.h"
 #include "recipe/tasks.h"
 
 namespace nereus::recipe {
@@ -40,10 +41,13 @@ class Submitter {
   Submitter(const ClusterConfig& config, const Workloads& workloads, Variables environment,
             std::string program, SlurmOptions options, std::vector<std::string> arguments);
 
+  struct Checked {
+    std::vector<std::string> facts;  // of the run: RunFacts::lines
+    std::vector<std::string> warnings;
+  };
   // Throws Error{kConfig} for what could never run: ADDITIONAL_SLURM_PARAMS together with options
-  // of Slurm's, degrees that do not multiply. Returns what to warn of: a data set or tokenizer that
-  // is not there, no sbatch.
-  std::vector<std::string> check(const Task& task) const;
+  // of Slurm's, degrees that do not multiply, and what hold() refuses.
+  Checked check(const Task& task, Purpose purpose = Purpose::queue) const;
 
   // `sbatch` and its arguments for a run in `folder`.
   std::vector<std::string> command(const Task& task, const std::string& folder) const;
@@ -56,6 +60,11 @@ class Submitter {
   // as it is; then the folder is gone again, but for a sbatch that did not answer: it may have
   // submitted the job.
   SubmittedJob submit(const Task& task) const;
+
+  // Asked of runs of the recipe; null: they are not held against it.
+  RunCheck run_check;
+  // Runs that do not fit are submitted all the same: launch.sh gets --force.
+  bool force = false;
 
   // The clock for folders' names, how to wait a second, and for how long sbatch is waited for;
   // tests set their own.

@@ -307,27 +307,43 @@ TEST_F(Submit, ChecksWhatCouldNeverRun) {
   EXPECT_THAT(refused({}), HasSubstr("its launcher_type is \"nemo\""));
 }
 
-TEST_F(Submit, WarnsOfWhatIsNotThere) {
+// What it asks of the runs, and what becomes of the answers.
+TEST_F(Submit, HoldsARunAgainstWhatItNeeds) {
+  RecipeRun asked;
+  RunFacts facts = {.lines = {"memory 1 GiB"}};
+  const auto check = [&](Purpose purpose, bool force = false) {
+    Submitter s = submitter();
+    s.force = force;
+    s.run_check = [&](const RecipeRun& run) {
+      asked = run;
+      return facts;
+    };
+    Task t = task();
+    t.environment = {{"LOG_RANK", "3"}};
+    return s.check(t, purpose);
+  };
+  there_.program("sbatch", "echo 1");
+  EXPECT_THAT(check(Purpose::queue).facts, ElementsAre("memory 1 GiB"));
+  EXPECT_EQ(asked.gpus, 512);
+  EXPECT_EQ(asked.log_rank, "3");
+  EXPECT_THAT(asked.train,
+              Contains("--training.dataset_path=" + there_.config.llmb_install + "/datasets/c4"));
+  facts.too_large = "it needs 90 GiB.\nTABLE";
+  EXPECT_EQ(refusal([&] { check(Purpose::queue); }),
+            "it needs 90 GiB.\nTABLE\n  --force starts it all the same.");
+  EXPECT_EQ(refusal([&] { check(Purpose::look); }), refusal([&] { check(Purpose::queue); }));
+  EXPECT_THAT(check(Purpose::queue, true).warnings,
+              ElementsAre("it needs 90 GiB. Started all the same (--force)."));
+  Submitter s = submitter();
+  s.force = true;
+  EXPECT_THAT(s.command(task(), "/run"), Contains("--force"));
+}
+
+TEST_F(Submit, WarnsWhereThereIsNoSbatch) {
   there_.environment["PATH"] = "/nowhere";
-  const std::string install = there_.config.llmb_install;
-  const std::string tokenizer =
-      install + "/workloads/" + kKey + "/torchtitan/assets/hf/DeepSeek-V3.1-Base";
-  EXPECT_THAT(submitter().check(task()),
-              ElementsAre("the data set is not there: " + install +
-                              "/datasets/c4 (DATASET_PATH; `nereus download dataset`). The job "
-                              "will end with an error.",
-                          "the tokenizer is not there: " + tokenizer +
-                              "/tokenizer.json (`nereus download tokenizer`). The job will end "
-                              "with an error.",
-                          "sbatch is not in PATH: jobs are submitted from a login node of the "
+  EXPECT_THAT(submitter().check(task()).warnings,
+              ElementsAre("sbatch is not in PATH: jobs are submitted from a login node of the "
                           "cluster."));
-  fs::create_directories(tokenizer);
-  fs::create_directories(install + "/datasets/c4");
-  std::ofstream(tokenizer + "/tokenizer.json") << "{}";
-  there_.environment["PATH"] = there_.folder.file("bin");
-  EXPECT_THAT(submitter().check(task()), ElementsAre());
-  arguments_ = {"--training.dataset=random", "--model.hf_assets_path=/nowhere"};
-  EXPECT_THAT(submitter().check(task()), ElementsAre());
 }
 
 TEST_F(Submit, SlurmsOptionsHaveOneForm) {

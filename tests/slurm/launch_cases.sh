@@ -100,5 +100,11 @@ refused() {
   submit -- --training.nonsense=1
   check "a key that is not there: the job fails" ends FAILED
   check "a key that is not there: exit code 2" is ExitCode 2:0
-  check "a key that is not there: the log says so" contains "$errors" 'training.nonsense'
+  check "a key that is not there: said once, before the ranks start" \
+    test "$(grep -c '^error: .*training.nonsense' "$batch_log")" = 1 -a ! -e "$errors"
+  submit -- --training.dataset=c4 --training.dataset_path=/none
+  check "a data set that is not there: the job fails" ends FAILED
+  check "a data set that is not there: exit code 2" is ExitCode 2:0
+  check "a data set that is not there: said once" \
+    test "$(grep -c 'the data set /none ' "$batch_log")" = 1 -a ! -e "$errors"
 }

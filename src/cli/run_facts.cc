@@ -1,0 +1,81 @@
+#include "cli/run_facts.h"
+
+#include <map>
+#include <memory>
+
+#include "base/check.h"
+#include "config/load.h"
+#include "launch/log_ranks.h"
+#include "train/run_check.h"
+
+namespace nereus {
+namespace {
+
+constexpr double kGiB = 1 << 30;
+
+// GiB that CUDA offers of a GPU's memory.
+struct Gpu {
+  const char* type;
+  double gib;
+};
+constexpr Gpu kGpus[] = {{"h100", 79.1}, {"h200", 139.8}, {"b200", 178.3}, {"gb200", 184.3}};
+constexpr double kMostShare = 0.97;  // of it that a run may need
+
+double gib_of(const std::string& type) {
+  for (const Gpu& gpu : kGpus)
+    if (type == gpu.type) return gpu.gib;
+  NEREUS_FAIL(kContract, "no memory of a GPU of type {}", type);
+}
+
+recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
+  check_log_ranks(log_ranks(run.log_rank), run.gpus);
+  std::vector<std::string> arguments(run.train.begin() + 2, run.train.end());
+  arguments.insert(arguments.end(), {"--dry-run", "--world=" + std::to_string(run.gpus)});
+  TrainFlags flags;
+  LoadedConfig loaded = load_config(arguments, flags);
+  recipe::RunFacts out;
+  if (flags.help || flags.config_reference || flags.print_config) return out;
+  JobConfig& config = loaded.config;
+  if (config.device.kind == DeviceChoice::automatic) config.device.kind = DeviceChoice::cuda;
+  const RunCheck check = check_run(config, run.gpus);
+  out.lines.push_back(fmt::format("attention {}, routing {}", check.args.mask_name(),
+                                  routing_name(check.args.moe)));
+  const double need = check.memory.total() / kGiB;
+  std::string memory =
+      fmt::format("memory {:.1f} GiB on rank {}, which needs most", need, check.rank);
+  if (config.device.kind == DeviceChoice::cuda) {
+    const double has = gib_of(run.gpu_type);
+    memory += fmt::format(" ({}: {:.1f} GiB)", run.gpu_type, has);
+    if (need > kMostShare * has)
+      out.too_large = fmt::format(
+          "the run needs {:.1f} GiB on rank {} of {}, and a GPU of type {} has {:.1f}, of which a "
+          "run may take {:.1f}.\n{}  What makes it smaller: LOCAL_BATCH_SIZE, SEQ_LEN, "
+          "ACTIVATION_CHECKPOINT_MODE=full, --optimizer.master_dtype=split; a greater "
+          "PIPELINE_PARALLEL_DEGREE, more GPUs.",
+          need, check.rank, run.gpus, run.gpu_type, has, kMostShare * has, check.memory.text());
+  }
+  out.lines.push_back(memory);
+  const Schedule& schedule = check.layout.pipeline.schedule;
+  if (schedule.stages() > 1)
+    out.lines.push_back(fmt::format(
+        "pipeline idle for {:.0f} % of a step at equal costs of its parts ({}, {} stages, {} "
+        "microbatches)",
+        100 * check.bubble, schedule.name, schedule.stages(), check.layout.microbatches));
+  for (const DataFacts::Missing& m : check.data.missing) out.missing.push_back({m.path, m.text});
+  return out;
+}
+
+}  // namespace
+
+recipe::RunCheck run_check() {
+  const auto known = std::make_shared<std::map<std::string, recipe::RunFacts>>();
+  return [known](const recipe::RecipeRun& run) {
+    std::string key = fmt::format("{} {} {}", run.gpu_type, run.gpus, run.log_rank);
+    for (const std::string& word : run.train)
+      if (!word.starts_with("--job.dump_folder=")) key += '\0' + word;
+    const auto found = known->find(key);
+    return found != known->end() ? found->second : known->emplace(key, facts_of(run)).first->second;
+  };
+}
+
+}  // namespace nereus
