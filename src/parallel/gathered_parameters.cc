@@ -38,8 +38,8 @@ GatheredParameters::GatheredParameters(Device device, const StoreLayout& layout,
     gradient_begin_.push_back(gradients);
     if (!layout.divided(i)) continue;
     const int64_t whole = StoreLayout::aligned(layout.padded_shape(i).count());
-    weights += whole * size_of(layout.read_dtype(i));
-    gradients += whole;
+    if (!copy_in_place(i)) weights += whole * size_of(layout.read_dtype(i));
+    if (!states.in_place().gradients) gradients += whole;
     shards += StoreLayout::aligned(layout.shard_shape(i).count());
     most_weights = std::max(most_weights, weights);
     most_gradients = std::max(most_gradients, gradients);
@@ -71,8 +71,13 @@ void GatheredParameters::each_divided(int bucket, FunctionRef<void(size_t)> f) c
     if (layout_.tensors()[i].bucket == bucket && layout_.divided(i)) f(i);
 }
 
+bool GatheredParameters::copy_in_place(size_t i) const {
+  return states_.in_place().copies && layout_.read_format(i) == ReadFormat::bf16_copy;
+}
+
 TensorView GatheredParameters::padded_weight(size_t i) const {
   if (!layout_.divided(i)) return states_.read(i);
+  if (copy_in_place(i)) return states_.unsharded_copy(i);
   const Buffer* buffer = &weights_;
   const StoredTensor& t = layout_.tensors()[i];
   if (options_.reshard) {
@@ -83,7 +88,12 @@ TensorView GatheredParameters::padded_weight(size_t i) const {
   return at(*buffer, weight_begin_[i], layout_.read_dtype(i), layout_.padded_shape(i));
 }
 
+TensorView GatheredParameters::own_gradient(size_t i) const {
+  return states_.in_place().gradients ? states_.block_of_gradient(i) : states_.gradient(i);
+}
+
 TensorView GatheredParameters::padded_gradient(size_t i) const {
+  if (states_.in_place().gradients) return states_.unsharded_gradient(i);
   if (!layout_.divided(i)) return states_.gradient(i);
   const Buffer* buffer = &gradients_;
   const StoredTensor& t = layout_.tensors()[i];
@@ -110,6 +120,9 @@ void GatheredParameters::begin_step(Stream& stream) {
   gradient_ring_.forget();
   summed_.assign(summed_.size(), false);
   if (stream.on_meta()) return;
+  // Padding is zero always; in place the last step's reduced gradients lie there.
+  if (states_.in_place().gradients)
+    for (size_t i = 0; i < layout_.size(); ++i) clear_padding(stream, i);
   step_->record(stream);
   if (options_.exchange != nullptr) step_->wait(*options_.exchange);
 }
@@ -164,11 +177,12 @@ void GatheredParameters::begin_gradients(Stream& stream, int bucket) {
     return;
   }
   // Padding is zero always; here another bucket has left its numbers.
-  each_divided(bucket, [&](size_t i) {
-    const int64_t rows = layout_.tensors()[i].rows(), padded = layout_.rows(i).padded_rows();
-    if (rows < padded)
-      ops::fill(stream, {.out = padded_gradient(i).rows(rows, padded), .value = 0});
-  });
+  each_divided(bucket, [&](size_t i) { clear_padding(stream, i); });
+}
+
+void GatheredParameters::clear_padding(Stream& stream, size_t i) {
+  const int64_t rows = layout_.tensors()[i].rows(), padded = layout_.rows(i).padded_rows();
+  if (rows < padded) ops::fill(stream, {.out = padded_gradient(i).rows(rows, padded), .value = 0});
 }
 
 void GatheredParameters::end_gradients(Stream& stream, int bucket) {
@@ -188,7 +202,7 @@ void GatheredParameters::end_gradients(Stream& stream, int bucket) {
 // Unsharded gradients of a bucket into shards, which they are added to or make.
 void GatheredParameters::sum_into_shards(Stream& stream, int bucket, bool add) {
   each_divided(bucket, [&](size_t i) {
-    const TensorView mine = states_.gradient(i);
+    const TensorView mine = own_gradient(i);
     const TensorView sum = add ? at(addend_, 0, DType::f32, mine.shape) : mine;
     group_of(i).reduce_scatter(stream, sum, padded_gradient(i));
     if (add) ops::add(stream, {.out = mine, .a = mine, .b = sum});
@@ -203,7 +217,7 @@ void GatheredParameters::reduce(Stream& stream, int bucket) {
   }
   if (!options_.reduce_each_microbatch) sum_into_shards(x, bucket, false);
   each(bucket, [&](size_t i) {
-    const TensorView mine = states_.gradient(i);
+    const TensorView mine = own_gradient(i);
     if (layout_.tensors()[i].replicated_on_tp) world_.group(MeshGroup::tp).all_reduce(x, mine);
     world_.group(MeshGroup::dp_replicate).all_reduce(x, mine);
   });
@@ -211,9 +225,11 @@ void GatheredParameters::reduce(Stream& stream, int bucket) {
 
 void GatheredParameters::finish(Stream& stream) {
   Stream& x = exchange(stream);
-  if (&x == &stream) return;
-  step_->record(x);
-  step_->wait(stream);
+  if (&x != &stream) {
+    step_->record(x);
+    step_->wait(stream);
+  }
+  if (states_.in_place().gradients && !stream.on_meta()) states_.move_gradients_together(stream);
 }
 
 }  // namespace nereus

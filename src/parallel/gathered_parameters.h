@@ -3,7 +3,8 @@
 //
 // Gradients are summed over the shard group in the order of its ranks, then over the tp group
 // (StoredTensor::replicated_on_tp), then over replicas. A tensor that no group divides has no
-// memory here: its weight and its gradient are the state's own.
+// memory here: its weight and its gradient are the state's own. Nor has one whose shards lie inside
+// of it (parallel/in_place.h): then finish() also moves reduced gradients to where they are read.
 //
 // Tensors are gathered and reduced by bucket (StoredTensor::bucket: a block, say). In a step:
 //
@@ -92,6 +93,9 @@ class GatheredParameters {
   // Tensor i with padding rows (StoreLayout::padded_shape).
   TensorView padded_weight(size_t i) const;
   TensorView padded_gradient(size_t i) const;
+  bool copy_in_place(size_t i) const;
+  TensorView own_gradient(size_t i) const;  // this rank's block of it, once it has been reduced
+  void clear_padding(Stream&, size_t i);    // of the unsharded gradient
   BucketRing::Slot& prefetch(Stream&, int bucket);
   void gather_shards(Stream&, int bucket);
   void sum_into_shards(Stream&, int bucket, bool add);

@@ -1,5 +1,7 @@
 #include "parallel/parameter_states.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/philox.h"
 #include "ops/elementwise.h"
@@ -17,6 +19,11 @@ NamedView view_of(const StoreLayout::Slice& s, const Buffer& buffer, DType dtype
                   s.extent);
   if (s.extent.rank() == 3) view.stride[0] = s.panel_stride;
   return {s.name, view, s.origin, s.whole};
+}
+
+TensorView at(const Buffer& buffer, int64_t element, DType dtype, const Shape& shape) {
+  std::byte* const data = buffer.data();
+  return TensorView(data == nullptr ? data : data + element * size_of(dtype), dtype, shape);
 }
 
 void draw(Stream& stream, const Parameter& parameter, const TensorView& masters,
@@ -49,8 +56,13 @@ ParameterStates::ParameterStates(Device device, const StoreLayout& layout, const
   const int64_t n = layout.elements();
   masters_ = Buffer(device, 4 * (whole_masters() ? n : layout.f32_masters().count()),
                     "parameters (f32 masters)");
-  if (o.gradients) gradients_ = Buffer(device, 4 * n, "gradients (f32)");
-  if (o.compute != DType::f32) copies_ = Buffer(device, 2 * n, "parameters (bf16)");
+  const InPlace& p = o.in_place;
+  NEREUS_CHECK(kContract, !p.copies || (o.compute != DType::f32 && o.offload == Offload::none),
+               "copies in place need bf16 and states that do not pass through the device");
+  if (o.gradients)
+    gradients_ = Buffer(device, 4 * (p.gradients ? p.gradient_elements : n), "gradients (f32)");
+  if (o.compute != DType::f32)
+    copies_ = Buffer(device, 2 * (p.copies ? p.copy_elements : n), "parameters (bf16)");
   if (o.split_masters && !masters_on_host())
     remainders_ = Buffer(device, 2 * n, "parameters (f32 beyond bf16)");
   if (!o.moments) return;
@@ -82,10 +94,45 @@ TensorView ParameterStates::shard(const Buffer& buffer, DType dtype, size_t i,
                     dtype, layout_.shard_shape(i));
 }
 
+int64_t ParameterStates::copy_place(size_t i) const {
+  return in_place().copies ? in_place().copy_begin[i] + block(i) : layout_.offset(i);
+}
+
+TensorView ParameterStates::unsharded_copy(size_t i) const {
+  return at(copies_, in_place().copy_begin[i], DType::bf16, layout_.padded_shape(i));
+}
+TensorView ParameterStates::unsharded_gradient(size_t i) const {
+  return at(gradients_, in_place().gradient_begin[i], DType::f32, layout_.padded_shape(i));
+}
+TensorView ParameterStates::block_of_gradient(size_t i) const {
+  return at(gradients_, in_place().gradient_begin[i] + block(i), DType::f32,
+            layout_.shard_shape(i));
+}
+
+// From the first on, each towards the start: what it overwrites has been moved. Between tensors, up
+// to the next one's alignment, is zero, as everywhere in flat buffers.
+void ParameterStates::move_gradients_together(Stream& stream) const {
+  const std::vector<size_t>& order = in_place().by_offset;
+  for (size_t n = 0; n < order.size(); ++n) {
+    const size_t i = order[n];
+    const int64_t count = layout_.shard_shape(i).count(), to = layout_.offset(i),
+                  from = in_place().gradient_begin[i] + block(i), step = from - to;
+    for (int64_t k = 0; k < count; k += step) {
+      const int64_t part = std::min(step, count - k);
+      copy_rows(stream, at(gradients_, to + k, DType::f32, {part}),
+                at(gradients_, from + k, DType::f32, {part}));
+    }
+    const int64_t end = n + 1 < order.size() ? layout_.offset(order[n + 1]) : layout_.elements();
+    if (to + count < end)
+      ops::fill(stream,
+                {.out = at(gradients_, to + count, DType::f32, {end - to - count}), .value = 0});
+  }
+}
+
 TensorView ParameterStates::read(size_t i) const {
   switch (layout_.read_format(i)) {
     case ReadFormat::bf16_copy:
-      return shard(copies_, DType::bf16, i);
+      return at(copies_, copy_place(i), DType::bf16, layout_.shard_shape(i));
     case ReadFormat::f32_master:
       break;
   }
@@ -118,8 +165,9 @@ std::vector<NamedView> ParameterStates::gradient_views() const {
 std::vector<NamedView> ParameterStates::read_views() const {
   std::vector<NamedView> out;
   for (const StoreLayout::Slice& s : layout_.slices(mine_)) {
-    const bool copy = layout_.read_format(static_cast<size_t>(s.tensor)) == ReadFormat::bf16_copy;
-    out.push_back(copy ? view_of(s, copies_, DType::bf16)
+    const auto i = static_cast<size_t>(s.tensor);
+    const bool copy = layout_.read_format(i) == ReadFormat::bf16_copy;
+    out.push_back(copy ? view_of(s, copies_, DType::bf16, layout_.offset(i) - copy_place(i))
                        : view_of(s, masters_, DType::f32, first_master()));
   }
   return out;
@@ -133,7 +181,7 @@ ParameterStates::States ParameterStates::states_of(int64_t begin, int64_t end,
     return all ? all.rows(begin, end) : all;
   };
   States s{.first = begin,
-           .copy = part(copies_, DType::bf16),
+           .copy = in_place().copies ? TensorView() : part(copies_, DType::bf16),
            .gradient = part(gradients_, DType::f32),
            .first_moment = on_host.empty() ? part(m_, options_.moment_type) : on_host[0],
            .second_moment = on_host.empty() ? part(v_, options_.moment_type) : on_host[1]};
@@ -152,6 +200,16 @@ ParameterStates::States ParameterStates::states_of(int64_t begin, int64_t end,
 }
 
 void ParameterStates::visit(Stream& stream, bool write, FunctionRef<void(const States&)> body) {
+  if (in_place().copies) {  // they are apart
+    for (const size_t i : in_place().by_offset) {
+      const int64_t count = layout_.shard_shape(i).count();
+      States s = states_of(layout_.offset(i), layout_.offset(i) + count, {});
+      if (layout_.read_format(i) == ReadFormat::bf16_copy)
+        s.copy = at(copies_, copy_place(i), DType::bf16, {count});
+      body(s);
+    }
+    return;
+  }
   const auto range = [&](int64_t begin, int64_t end) {
     if (begin == end) return;
     if (host_ == nullptr) return body(states_of(begin, end, {}));
@@ -196,8 +254,12 @@ void ParameterStates::initialize(Stream& stream, uint64_t seed) {
 
 void ParameterStates::refresh_copies(Stream& stream) {
   if (copies_.bytes() == 0) return;
-  if (whole_masters())
+  if (whole_masters() && !in_place().copies)
     return ops::cast(stream, {.out = flat(copies_, DType::bf16), .x = masters()});
+  if (whole_masters())
+    return visit(stream, true, [&](const States& s) {
+      if (s.copy) ops::cast(stream, {.out = s.copy, .x = s.master});
+    });
   all_masters();  // they are put together
   visit(stream, true, [&](const States& s) {
     if (s.remainder) {
@@ -206,7 +268,7 @@ void ParameterStates::refresh_copies(Stream& stream) {
           {.copy = s.copy, .remainder = s.remainder, .v = s.second_moment, .x = s.gradient});
     } else {
       copy_to_device(stream, s.master, s.gradient.data);
-      ops::cast(stream, {.out = s.copy, .x = s.gradient});
+      if (s.copy) ops::cast(stream, {.out = s.copy, .x = s.gradient});
     }
   });
 }

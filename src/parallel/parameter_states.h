@@ -14,6 +14,7 @@
 #include "config/choices.h"
 #include "device/device.h"
 #include "parallel/host_states.h"
+#include "parallel/in_place.h"
 #include "parallel/named_view.h"
 #include "parallel/store_layout.h"
 
@@ -29,6 +30,7 @@ class ParameterStates {
     bool split_masters = false;                  // with bf16 copies, gradients and moments only
     Offload offload = Offload::none;             // `states` likewise
     int64_t offload_chunk = HostStates::kChunk;  // elements
+    InPlace in_place = {};                       // `copies`: without offload only
   };
 
   // All zero. The layout must outlive the states; `mine` is this rank's shard of it. Masters that
@@ -46,6 +48,15 @@ class ParameterStates {
   TensorView master(size_t i) const { return shard(all_masters(), DType::f32, i); }
   TensorView gradient(size_t i) const { return shard(gradients_, DType::f32, i); }
   TensorView read(size_t i) const;
+
+  // What copies and gradients lie in (StoreLayout::padded_shape), where they are in place, and this
+  // rank's block of the gradient: gradient(i) once move_gradients_together() has been called. The
+  // flat gradients are gone as soon as unsharded ones are written.
+  const InPlace& in_place() const { return options_.in_place; }
+  TensorView unsharded_copy(size_t i) const;
+  TensorView unsharded_gradient(size_t i) const;
+  TensorView block_of_gradient(size_t i) const;
+  void move_gradients_together(Stream&) const;
 
   // The same by logical parameter, as strided views. A parameter of which this rank has no rows is
   // left out; one of routed experts may have several.
@@ -101,6 +112,10 @@ class ParameterStates {
   TensorView flat(const Buffer& buffer, DType dtype) const;
   TensorView shard(const Buffer& buffer, DType dtype, size_t i, int64_t first = 0) const;
   States states_of(int64_t begin, int64_t end, const std::vector<TensorView>& on_host) const;
+  int64_t copy_place(size_t i) const;  // of this rank's copy, in elements of copies_
+  int64_t block(size_t i) const {      // this rank's place in the unsharded tensor, in elements
+    return mine_.of(layout_.tensors()[i]) * layout_.shard_shape(i).count();
+  }
 
   const StoreLayout& layout_;
   ShardIndex mine_;
