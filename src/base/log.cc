@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/log_output.h"
 #include "base/log_rank.h"
 
 namespace nereus::log {
@@ -16,6 +17,7 @@ namespace {
 struct State {
   std::mutex mutex;
   Level lowest = Level::info;
+  int file = STDOUT_FILENO;
   std::optional<std::string> captured;
 };
 
@@ -63,7 +65,7 @@ void write(Level level, std::string_view message) {
   }
   if (level < s.lowest) return;
   for (size_t done = 0; done < line.size();) {
-    const ssize_t n = ::write(STDOUT_FILENO, line.data() + done, line.size() - done);
+    const ssize_t n = ::write(s.file, line.data() + done, line.size() - done);
     if (n <= 0) return;  // a closed standard output must not end a training run
     done += static_cast<size_t>(n);
   }
@@ -72,6 +74,11 @@ void write(Level level, std::string_view message) {
 void set_level(Level lowest) {
   const std::lock_guard lock(state().mutex);
   state().lowest = lowest;
+}
+
+void use_standard_error() {
+  const std::lock_guard lock(state().mutex);
+  state().file = STDERR_FILENO;
 }
 
 void set_rank(int rank, bool speaks) { speak_as({rank, speaks}); }

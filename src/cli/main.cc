@@ -12,6 +12,7 @@
 #include "cli/bench.h"
 #include "cli/doctor.h"
 #include "cli/download.h"
+#include "cli/generate.h"
 #include "cli/jobs.h"
 #include "cli/list.h"
 #include "cli/llmb_run.h"
@@ -35,6 +36,7 @@ constexpr Command kCommands[] = {
     {"train", nereus::run_train,
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
+    {"generate", nereus::run_generate, "text that a model goes on with, token by token"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
     {"setup", nereus::run_setup_command,
      "install the recipe: folders, program, tokenizer, data set, cluster_config.yaml"},

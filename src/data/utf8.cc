@@ -91,4 +91,26 @@ std::string replace_invalid_utf8(std::string_view text, int64_t* replaced) {
   return out;
 }
 
+std::string Utf8Pieces::add(std::string_view bytes) {
+  waiting_ += bytes;
+  std::string_view rest = waiting_;
+  while (!rest.empty()) {
+    const CodePoint c = decode_utf8(rest);
+    const auto lead = static_cast<unsigned char>(rest[0]);
+    const bool begun = lead >= 0xC2 && lead <= 0xF4;
+    if (!c.valid && begun && static_cast<size_t>(c.length) == rest.size()) break;  // more may come
+    rest.remove_prefix(static_cast<size_t>(c.length));
+  }
+  const size_t whole = waiting_.size() - rest.size();
+  std::string out = replace_invalid_utf8(std::string_view(waiting_).substr(0, whole));
+  waiting_.erase(0, whole);
+  return out;
+}
+
+std::string Utf8Pieces::finish() {
+  std::string out = replace_invalid_utf8(waiting_);
+  waiting_.clear();
+  return out;
+}
+
 }  // namespace nereus::data

@@ -24,4 +24,15 @@ bool is_valid_utf8(std::string_view text);
 // Ill-formed parts replaced; `replaced` (may be null) is increased by their number.
 std::string replace_invalid_utf8(std::string_view text, int64_t* replaced = nullptr);
 
+// The same of text whose bytes come one after the other, for readers who want it at once: a
+// character is handed on when its last byte has come.
+class Utf8Pieces {
+ public:
+  std::string add(std::string_view bytes);
+  std::string finish();  // what waits for bytes that will not come: U+FFFD
+
+ private:
+  std::string waiting_;
+};
+
 }  // namespace nereus::data

@@ -25,5 +25,25 @@ TEST(Utf8, IsMendedAsPythonDoes) {
   }
 }
 
+// However the bytes are cut, the pieces are characters and together what the whole is mended to.
+TEST(Utf8, PiecesAreWholeCharacters) {
+  const std::string text = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80 \xFF\xE2\x82(\xC0\xF0\x9F\x98";
+  for (size_t size = 1; size <= text.size(); ++size) {
+    Utf8Pieces pieces;
+    std::string all;
+    const auto take = [&](const std::string& piece) {
+      EXPECT_TRUE(is_valid_utf8(piece));
+      all += piece;
+    };
+    for (size_t at = 0; at < text.size(); at += size) take(pieces.add(text.substr(at, size)));
+    take(pieces.finish());
+    EXPECT_EQ(all, replace_invalid_utf8(text)) << size;
+  }
+  Utf8Pieces pieces;
+  EXPECT_EQ(pieces.add("x\xF0\x9F"), "x");
+  EXPECT_EQ(pieces.add("\x98\x80y"), "\xF0\x9F\x98\x80y");
+  EXPECT_EQ(pieces.finish(), "");
+}
+
 }  // namespace
 }  // namespace nereus::data

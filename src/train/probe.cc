@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <numeric>
 
@@ -10,11 +9,11 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "checkpoint/hf_names.h"
-#include "checkpoint/hf_weights.h"
 #include "engine/engine.h"
 #include "engine/step_runner.h"
 #include "tensor/convert.h"
 #include "tensor/safetensors.h"
+#include "train/saved_model.h"
 
 namespace nereus {
 namespace {
@@ -188,25 +187,18 @@ Tokens read_tokens(const SafetensorsFile& file, int64_t vocabulary) {
 }
 
 // The model's arguments: config.json of the folder, or TorchTitan's, as docs/numerics.md says.
-ModelArgs probe_args(const ProbeOptions& o, bool shifted) {
-  namespace fs = std::filesystem;
-  NEREUS_CHECK(kConfig, is_there(o.model), "--hf {}: {} (nereus download fetches weights)", o.model,
-               what_is_at(o.model));
-  const fs::path folder = is_folder(o.model) ? fs::path(o.model) : fs::path(o.model).parent_path();
+ModelArgs probe_args(const ProbeOptions& o, const SavedModel& model, bool shifted) {
   std::string arguments = o.args.value_or("");
-  const fs::path beside = folder / "torchtitan_args.json";
-  if (arguments.empty() && !shifted && is_there(beside)) arguments = beside.string();
-  const fs::path config = folder / "config.json";
-  ModelArgs args = arguments.empty() ? model_args_from_hf_config(config.string())
-                                     : model_args_from_torchtitan_json(arguments);
+  const std::string beside = model.folder() + "/torchtitan_args.json", config = model.config();
+  if (arguments.empty() && !shifted && is_there(beside)) arguments = beside;
+  ModelArgs args = arguments.empty() ? model.args() : model_args_from_torchtitan_json(arguments);
   if (arguments.empty() && !shifted) set_family(args, NumericsFamily::torchtitan);
-  if (!arguments.empty() && is_there(config))
-    args.eos_id = hf_config_eos_id(config.string()).value_or(-1);
+  if (!arguments.empty() && is_there(config)) args.eos_id = hf_config_eos_id(config).value_or(-1);
   if (o.eos_id) args.eos_id = *o.eos_id;
   NEREUS_CHECK(kConfig, !args.block_causal() || args.eos_id >= 0,
                "attn_mask_type is block_causal, and nothing says which token ends a document: give "
                "--eos-id, or eos_token_id in {}",
-               config.string());
+               config);
   return args;
 }
 
@@ -228,7 +220,8 @@ void collect_gradients(Stream& stream, const std::vector<NamedView>& gradients, 
 
 void probe(Stream& stream, const ProbeOptions& o) {
   const SafetensorsFile file = SafetensorsFile::open(o.tokens);
-  ModelArgs args = probe_args(o, file.find("input_ids") != nullptr);
+  const SavedModel model(o.model, "--hf");
+  ModelArgs args = probe_args(o, model, file.find("input_ids") != nullptr);
   const Tokens tokens = read_tokens(file, args.vocab_size);
   args.max_seq_len = tokens.S;
   check(args);
@@ -240,8 +233,7 @@ void probe(Stream& stream, const ProbeOptions& o) {
                  .eos_id = static_cast<int32_t>(args.eos_id),
                  .gradients = o.grads.has_value(),
                  .moments = false});
-  load_hf_weights(o.model, engine.weights(), stream.on_gpu() ? &stream : nullptr);
-  engine.store().refresh_copies(stream);
+  model.load(engine, stream);
 
   const int64_t counted = tokens.shifted ? tokens.B * (tokens.S - 1) : tokens.B * tokens.S;
   const HostMicrobatch microbatch{.ids = tokens.ids, .labels = tokens.labels};

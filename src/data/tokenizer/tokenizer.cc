@@ -241,17 +241,18 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::string& path) {
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string bytes;
-  for (const int32_t id : ids) {
-    NEREUS_CHECK(kConfig, has(id),
-                 "token id {} is not in the vocabulary, which has ids from 0 to {}", id,
-                 impl_->size - 1);
-    if (const AddedToken* added = impl_->added[static_cast<size_t>(id)]) {
-      if (!skip_special || !added->special) bytes += impl_->alphabet.bytes_of(added->content);
-    } else {
-      bytes += impl_->file.vocabulary.token(id);
-    }
-  }
+  for (const int32_t id : ids) append_bytes(id, skip_special, bytes);
   return replace_invalid_utf8(bytes);
+}
+
+void Tokenizer::append_bytes(int32_t id, bool skip_special, std::string& bytes) const {
+  NEREUS_CHECK(kConfig, has(id), "token id {} is not in the vocabulary, which has ids from 0 to {}",
+               id, impl_->size - 1);
+  if (const AddedToken* added = impl_->added[static_cast<size_t>(id)]) {
+    if (!skip_special || !added->special) bytes += impl_->alphabet.bytes_of(added->content);
+  } else {
+    bytes += impl_->file.vocabulary.token(id);
+  }
 }
 
 bool Tokenizer::has(int64_t id) const {

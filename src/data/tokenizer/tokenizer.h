@@ -45,6 +45,8 @@ class Tokenizer {
 
   // Throws Error{kConfig} for an id that is no token.
   std::string decode(std::span<const int32_t> ids, bool skip_special) const;
+  // Appends the bytes that one id stands for, which may be a part of a character.
+  void append_bytes(int32_t id, bool skip_special, std::string& bytes) const;
 
   int64_t vocab_size() const;             // one more than the largest id
   bool has(int64_t id) const;             // is it a token?
