@@ -12,6 +12,7 @@
 #include "cli/bench.h"
 #include "cli/doctor.h"
 #include "cli/download.h"
+#include "cli/eval.h"
 #include "cli/generate.h"
 #include "cli/jobs.h"
 #include "cli/list.h"
@@ -36,6 +37,7 @@ constexpr Command kCommands[] = {
     {"train", nereus::run_train,
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
+    {"eval", nereus::run_eval, "loss and perplexity of a checkpoint on a set, on any layout"},
     {"generate", nereus::run_generate, "text that a model goes on with, token by token"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
     {"setup", nereus::run_setup_command,

@@ -1,24 +1,12 @@
 #include "cli/train.h"
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
-#include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "base/assets.h"
-#include "base/check.h"
 #include "base/log.h"
-#include "cli/device_choice.h"
-#include "config/command_line.h"
-#include "config/load.h"
-#include "launch/local_processes.h"
-#include "launch/log_ranks.h"
-#include "launch/session.h"
+#include "cli/configured_run.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 
@@ -48,64 +36,12 @@ constexpr const char* kHelp =
     "+ the\n"
     "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end.\n";
 
-// How many ranks a launcher started; 0: none did, -1: only MPI knows.
-int64_t launched_ranks(const Environment& environment) {
-  const LaunchEnvironment outer = read_launch_environment(environment, {});
-  if (!outer.size_known) return -1;
-  return outer.launcher == Launcher::single ? 0 : outer.world_size;
-}
-
-// This process's ranks of a run.
-int train(const LaunchEnvironment& launch, const LoadedConfig& loaded) {
-  const JobConfig& config = loaded.config;
-  const char* const log_rank = std::getenv("LOG_RANK");
-  const std::set<int> speaking = log_ranks(log_rank == nullptr ? "" : log_rank);
-  const int threads = config.cpu.threads > 0
-                          ? static_cast<int>(config.cpu.threads)
-                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  ThreadPool pool(threads);
-  const Device device = choose_device(config.device.kind);
-  int code = 0;
-  run_ranks(launch,
-            {.init_timeout = std::chrono::seconds(config.comm.init_timeout_seconds),
-             .version = NEREUS_VERSION,
-             .configuration = config_lines(config),
-             .device = device.kind},
-            [&](ThisRank& me) {
-              const bool several = me.ranks.size() > 1;
-              check_log_ranks(speaking, me.world.size());
-              if (several) log::set_rank(me.world.rank(), speaking.contains(me.world.rank()));
-              for (const std::string& notice : loaded.notices) log::warning("{}", notice);
-              if (config.job.print_config)
-                log::info("Running with configs:\n{}", print_config(loaded));
-              Stream stream(several ? me.device : device, &pool,
-                            config.parallelism.expert_overlap ? Stream::Priority::high
-                                                              : Stream::Priority::normal);
-              std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others
-              int mine = 0;                      // the same on every rank
-              me.run([&] {
-                trainer = std::make_unique<Trainer>(config, stream, me.ranks, me.world);
-                trainer->set_up();
-                mine = trainer->run();
-              });
-              if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;
-              // Here, while no process of the others has ended: a launcher may end all with it.
-              if (!trainer->data_error().empty())
-                std::fprintf(stderr, "error: %s\n", trainer->data_error().c_str());
-            });
-  return code;
-}
-
 }  // namespace
 
 int run_train(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  TrainFlags flags = parse_command_line(arguments).flags;
-  const Environment environment = launch_variables();
-  // Who describes or plans needs no launcher, and may have half of one's variables from a shell.
-  const bool alone = flags.help || flags.config_reference || flags.dry_run;
-  const int64_t launched = alone ? 0 : launched_ranks(environment);
-  const LoadedConfig loaded = load_config(arguments, flags, launched);
+  TrainFlags flags;
+  const LoadedConfig loaded = load_run_config(arguments, flags);
   if (flags.help) {
     std::fputs(kHelp, stdout);
     return 0;
@@ -123,15 +59,19 @@ int run_train(int argc, char** argv) {
     std::fputs(dry_run(loaded.config, flags.world).c_str(), stdout);
     return 0;
   }
-  const LaunchEnvironment launch =
-      read_launch_environment(environment, {.nproc = static_cast<int>(flags.nproc)});
-  if (launch.launcher == Launcher::threads &&
-      choose_device(loaded.config.device.kind).kind == Device::Kind::cuda) {
-    std::vector<std::string> command = without_nproc({argv, argv + argc});
-    command.insert(command.begin(), program_path());
-    return run_local_processes(command, launch.world_size);
-  }
-  return train(launch, loaded);
+  return run_configured_ranks(argc, argv, loaded, flags.nproc, [&](Stream& stream, ThisRank& me) {
+    std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others
+    int code = 0;
+    me.run([&] {
+      trainer = std::make_unique<Trainer>(loaded.config, stream, me.ranks, me.world);
+      trainer->set_up();
+      code = trainer->run();
+    });
+    // Here, while no process of the others has ended: a launcher may end all with it.
+    if (!trainer->data_error().empty())
+      std::fprintf(stderr, "error: %s\n", trainer->data_error().c_str());
+    return code;
+  });
 }
 
 }  // namespace nereus

@@ -57,12 +57,14 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
 }  // namespace
 
 Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const RunLayout& layout,
-                               const RankWorld& world, bool gpu) {
+                               const RankWorld& world, bool gpu, EngineUse use) {
   return {.compute = c.training.mixed_precision_param,
           .rows = layout.microbatch_rows,
           .sequence = c.training.seq_len,
           .eos_id = static_cast<int32_t>(args.eos_id),
           .recompute = recompute_by_block(c, args.n_layers),
+          .gradients = use == EngineUse::training,
+          .moments = use == EngineUse::training,
           .moment_type = c.optimizer.moment_dtype,
           .split_masters = c.optimizer.master_dtype == MasterType::split,
           .offload = offload(c, gpu),

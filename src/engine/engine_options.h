@@ -14,11 +14,15 @@ namespace nereus {
 // config.json where model.hf_config names one: call it once and pass the result on.
 ModelArgs training_model_args(const JobConfig&);
 
+// What an engine is made for: training, or the loss alone, without gradients and moments.
+enum class EngineUse : uint8_t { training, evaluation };
+
 // `world`: this rank's groups. `gpu`: the run is for a GPU (states in host
 // memory exist only there). `layout` and `world` must outlive the engine. Throws Error{kConfig}
 // for options that exclude each other.
 Engine::Options engine_options(const JobConfig&, const ModelArgs&, const RunLayout& layout,
-                               const RankWorld& world, bool gpu);
+                               const RankWorld& world, bool gpu,
+                               EngineUse use = EngineUse::training);
 
 Optimizer::Options optimizer_options(const JobConfig&);
 

@@ -95,12 +95,12 @@ std::string MemoryTable::text() const {
 }
 
 MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
-                         int rank, Stream& target) {
+                         int rank, Stream& target, EngineUse use) {
   Stream meta = Stream::meta_for(target);
   const bool gpu =
       target.on_gpu() || (target.on_meta() && config.device.kind == DeviceChoice::cuda);
   const RankWorld world(layout.mesh, rank);
-  const Engine::Options options = engine_options(config, args, layout, world, gpu);
+  const Engine::Options options = engine_options(config, args, layout, world, gpu, use);
   Engine engine(args, meta, options);
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;
@@ -143,8 +143,8 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
 }
 
 void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout& layout, int rank,
-                Stream& stream, double available, double host_available) {
-  const MemoryTable table = memory_table(config, args, layout, rank, stream);
+                Stream& stream, double available, double host_available, EngineUse use) {
+  const MemoryTable table = memory_table(config, args, layout, rank, stream, use);
   NEREUS_CHECK(kConfig, table.host_total() <= host_available,
                "optimizer.offload = \"{}\" keeps {:.2f} GiB of this rank's states in the host's "
                "memory, which has {:.2f} GiB left. More ranks (parallelism) have less each; "
@@ -152,6 +152,13 @@ void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout&
                "them smaller.",
                word(config.optimizer.offload), table.host_total() / kGiB, host_available / kGiB);
   if (table.total() <= available) return;
+  const std::string whose =
+      stream.on_gpu() ? "the device has" : "this machine has, for each of its ranks,";
+  NEREUS_CHECK(kConfig, use == EngineUse::training,
+               "the evaluation needs {:.2f} GiB and {} {:.2f} GiB free:\n{}More ranks "
+               "([parallelism]) have less each; a smaller training.local_batch_size has less of "
+               "activations.",
+               table.total() / kGiB, whose, available / kGiB, table.text());
   std::string remedies;
   bool any_fits = false;
   double last = table.total();
@@ -178,9 +185,7 @@ void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout&
         "\n  None of these is enough: the model is too large for one device; fewer blocks or "
         "experts ([model_overrides]) make it smaller.";
   NEREUS_FAIL(kConfig, "the run needs {:.2f} GiB and {} {:.2f} GiB free:\n{}Settings that save:{}",
-              table.total() / kGiB,
-              stream.on_gpu() ? "the device has" : "this machine has, for each of its ranks,",
-              available / kGiB, table.text(), remedies);
+              table.total() / kGiB, whose, available / kGiB, table.text(), remedies);
 }
 
 }  // namespace nereus

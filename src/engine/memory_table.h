@@ -7,6 +7,7 @@
 
 #include "config/job_config.h"
 #include "device/device.h"
+#include "engine/engine_options.h"
 #include "engine/run_layout.h"
 
 namespace nereus {
@@ -30,12 +31,12 @@ struct MemoryTable {
 // For rank `rank` of a layout on `target`'s device, whose libraries' plans are made on the way;
 // with a meta stream, for the CPU, or for a GPU when device.kind asks for one.
 MemoryTable memory_table(const JobConfig&, const ModelArgs&, const RunLayout&, int rank,
-                         Stream& target);
+                         Stream& target, EngineUse use = EngineUse::training);
 
 // Throws Error{kConfig} when the rank needs more than `available` bytes of the stream's device: the
 // table, what settings would save, and which would make it fit; and when it alone needs more of the
 // host's memory than `host_available`.
 void check_fits(const JobConfig&, const ModelArgs&, const RunLayout&, int rank, Stream&,
-                double available, double host_available);
+                double available, double host_available, EngineUse use = EngineUse::training);
 
 }  // namespace nereus

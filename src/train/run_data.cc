@@ -8,7 +8,6 @@
 #include "data/document_encoder.h"
 #include "data/shards.h"
 #include "data/tokenizer/tokenizer.h"
-#include "train/data_set.h"
 
 namespace nereus {
 namespace {
@@ -139,17 +138,16 @@ data::SourceStatus::Part of_all_ranks(const data::SourceStatus& mine, Stream& st
   return out.all();
 }
 
-ValidationRows validation_rows(const JobConfig& c, const ModelArgs& args, int64_t rows, int dp_rank,
-                               int dp_size) {
+ValidationRows validation_rows(const JobConfig& c, const ModelArgs& args, const DataSet& set,
+                               int64_t rows, int dp_rank, int dp_size, RunData* about) {
   const auto& v = c.validation;
   const int64_t S = c.training.seq_len;
-  const DataSet set = validation_set(c);
   const bool endless = set.name == "random";
   NEREUS_CHECK(kConfig, v.steps > 0 || !endless,
-               "validation.dataset = random has no end; set validation.steps");
+               "{}.dataset = random has no end; set validation.steps", set.section);
   const auto source = open_source(
       c, args, set, /*loop=*/endless,
-      {.seq_len = S, .global_batch = 1, .any_batch = true, .path_key = set.path_key()}, nullptr);
+      {.seq_len = S, .global_batch = 1, .any_batch = true, .path_key = set.path_key()}, about);
   int64_t left = v.steps > 0 ? v.steps * v.local_batch_size : std::numeric_limits<int64_t>::max();
   ValidationRows out;
   data::Batch batch;

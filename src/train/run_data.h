@@ -11,6 +11,7 @@
 #include "config/model_args.h"
 #include "data/loader.h"
 #include "data/tokenizer/tokenizer.h"
+#include "train/data_set.h"
 
 namespace nereus {
 
@@ -43,10 +44,11 @@ struct ValidationRows {
   int64_t tokens = 0, counted = 0;
 };
 
-// validation.dataset, read to its end or to validation.steps, in batches of `rows`, of which batch
-// i is data-parallel rank i % dp_size's: those of dp_rank are kept. What lacks of a whole number of
-// batches a rank is filled up with rows whose labels are ignored.
-ValidationRows validation_rows(const JobConfig&, const ModelArgs&, int64_t rows, int dp_rank,
-                               int dp_size);
+// A data set, read to its end or to validation.steps, in batches of `rows`, of which batch i is
+// data-parallel rank i % dp_size's: those of dp_rank are kept. What lacks of a whole number of
+// batches a rank is filled up with rows whose labels are ignored. `about` (may be null) gets what
+// choose_end_of_document() wants to know.
+ValidationRows validation_rows(const JobConfig&, const ModelArgs&, const DataSet&, int64_t rows,
+                               int dp_rank, int dp_size, RunData* about);
 
 }  // namespace nereus

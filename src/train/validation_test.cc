@@ -128,11 +128,11 @@ TEST(Validation, ARankKeepsItsOwnBatches) {
   c.validation.local_batch_size = 2;
   ModelArgs args;
   args.vocab_size = 61;
-  const ValidationRows all = validation_rows(c, args, 2, 0, 1);
+  const ValidationRows all = validation_rows(c, args, validation_set(c), 2, 0, 1, nullptr);
   ASSERT_EQ(all.mine.size(), 5u);
   EXPECT_EQ(all.counted, 5 * 2 * kSequence);
   for (int rank = 0; rank < 4; ++rank) {
-    const ValidationRows rows = validation_rows(c, args, 2, rank, 4);
+    const ValidationRows rows = validation_rows(c, args, validation_set(c), 2, rank, 4, nullptr);
     EXPECT_EQ(rows.counted, all.counted);
     ASSERT_EQ(rows.mine.size(), 2u);
     for (size_t i = 0; i < 2; ++i) {
