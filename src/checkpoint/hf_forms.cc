@@ -30,6 +30,14 @@ std::optional<std::string> only_prefix(std::span<const std::string> names,
   return found;
 }
 
+// "model.layers.61." of "model.layers.61.eh_proj.weight"; empty outside the layers.
+std::string layer_prefix(const std::string& name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  if (!name.starts_with(kLayers)) return "";
+  const size_t dot = name.find('.', kLayers.size());
+  return dot == std::string::npos ? "" : name.substr(0, dot + 1);
+}
+
 }  // namespace
 
 NamePrefix prefix_of(std::span<const std::string> names) {
@@ -88,6 +96,16 @@ std::vector<SafetensorsEntry> expert_parts(const SafetensorsEntry& e) {
          .dtype = e.dtype,
          .shape = shape,
          .data = e.data.subspan(static_cast<size_t>(of_whole ? i / n : i) * bytes, bytes)});
+  return out;
+}
+
+std::unordered_set<std::string> unused_names(std::span<const std::string> names) {
+  std::unordered_set<std::string> prediction_layers, out;
+  for (const std::string& name : names)
+    if (name.ends_with(".eh_proj.weight")) prediction_layers.insert(layer_prefix(name));
+  for (const std::string& name : names)
+    if (name.ends_with("rotary_emb.inv_freq") || prediction_layers.contains(layer_prefix(name)))
+      out.insert(name);
   return out;
 }
 

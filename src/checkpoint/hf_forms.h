@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "tensor/safetensors.h"
@@ -31,6 +32,10 @@ NamePrefix prefix_of(std::span<const std::string> names);
 // The experts' own tensors in a fused one, or in its scales, which name their bytes; none when it
 // is no such tensor.
 std::vector<SafetensorsEntry> expert_parts(const SafetensorsEntry&);
+
+// Which of a checkpoint's names training has no use for, though they belong to the model: rotary
+// tables, and the layers of multi-token prediction, which are known by their eh_proj.
+std::unordered_set<std::string> unused_names(std::span<const std::string> names);
 
 // Is it a part of a tensor that is packed into 4-bit integers or floats?
 bool is_packed(std::string_view name);

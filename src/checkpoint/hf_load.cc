@@ -140,14 +140,6 @@ void check_tensors(const HfWeights& weights, const std::vector<FileTensor>& all,
     if (biases || !t.name.ends_with(kBias)) weights.check_scale(t.name);
 }
 
-// "model.layers.61." of "model.layers.61.eh_proj.weight"; empty outside the layers.
-std::string layer_prefix(const std::string& name) {
-  constexpr std::string_view kLayers = "model.layers.";
-  if (!name.starts_with(kLayers)) return "";
-  const size_t dot = name.find('.', kLayers.size());
-  return dot == std::string::npos ? "" : name.substr(0, dot + 1);
-}
-
 // What the files have and the model has not: known by name to be no loss, or surplus.
 struct Others {
   std::vector<std::string> ignored;  // known and not needed: multi-token prediction, rotary tables
@@ -155,16 +147,13 @@ struct Others {
 };
 Others others_in(const HfWeights& weights, const std::vector<FileTensor>& model) {
   Others out;
-  std::unordered_set<std::string> wanted, prediction_layers;
+  std::unordered_set<std::string> wanted;
   for (const FileTensor& t : model) wanted.insert(t.name);
   const std::vector<std::string> names = weights.names();
-  for (const std::string& name : names)
-    if (name.ends_with(".eh_proj.weight")) prediction_layers.insert(layer_prefix(name));
+  const std::unordered_set<std::string> unused = unused_names(names);
   for (const std::string& name : names) {
     if (wanted.contains(name)) continue;
-    const bool known =
-        name.ends_with("rotary_emb.inv_freq") || prediction_layers.contains(layer_prefix(name));
-    (known ? out.ignored : out.surplus).push_back(name);
+    (unused.contains(name) ? out.ignored : out.surplus).push_back(name);
   }
   return out;
 }

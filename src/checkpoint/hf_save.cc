@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/atomic_file.h"
@@ -9,6 +8,7 @@
 #include "base/log.h"
 #include "checkpoint/hf_names.h"
 #include "checkpoint/hf_weights.h"
+#include "checkpoint/shard_files.h"
 #include "tensor/convert.h"
 #include "tensor/format.h"
 
@@ -22,7 +22,6 @@ struct Source {
   ConstTensorView view;  // f32, one or two dims
   size_t of;             // index of its parameter
   int64_t expert;
-  int64_t bytes() const { return view.count() * size_of(tensor.dtype); }
 };
 
 std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype, bool fetched) {
@@ -44,23 +43,6 @@ std::vector<Source> sources(std::span<const NamedView> tensors, DType dtype, boo
                      static_cast<int64_t>(i)});
     }
   }
-  return out;
-}
-
-// Consecutive tensors of at most shard_bytes together, or one that is larger.
-std::vector<std::span<const Source>> shards(const std::vector<Source>& all, int64_t shard_bytes) {
-  std::vector<std::span<const Source>> out;
-  size_t begin = 0;
-  int64_t bytes = 0;
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (i > begin && bytes + all[i].bytes() > shard_bytes) {
-      out.push_back(std::span(all).subspan(begin, i - begin));
-      begin = i;
-      bytes = 0;
-    }
-    bytes += all[i].bytes();
-  }
-  out.push_back(std::span(all).subspan(begin));
   return out;
 }
 
@@ -169,45 +151,35 @@ int64_t save_hf_weights(const std::string& folder, std::span<const NamedView> te
   NEREUS_CHECK(kContract, dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16,
                "weights are saved as f32, bf16 or f16, not as {}", dtype);
   const std::vector<Source> all = sources(tensors, dtype, fetch != nullptr);
-  const std::vector<std::span<const Source>> files = shards(all, shard_bytes);
+  std::vector<SafetensorsWriter::Tensor> declared;
+  for (const Source& s : all) declared.push_back(s.tensor);
+  const ShardFiles shards = shard_files(declared, shard_bytes);
   // A trailing slash would put ".partial" inside the folder.
   fs::path place = fs::path(folder).lexically_normal();
   if (!place.has_filename()) place = place.parent_path();
   PartialFolder partial(place.string());
-  nlohmann::json weight_map = nlohmann::json::object();
-  int64_t total_bytes = 0;
   ConstTensorView fetched;
   size_t fetched_index = tensors.size();
-  for (size_t i = 0; i < files.size(); ++i) {
-    const std::string name =
-        files.size() == 1 ? "model.safetensors"
-                          : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files.size());
-    std::vector<SafetensorsWriter::Tensor> declared;
-    for (const Source& s : files[i]) {
-      declared.push_back(s.tensor);
-      weight_map[s.tensor.name] = name;
-      total_bytes += s.bytes();
-    }
-    SafetensorsWriter writer(partial.path() + "/" + name, declared);
-    for (size_t t = 0; t < files[i].size(); ++t) {
-      Source source = files[i][t];
+  for (const ShardFiles::File& file : shards.files) {
+    const std::span mine = std::span(declared).subspan(file.begin, file.end - file.begin);
+    SafetensorsWriter writer(partial.path() + "/" + file.name, {mine.begin(), mine.end()});
+    for (size_t i = file.begin; i < file.end; ++i) {
+      Source source = all[i];
       if (fetch) {
         if (fetched_index != source.of) fetched = fetch(source.of);
         fetched_index = source.of;
         source.view = has_experts(tensors[source.of].name) ? fetched[source.expert] : fetched;
       }
-      append(writer, t, source, *dtype_of(source.tensor.dtype), fetch ? nullptr : device);
+      append(writer, i - file.begin, source, *dtype_of(source.tensor.dtype),
+             fetch ? nullptr : device);
     }
     writer.finish();
   }
-  if (files.size() > 1) {
-    const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}},
-                                  {"weight_map", weight_map}};
-    write_text(partial.path() + "/model.safetensors.index.json", index.dump(2) + "\n");
-  }
+  if (const std::string index = index_json(shards, declared); !index.empty())
+    write_text(partial.path() + "/model.safetensors.index.json", index);
   write_text(partial.path() + "/config.json", config_json);
   partial.move_to_place();
-  return total_bytes;
+  return shards.bytes;
 }
 
 }  // namespace nereus

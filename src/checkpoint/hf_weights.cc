@@ -348,6 +348,10 @@ void HfWeights::release_pages(const std::string& name) const {
   const auto it = places_.find(name);
   if (it == places_.end()) return;
   files_[it->second.file].release_pages(it->second.entry);
+  for (const char* suffix : kScaleSuffixes) {
+    const auto scale = scales_.find(name + suffix);
+    if (scale != scales_.end()) files_[scale->second.file].release_pages(scale->second.entry);
+  }
 }
 
 }  // namespace nereus

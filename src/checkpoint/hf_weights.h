@@ -39,8 +39,8 @@ class HfWeights {
                 int64_t row_stride = 0) const;
   void read_f32(const std::string& name, float* out) const;
 
-  // Gives the pages of a tensor that were read back to the system: they count as memory of the
-  // process.
+  // Gives the pages of a tensor, and of its scales, that were read back to the system: they count
+  // as memory of the process.
   void release_pages(const std::string& name) const;
 
   // Throws Error{kConfig} when the tensor is FP8 and its scales are missing or of another shape or

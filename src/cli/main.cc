@@ -10,6 +10,7 @@
 #include "base/suggest.h"
 #include "cli/archive.h"
 #include "cli/bench.h"
+#include "cli/convert.h"
 #include "cli/doctor.h"
 #include "cli/download.h"
 #include "cli/eval.h"
@@ -39,6 +40,7 @@ constexpr Command kCommands[] = {
     {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
     {"eval", nereus::run_eval, "loss and perplexity of a checkpoint on a set, on any layout"},
     {"generate", nereus::run_generate, "text that a model goes on with, token by token"},
+    {"convert", nereus::run_convert, "weights to another type, in files of another size"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
     {"setup", nereus::run_setup_command,
      "install the recipe: folders, program, tokenizer, data set, cluster_config.yaml"},
