@@ -229,7 +229,7 @@ run_suite() {
           --job.dump_folder="$out/slice2_${run%% *}" ${run#* } ${ARGS:-}
         grep -E 'step: (10|20)|rror|needs|total|ready|Speed|speed' "$out/slice2_${run%% *}.log" | cut -c1-220 | tail -7
       done <<<"${RUNS:-fsdp --
-fsdp_unordered --device.unordered_attention
+fsdp_unordered --device.attention=cudnn --device.unordered_attention
 ep2 --parallelism.expert_parallel_degree=2
 ep2overlap --parallelism.expert_parallel_degree=2 --parallelism.expert_overlap
 ep2skew --parallelism.expert_parallel_degree=2 --training.debug_moe_skew_percent=50

@@ -8,84 +8,106 @@ namespace nereus::bench {
 namespace {
 
 struct AttentionCase {
-  const char* name;
-  ops::AttentionMask mask;
-  int64_t documents;  // of a sequence, of random lengths; 0: none end
+  std::string name;
+  ops::AttentionMask mask = ops::AttentionMask::causal;
+  int64_t documents = 0;  // of a sequence, of random lengths; 0: none end
+  int64_t rows = B, sequence = S;
+  int64_t keys = 0, begin = 0;  // a chunk of queries: the keys of a row, and where the chunk begins
+  ops::AttentionKernels kernels = {};
 };
 
-// The first key of each token, and how many (query, key) pairs a head has.
+// The first key of each query, and how many (query, key) pairs a head has.
 std::vector<int32_t> first_keys(const AttentionCase& c, double& pairs) {
-  std::vector<int32_t> first(static_cast<size_t>(T));
+  const int64_t keys = c.keys > 0 ? c.keys : c.sequence;
+  std::vector<int32_t> first;
   pairs = 0;
-  for (int64_t t = 0; t < T; ++t) {
-    const bool starts =
-        t % S == 0 ||
-        (c.documents > 0 && philox(1, static_cast<uint64_t>(t)).v[0] % (S / c.documents) == 0);
-    first[static_cast<size_t>(t)] =
-        starts ? static_cast<int32_t>(t) : first[static_cast<size_t>(t - 1)];
-    pairs += d(t + 1 - first[static_cast<size_t>(t)]);
+  for (int64_t k = 0, start = 0; k < c.rows * keys; ++k) {
+    const int64_t position = k % keys;
+    if (position == 0 ||
+        (c.documents > 0 &&
+         philox(1, static_cast<uint64_t>(k)).v[0] % (c.sequence / c.documents) == 0))
+      start = k;
+    if (position < c.begin || position >= c.begin + c.sequence) continue;
+    first.push_back(static_cast<int32_t>(start));
+    pairs += d(k + 1 - start);
   }
   return first;
 }
 
 void attention_case(Bench& bench, const AttentionCase& c) {
-  const std::string name = fmt::format("attention 192/128 {} 4x4096x128", c.name);
+  const std::string name =
+      fmt::format("attention 192/128 {} {}x{}x128", c.name, c.rows, c.sequence);
   if (!bench.wanted(name)) return;
-  const auto heads = [&](int64_t width) { return bench.random(DType::bf16, {T, H, width}); };
-  const TensorView q = heads(kHead), k = heads(kHead), kv = heads(kNope + kValue),
-                   dout = heads(kValue), o = heads(kValue), dq = heads(kHead), dk = heads(kHead),
-                   dkv = heads(kNope + kValue), lse = bench.tensor(DType::f32, {B, H, S}),
-                   delta = bench.tensor(DType::f32, {B, H, S});
+  const int64_t tokens = c.rows * c.sequence, keys = c.keys > 0 ? c.rows * c.keys : tokens;
+  const auto heads = [&](int64_t count, int64_t width) {
+    return bench.random(DType::bf16, {count, H, width});
+  };
+  const TensorView q = heads(tokens, kHead), k = heads(keys, kHead),
+                   kv = heads(keys, kNope + kValue), dout = heads(tokens, kValue),
+                   o = heads(tokens, kValue), dq = heads(tokens, kHead), dk = heads(keys, kHead),
+                   dkv = heads(keys, kNope + kValue),
+                   lse = bench.tensor(DType::f32, {c.rows, H, c.sequence}),
+                   delta = bench.tensor(DType::f32, {c.rows, H, c.sequence});
   double pairs = 0;
-  const TensorView first_key = bench.integers(first_keys(c, pairs), {T});
+  const TensorView first_key = bench.integers(first_keys(c, pairs), {tokens});
   Stream& s = bench.stream();
   pairs *= 2 * d(H);
-  bench.run(name + " forward", pairs * d(kHead + kValue), 0, [&] {
-    ops::attention_forward(s, {.o = o,
-                               .lse = lse,
-                               .q = q,
-                               .k = k,
-                               .v = kv.columns(kNope, kNope + kValue),
-                               .first_key = first_key,
-                               .sequence = S,
-                               .scale = 0.07f,
-                               .mask = c.mask});
-  });
-  for (const bool unordered : {false, true}) {
-    if (unordered && c.mask == ops::AttentionMask::document) continue;  // the same kernels
-    ops::AttentionBackward backward{.dq = dq,
-                                    .dk = dk,
-                                    .dv = dkv.columns(kNope, kNope + kValue),
-                                    .delta = delta,
-                                    .dout = dout,
-                                    .o = o,
-                                    .lse = lse,
-                                    .q = q,
-                                    .k = k,
-                                    .v = kv.columns(kNope, kNope + kValue),
-                                    .first_key = first_key,
-                                    .sequence = S,
-                                    .scale = 0.07f,
-                                    .mask = c.mask,
-                                    .unordered = unordered};
-    const int64_t workspace = ops::attention_backward_workspace(s, backward);
-    if (workspace > 0) backward.workspace = bench.tensor(DType::u8, {workspace});
-    bench.run(name + (unordered ? " backward, unordered" : " backward"),
-              pairs * d(3 * kHead + 2 * kValue), 0, [&] { ops::attention_backward(s, backward); });
-  }
+  if (!c.kernels.unordered)
+    bench.run(name + " forward", pairs * d(kHead + kValue), 0, [&] {
+      ops::attention_forward(s, {.o = o,
+                                 .lse = lse,
+                                 .q = q,
+                                 .k = k,
+                                 .v = kv.columns(kNope, kNope + kValue),
+                                 .first_key = first_key,
+                                 .sequence = c.sequence,
+                                 .scale = 0.07f,
+                                 .mask = c.mask,
+                                 .kernels = c.kernels,
+                                 .key_sequence = c.keys,
+                                 .chunk_start = c.begin});
+    });
+  ops::AttentionBackward backward{.dq = dq,
+                                  .dk = dk,
+                                  .dv = dkv.columns(kNope, kNope + kValue),
+                                  .delta = delta,
+                                  .dout = dout,
+                                  .o = o,
+                                  .lse = lse,
+                                  .q = q,
+                                  .k = k,
+                                  .v = kv.columns(kNope, kNope + kValue),
+                                  .first_key = first_key,
+                                  .sequence = c.sequence,
+                                  .scale = 0.07f,
+                                  .mask = c.mask,
+                                  .kernels = c.kernels,
+                                  .key_sequence = c.keys,
+                                  .chunk_start = c.begin};
+  const int64_t workspace = ops::attention_backward_workspace(s, backward);
+  if (workspace > 0) backward.workspace = bench.tensor(DType::u8, {workspace});
+  bench.run(name + " backward", pairs * d(3 * kHead + 2 * kValue), 0,
+            [&] { ops::attention_backward(s, backward); });
   bench.clear();
 }
 
 }  // namespace
 
 void attention(Bench& bench) {
-  using Mask = ops::AttentionMask;
-  for (const AttentionCase& c : {AttentionCase{"causal", Mask::causal, 0},
-                                 AttentionCase{"as one document", Mask::document, 0},
-                                 AttentionCase{"2 documents", Mask::document, 2},
-                                 AttentionCase{"8 documents", Mask::document, 8},
-                                 AttentionCase{"64 documents", Mask::document, 64}})
-    attention_case(bench, c);
+  constexpr auto kDocuments = ops::AttentionMask::document;
+  const std::vector<AttentionCase> cases = {
+      {.name = "causal"},
+      {.name = "causal, cuDNN", .kernels = {.cudnn = true}},
+      {.name = "causal, cuDNN, unordered", .kernels = {.cudnn = true, .unordered = true}},
+      {.name = "causal", .rows = 1},
+      {.name = "causal", .rows = 1, .sequence = 16384},
+      {.name = "causal", .rows = 1, .sequence = 32768},
+      {.name = "as one document", .mask = kDocuments},
+      {.name = "2 documents", .mask = kDocuments, .documents = 2},
+      {.name = "8 documents", .mask = kDocuments, .documents = 8},
+      {.name = "64 documents", .mask = kDocuments, .documents = 64},
+      {.name = "chunk of 16384 from 8192", .rows = 1, .keys = 16384, .begin = 8192}};
+  for (const AttentionCase& c : cases) attention_case(bench, c);
 }
 
 }  // namespace nereus::bench

@@ -42,7 +42,8 @@ TEST(BenchSlice, TrainsEachSettingThatIsWantedAndPrintsARowForIt) {
   const std::string table = testing::internal::GetCapturedStdout();
   EXPECT_THAT(table, HasSubstr("median of 1 steps after 5"));
   EXPECT_THAT(table, ContainsRegex("full  +[0-9,]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +N/A"));
-  EXPECT_THAT(table, ContainsRegex("full, unordered  +[0-9,]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +N/A"));
+  EXPECT_THAT(table,
+              ContainsRegex("full, cuDNN, unordered  +[0-9,]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +N/A"));
   EXPECT_THAT(table, Not(HasSubstr("none")));
   EXPECT_TRUE(std::filesystem::exists(folder.file("full/metrics.jsonl")));
 }

@@ -27,6 +27,7 @@ enum class DataOrder : uint8_t { global, torchtitan };
 // A shard that breaks while it is read: ends the run, or the rest of it is passed over.
 enum class BrokenShard : uint8_t { stop, skip };
 enum class DeviceChoice : uint8_t { automatic, cpu, cuda };
+enum class AttentionChoice : uint8_t { own, cudnn };  // whose kernels, on a GPU that has both
 enum class ReshardPolicy : uint8_t { automatic, always, never };
 enum class ExpertDispatcher : uint8_t { automatic, device, host_counts };
 enum class RecomputeMode : uint8_t { selective, full, none, memory_budget };
@@ -73,6 +74,9 @@ inline constexpr auto kWords<BrokenShard> =
 template <>
 inline constexpr auto kWords<DeviceChoice> = std::to_array<Word<DeviceChoice>>(
     {{DeviceChoice::automatic, "auto"}, {DeviceChoice::cpu, "cpu"}, {DeviceChoice::cuda, "cuda"}});
+template <>
+inline constexpr auto kWords<AttentionChoice> = std::to_array<Word<AttentionChoice>>(
+    {{AttentionChoice::own, "own"}, {AttentionChoice::cudnn, "cudnn"}});
 template <>
 inline constexpr auto kWords<ReshardPolicy> =
     std::to_array<Word<ReshardPolicy>>({{ReshardPolicy::automatic, "default"},

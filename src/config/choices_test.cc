@@ -35,6 +35,7 @@ TEST(Choices, EachValueHasItsWord) {
   expect_words<DataOrder>({"global", "torchtitan"});
   expect_words<BrokenShard>({"stop", "skip"});
   expect_words<DeviceChoice>({"auto", "cpu", "cuda"});
+  expect_words<AttentionChoice>({"own", "cudnn"});
   expect_words<ReshardPolicy>({"default", "always", "never"});
   expect_words<ExpertDispatcher>({"auto", "device", "host_counts"});
   expect_words<RecomputeMode>({"selective", "full", "none", "memory_budget"});

@@ -117,7 +117,8 @@ struct JobConfig {
   struct Device {
     // automatic: a GPU when the program was built for one and finds one
     DeviceChoice kind = DeviceChoice::automatic;
-    bool unordered_attention = false;  // a faster backward pass; other bits in each run
+    AttentionChoice attention = AttentionChoice::own;
+    bool unordered_attention = false;  // of cuDNN's backward passes the faster: other bits each run
     int64_t reserved_sms = -1;         // SMs that GEMMs leave to communication
     bool poison_released = false;      // activations' memory is overwritten when it is given back
   } device;

@@ -168,8 +168,14 @@ void run_keys(Table& t, JobConfig& c) {
   t.section("device");
   t.choice("kind", c.device.kind, "where to train; auto: on a GPU if there is one that can be used",
            {DeviceChoice::automatic, DeviceChoice::cpu, DeviceChoice::cuda});
+  t.choice("attention", c.device.attention,
+           "whose kernels compute attention in bfloat16 with causal masks on a Hopper GPU (H100, "
+           "H200): own, or cudnn (whose deterministic backward pass is slower and needs memory by "
+           "the square of the sequence); other GPUs have cuDNN's alone",
+           {AttentionChoice::own, AttentionChoice::cudnn});
   t.works("unordered_attention", c.device.unordered_attention,
-          "on a GPU, attention's faster backward pass, whose last bits differ from run to run");
+          "where cuDNN computes attention, its faster backward pass, whose last bits differ from "
+          "run to run");
   Key& reserved_sms =
       t.count("reserved_sms", c.device.reserved_sms,
               "with several GPUs, streaming multiprocessors (SMs) that GEMMs leave to "

@@ -115,7 +115,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                                .expert_tp = *expert_tp_,
                                .keys = cp > 1 ? *keys_ : *tp_,
                                .dispatcher = *dispatcher_,
-                               .unordered_attention = options.unordered_attention,
+                               .attention = options.attention,
                                .exchange = expert_exchange_.get()};
   const TensorSpec edge{
       "hidden state", options.compute, {options.rows * options.sequence / (tp * cp), args.dim}};

@@ -35,7 +35,7 @@ class Engine {
     bool split_masters = false;             // see ParameterStore::Options
     Offload offload = Offload::none;        // likewise
     int64_t offload_chunk = HostStates::kChunk;
-    bool unordered_attention = false;  // see ops/attention.h
+    ops::AttentionKernels attention = {};
     int reserved_sms = -1;             // device.reserved_sms
     bool poison_released = false;      // device.poison_released
     const RankWorld* world = nullptr;  // must outlive the engine; null: one rank, alone

@@ -11,7 +11,7 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       eps_(static_cast<float>(args.norm_eps)),
       round_normalized_(args.numerics.round_normalized),
       recompute_(recompute),
-      attention_(args, rope, parallel.tp, parallel.keys, recompute, parallel.unordered_attention),
+      attention_(args, rope, parallel.tp, parallel.keys, recompute, parallel.attention),
       mlp_(parallel.tp, recompute.swiglu, recompute.norms) {
   if (args.is_moe_layer(layer))
     moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, parallel.expert_tp,

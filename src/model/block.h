@@ -17,7 +17,7 @@ struct LayerParallel {
   TpRegion &tp, &expert_tp;  // expert_tp: of one rank where experts are not cut
   TpRegion& keys;            // of attention's keys and values; tp without context parallelism
   TokenDispatcher& dispatcher;
-  bool unordered_attention = false;  // see ops/attention.h
+  ops::AttentionKernels attention = {};
   // Where rows are exchanged concurrently with work that needs none of them; null: not
   SideStream* exchange = nullptr;
 };

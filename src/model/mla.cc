@@ -20,7 +20,7 @@ TensorView rows_of(int chunk, const Microbatch& mb, const TensorView& stats) {
 }  // namespace
 
 Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& keys,
-         const Recompute& recompute, bool unordered)
+         const Recompute& recompute, ops::AttentionKernels kernels)
     : tp_(tp),
       keys_(keys),
       rope_(rope),
@@ -36,7 +36,7 @@ Mla::Mla(const ModelArgs& args, const RopeTables& rope, TpRegion& tp, TpRegion& 
       recompute_input_(recompute.norms),
       recompute_up_(recompute.mla_up),
       recompute_assembly_(recompute.assembly),
-      unordered_(unordered) {}
+      kernels_(kernels) {}
 
 // From the latents (and x_full, without q_lora) to q, k and kv as attention reads them. The same
 // call in the forward pass and in a recomputing backward pass; only where results are taken
@@ -124,6 +124,7 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
                                         .sequence = mb.sequence,
                                         .scale = scale_,
                                         .mask = mb.mask,
+                                        .kernels = kernels_,
                                         .key_sequence = mb.key_sequence,
                                         .chunk_start = mb.chunk_start[static_cast<size_t>(chunk)]});
   }
@@ -153,7 +154,7 @@ void Mla::attention_backward(Context& ctx, const Microbatch& mb, ConstTensorView
                                     .sequence = mb.sequence,
                                     .scale = scale_,
                                     .mask = mb.mask,
-                                    .unordered = unordered_,
+                                    .kernels = kernels_,
                                     .key_sequence = mb.key_sequence,
                                     .chunk_start = mb.chunk_start[static_cast<size_t>(chunk)],
                                     .accumulate = chunk < mb.chunks - 1};

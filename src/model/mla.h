@@ -15,6 +15,7 @@
 #include "model/parameters.h"
 #include "model/recompute.h"
 #include "model/rope.h"
+#include "ops/attention.h"
 #include "parallel/tp_region.h"
 #include "parallel/weight.h"
 
@@ -42,7 +43,7 @@ class Mla {
 
   // `keys`: the region of keys and values; tp itself without context parallelism.
   Mla(const ModelArgs&, const RopeTables&, TpRegion& tp, TpRegion& keys, const Recompute&,
-      bool unordered);
+      ops::AttentionKernels);
 
   // x must live until backward_weight.
   void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
@@ -65,7 +66,8 @@ class Mla {
   RopeTables rope_;
   int64_t heads_, nope_, rotary_, value_, q_rank_, kv_rank_;
   float eps_, scale_;
-  bool round_normalized_, recompute_input_, recompute_up_, recompute_assembly_, unordered_;
+  bool round_normalized_, recompute_input_, recompute_up_, recompute_assembly_;
+  ops::AttentionKernels kernels_;
 };
 
 }  // namespace nereus

@@ -181,7 +181,7 @@ TEST_P(MlaTest, OutputAndGradientsAreThoseOfTheFormulas) {
        {Recompute::none(), Recompute{.mla_up = true}, Recompute{.assembly = true}}) {
     SCOPED_TRACE(testing::Message()
                  << "mla_up again " << recompute.mla_up << ", assembly " << recompute.assembly);
-    const Mla mla(args, {cos, sin}, region, region, recompute, false);
+    const Mla mla(args, {cos, sin}, region, region, recompute, {});
     const Tensor dq = poisoned(q.shape()), dlatent = poisoned(latent.shape()),
                  dq_norm = poisoned(q_norm.shape()), dq_up = poisoned(q_up.shape()),
                  dkv_norm = poisoned(kv_norm.shape()), dkv_up = poisoned(kv_up.shape()),

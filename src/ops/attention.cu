@@ -1,9 +1,9 @@
 // The general path of attention: f32 or bf16, any width up to 256, any mask; a warp a row, plain
-// f32 arithmetic. cuDNN takes what it can (attention_cudnn.h), then the tensor cores
-// (attention_flash.h).
+// f32 arithmetic. And the choice among the others, see attention.h.
 #include "ops/attention.h"
 #include "ops/attention_cudnn.h"
 #include "ops/attention_flash.h"
+#include "ops/attention_hopper.h"
 #include "ops/cuda.cuh"
 
 namespace nereus::ops::cuda {
@@ -231,9 +231,22 @@ dim3 grid(int64_t T, int64_t H) {
 
 }  // namespace
 
+void plan(Stream& stream, const AttentionForward& a) {
+  if (!hopper_takes(stream, a) && cudnn_takes(a)) plan_cudnn(stream, a);
+}
+void plan(Stream& stream, const AttentionBackward& a) {
+  if (!hopper_takes(stream, a) && cudnn_takes(a)) plan_cudnn(stream, a);
+}
+
+int64_t attention_backward_workspace(Stream& stream, const AttentionBackward& a) {
+  if (hopper_takes(stream, a)) return hopper_workspace(a);
+  return cudnn_takes(a) ? cudnn_workspace(stream, a) : 0;
+}
+
 void attention_forward(Stream& stream, const AttentionForward& a) {
   const int64_t T = a.q.dim(0), H = a.q.dim(1);
   if (T == 0 || H == 0) return;
+  if (hopper_takes(stream, a)) return hopper_forward(stream, a);
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
   if (flash_takes(a)) return flash_forward(stream, a);
   visit_float(a.q.dtype, [&]<class E>() {
@@ -247,6 +260,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
 void attention_backward(Stream& stream, const AttentionBackward& a) {
   const int64_t T = a.q.dim(0), H = a.q.dim(1);
   if (T == 0 || H == 0) return;
+  if (hopper_takes(stream, a)) return hopper_backward(stream, a);
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
   if (flash_takes(a)) return flash_backward(stream, a);
   visit_float(a.q.dtype, [&]<class E>() {

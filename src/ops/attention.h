@@ -20,6 +20,10 @@
 // strides; lse and delta are f32 without gaps; sums are f32. No S x S matrix of a head ever exists
 // as a whole. The order of sums depends on the shapes only, unless `unordered` asks for a faster
 // kernel that some devices have.
+//
+// On a GPU bf16 goes through our own kernels for Hopper where it is one (attention_hopper.h), else
+// through cuDNN (attention_cudnn.h), else through attention_flash.h; all else through plain
+// kernels.
 #pragma once
 
 #include "ops/op.h"
@@ -27,6 +31,12 @@
 namespace nereus::ops {
 
 enum class AttentionMask { causal, document };
+
+// Which kernels a GPU's attention goes through.
+struct AttentionKernels {
+  bool cudnn = false;      // cuDNN's where it has some, also on a GPU that our own are for
+  bool unordered = false;  // of cuDNN's backward passes the one with sums in any order
+};
 
 struct AttentionForward {
   TensorView o;               // [T, H, Dv]
@@ -37,7 +47,8 @@ struct AttentionForward {
   int64_t sequence = 0;       // S
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;  // causal promises that first_key is t - t % S
-  int64_t key_sequence = 0, chunk_start = 0;   // key_sequence 0: S
+  AttentionKernels kernels = {};
+  int64_t key_sequence = 0, chunk_start = 0;  // key_sequence 0: S
 };
 
 struct AttentionBackward {
@@ -52,7 +63,7 @@ struct AttentionBackward {
   int64_t sequence = 0;
   float scale = 0;
   AttentionMask mask = AttentionMask::causal;
-  bool unordered = false;
+  AttentionKernels kernels = {};
   int64_t key_sequence = 0, chunk_start = 0;
   bool accumulate = false;    // dk and dv are added to; only with key_sequence
   TensorView workspace = {};  // u8 [attention_backward_workspace()], or "no tensor" when that is 0

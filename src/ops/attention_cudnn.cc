@@ -156,11 +156,11 @@ fe::graph::Graph* forward_graph(Stream& stream, Graphs& graphs, const AttentionF
 
 // Over one sequence when deterministic, else over all of them.
 fe::graph::Graph* backward_graph(Stream& stream, Graphs& graphs, const AttentionBackward& a) {
-  const int64_t B = a.unordered ? a.q.dim(0) / a.sequence : 1;
+  const int64_t B = a.kernels.unordered ? a.q.dim(0) / a.sequence : 1;
   const Shape4 s{B, a.sequence, a.q.dim(1), a.q.dim(2), a.v.dim(2)};
   const std::vector<Strides> t{strides(a.q),    strides(a.k),  strides(a.v),  strides(a.o),
                                strides(a.dout), strides(a.dq), strides(a.dk), strides(a.dv)};
-  return graphs.graph(stream, {s, a.scale, a.unordered, t}, [&](fe::graph::Graph& graph) {
+  return graphs.graph(stream, {s, a.scale, a.kernels.unordered, t}, [&](fe::graph::Graph& graph) {
     const Node stats = graph.tensor(fe::graph::Tensor_attributes()
                                         .set_name("stats")
                                         .set_uid(kStats)
@@ -175,7 +175,7 @@ fe::graph::Graph* backward_graph(Stream& stream, Graphs& graphs, const Attention
             .set_name("attention_backward")
             .set_causal_mask(true)
             .set_attn_scale(a.scale)
-            .set_deterministic_algorithm(!a.unordered));
+            .set_deterministic_algorithm(!a.kernels.unordered));
     output(dq, kDq, s, s.Dqk, t[5]);
     output(dk, kDk, s, s.Dqk, t[6]);
     output(dv, kDv, s, s.Dv, t[7]);
@@ -203,19 +203,17 @@ bool cudnn_takes(const AttentionBackward& a) {
          fits(a.v) && fits(a.o) && fits(a.dout) && fits(a.dq) && fits(a.dk) && fits(a.dv);
 }
 
-void plan(Stream& stream, const AttentionForward& a) {
-  if (!cudnn_takes(a)) return;
+void plan_cudnn(Stream& stream, const AttentionForward& a) {
   auto& graphs = stream.state<Graphs>();
   const fe::graph::Graph* const graph = forward_graph(stream, graphs, a);
   if (graph != nullptr)
     stream.state<Workspace>().reserve<std::byte>(Graphs::workspace_bytes(*graph));
 }
-void plan(Stream& stream, const AttentionBackward& a) {
-  if (cudnn_takes(a)) backward_graph(stream, stream.state<Graphs>(), a);
+void plan_cudnn(Stream& stream, const AttentionBackward& a) {
+  backward_graph(stream, stream.state<Graphs>(), a);
 }
 
-int64_t attention_backward_workspace(Stream& stream, const AttentionBackward& a) {
-  if (!cudnn_takes(a)) return 0;
+int64_t cudnn_workspace(Stream& stream, const AttentionBackward& a) {
   const fe::graph::Graph* graph = backward_graph(stream, stream.state<Graphs>(), a);
   return graph == nullptr ? 0 : Graphs::workspace_bytes(*graph);
 }
@@ -237,7 +235,7 @@ bool run_cudnn(Stream& stream, const AttentionBackward& a) {
   auto& graphs = stream.state<Graphs>();
   fe::graph::Graph* const graph = backward_graph(stream, graphs, a);
   if (graph == nullptr) return false;
-  const int64_t T = a.q.dim(0), H = a.q.dim(1), step = a.unordered ? T : a.sequence;
+  const int64_t T = a.q.dim(0), H = a.q.dim(1), step = a.kernels.unordered ? T : a.sequence;
   for (int64_t first = 0; first < T; first += step) {
     Variant tensors{{kQ, pointer(a.q, first)},
                     {kK, pointer(a.k, first)},

@@ -13,8 +13,13 @@ namespace nereus::ops::cuda {
 bool cudnn_takes(const AttentionForward&);
 bool cudnn_takes(const AttentionBackward&);
 
-// plan() builds the graph at start-up; these run it, building it if need be. False: cuDNN has no
-// kernel for it after all (said once in the log), and nothing was done.
+// Builds the graph, at start-up.
+void plan_cudnn(Stream&, const AttentionForward&);
+void plan_cudnn(Stream&, const AttentionBackward&);
+int64_t cudnn_workspace(Stream&, const AttentionBackward&);  // bytes
+
+// Run the graph, building it if need be. False: cuDNN has no kernel for it after all (said once in
+// the log), and nothing was done.
 bool run_cudnn(Stream&, const AttentionForward&);
 bool run_cudnn(Stream&, const AttentionBackward&);
 

@@ -19,7 +19,8 @@ struct AttentionCall {
   float scale = 1;
   AttentionMask mask = AttentionMask::causal;
   int64_t key_sequence = 0, chunk_start = 0;
-  bool accumulate = false, unordered = false;
+  bool accumulate = false;
+  AttentionKernels kernels = {};
 
   void forward(Stream& s) const {
     attention_forward(s, {.o = o,
@@ -31,6 +32,7 @@ struct AttentionCall {
                           .sequence = sequence,
                           .scale = scale,
                           .mask = mask,
+                          .kernels = kernels,
                           .key_sequence = key_sequence,
                           .chunk_start = chunk_start});
   }
@@ -49,7 +51,7 @@ struct AttentionCall {
                            .sequence = sequence,
                            .scale = scale,
                            .mask = mask,
-                           .unordered = unordered,
+                           .kernels = kernels,
                            .key_sequence = key_sequence,
                            .chunk_start = chunk_start,
                            .accumulate = accumulate});

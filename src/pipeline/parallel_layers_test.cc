@@ -194,7 +194,7 @@ TEST(ParallelLayers, LatentAttentionCutByHeadsIsTheWholeOne) {
                           .positions = positions,
                           .first_key = first_key,
                           .sequence = kSequence};
-      const Mla mla(args, {.cos = cos, .sin = sin}, region, region, recompute, false);
+      const Mla mla(args, {.cos = cos, .sin = sin}, region, region, recompute, {});
       Mla::Saved saved;
       Mla::Pending pending;
       mla.forward(work.ctx, w, mb, mine_x, y, saved);

@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "config/model_flops.h"
+#include "device/cuda_runtime.h"
 #include "observe/device_info.h"
 
 namespace nereus {
@@ -37,6 +38,11 @@ std::string RunReport::attention_kernels() const {
         "(document masks), and this run has {}, heads of {}/{} and {} masks.",
         word(config_.training.mixed_precision_param), qk, v, documents ? "document" : "causal");
     return "plain";
+  }
+  if constexpr (kHasCuda) {
+    if (qk <= 192 && v <= 128 && config_.device.attention == AttentionChoice::own &&
+        cuda::properties(stream_.device().index).major == 9)
+      return "own for Hopper, deterministic";
   }
   if (documents || layout_.mesh.size(MeshGroup::cp) > 1) return "own tensor-core kernels";
   return config_.device.unordered_attention ? "cuDNN, unordered" : "cuDNN, deterministic";
