@@ -166,6 +166,7 @@ struct JobConfig {
     // ours: of option op
     std::vector<RecomputePart> recompute = {RecomputePart::norms, RecomputePart::mla_up,
                                             RecomputePart::swiglu, RecomputePart::dispatch};
+    bool keep_attention = false;  // ours: of blocks that are computed again whole
     Strings per_op_sac_force_recompute_mm_shapes_by_fqns = {"moe.router.gate"};
     bool early_stop = false;
     double memory_budget = 0.5;

@@ -312,6 +312,9 @@ void model_keys(Table& t, JobConfig& c) {
       "its parts), swiglu, dispatch (the experts' rows)",
       {RecomputePart::norms, RecomputePart::mla_up, RecomputePart::assembly, RecomputePart::swiglu,
        RecomputePart::dispatch});
+  t.works("keep_attention", c.activation_checkpoint.keep_attention,
+          "of blocks that are computed again whole (mode full, selective_ac_option n): attention's "
+          "outputs and statistics are kept, and attention is not computed again");
   t.none("per_op_sac_force_recompute_mm_shapes_by_fqns",
          c.activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns,
          "routing is never computed again");

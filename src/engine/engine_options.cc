@@ -33,9 +33,11 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
   const auto& ac = config.activation_checkpoint;
   std::vector<Recompute> out(static_cast<size_t>(blocks), Recompute::none());
   if (ac.mode == RecomputeMode::none) return out;
+  Recompute whole = Recompute::full();
+  whole.kept_attention = ac.keep_attention;
   for (size_t i = 0; i < out.size(); ++i) {
     if (ac.mode == RecomputeMode::full) {
-      out[i] = Recompute::full();
+      out[i] = whole;
     } else if (ac.selective_ac_option == "op") {
       const auto named = [&](RecomputePart what) {
         return std::find(ac.recompute.begin(), ac.recompute.end(), what) != ac.recompute.end();
@@ -48,7 +50,7 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
     } else {
       // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
       const size_t every = std::stoul(ac.selective_ac_option);
-      if (every == 0 || (i + 1) % every == 0) out[i] = Recompute::full();
+      if (every == 0 || (i + 1) % every == 0) out[i] = whole;
     }
   }
   return out;

@@ -37,6 +37,7 @@ Recompute choice(int bits) {
 std::string name_of(const Recompute& r) {
   std::string text;
   if (r.block) text += " block";
+  if (r.kept_attention) text += " but attention";
   if (r.norms) text += " norms";
   if (r.mla_up) text += " mla_up";
   if (r.assembly) text += " assembly";
@@ -130,7 +131,12 @@ TEST_P(EveryRecompute, GivesTheBitsOfKeepingEverything) {
                                << (apart ? ", dgrad and wgrad apart" : "");
     };
     for (int bits = 0; bits < 32; ++bits) expect_same(choice(bits), bits % 3 == 1);
-    expect_same(Recompute::full(), false);
+    Recompute kept_attention = Recompute::full();
+    kept_attention.kept_attention = true;
+    for (const bool apart : {false, true}) {
+      expect_same(Recompute::full(), apart);
+      expect_same(kept_attention, apart);
+    }
   };
   if (c.tp == 1) return rank(nullptr);
   const Mesh mesh({.tp = 2}, 2);
@@ -188,6 +194,12 @@ TEST(EveryRecompute, LowersTheArenasPeakByWhatItNames) {
       EXPECT_GE(saved, all - of_moe) << name_of(recompute) << (q_lora ? ", q_lora" : "");
       EXPECT_GT(all, of_moe);
     }
+    Recompute whole = Recompute::full();
+    const int64_t least = peak(whole);
+    whole.kept_attention = true;
+    const int64_t attention =
+        in_arena(kTokens * args.n_heads * args.v_head_dim) + in_arena(kTokens * args.n_heads);
+    EXPECT_EQ(peak(whole) - least, 9 * attention);
   }
 }
 

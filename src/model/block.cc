@@ -29,7 +29,8 @@ void Block::normalise(Context& ctx, TensorView y, TensorView rstd, ConstTensorVi
 }
 
 // From x to h and n2.
-void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& s) const {
+void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& s, Context& kept,
+                   bool attended) const {
   const Shape shape = s.x.shape;
   const DType dtype = s.x.dtype;
   Arena& norms = recompute_.norms ? ctx.scratch : ctx.saved_for_wgrad;
@@ -42,7 +43,7 @@ void Block::attend(Context& ctx, const Weights& w, const Microbatch& mb, Saved& 
 
   const Arena::Scope scope(ctx.scratch);
   const TensorView a = ctx.scratch.take(dtype, shape, "attention y");
-  attention_.forward(ctx, w.attention, mb, s.n1, a, s.attention);
+  attention_.forward(ctx, w.attention, mb, s.n1, a, s.attention, kept, attended);
   ctx.show("attn_out", layer_, a);
   ops::rmsnorm_forward(ctx.stream, {.y = s.n2,
                                     .rstd = s.rstd2,
@@ -71,7 +72,7 @@ void Block::forward(Context& ctx, const Weights& w, const Microbatch& mb, const 
   // With Recompute::block what a layer saves lives in the scratch, for this call only.
   Context brief{ctx.stream, ctx.scratch, ctx.scratch, ctx.scratch, ctx.accumulate, ctx.observer};
   Context& inner = recompute_.block ? brief : ctx;
-  attend(inner, w, mb, s);
+  attend(inner, w, mb, s, recompute_.kept_attention ? ctx : inner, false);
   if (moe_) moe_->route(ctx, w.moe, load, mb, s.n2, s.moe.routing);
   const TensorView f = ctx.scratch.take(x.dtype, x.shape, "ffn y");
   feed_forward(inner, w, f, s);
@@ -85,7 +86,7 @@ void Block::restore_attention(Context& ctx, const Weights& w, const Microbatch& 
   if (!recompute_.block) return;
   Context replay = ctx;
   replay.observer = nullptr;
-  attend(replay, w, mb, s);
+  attend(replay, w, mb, s, replay, recompute_.kept_attention);
 }
 
 void Block::restore_feed_forward(Context& ctx, const Weights& w, Saved& s) const {

@@ -65,7 +65,8 @@ class Block {
                                   ConstTensorView dy, const Saved&, const Grads&) const;
   void attention_dgrad(Context&, const Weights&, const Microbatch&, TensorView dh, TensorView dx,
                        Saved&, Pending&, const Grads&) const;
-  void attend(Context&, const Weights&, const Microbatch&, Saved&) const;
+  void attend(Context&, const Weights&, const Microbatch&, Saved&, Context& kept,
+              bool attended) const;
   void feed_forward(Context&, const Weights&, TensorView f, Saved&) const;
   void normalise(Context&, TensorView y, TensorView rstd, ConstTensorView x,
                  ConstTensorView weight) const;

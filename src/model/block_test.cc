@@ -28,11 +28,13 @@ class OneBlock {
 
   struct Outcome {
     std::vector<double> y, dx, gradients;
+    double attention_out_gradient = 0;  // the sum of its magnitudes
     bool operator==(const Outcome&) const = default;
   };
 
-  // Forward, then both backward passes: at once or one after the other.
-  Outcome run(bool at_once) {
+  // Forward, then both backward passes: at once or one after the other. With `clear_attention` what
+  // is kept of attention's outputs is zero between them.
+  Outcome run(bool at_once, bool clear_attention = false) {
     const Shape shape{kTokens, args_.dim};
     std::vector<double> position, first;
     for (int64_t t = 0; t < kTokens; ++t) {
@@ -58,6 +60,8 @@ class OneBlock {
     Block::Saved saved;
     Block::Pending pending;
     block_.forward(ctx, weights, mb, {.load = load}, x, y, saved);
+    if (clear_attention)
+      std::memset(saved.attention.o.data, 0, static_cast<size_t>(saved.attention.o.bytes()));
     if (at_once) {
       block_.backward(ctx, weights, mb, dy, dx, saved, pending, grads);
     } else {
@@ -66,6 +70,9 @@ class OneBlock {
       block_.backward_weight(ctx, saved, pending, grads);
     }
     Outcome out{y.values(), dx.values(), {}};
+    const TensorView attention_out = grads.attention.out;
+    for (int64_t i = 0; i < attention_out.count(); ++i)
+      out.attention_out_gradient += std::abs(double{attention_out.as<float>()[i]});
     grads.map([&](const TensorView& g) {
       for (int64_t i = 0; g && i < g.count(); ++i)
         out.gradients.push_back(double{g.as<float>()[i]});
@@ -91,6 +98,7 @@ TEST(Block, BackwardAtOnceAndInTwoPassesGiveTheSameBits) {
   for (const int64_t layer : {0, 1}) {
     for (const Recompute& recompute :
          {Recompute::none(), Recompute::selective(), Recompute::full(),
+          Recompute{.block = true, .kept_attention = true, .swiglu = true},
           Recompute{.norms = true, .assembly = true, .dispatch = true}}) {
       OneBlock block(layer, recompute);
       const OneBlock::Outcome apart = block.run(false), at_once = block.run(true);
@@ -102,6 +110,17 @@ TEST(Block, BackwardAtOnceAndInTwoPassesGiveTheSameBits) {
         EXPECT_GT(sum, 0);
       }
     }
+  }
+}
+
+TEST(Block, KeptAttentionIsNotComputedAgain) {
+  for (const int64_t layer : {0, 1}) {
+    Recompute recompute = Recompute::full();
+    recompute.kept_attention = true;
+    OneBlock block(layer, recompute);
+    EXPECT_GT(block.run(true).attention_out_gradient, 0);
+    EXPECT_EQ(block.run(true, true).attention_out_gradient, 0);
+    EXPECT_EQ(block.run(false, true).attention_out_gradient, 0);
   }
 }
 

@@ -97,15 +97,17 @@ void Mla::assemble(Context& ctx, const Microbatch& mb, TensorView q, const Saved
 }
 
 void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTensorView x,
-                  TensorView y, Saved& s) const {
+                  TensorView y, Saved& s, Context& kept, bool attended) const {
   const int64_t rows = x.dim(0), T = mb.tokens();
   s.x = x;
   s.latent = ctx.saved_for_dgrad.take(x.dtype, {rows, w.latent.dim(0)}, "latents");
   if (q_rank_ > 0) s.q_rstd = ctx.saved_for_dgrad.take(DType::f32, {rows}, "q rstd");
   s.kv_rstd = ctx.saved_for_dgrad.take(DType::f32, {rows}, "kv rstd");
-  s.lse =
-      ctx.saved_for_dgrad.take(DType::f32, {T / mb.sequence, heads_, mb.sequence}, "attention lse");
-  s.o = ctx.saved_for_wgrad.take(x.dtype, {T, heads_, value_}, "attention out");
+  if (!attended) {
+    s.lse = kept.saved_for_dgrad.take(DType::f32, {T / mb.sequence, heads_, mb.sequence},
+                                      "attention lse");
+    s.o = kept.saved_for_wgrad.take(x.dtype, {T, heads_, value_}, "attention out");
+  }
   linear_forward(ctx, s.latent, x, w.latent);
 
   const Arena::Scope scope(ctx.scratch);
@@ -113,7 +115,7 @@ void Mla::forward(Context& ctx, const Weights& w, const Microbatch& mb, ConstTen
     s.x_full = tp_.enter(ctx, recompute_full_input() ? ctx.scratch : ctx.saved_for_wgrad, x);
   up_project(ctx, w, mb, recompute_up_ ? ctx.scratch : ctx.saved_for_wgrad,
              recompute_up_ ? ctx.scratch : ctx.saved_for_dgrad, s);
-  for (int chunk = 0; chunk < mb.chunks; ++chunk) {
+  for (int chunk = 0; !attended && chunk < mb.chunks; ++chunk) {
     const auto [begin, end] = tokens_of(chunk, mb);
     ops::attention_forward(ctx.stream, {.o = s.o.rows(begin, end),
                                         .lse = rows_of(chunk, mb, s.lse),

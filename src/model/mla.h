@@ -45,9 +45,11 @@ class Mla {
   Mla(const ModelArgs&, const RopeTables&, TpRegion& tp, TpRegion& keys, const Recompute&,
       ops::AttentionKernels);
 
-  // x must live until backward_weight.
-  void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y,
-               Saved&) const;
+  // x must live until backward_weight. Outputs and statistics of attention are taken from `kept`'s
+  // arenas, ctx itself if nothing else is to be done with them; in a replay that finds them kept,
+  // `attended`, attention itself is not computed.
+  void forward(Context&, const Weights&, const Microbatch&, ConstTensorView x, TensorView y, Saved&,
+               Context& kept, bool attended) const;
   // dy must live until backward_weight, and so must Saved::x, which whoever recomputes it sets
   // again before this. Norm weights' gradients are made here.
   void backward_input(Context&, const Weights&, const Microbatch&, ConstTensorView dy,

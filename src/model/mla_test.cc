@@ -194,7 +194,7 @@ TEST_P(MlaTest, OutputAndGradientsAreThoseOfTheFormulas) {
       Mla::Saved saved;
       Mla::Pending pending;
       Context ctx = memory.context(pass == 2);
-      mla.forward(ctx, w, mb, x, y, saved);
+      mla.forward(ctx, w, mb, x, y, saved, ctx, false);
       mla.backward_input(ctx, w, mb, dy, dx, saved, pending, grads);
       memory.release_input();
       mla.backward_weight(ctx, saved, pending, grads);

@@ -5,12 +5,13 @@
 namespace nereus {
 
 struct Recompute {
-  bool block = false;     // all but a block's input
-  bool norms = false;     // outputs of attention_norm and ffn_norm
-  bool mla_up = false;    // latent norms, up-projections and assembly of q, k, v
-  bool assembly = false;  // k alone, from its parts
-  bool swiglu = false;    // products of the gated units
-  bool dispatch = false;  // the experts' rows, by another dispatch
+  bool block = false;           // all but a block's input
+  bool kept_attention = false;  // of such a block the outputs and statistics of attention are kept
+  bool norms = false;           // outputs of attention_norm and ffn_norm
+  bool mla_up = false;          // latent norms, up-projections and assembly of q, k, v
+  bool assembly = false;        // k alone, from its parts
+  bool swiglu = false;          // products of the gated units
+  bool dispatch = false;        // the experts' rows, by another dispatch
 
   static Recompute none() { return {}; }
   static Recompute selective() {

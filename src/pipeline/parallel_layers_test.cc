@@ -197,7 +197,7 @@ TEST(ParallelLayers, LatentAttentionCutByHeadsIsTheWholeOne) {
       const Mla mla(args, {.cos = cos, .sin = sin}, region, region, recompute, {});
       Mla::Saved saved;
       Mla::Pending pending;
-      mla.forward(work.ctx, w, mb, mine_x, y, saved);
+      mla.forward(work.ctx, w, mb, mine_x, y, saved, work.ctx, false);
       mla.backward_input(work.ctx, w, mb, mine_dy, dx, saved, pending, grads);
       mla.backward_weight(work.ctx, saved, pending, grads);
       Results out;
