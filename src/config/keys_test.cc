@@ -166,9 +166,10 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
     EXPECT_TRUE(name.starts_with("model_overrides.") || name.starts_with("numerics.") ||
                 name.starts_with("data.") || name.starts_with("cpu.") ||
                 name.starts_with("device.") || name == "model.hf_config" ||
-                name == "activation_checkpoint.recompute" || name == "optimizer.moment_dtype" ||
-                name == "optimizer.master_dtype" || name == "optimizer.offload" ||
-                name == "parallelism.expert_capacity_factor" ||
+                name == "activation_checkpoint.recompute" ||
+                name == "activation_checkpoint.keep_attention" ||
+                name == "optimizer.moment_dtype" || name == "optimizer.master_dtype" ||
+                name == "optimizer.offload" || name == "parallelism.expert_capacity_factor" ||
                 name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
                 name == "training.debug_moe_skew_percent" || name == "model.torchtitan_args")
         << name;
