@@ -317,6 +317,48 @@ TEST_F(LlmbRun, TheRecipesDryRunEndsWithTheCommand) {
   EXPECT_THAT(out_, testing::Not(HasSubstr("--force")));
 }
 
+TEST_F(LlmbRun, TheRecipeAsksForItsNodesAndTasks) {
+  const char* source = std::getenv("NEREUS_SOURCE_DIR");
+  const std::string recipe = fs::absolute(source ? source : ".").lexically_normal() / "recipes";
+  program("sbatch", "echo \"$LLMB_REPO: $*\" >" + folder_.file("called"));
+  program("srun", "touch " + folder_.file("started"));
+  const auto launch = [&](Variables settings, const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"launch", "--recipe", recipe + "/deepseek_v3"};
+    words.insert(words.end(), more.begin(), more.end());
+    words.insert(words.end(), {"--", "--training.dataset=random"});
+    settings.insert({{"GPU_TYPE", "h200"}, {"JOB_TOTAL_GPUS", "512"}});
+    for (const auto& [name, value] : settings) setenv(name.c_str(), value.c_str(), 1);
+    const int code = run(words, run_recipe);
+    for (const auto& [name, value] : settings) unsetenv(name.c_str());
+    return code;
+  };
+  EXPECT_EQ(launch({{"SLURM_JOB_ID", "7"}, {"SLURM_JOB_NUM_NODES", "1"}}, {}), 2);
+  EXPECT_THAT(err_, StartsWith("JOB_TOTAL_GPUS = 512 needs 64 nodes of 8 tasks, and this job has 1 "
+                               "node. Submit it like this:\n  GPU_TYPE=h200 JOB_TOTAL_GPUS=512 "
+                               "sbatch -N 64 --ntasks-per-node=8 " +
+                               recipe + "/deepseek_v3/launch.sh\n"));
+  const std::string command = "sbatch -N 64 --ntasks-per-node=8 " + recipe +
+                              "/deepseek_v3/launch.sh --training.dataset=random\n";
+  EXPECT_EQ(launch({{"NEREUS_SUBMIT", "true"}}, {"--dry-run"}), 0);
+  EXPECT_THAT(out_, HasSubstr("\n" + command + "srun "));
+  // It becomes sbatch.
+  std::vector<std::string> words = {
+      "recipe", "launch", "--recipe", recipe + "/deepseek_v3", "--", "--training.dataset=random"};
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  EXPECT_EXIT(
+      {
+        for (const auto& [name, value] :
+             Variables{{"GPU_TYPE", "h200"}, {"JOB_TOTAL_GPUS", "512"}, {"NEREUS_SUBMIT", "true"}})
+          setenv(name.c_str(), value.c_str(), 1);
+        run_recipe(static_cast<int>(argv.size()), argv.data());
+      },
+      testing::ExitedWithCode(0), "");
+  EXPECT_EQ(test::read_file(folder_.file("called")),
+            fs::path(recipe).parent_path().string() + ": " + command.substr(7));
+  EXPECT_FALSE(fs::exists(folder_.file("started")));
+}
+
 TEST_F(LlmbRun, AJobThatCannotBeRecordedIsSubmittedAllTheSame) {
   program("sbatch", "echo 12");
   fs::create_directories(folder_.file(".llmb/jobs.sqlite3"));

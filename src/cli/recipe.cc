@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -12,7 +13,9 @@
 #include "base/assets.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "base/text.h"
 #include "cli/run_facts.h"
+#include "recipe/allocation.h"
 #include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
 
@@ -31,7 +34,9 @@ constexpr const char* kHelp =
     "                   (both may stand behind -- too: launch.sh --force)\n\n"
     "Reads the recipe's variables (GPU_TYPE, JOB_TOTAL_GPUS, LLMB_INSTALL, ...; docs/recipe.md) "
     "and\n"
-    "NEREUS_PRESET: original, newer or ours.\n";
+    "NEREUS_PRESET: original, newer or ours. Outside of a job NEREUS_SUBMIT=true submits "
+    "launch.sh,\n"
+    "with as many nodes and tasks as the run needs.\n";
 
 // NEREUS_DOCTOR: 0, or the exit code with which the job ends.
 int examine_nodes(const std::vector<std::string>& command) {
@@ -96,8 +101,11 @@ int run_recipe(int argc, char** argv) {
   }
   NEREUS_CHECK(kConfig, is_there(folder + "/deepseek_v3_671b.toml"),
                "--recipe {}: it has no deepseek_v3_671b.toml", folder.empty() ? "FOLDER" : folder);
-  const recipe::RecipeRun run = recipe::resolve_run(recipe::recipe_variables(), program_path(),
-                                                    absolute_path(folder), arguments);
+  const std::string home = absolute_path(folder), script = home + "/launch.sh";
+  const recipe::Variables variables = recipe::recipe_variables();
+  const recipe::RecipeRun run = recipe::resolve_run(variables, program_path(), home, arguments);
+  const char* const asked = std::getenv("NEREUS_SUBMIT");
+  const bool queues = !variables.contains("SLURM_JOB_ID") && asked && lower(asked) == "true";
   std::printf("Nereus, preset %s, %s x %lld, %s\n", run.preset.c_str(), run.gpu_type.c_str(),
               static_cast<long long>(run.gpus), run.dtype.c_str());
   for (const std::string& s : run.settings) std::printf("  %s\n", s.c_str());
@@ -105,9 +113,21 @@ int run_recipe(int argc, char** argv) {
   const recipe::RunFacts facts = run_check()(run);
   for (const std::string& line : facts.lines) std::printf("  %s\n", line.c_str());
   std::fflush(stdout);
-  for (const std::string& w :
-       hold(facts, run, dry_run ? recipe::Purpose::look : recipe::Purpose::launch, force))
+  const recipe::Purpose purpose = dry_run  ? recipe::Purpose::look
+                                  : queues ? recipe::Purpose::queue
+                                           : recipe::Purpose::launch;
+  recipe::check_allocation(run, variables, script);
+  for (const std::string& w : hold(facts, run, purpose, force))
     std::fprintf(stderr, "WARNING: %s\n", w.c_str());
+  if (queues) {
+    std::vector<std::string> sbatch = recipe::sbatch_for(run, variables, script);
+    if (force) sbatch.push_back("--force");
+    sbatch.insert(sbatch.end(), arguments.begin(), arguments.end());
+    std::printf("%s\n", recipe::quoted(sbatch).c_str());
+    // Slurm runs a copy of launch.sh, which finds the recipe by this.
+    setenv("LLMB_REPO", fs::path(home).parent_path().parent_path().c_str(), 0);
+    if (!dry_run) become(sbatch);
+  }
   if (!run.doctor.empty()) std::printf("%s\n", recipe::quoted(run.doctor).c_str());
   std::printf("%s\n", recipe::quoted(run.command()).c_str());
   if (dry_run) return 0;

@@ -41,6 +41,7 @@ constexpr const char* kVariables[] = {"GPU_TYPE",
                                       "SLURM_GPUS_PER_NODE",
                                       "SLURM_JOB_ID",
                                       "SLURM_JOB_NUM_NODES",
+                                      "SLURM_NTASKS",
                                       "SLURM_RESTART_COUNT"};
 
 // A preset's values for a GPU type and a number of GPUs.

@@ -96,7 +96,13 @@ refused() {
   check "a degree that does not fit: the batch log says so" contains "$batch_log" 'EXPERT_PARALLEL_DEGREE = 3 does not divide'
   JOB_TOTAL_GPUS=8 submit
   check "more ranks than the job has: it fails" ends FAILED
-  check "more ranks than the job has: srun says so" contains "$batch_log" 'More processors requested than permitted'
+  check "more ranks than the job has: what does is said" contains "$batch_log" 'sbatch -N 1 --ntasks-per-node=8 '
+  job=$(GPUS_PER_NODE=2 sbatch --parsable "--output=$job_folder/slurm-%j.out" recipes/deepseek_v3/launch.sh "${small[@]}")
+  look_at refused "$job"
+  check "sbatch launch.sh alone: the job fails" ends FAILED
+  check "sbatch launch.sh alone: exit code 2" is ExitCode 2:0
+  check "sbatch launch.sh alone: what works is said" contains "$batch_log" 'this job has 1 node.* Submit it like this'
+  check "sbatch launch.sh alone: with its line" contains "$batch_log" 'JOB_TOTAL_GPUS=4 sbatch -N 2 --ntasks-per-node=2 '
   submit -- --training.nonsense=1
   check "a key that is not there: the job fails" ends FAILED
   check "a key that is not there: exit code 2" is ExitCode 2:0
