@@ -53,31 +53,35 @@ struct Options {
 void add_options(CLI::App& app, Options& o) {
   recipe::TaskRequest& r = o.request;
   app.add_option("-w,--workload", r.workload,
-                 "workload, or a list with commas; a size may follow its name (NAME_671b)");
-  app.add_option("-s,--model-size", r.size, "size of the model, of one workload");
-  app.add_option("-d,--dtype", r.dtype, "data types, with commas; all when left out");
-  app.add_option("--scale", r.scale, "numbers of GPUs, with commas");
+                 "workloads, separated by commas; a size may follow the name (NAME_671b)");
+  app.add_option("-s,--model-size", r.size, "model size, with one --workload");
+  app.add_option("-d,--dtype", r.dtype, "data types, separated by commas; default: all");
+  app.add_option("--scale", r.scale, "numbers of GPUs, separated by commas");
   app.add_option("--max-scale", r.max_scale,
                  "all listed scales up to this, and powers of two above them");
   app.add_flag("--min-scale", r.min_scale, "the smallest listed scale");
   app.add_flag("--exact-scales", r.exact_scales, "with --max-scale: listed scales alone");
   app.add_option("-f,--file", r.file, "tasks from a .yaml or .txt file");
-  app.add_option("-r,--repeats", r.repeats, "how often each");
-  app.add_flag("-p,--profile", r.profile, "with a profile");
+  app.add_option("-r,--repeats", r.repeats, "submit each task N times");
+  app.add_flag("-p,--profile", r.profile, "record a profile");
   app.add_flag("--proxy", r.proxy, "at the workload's proxy scales");
-  app.add_flag("--dry-run", o.dry_run, "print the jobs and sbatch's command lines, and stop");
-  app.add_flag("--force", r.force, "one task whatever its data type, scale and memory");
-  app.add_flag("--dump-env", o.dump_environment, "of other workloads; no meaning here");
-  app.add_option("--nice", o.slurm.nice, "sbatch's");
-  app.add_option("--nodelist", o.slurm.nodelist, "sbatch's");
-  app.add_option("--exclude", o.slurm.exclude, "sbatch's");
-  app.add_option("--reservation", o.slurm.reservation, "sbatch's");
-  app.add_option("--segment", o.slurm.segment, "sbatch's; chosen on GB200 when left out");
+  app.add_flag("--dry-run", o.dry_run, "print the jobs and their sbatch commands; submit nothing");
+  app.add_flag("--force", r.force, "submit one task whatever its data type, scale and memory");
+  app.add_flag("--dump-env", o.dump_environment, "ignored (Megatron-Bridge only)");
+  app.add_option("--nice", o.slurm.nice, "passed to sbatch");
+  app.add_option("--nodelist", o.slurm.nodelist, "passed to sbatch");
+  app.add_option("--exclude", o.slurm.exclude, "passed to sbatch");
+  app.add_option("--reservation", o.slurm.reservation, "passed to sbatch");
+  app.add_option("--segment", o.slurm.segment,
+                 "passed to sbatch; default on GB200: chosen from the number of nodes");
   // One value each, so that options may be repeated and nothing else is taken for a value.
-  app.add_option("--slurm-arg", o.slurm.more, "another option of sbatch: key=value, or flag")
+  app.add_option("--slurm-arg", o.slurm.more,
+                 "any other option of sbatch, as key=value or flag; repeatable")
       ->expected(1)
       ->take_all();
-  app.add_option("--env", o.environment, "KEY=value for the job")->expected(1)->take_all();
+  app.add_option("--env", o.environment, "KEY=value in the job's environment; repeatable")
+      ->expected(1)
+      ->take_all();
   app.footer("Words after -- go to `nereus train`: nereus submit ... -- --metrics.log_freq=1");
 }
 

@@ -118,7 +118,7 @@ std::string gpu_type(const Reader& env) {
   NEREUS_CHECK(
       kConfig,
       std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* t) { return type == t; }),
-      "❌ Error: Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
+      "Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
       "'{}'\n  Nereus takes h200 too, with h100's settings.",
       asked);
   return type;
@@ -127,11 +127,10 @@ std::string gpu_type(const Reader& env) {
 std::string dtype(const Reader& env) {
   const std::string asked = env.text("DTYPE", "bf16"), type = lower(asked);
   NEREUS_CHECK(kConfig, type != "fp8",
-               "❌ Error: FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
+               "FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
                "Supported DTYPE: bf16. Got DTYPE='{}'.",
                asked);
-  NEREUS_CHECK(kConfig, type == "bf16", "❌ Error: Supported DTYPE: bf16, fp8. Got DTYPE='{}'.",
-               asked);
+  NEREUS_CHECK(kConfig, type == "bf16", "Supported DTYPE: bf16, fp8. Got DTYPE='{}'.", asked);
   return type;
 }
 

@@ -162,13 +162,12 @@ TEST(RecipeRun, RefusesWithTheRecipesTexts) {
   EXPECT_EQ(refusal({{"GPU_TYPE", "h100"}, {"JOB_TOTAL_GPUS", "512"}}),
             "Please set LLMB_INSTALL to the path of the installation directory for all workloads");
   EXPECT_EQ(refusal({{"GPU_TYPE", "A100"}}),
-            "❌ Error: Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
+            "Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
             "'A100'\n  Nereus takes h200 too, with h100's settings.");
   EXPECT_EQ(refusal(with({{"DTYPE", "FP8"}})),
-            "❌ Error: FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
+            "FP8 is not supported for this TorchTitan DeepSeek-V3 recipe yet (WIP). "
             "Supported DTYPE: bf16. Got DTYPE='FP8'.");
-  EXPECT_EQ(refusal(with({{"DTYPE", "int8"}})),
-            "❌ Error: Supported DTYPE: bf16, fp8. Got DTYPE='int8'.");
+  EXPECT_EQ(refusal(with({{"DTYPE", "int8"}})), "Supported DTYPE: bf16, fp8. Got DTYPE='int8'.");
   EXPECT_EQ(refusal(with({{"JOB_TOTAL_GPUS", "many"}})),
             "JOB_TOTAL_GPUS = \"many\": it must be a whole number, 1 to 999999999.");
   EXPECT_EQ(refusal(with({{"DATA_PARALLEL_SHARD_DEGREE", "-2"}})),
