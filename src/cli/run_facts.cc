@@ -4,6 +4,8 @@
 #include <memory>
 
 #include "base/check.h"
+#include "base/units.h"
+#include "config/gpu_memory.h"
 #include "config/load.h"
 #include "launch/log_ranks.h"
 #include "train/run_check.h"
@@ -11,20 +13,12 @@
 namespace nereus {
 namespace {
 
-constexpr double kGiB = 1 << 30;
-
-// GiB that CUDA offers of a GPU's memory.
-struct Gpu {
-  const char* type;
-  double gib;
-};
-constexpr Gpu kGpus[] = {{"h100", 79.1}, {"h200", 139.8}, {"b200", 178.3}, {"gb200", 184.3}};
-constexpr double kMostShare = 0.97;  // of it that a run may need
-
-double gib_of(const std::string& type) {
-  for (const Gpu& gpu : kGpus)
-    if (type == gpu.type) return gpu.gib;
-  NEREUS_FAIL(kContract, "no memory of a GPU of type {}", type);
+// GiB that CUDA offers of the run's GPUs: what the configuration says, else what the type has.
+double gib_of(const JobConfig& config, const std::string& type) {
+  if (config.device.gpu_memory_gib > 0) return config.device.gpu_memory_gib;
+  const std::optional<double> gib = gpu_memory_gib(type);
+  NEREUS_CHECK(kContract, gib.has_value(), "no memory of a GPU of type {}", type);
+  return *gib;
 }
 
 recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
@@ -44,15 +38,16 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
   std::string memory =
       fmt::format("memory {:.1f} GiB on rank {}, which needs most", need, check.rank);
   if (config.device.kind == DeviceChoice::cuda) {
-    const double has = gib_of(run.gpu_type);
+    const double has = gib_of(config, run.gpu_type);
     memory += fmt::format(" ({}: {:.1f} GiB)", run.gpu_type, has);
-    if (need > kMostShare * has)
+    if (need > kMostOfGpuMemory * has)
       out.too_large = fmt::format(
           "the run needs {:.1f} GiB on rank {} of {}, and a GPU of type {} has {:.1f}, of which a "
           "run may take {:.1f}.\n{}  What makes it smaller: LOCAL_BATCH_SIZE, SEQ_LEN, "
           "ACTIVATION_CHECKPOINT_MODE=full, --optimizer.master_dtype=split; a greater "
           "PIPELINE_PARALLEL_DEGREE, more GPUs.",
-          need, check.rank, run.gpus, run.gpu_type, has, kMostShare * has, check.memory.text());
+          need, check.rank, run.gpus, run.gpu_type, has, kMostOfGpuMemory * has,
+          check.memory.text());
   }
   out.lines.push_back(memory);
   const Schedule& schedule = check.layout.pipeline.schedule;

@@ -56,8 +56,9 @@ int run_train(int argc, char** argv) {
   }
   if (flags.dry_run) {
     for (const std::string& notice : loaded.notices) log::warning("{}", notice);
-    std::fputs(dry_run(loaded.config, flags.world).c_str(), stdout);
-    return 0;
+    const DryRun run = dry_run(loaded.config, flags.world);
+    std::fputs(run.text.c_str(), stdout);
+    return run.fits ? 0 : 2;
   }
   return run_configured_ranks(argc, argv, loaded, flags.nproc, [&](Stream& stream, ThisRank& me) {
     std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others

@@ -31,7 +31,7 @@ enum class AttentionChoice : uint8_t { own, cudnn };  // whose kernels, on a GPU
 enum class ReshardPolicy : uint8_t { automatic, always, never };
 enum class ExpertDispatcher : uint8_t { automatic, device, host_counts };
 enum class RecomputeMode : uint8_t { selective, full, none, memory_budget };
-enum class RecomputePart : uint8_t { norms, mla_up, assembly, swiglu, dispatch };
+enum class RecomputePart : uint8_t { norms, mla_up, assembly, swiglu, dispatch, gate_up };
 
 // Of the model.
 enum class NumericsFamily : uint8_t { torchtitan, huggingface };  // whose arithmetic is followed
@@ -99,7 +99,8 @@ inline constexpr auto kWords<RecomputePart> =
                                         {RecomputePart::mla_up, "mla_up"},
                                         {RecomputePart::assembly, "assembly"},
                                         {RecomputePart::swiglu, "swiglu"},
-                                        {RecomputePart::dispatch, "dispatch"}});
+                                        {RecomputePart::dispatch, "dispatch"},
+                                        {RecomputePart::gate_up, "gate_up"}});
 template <>
 inline constexpr auto kWords<NumericsFamily> = std::to_array<Word<NumericsFamily>>(
     {{NumericsFamily::torchtitan, "torchtitan"}, {NumericsFamily::huggingface, "huggingface"}});

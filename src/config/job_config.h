@@ -121,6 +121,8 @@ struct JobConfig {
     bool unordered_attention = false;  // of cuDNN's backward passes the faster: other bits each run
     int64_t reserved_sms = -1;         // SMs that GEMMs leave to communication
     bool poison_released = false;      // activations' memory is overwritten when it is given back
+    std::string gpu_type;              // of --dry-run's last lines
+    double gpu_memory_gib = 0;         // likewise; 0: as the type has
   } device;
 
   struct Parallelism {
@@ -136,6 +138,8 @@ struct JobConfig {
     std::string pipeline_parallel_schedule = "1F1B";
     std::string pipeline_parallel_schedule_csv;
     int64_t pipeline_parallel_microbatch_size = 1;
+    int64_t pipeline_parallel_pending_wgrads = -1;  // ours; -1: as many as the schedule has
+    bool reduce_each_microbatch = false;            // ours
     int64_t context_parallel_degree = 1;
     std::string context_parallel_rotate_method = "allgather";
     int64_t expert_parallel_degree = 1, expert_tensor_parallel_degree = 1;
@@ -167,6 +171,7 @@ struct JobConfig {
     std::vector<RecomputePart> recompute = {RecomputePart::norms, RecomputePart::mla_up,
                                             RecomputePart::swiglu, RecomputePart::dispatch};
     bool keep_attention = false;  // ours: of blocks that are computed again whole
+    int64_t gate_up_every = 1;    // ours: gate_up of every n-th block
     Strings per_op_sac_force_recompute_mm_shapes_by_fqns = {"moe.router.gate"};
     bool early_stop = false;
     double memory_budget = 0.5;

@@ -188,6 +188,13 @@ void run_keys(Table& t, JobConfig& c) {
       "for finding faults: memory of activations that is given back is filled with NaN, so that "
       "nothing can read it unnoticed; no bit of a right run changes, steps are slower");
 
+  t.works(
+      "gpu_type", c.device.gpu_type,
+      "with --dry-run: does the run fit a GPU of this type (h100, h200, b200, gb200)? Empty: of "
+      "each");
+  t.from("gpu_memory_gib", c.device.gpu_memory_gib,
+         "with --dry-run: GiB that CUDA offers on the GPU, over gpu_type's; 0: as the type has");
+
   t.section("validation");
   t.works("enable", c.validation.enable, "loss on held-out rows before, during and after the run");
   t.works("dataset", c.validation.dataset, "as training.dataset");
@@ -309,12 +316,14 @@ void model_keys(Table& t, JobConfig& c) {
   t.choice(
       "recompute", c.activation_checkpoint.recompute,
       "of option op: norms (block norms), mla_up (q, k and v from the latents), assembly (k from "
-      "its parts), swiglu, dispatch (the experts' rows)",
+      "its parts), swiglu, dispatch (the experts' rows), gate_up (what the gated units read)",
       {RecomputePart::norms, RecomputePart::mla_up, RecomputePart::assembly, RecomputePart::swiglu,
-       RecomputePart::dispatch});
+       RecomputePart::dispatch, RecomputePart::gate_up});
   t.works("keep_attention", c.activation_checkpoint.keep_attention,
           "of blocks that are computed again whole (mode full, selective_ac_option n): attention's "
           "outputs and statistics are kept, and attention is not computed again");
+  t.count("gate_up_every", c.activation_checkpoint.gate_up_every,
+          "of recompute's gate_up: in every n-th block");
   t.none("per_op_sac_force_recompute_mm_shapes_by_fqns",
          c.activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns,
          "routing is never computed again");
@@ -395,6 +404,15 @@ void system_keys(Table& t, JobConfig& c) {
           "a schedule as a table of actions, in place of one by name");
   t.count("pipeline_parallel_microbatch_size", p.pipeline_parallel_microbatch_size,
           "sequences of a pipeline's microbatch");
+  t.count(
+       "pipeline_parallel_pending_wgrads", p.pipeline_parallel_pending_wgrads,
+       "of schedules with dgrad and wgrad apart: how many wgrads of a rank may wait at once, each "
+       "with what it will read; fewer take less memory and leave more of the bubble; -1: as many "
+       "as the schedule has")
+      .or_minus_one = true;
+  t.works("reduce_each_microbatch", p.reduce_each_microbatch,
+          "of pipelines: gradients are reduced after every microbatch instead of once a step, so "
+          "that two blocks' are unsharded instead of all; not with dgrad and wgrad apart");
   degree("context_parallel_degree", p.context_parallel_degree, "context parallelism");
   t.none("context_parallel_rotate_method", p.context_parallel_rotate_method,
          "of context parallelism")

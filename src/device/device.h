@@ -57,6 +57,8 @@ class Stream {
   explicit Stream(Device device, ThreadPool* pool = nullptr, Priority = Priority::normal);
   // A meta stream whose ops make the plans that they will need on `target`, if that is a GPU's.
   static Stream meta_for(Stream& target) { return Stream(&target); }
+  // One that stands for a GPU that is not there: what its libraries would ask for is estimated.
+  static Stream meta_of_gpu() { return Stream(OfGpu()); }
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -82,6 +84,7 @@ class Stream {
   int gemm_sms() const { return sm_count_ - reserved_sms_; }
   void reserve_sms(int count) { reserved_sms_ = count; }
   Stream* plans_for() const { return plans_for_; }  // meta only: whose plans are made, or null
+  bool stands_for_gpu() const { return of_gpu_ || plans_for_ != nullptr; }  // meta only
 
   // GPU only: bytes of the device's memory that were free when the stream was made.
   int64_t free_at_start() const { return free_at_start_; }
@@ -105,10 +108,13 @@ class Stream {
   }
 
  private:
+  struct OfGpu {};
+  explicit Stream(OfGpu) : device_(Device::meta()), pool_(nullptr), of_gpu_(true) {}
   explicit Stream(Stream* target)
       : device_(Device::meta()),
         pool_(nullptr),
-        plans_for_(target->on_gpu() ? target : target->plans_for_) {}
+        plans_for_(target->on_gpu() ? target : target->plans_for_),
+        of_gpu_(target->of_gpu_) {}
 
   Device device_;
   ThreadPool* pool_;
@@ -116,6 +122,7 @@ class Stream {
   int sm_count_ = 0, reserved_sms_ = 0;
   int64_t free_at_start_ = 0;
   Stream* plans_for_ = nullptr;
+  bool of_gpu_ = false;
   std::vector<std::pair<const void*, std::unique_ptr<StreamState>>> states_;
 };
 

@@ -28,7 +28,7 @@ std::unique_ptr<TokenDispatcher> make_dispatcher(Communicator& group, const Stre
                "one machine) and NCCL 2.28 or newer, or threads of one process. \"host_counts\" "
                "works between any ranks; \"auto\" chooses.",
                group.size(), group.name());
-  const bool gpu = stream.on_gpu() || stream.plans_for() != nullptr;
+  const bool gpu = stream.on_gpu() || stream.stands_for_gpu();
   if (options.dispatcher == ExpertDispatcher::device ||
       (options.dispatcher == ExpertDispatcher::automatic && shared && gpu))
     return std::make_unique<DeviceDispatcher>(group, experts, options.capacity_factor);
@@ -93,7 +93,9 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .offload = options.offload,
           .offload_chunk = options.offload_chunk,
           .reshard = options.reshard,
-          .reduce_each_microbatch = options.reshard && options.gradients && schedule.stages() == 1,
+          .reduce_each_microbatch =
+              options.gradients &&
+              (options.reduce_each_microbatch || (options.reshard && schedule.stages() == 1)),
           .exchange = exchange_.get()});
   const RopeTables rope = rope_tables(stream, args, options.sequence, tables_);
   const std::vector<ExpertLoad> load = make_balance(mine);
@@ -108,6 +110,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     expert_exchange_ = std::make_unique<GpuSideStream>(stream.device());
 
   expert_slots_ = options.rows * options.sequence / (tp * cp) * expert_tp_->size() * args.moe.top_k;
+  bound_forced_rows(options);
 
   std::vector<Recompute> recompute = options.recompute;
   recompute.resize(static_cast<size_t>(args.n_layers));
@@ -146,6 +149,28 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .pp = &world_.group(MeshGroup::pp),
           .message_bytes = edge.bytes(),
           .memory = [this](int64_t bytes) { return dispatcher_->shared_memory(stream_, bytes); }});
+}
+
+// With routing that is forced even the rows of a rank's experts are known: of every run of
+// consecutive tokens each expert gets its share, rounded up.
+void Engine::bound_forced_rows(const Options& options) {
+  const int64_t configured =
+      dispatcher_->capacity(expert_slots_ / args_.moe.top_k, args_.moe.top_k);
+  if (!args_.moe.force_load_balance || args_.moe.skew_percent > 0 || configured == 0) return;
+  const int64_t cp = world_.size(MeshGroup::cp), ranks = world_.size(MeshGroup::ep);
+  const int64_t experts = args_.moe.num_experts;
+  // A rank's runs: parts of tensor parallelism; under context parallelism chunks of rows, which
+  // must be parts of those for the runs to be of one length.
+  int64_t runs = expert_tp_->size();
+  if (cp > 1) {
+    const int64_t chunk = options.sequence / (2 * cp) * args_.moe.top_k;
+    if (chunk % experts != 0 || expert_slots_ / runs % experts != 0) return;
+    runs = expert_slots_ / chunk;
+  }
+  const int64_t slots = expert_slots_ / runs;
+  const int64_t rows =
+      ranks * runs * dispatcher_->local_experts() * ((slots + experts - 1) / experts);
+  if (rows < configured) dispatcher_->set_capacity(rows);
 }
 
 std::vector<NamedView> Engine::with_biases(std::vector<NamedView> all) const {

@@ -43,6 +43,7 @@ class Engine {
     ExpertDispatcher dispatcher = ExpertDispatcher::automatic;  // parallelism.expert_dispatcher
     bool expert_overlap = false;                                // parallelism.expert_overlap
     bool reshard = false;                                       // see ParameterStore::Options
+    bool reduce_each_microbatch = false;                        // likewise
     const Pipeline* pipeline = nullptr;  // null: one stage, microbatches in turn
   };
 
@@ -92,6 +93,7 @@ class Engine {
  private:
   std::vector<NamedView> with_biases(std::vector<NamedView>) const;
   std::vector<ExpertLoad> make_balance(std::span<const StagePart> parts);
+  void bound_forced_rows(const Options&);
 
   ModelArgs args_;
   Stream& stream_;

@@ -46,7 +46,9 @@ std::vector<Recompute> recompute_by_block(const JobConfig& config, int64_t block
                 .mla_up = named(RecomputePart::mla_up),
                 .assembly = named(RecomputePart::assembly),
                 .swiglu = named(RecomputePart::swiglu),
-                .dispatch = named(RecomputePart::dispatch)};
+                .dispatch = named(RecomputePart::dispatch),
+                .gate_up = named(RecomputePart::gate_up) &&
+                           (static_cast<int64_t>(i) + 1) % ac.gate_up_every == 0};
     } else {
       // TorchTitan's rule: every n-th block, counted from 1; 0: all of them.
       const size_t every = std::stoul(ac.selective_ac_option);
@@ -79,6 +81,7 @@ Engine::Options engine_options(const JobConfig& c, const ModelArgs& args, const 
           .dispatcher = c.parallelism.expert_dispatcher,
           .expert_overlap = c.parallelism.expert_overlap,
           .reshard = reshards(c),
+          .reduce_each_microbatch = c.parallelism.reduce_each_microbatch,
           .pipeline = &layout.pipeline};
 }
 

@@ -1,14 +1,18 @@
 #include "engine/memory_table.h"
 
 #include <algorithm>
+#include <set>
 #include <thread>
 
 #include "base/check.h"
 #include "base/units.h"
+#include "comm/nccl_ranks.h"
 #include "engine/engine_options.h"
 
 namespace nereus {
 namespace {
+
+constexpr int kGpusOfAHost = 8;
 
 // Measured on Debian 12 (docs/performance.md): code and heaps, the compute threads, and the
 // reader's and tokenizer's tables.
@@ -17,6 +21,12 @@ constexpr double kThreadBytes = 6 * kMiB;      // a compute thread: its tasks' s
 constexpr double kTokenizerBytes = 22 * kMiB;  // tables, remembered pieces, text on its way
 // On a GPU: kernels' code and the workspaces of libraries and of our own kernels.
 constexpr double kGpuBytes = 400 * kMiB;
+// NCCL's buffers and channels, from what runs on H200s of one host had taken beyond the other rows:
+// of a group, and of one direction between two ranks of a pipeline. Over a network that was not
+// measured; a link has 32 channels at most, with a buffer for each of NCCL's protocols (4, 4.8 and
+// 0.5 MiB).
+constexpr double kNcclGroupBytes = 80 * kMiB, kNcclLinkBytes = 950 * kMiB;
+constexpr double kNcclNetworkLinkBytes = 32 * 10 * kMiB;
 
 std::string bytes(double b) {
   return b >= kGiB ? fmt::format("{:9.2f} GiB", b / kGiB) : fmt::format("{:9.2f} MiB", b / kMiB);
@@ -73,6 +83,14 @@ double MemoryTable::host_total() const {
   return sum;
 }
 
+std::string MemoryTable::line() const {
+  std::string out;
+  for (const Row& r : rows)
+    if (!r.host)
+      out += fmt::format("{}{} {:.2f}", out.empty() ? "" : ", ", r.owner, r.bytes / kGiB);
+  return out;
+}
+
 std::string MemoryTable::text() const {
   std::string out;
   const auto line = [&](const std::string& what, double b, const std::string& note) {
@@ -94,11 +112,53 @@ std::string MemoryTable::text() const {
   return out;
 }
 
+namespace {
+
+// Of an edge's tensor, as ranks send it (Executor::Options::message_bytes).
+int64_t message_bytes(const Engine::Options& o, const ModelArgs& args, const RankWorld& world) {
+  const int parts = world.size(MeshGroup::tp) * world.size(MeshGroup::cp);
+  return o.rows * o.sequence / parts * args.dim * size_of(o.compute);
+}
+
+// What NCCL and the copies of what is sent (comm/nccl_ranks.h) take of a GPU.
+void add_libraries(MemoryTable& table, const RunLayout& layout, const RankWorld& world,
+                   int64_t message) {
+  table.rows.push_back({"kernels and libraries (fixed)", kGpuBytes, "measured"});
+  if (world.ranks() == 1) return;
+  int groups = 1;  // of all ranks
+  for (const MeshGroup g : RankWorld::groups())
+    if (world.size(g) > 1) ++groups;
+  const std::vector<int>& rank_of = layout.pipeline.schedule.rank_of_stage;
+  const int me = world.position(MeshGroup::pp);
+  std::set<int> to, from;
+  for (size_t s = 0; s + 1 < rank_of.size(); ++s)
+    for (const auto& [a, b] :
+         {std::pair(rank_of[s], rank_of[s + 1]), std::pair(rank_of[s + 1], rank_of[s])}) {
+      if (a == me && b != me) to.insert(b);
+      if (b == me && a != me) from.insert(a);
+    }
+  const bool network = world.ranks() > kGpusOfAHost;
+  const char* const note = network ? "upper bound, not measured over a network" : "measured";
+  table.rows.push_back(
+      {fmt::format("NCCL, {} groups (fixed)", groups), groups * kNcclGroupBytes, note});
+  const size_t links = to.size() + from.size();
+  if (links == 0) return;
+  table.rows.push_back(
+      {fmt::format("NCCL, {} links (fixed)", links),
+       static_cast<double>(links) * (network ? kNcclNetworkLinkBytes : kNcclLinkBytes), note});
+  table.rows.push_back({"messages on their way (fixed)",
+                        static_cast<double>(to.size() * kMostSends) * static_cast<double>(message),
+                        "of a pipeline"});
+}
+
+}  // namespace
+
 MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
                          int rank, Stream& target, EngineUse use) {
-  Stream meta = Stream::meta_for(target);
   const bool gpu =
       target.on_gpu() || (target.on_meta() && config.device.kind == DeviceChoice::cuda);
+  Stream meta = target.on_meta() && gpu && target.plans_for() == nullptr ? Stream::meta_of_gpu()
+                                                                         : Stream::meta_for(target);
   const RankWorld world(layout.mesh, rank);
   const Engine::Options options = engine_options(config, args, layout, world, gpu, use);
   Engine engine(args, meta, options);
@@ -128,7 +188,7 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
   table.largest = executor.largest;
   table.kept = executor.kept;
   if (gpu) {
-    row("kernels and libraries (fixed)", static_cast<int64_t>(kGpuBytes), "measured");
+    add_libraries(table, layout, world, message_bytes(options, args, world));
     return table;
   }
   const std::string& dataset = config.training.dataset;
@@ -142,16 +202,34 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
   return table;
 }
 
-void check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout& layout, int rank,
-                Stream& stream, double available, double host_available, EngineUse use) {
-  const MemoryTable table = memory_table(config, args, layout, rank, stream, use);
+std::vector<RankMemory> memory_of_pipeline(const JobConfig& config, const ModelArgs& args,
+                                           const RunLayout& layout, Stream& target) {
+  std::vector<RankMemory> out;
+  for (int rank = 0; rank < layout.mesh.world(); ++rank) {
+    const int position = layout.mesh.position(MeshGroup::pp, rank);
+    if (position != static_cast<int>(out.size())) continue;
+    out.push_back({rank, layout.pipeline.schedule.stages_of(position),
+                   memory_table(config, args, layout, rank, target)});
+  }
+  return out;
+}
+
+const RankMemory& largest(const std::vector<RankMemory>& all) {
+  return *std::max_element(all.begin(), all.end(), [](const RankMemory& a, const RankMemory& b) {
+    return a.table.total() < b.table.total();
+  });
+}
+
+MemoryTable check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
+                       int rank, Stream& stream, double available, double host_available) {
+  const MemoryTable table = memory_table(config, args, layout, rank, stream);
   NEREUS_CHECK(kConfig, table.host_total() <= host_available,
                "optimizer.offload = \"{}\" keeps {:.2f} GiB of this rank's states in the host's "
                "memory, which has {:.2f} GiB left. More ranks (parallelism) have less each; "
                "optimizer.master_dtype = \"split\" and optimizer.moment_dtype = \"bfloat16\" make "
                "them smaller.",
                word(config.optimizer.offload), table.host_total() / kGiB, host_available / kGiB);
-  if (table.total() <= available) return;
+  if (table.total() <= available) return table;
   const std::string whose =
       stream.on_gpu() ? "the device has" : "this machine has, for each of its ranks,";
   NEREUS_CHECK(kConfig, use == EngineUse::training,

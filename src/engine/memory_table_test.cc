@@ -300,6 +300,58 @@ TEST(MemoryTable, IsWhatRanksAllocateTogether) {
   expect_allocated({"--nproc=2", "--parallelism.tensor_parallel_degree=2"});
 }
 
+// Routing that is forced even needs no room for more: the rows of a rank's experts are its slots.
+TEST(MemoryTable, RowsOfForcedRoutingAreExact) {
+  const Arguments experts = {"--nproc=2", "--parallelism.data_parallel_shard_degree=2",
+                             "--parallelism.expert_parallel_degree=2"};
+  Arguments forced = experts;
+  forced.emplace_back("--training.debug_moe_force_load_balance");
+  const auto capacity = [](const Arguments& arguments) {
+    const JobConfig config = load(arguments).config;
+    const ModelArgs args = training_model_args(config);
+    const RunLayout layout = layout_of(config, 2);
+    const RankWorld world(layout.mesh, 1);
+    Stream meta(Device::meta());
+    const Engine engine(args, meta, engine_options(config, args, layout, world, false));
+    return std::pair(engine.expert_capacity(), engine.expert_slots());
+  };
+  const auto [even, slots] = capacity(forced);
+  EXPECT_EQ(even, slots);
+  EXPECT_EQ(capacity(experts).first, slots * 5 / 4);
+  expect_allocated(forced);
+}
+
+// A GPU that is not there: what its libraries take is estimated, and said to be.
+TEST(MemoryTable, OfAGpuHasRowsForItsLibraries) {
+  const auto gpu = [](Arguments more) {
+    more.insert(more.end(), {"--device.kind=cuda", "--training.mixed_precision_param=bfloat16",
+                             "--model_overrides.n_layers=5", "--training.local_batch_size=4"});
+    const JobConfig config = load(more).config;
+    const RunLayout layout = layout_of(config, 16);
+    Stream meta(Device::meta());
+    return memory_table(config, layout, 0, meta);
+  };
+  const Arguments pipeline = {"--nproc=16", "--parallelism.data_parallel_shard_degree=8",
+                              "--parallelism.pipeline_parallel_degree=2"};
+  const MemoryTable t = gpu(pipeline);
+  // To the other rank and back; four messages of a microbatch wait at most.
+  EXPECT_EQ(bytes_of(t, "NCCL, 2 links (fixed)"), 2 * 320.0 * (1 << 20));
+  const double edge = bytes_of(t, "edges for other ranks");
+  EXPECT_EQ(bytes_of(t, "messages on their way (fixed)"), 4 * edge);
+  for (const MemoryTable::Row& r : t.rows)
+    if (r.owner.find("NCCL") != std::string::npos) {
+      EXPECT_THAT(r.note, HasSubstr("upper bound"));
+    }
+  // An ordered gradient of attention needs more workspace than one in any order.
+  const auto pass = [&](const char* unordered) {
+    Arguments more = pipeline;
+    more.insert(more.end(), {"--model_overrides.attn_mask_type=causal", unordered,
+                             "--model_overrides.moe_inter_dim=8", "--model_overrides.inter_dim=8"});
+    return bytes_of(gpu(more), "activations of a pass");
+  };
+  EXPECT_NE(pass("--device.unordered_attention=true"), pass("--device.unordered_attention=false"));
+}
+
 // Every schedule with every mode of recompute: what microbatches keep comes and goes as planned,
 // and no stage reads what it has given back, which is overwritten.
 TEST(MemoryTable, IsWhatPipelinesAllocateAndUseToTheByte) {

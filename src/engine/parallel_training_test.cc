@@ -40,12 +40,16 @@ struct Layout {
   DType moments = DType::f32;
   bool reshard = false;  // weights and gradients of a block at a time
   bool split = false;    // masters
+  bool reduce_each_microbatch = false;
+  int pending_wgrads = -1;
   ExpertDispatcher dispatcher = ExpertDispatcher::automatic;
   Offload offload = Offload::none;
 };
 std::string name_of(const Layout& l) {
   std::string text = Mesh(l.degrees, l.ranks).to_string();
   if (l.reshard) text += ", resharded";
+  if (l.reduce_each_microbatch) text += ", reduced each microbatch";
+  if (l.pending_wgrads > 0) text += fmt::format(", {} pending wgrads", l.pending_wgrads);
   if (l.dispatcher != ExpertDispatcher::automatic)
     text += fmt::format(", dispatcher {}", word(l.dispatcher));
   if (l.degrees.pp > 1) text += fmt::format(", {} x {}", l.schedule, l.stages_per_rank);
@@ -109,8 +113,9 @@ Pipeline pipeline(const Layout& l, int microbatches) {
   if (p == 1)
     return {.parts = {{.first_block = 0, .end_block = model().n_layers}},
             .schedule = sequential_schedule(microbatches)};
-  return {.parts = split_layers(model().n_layers, p * l.stages_per_rank, 1, 1),
-          .schedule = make_schedule(l.schedule, p, l.stages_per_rank, microbatches)};
+  return {
+      .parts = split_layers(model().n_layers, p * l.stages_per_rank, 1, 1),
+      .schedule = make_schedule(l.schedule, p, l.stages_per_rank, microbatches, l.pending_wgrads)};
 }
 
 // What one rank does; collects into `run` under `mutex`.
@@ -136,6 +141,7 @@ void train(const Layout& l, const RankWorld* world, Outcome& run, std::mutex& mu
                  .world = world,
                  .dispatcher = l.dispatcher,
                  .reshard = l.reshard,
+                 .reduce_each_microbatch = l.reduce_each_microbatch,
                  .pipeline = &pipe});
   engine.store().initialize(stream, kSeed);
   // Routers that are sure of their choice: rounding must not change it.
@@ -233,6 +239,15 @@ Layout resharded(Layout l) {
   return l;
 }
 
+Layout reduced_each_microbatch(Layout l) {
+  l.reduce_each_microbatch = true;
+  return l;
+}
+Layout with_pending(int wgrads, Layout l) {
+  l.pending_wgrads = wgrads;
+  return l;
+}
+
 // Rows straight into other ranks' memory.
 Layout on_device(Layout l) {
   l.dispatcher = ExpertDispatcher::device;
@@ -315,6 +330,9 @@ INSTANTIATE_TEST_SUITE_P(
         Layout{{.dp_shard = 2, .pp = 2, .ep = 2}, 4, "DualPipeV", 2, 1, Recompute::selective()},
         Layout{{.dp_replicate = 2, .dp_shard = 4, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 32},
         Layout{{.dp_shard = 2, .cp = 2, .tp = 2, .pp = 2, .ep = 8, .etp = 1}, 16},
+        reduced_each_microbatch({{.dp_shard = 2, .pp = 2, .ep = 2}, 4, "Interleaved1F1B", 2}),
+        reduced_each_microbatch({{.dp_shard = 2, .pp = 2}, 4, "1F1B"}),
+        with_pending(1, {{.dp_shard = 2, .pp = 2, .ep = 2}, 4, "InterleavedZeroBubble", 2}),
         Layout{{.dp_shard = 8, .cp = 2}, 16}, resharded({{.dp_shard = 8, .cp = 2, .ep = 2}, 16})));
 
 TEST(ParallelTraining, RoutersAreSureOfTheirChoice) { EXPECT_GT(one_rank().margin, 1e-4); }

@@ -32,7 +32,8 @@ Recompute choice(int bits) {
           .mla_up = (bits & 2) != 0,
           .assembly = (bits & 4) != 0,
           .swiglu = (bits & 8) != 0,
-          .dispatch = (bits & 16) != 0};
+          .dispatch = (bits & 16) != 0,
+          .gate_up = (bits & 32) != 0};
 }
 std::string name_of(const Recompute& r) {
   std::string text;
@@ -43,6 +44,7 @@ std::string name_of(const Recompute& r) {
   if (r.assembly) text += " assembly";
   if (r.swiglu) text += " swiglu";
   if (r.dispatch) text += " dispatch";
+  if (r.gate_up) text += " gate_up";
   return text;
 }
 
@@ -131,6 +133,10 @@ TEST_P(EveryRecompute, GivesTheBitsOfKeepingEverything) {
                                << (apart ? ", dgrad and wgrad apart" : "");
     };
     for (int bits = 0; bits < 32; ++bits) expect_same(choice(bits), bits % 3 == 1);
+    for (const int bits : {32, 33, 48, 56, 59, 63}) {
+      expect_same(choice(bits), false);
+      expect_same(choice(bits), true);
+    }
     Recompute kept_attention = Recompute::full();
     kept_attention.kept_attention = true;
     for (const bool apart : {false, true}) {
@@ -167,6 +173,9 @@ int64_t named(const ModelArgs& a, const Recompute& r, bool experts) {
     bytes += experts ? in_arena(T * a.moe_inter_dim) + in_arena(R * a.moe_inter_dim)
                      : in_arena(T * a.inter_dim);
   if (r.dispatch && experts) bytes += in_arena(R * a.dim);
+  if (r.gate_up)
+    bytes += experts ? in_arena(2 * T * a.moe_inter_dim) + in_arena(2 * R * a.moe_inter_dim)
+                     : in_arena(2 * T * a.inter_dim);
   return bytes;
 }
 
@@ -184,7 +193,7 @@ TEST(EveryRecompute, LowersTheArenasPeakByWhatItNames) {
       return const_cast<Engine&>(engine).executor().memory().saved;
     };
     const int64_t kept = peak(Recompute::none());
-    for (const int bit : {1, 2, 4, 8, 16}) {
+    for (const int bit : {1, 2, 4, 8, 16, 32}) {
       const Recompute recompute = choice(bit);
       // Blocks whose backward pass has not begun; the last one's tensors are made again meanwhile.
       const int64_t of_moe = named(args, recompute, true), of_dense = named(args, recompute, false);

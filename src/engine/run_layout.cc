@@ -1,5 +1,7 @@
 #include "engine/run_layout.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "pipeline/schedule_csv.h"
 #include "pipeline/simulator.h"
@@ -18,7 +20,8 @@ Schedule schedule(const JobConfig::Parallelism& p, int64_t layers, int microbatc
   if (!p.pipeline_parallel_schedule_csv.empty())
     return read_schedule_csv(p.pipeline_parallel_schedule_csv, ranks);
   const std::string name = canonical_schedule_name(p.pipeline_parallel_schedule);
-  return make_schedule(name, ranks, stages_per_rank(p, name, layers), microbatches);
+  return make_schedule(name, ranks, stages_per_rank(p, name, layers), microbatches,
+                       static_cast<int>(p.pipeline_parallel_pending_wgrads));
 }
 
 }  // namespace
@@ -53,6 +56,17 @@ RunLayout run_layout(const JobConfig& c, const ModelArgs& args, int64_t ranks) {
                out.local_rows, out.microbatch_rows);
   out.warning = few_microbatches_warning(out.microbatches, made.stages(),
                                          simulate(made, StageCosts{}).bubble);
+  const auto apart = [](const std::vector<Action>& actions) {
+    return std::any_of(actions.begin(), actions.end(),
+                       [](const Action& a) { return a.kind == Action::Kind::backward_input; });
+  };
+  NEREUS_CHECK(
+      kConfig,
+      !p.reduce_each_microbatch || std::none_of(made.actions.begin(), made.actions.end(), apart),
+      "parallelism.reduce_each_microbatch with schedule {}: it has dgrad and wgrad of a "
+      "microbatch apart, and gradients are reduced when both are done at once.\n  Use "
+      "1F1B, Interleaved1F1B, GPipe or LoopedBFS, or leave it out.",
+      made.name);
   out.pipeline.parts = split_model(p, args.n_layers, made.stages());
   out.pipeline.schedule = std::move(made);
   return out;

@@ -12,7 +12,7 @@ Block::Block(const ModelArgs& args, int64_t layer, const RopeTables& rope, Layer
       round_normalized_(args.numerics.round_normalized),
       recompute_(recompute),
       attention_(args, rope, parallel.tp, parallel.keys, recompute, parallel.attention),
-      mlp_(parallel.tp, recompute.swiglu, recompute.norms) {
+      mlp_(parallel.tp, recompute) {
   if (args.is_moe_layer(layer))
     moe_ = std::make_unique<Moe>(args, parallel.dispatcher, parallel.tp, parallel.expert_tp,
                                  parallel.exchange, recompute, layer);

@@ -4,6 +4,7 @@
 
 #include "device/device.h"
 #include "model/parameters.h"
+#include "model/recompute.h"
 #include "parallel/tp_region.h"
 #include "parallel/weight.h"
 
@@ -22,12 +23,15 @@ class Mlp {
     ConstTensorView dy;   // [T, D]
   };
 
-  Mlp(TpRegion& tp, bool recompute_swiglu, bool recompute_input = false)
-      : tp_(tp), recompute_swiglu_(recompute_swiglu), recompute_input_(recompute_input) {}
+  explicit Mlp(TpRegion& tp, const Recompute& recompute = {})
+      : tp_(tp),
+        recompute_swiglu_(recompute.swiglu),
+        recompute_input_(recompute.norms),
+        recompute_gate_up_(recompute.gate_up) {}
 
   // x must live until backward_weight. Without y (a replay) only what is saved is computed.
   void forward(Context&, const Weights&, ConstTensorView x, TensorView y, Saved&) const;
-  // With recompute_input, before a backward pass: the input that was not kept.
+  // With Recompute::norms, before a backward pass: the input that was not kept.
   void restore_input(Context& ctx, ConstTensorView x, Saved& saved) const {
     saved.x = tp_.enter(ctx, ctx.saved_for_wgrad, x);
   }
@@ -40,12 +44,13 @@ class Mlp {
                 const Grads&) const;
 
  private:
+  void gate_and_up(Context&, Arena&, const Weights&, Saved&) const;
   void gated_unit(Context&, Arena&, Saved&) const;
   void gated_unit_backward(Context&, TensorView dgate_up, ConstTensorView dy, const Weights&,
                            const Saved&) const;
 
   TpRegion& tp_;
-  bool recompute_swiglu_, recompute_input_;
+  bool recompute_swiglu_, recompute_input_, recompute_gate_up_;
 };
 
 }  // namespace nereus

@@ -26,7 +26,7 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpReg
     : dispatcher_(dispatcher),
       exchange_(exchange),
       expert_tp_(expert_tp),
-      shared_(expert_tp.size() > 1 ? whole_ : tp, recompute.swiglu, recompute.norms),
+      shared_(expert_tp.size() > 1 ? whole_ : tp, recompute),
       rule_(routing_rule(args)),
       experts_(args.moe.num_experts),
       top_k_(args.moe.top_k),
@@ -37,7 +37,8 @@ Moe::Moe(const ModelArgs& args, TokenDispatcher& dispatcher, TpRegion& tp, TpReg
       f32_router_(args.numerics.f32_router),
       recompute_norms_(recompute.norms),
       recompute_swiglu_(recompute.swiglu),
-      recompute_dispatch_(recompute.dispatch) {}
+      recompute_dispatch_(recompute.dispatch),
+      recompute_gate_up_(recompute.gate_up) {}
 
 void Moe::route(Context& ctx, const Weights& w, const ExpertLoad& balance, const Microbatch& mb,
                 ConstTensorView x, Routing& routing) const {
@@ -88,6 +89,10 @@ void Moe::dispatch(Context& ctx, Arena& arena, Saved& s) const {
   dispatcher_.dispatch(ctx, s.routing.plan, s.x, s.routing.all_weights, weigh_input_, s.rows);
 }
 
+void Moe::gate_and_up(Context& ctx, const Weights& w, Saved& s) const {
+  experts_forward(ctx, s.gate_up, s.rows.x, w.gate_up, s.routing.plan.offsets);
+}
+
 void Moe::gated_unit(Context& ctx, Arena& arena, Saved& s) const {
   s.act = arena.take(s.gate_up.dtype, {s.gate_up.dim(0), s.gate_up.dim(1) / 2}, "expert swiglu");
   ops::swiglu_forward(ctx.stream, {.y = s.act,
@@ -110,7 +115,8 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
   s.x_shard = x_shard;
   s.x = expert_tp_.enter(ctx, recompute_norms_ ? ctx.scratch : ctx.saved_for_wgrad, x_shard);
   s.rows.weights = ctx.saved_for_dgrad.take(DType::f32, {R}, "row weights");
-  s.gate_up = ctx.saved_for_dgrad.take(s.x.dtype, {R, 2 * F}, "expert gate_up");
+  s.gate_up = (recompute_gate_up_ ? ctx.scratch : ctx.saved_for_dgrad)
+                  .take(s.x.dtype, {R, 2 * F}, "expert gate_up");
 
   const TensorView partial = y ? expert_tp_.partial(ctx, y) : TensorView();
   {
@@ -119,7 +125,7 @@ void Moe::forward(Context& ctx, const Weights& w, ConstTensorView x_shard, Tenso
     dispatch(side, recompute_dispatch_ ? ctx.scratch : ctx.saved_for_wgrad, s);
     if (has_shared_) shared_.forward(ctx, w.shared, s.x, partial, s.shared);
     join(ctx);
-    experts_forward(ctx, s.gate_up, s.rows.x, w.gate_up, offsets);
+    gate_and_up(ctx, w, s);
   }
   if (!y && recompute_swiglu_) return;
   gated_unit(ctx, recompute_swiglu_ ? ctx.scratch : ctx.saved_for_wgrad, s);
@@ -183,6 +189,10 @@ void Moe::backward_input(Context& ctx, const Weights& w, ConstTensorView dy_shar
   const DType dtype = dy_shard.dtype;
   const ConstTensorView dy = expert_tp_.leave_backward(ctx, ctx.saved_for_wgrad, dy_shard);
   if (recompute_dispatch_) dispatch(ctx, ctx.saved_for_wgrad, s);
+  if (recompute_gate_up_) {
+    s.gate_up = ctx.saved_for_dgrad.take(dtype, s.gate_up.shape, "expert gate_up");
+    gate_and_up(ctx, w, s);
+  }
   if (recompute_swiglu_) gated_unit(ctx, ctx.saved_for_wgrad, s);
   pending.dout = ctx.saved_for_wgrad.take(dtype, {R, D}, "dexpert out");
   pending.dgate_up = ctx.saved_for_wgrad.take(dtype, s.gate_up.shape, "dexpert gate_up");
@@ -225,6 +235,13 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
   const TensorView drow_weights =
       weigh_input_ ? TensorView() : ctx.scratch.take(DType::f32, {R}, "drow weights");
 
+  // Rows that gate_up is made from again stay for its wgrad.
+  const bool rows_for_wgrad = recompute_dispatch_ && !recompute_gate_up_;
+  if (recompute_gate_up_) {
+    if (recompute_dispatch_) dispatch(ctx, ctx.scratch, s);
+    s.gate_up = ctx.scratch.take(dtype, s.gate_up.shape, "expert gate_up");
+    gate_and_up(ctx, w, s);
+  }
   const TensorView dgate_up = s.gate_up;
   {
     const Arena::Scope down(ctx.scratch);
@@ -238,13 +255,13 @@ void Moe::backward(Context& ctx, const Weights& w, ConstTensorView dy_shard, Ten
     gated_unit_backward(ctx, dgate_up, drow_weights, dout, w, s);
   }
   const auto wgrad = [&] { experts_wgrad(ctx, grads.gate_up, dgate_up, s.rows.x, offsets); };
-  if (recompute_dispatch_) {  // rows that were made again are given back before others travel
+  if (rows_for_wgrad) {  // made again, and given back before others travel
     const Arena::Scope up(ctx.scratch);
     dispatch(ctx, ctx.scratch, s);
     wgrad();
   }
   dispatch_backward(ctx, dgate_up, drow_weights, dshared, w, s, dx, dlogits, [&] {
-    if (!recompute_dispatch_) wgrad();
+    if (!rows_for_wgrad) wgrad();
   });
   linear_wgrad(ctx, grads.gate, dlogits, s.x_shard);
 }

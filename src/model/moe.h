@@ -84,6 +84,7 @@ class Moe {
   Context fork(Context&) const;
   void join(Context&) const;
   void dispatch(Context&, Arena&, Saved&) const;
+  void gate_and_up(Context&, const Weights&, Saved&) const;  // into the memory that it has
   void gated_unit(Context&, Arena&, Saved&) const;
   // The gradients of gate_up and of the rows' weights, from that of the experts' outputs.
   void gated_unit_backward(Context&, TensorView dgate_up, TensorView drow_weights,
@@ -104,7 +105,7 @@ class Moe {
   int64_t experts_, top_k_, layer_;
   int tp_rank_;  // whose tokens the router has
   bool has_shared_, weigh_input_, f32_router_, recompute_norms_, recompute_swiglu_,
-      recompute_dispatch_;
+      recompute_dispatch_, recompute_gate_up_;
 };
 
 }  // namespace nereus

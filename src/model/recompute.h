@@ -12,6 +12,7 @@ struct Recompute {
   bool assembly = false;        // k alone, from its parts
   bool swiglu = false;          // products of the gated units
   bool dispatch = false;        // the experts' rows, by another dispatch
+  bool gate_up = false;  // what the gated units read: the first product of a feed-forward layer
 
   static Recompute none() { return {}; }
   static Recompute selective() {

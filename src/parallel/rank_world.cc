@@ -29,6 +29,8 @@ std::vector<int> all_ranks(const Mesh& mesh) {
 
 }  // namespace
 
+std::span<const MeshGroup> RankWorld::groups() { return kGroups; }
+
 RankWorld::RankWorld() : RankWorld(Mesh({.dp_shard = 1}, 1), 0) {}
 
 RankWorld::RankWorld(const Mesh& mesh, Communicator& world) : mesh_(mesh), world_(world) {

@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <span>
 
 #include "comm/communicator.h"
 #include "parallel/mesh.h"
@@ -24,6 +25,9 @@ class RankWorld {
 
   // Rank `rank` of a world that is not there (comm/meta_ranks.h): for measuring.
   RankWorld(const Mesh& mesh, int rank);
+
+  // Those of a mesh that have a communicator.
+  static std::span<const MeshGroup> groups();
 
   const Mesh& mesh() const { return mesh_; }
   Communicator& world() const { return world_; }

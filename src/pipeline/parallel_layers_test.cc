@@ -109,7 +109,7 @@ TEST(ParallelLayers, AFeedForwardLayerCutOverRanksIsTheWholeOne) {
     }
     Tensor y = zeros(mine_x.shape()), dx = zeros(mine_x.shape()), dgate_up = zeros({2 * f, kDim}),
            ddown = zeros({kDim, f});
-    const Mlp mlp(region, at_once);
+    const Mlp mlp(region, Recompute{.swiglu = at_once});
     const Mlp::Weights w{gate_up, mine_down};
     const Mlp::Grads grads{dgate_up, ddown};
     Mlp::Saved saved;

@@ -78,7 +78,10 @@ Schedule sequential_schedule(int microbatches);
 
 // A schedule of the table in schedules.cc, with its communication. Throws Error{kConfig} for an
 // unknown name, and for a number of stages or microbatches that the schedule cannot have.
-Schedule make_schedule(const std::string& name, int ranks, int stages_per_rank, int microbatches);
+// `pending_wgrads`: of a schedule with dgrad and wgrad apart, how many wgrads of a rank may wait at
+// once; -1: as many as it has.
+Schedule make_schedule(const std::string& name, int ranks, int stages_per_rank, int microbatches,
+                       int pending_wgrads = -1);
 
 // The names of the table, in its order and spelling. Wherever a name is asked for, any case will
 // do.

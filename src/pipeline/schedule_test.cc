@@ -15,6 +15,7 @@ namespace {
 
 using Kind = Action::Kind;
 using testing::HasSubstr;
+using testing::ThrowsMessage;
 
 struct Case {
   std::string name;
@@ -253,6 +254,32 @@ TEST(Schedule, AListThatIsNoStepIsDescribed) {
             "microbatch 0 has no wgrad (B or W) on stage 0");
   EXPECT_EQ(broken([&](auto& a) { std::reverse(a.begin(), a.end()); }),
             "0B1 of rank 0 does not follow its forward");
+}
+
+TEST(Schedule, AsManyWgradsWaitAsAreAllowed) {
+  const auto most_pending = [](const std::vector<Action>& actions) {
+    int now = 0, most = 0;
+    for (const Action& a : actions) {
+      now += (a.kind == Action::Kind::backward_input) - (a.kind == Action::Kind::backward_weight);
+      most = std::max(most, now);
+    }
+    return most;
+  };
+  for (const char* name : {"InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"})
+    for (const int p : {1, 2, 4})
+      for (const int m : {2 * p, 4 * p})
+        for (const int limit : {1, 2, 3}) {
+          SCOPED_TRACE(testing::Message() << name << ", " << p << " ranks, " << m << ", " << limit);
+          const Schedule free = make_schedule(name, p, 2, m),
+                         s = make_schedule(name, p, 2, m, limit);
+          EXPECT_EQ(violation(s), "");
+          EXPECT_TRUE(simulate(s, {}).stuck.empty());
+          for (size_t r = 0; r < s.actions.size(); ++r)
+            EXPECT_LE(most_pending(s.actions[r]), std::min(limit, most_pending(free.actions[r])));
+        }
+  EXPECT_THAT([] { make_schedule("1F1B", 4, 1, 8, 1); },
+              ThrowsMessage<Error>(HasSubstr(
+                  "1F1B with 1 pending wgrads: its backward passes are whole, and none waits.")));
 }
 
 }  // namespace

@@ -18,12 +18,14 @@ using Kind = Action::Kind;
 // A rank's list. Microbatches of a stage are counted up by kind, unless one is named.
 class List {
  public:
-  explicit List(int stages) : next_(static_cast<size_t>(stages)) {}
+  // `pending`: most dgrads that have no wgrad yet; -1: any number.
+  List(int stages, int pending) : next_(static_cast<size_t>(stages)), most_pending_(pending) {}
 
   void forward(int stage) { add(Kind::forward, stage, next(stage).forward++); }
   void backward(int stage) { backward(stage, next(stage).dgrad++); }
   void backward(int stage, int microbatch) { add(Kind::backward, stage, microbatch); }
   void dgrad(int stage) {
+    while (most_pending_ > 0 && static_cast<int>(pending_.size()) >= most_pending_) wgrad();
     const int m = next(stage).dgrad++;
     add(Kind::backward_input, stage, m);
     pending_.push_back({stage, m});
@@ -68,6 +70,7 @@ class List {
   }
 
   std::vector<Next> next_;
+  int most_pending_;
   std::deque<std::pair<int, int>> pending_;  // stage, microbatch: I without W
   std::vector<Action> actions_;
 };
@@ -291,7 +294,7 @@ bool is_single_stage(const std::string& name) {
   return row != nullptr && row->placement == Placement::one;
 }
 
-Schedule make_schedule(const std::string& name, int p, int v, int m) {
+Schedule make_schedule(const std::string& name, int p, int v, int m, int pending_wgrads) {
   const ScheduleRow& row = known(name);
   NEREUS_CHECK(
       kConfig, p >= 1 && v >= 1 && m >= 1,
@@ -305,10 +308,20 @@ Schedule make_schedule(const std::string& name, int p, int v, int m) {
   for (int s = 0; s < p * v; ++s)
     out.rank_of_stage.push_back(row.placement == Placement::v && s >= p ? 2 * p - 1 - s : s % p);
   for (int r = 0; r < p; ++r) {
-    List list(p * v);
+    List list(p * v, pending_wgrads);
     row.write(list, p, r, v, m);
     out.actions.push_back(list.take(m));
   }
+  const auto apart = [](const std::vector<Action>& list) {
+    return std::any_of(list.begin(), list.end(),
+                       [](const Action& a) { return a.kind == Kind::backward_input; });
+  };
+  NEREUS_CHECK(kConfig,
+               pending_wgrads == -1 || std::any_of(out.actions.begin(), out.actions.end(), apart),
+               "{} with {} pending wgrads: its backward passes are whole, and none waits.\n  "
+               "InterleavedZeroBubble, ZBVZeroBubble and DualPipeV have dgrad and wgrad apart; -1 "
+               "is right for the others.",
+               row.name, pending_wgrads);
   add_communication(out);
   return out;
 }

@@ -2,6 +2,9 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "config/gpu_memory.h"
 #include "config/model_flops.h"
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
@@ -41,20 +44,63 @@ std::string listed(const DataFacts& data) {
   return out;
 }
 
+void describe_rank(std::string& out, const RankMemory& r, const RunLayout& layout,
+                   const std::string& why) {
+  const int world = layout.mesh.world();
+  out += world == 1
+             ? std::string("Memory of the one rank\n")
+             : fmt::format("Memory of rank {} of {}: {}\n", r.rank, world, layout.mesh.to_string());
+  if (!why.empty())
+    out += fmt::format("  {}; stage{} {} of {}\n", why, r.stages.size() == 1 ? "" : "s",
+                       fmt::join(r.stages, ", "), layout.pipeline.schedule.stages());
+  out += r.table.text();
+}
+
+// A line for the GPU type that is known, or for each: does it fit?
+void judge(DryRun& out, const JobConfig& config, double need) {
+  if (config.device.kind != DeviceChoice::cuda) return;
+  const std::string& type = config.device.gpu_type;
+  const bool asked = !type.empty() || config.device.gpu_memory_gib > 0;
+  const auto line = [&](const std::string& gpu, double gib) {
+    const double most = kMostOfGpuMemory * gib;
+    if (asked && need > most) out.fits = false;
+    out.text +=
+        fmt::format("Fits {}: {} (needs {:.2f}, and a run may have {:.2f} of its {:.1f} GiB)\n",
+                    gpu, need <= most ? "yes" : "no", need, most, gib);
+  };
+  if (config.device.gpu_memory_gib > 0) {
+    return line(type.empty() ? "the GPU" : type, config.device.gpu_memory_gib);
+  }
+  for (const GpuMemory& gpu : gpu_memory())
+    if (type.empty() || lower(type) == gpu.type) line(gpu.type, gpu.gib);
+}
+
 }  // namespace
 
-std::string dry_run(const JobConfig& config, int64_t world) {
-  std::string out;
+DryRun dry_run(const JobConfig& config, int64_t world) {
+  DryRun run;
+  std::string& out = run.text;
   const ModelArgs args = training_model_args(config);
   const RunLayout layout = run_layout(config, args, world);
   describe_model(out, config, args);
-  out += world == 1 ? std::string("Memory of the one rank\n")
-                    : fmt::format("Memory of rank 0 of {}: {}\n", world, layout.mesh.to_string());
   Stream meta(Device::meta());
   const DataFacts data = data_facts(config, args);
   if (!data.missing.empty())
     log::warning("Not on this machine, and a run needs it: {}", listed(data));
-  return out + memory_table(config, args, layout, 0, meta).text() + data.text;
+  const std::vector<RankMemory> ranks = memory_of_pipeline(config, args, layout, meta);
+  const RankMemory& most = largest(ranks);
+  if (ranks.size() == 1) {
+    describe_rank(out, most, layout, "");
+  } else {
+    describe_rank(out, most, layout, "the rank that needs the most");
+    if (most.rank != ranks.front().rank)
+      describe_rank(out, ranks.front(), layout, "the first of the pipeline");
+    if (most.rank != ranks.back().rank)
+      describe_rank(out, ranks.back(), layout, "the last of the pipeline");
+  }
+  out += data.text;
+  judge(run, config, most.table.total() / kGiB);
+  return run;
 }
 
 }  // namespace nereus

@@ -348,9 +348,34 @@ TEST(DryRun, DescribesARankOfTheLayout) {
                          "--dry-run",
                          "--world=256"};
   const LoadedConfig loaded = load_config(arguments, flags);
-  const std::string text = dry_run(loaded.config, flags.world);
+  const std::string text = dry_run(loaded.config, flags.world).text;
   EXPECT_THAT(text, HasSubstr("Memory of rank 0 of 256: pp 8 x dp_shard 32, ep 32\n"));
   EXPECT_THAT(text, HasSubstr("parameters gathered"));
+  EXPECT_THAT(text, HasSubstr("Memory of rank 32 of 256: pp 8 x dp_shard 32, ep 32\n"
+                              "  the rank that needs the most; stages 1, 9 of 16\n"));
+  EXPECT_THAT(text, HasSubstr("  the first of the pipeline; stages 0, 8 of 16\n"));
+  EXPECT_THAT(text, HasSubstr("  the last of the pipeline; stages 7, 15 of 16\n"));
+  const auto lines = [](const std::string& all, const char* with) {
+    int n = 0;
+    std::istringstream in(all);
+    for (std::string line; std::getline(in, line);)
+      n += line.find(with) != std::string::npos && line.find("GiB") != std::string::npos;
+    return n;
+  };
+  EXPECT_EQ(lines(text, "total"), 3) << "one of each table, and no other line";
+  arguments.insert(arguments.end(), {"--device.kind=cuda", "--device.gpu_type=h100"});
+  const std::string gpu = dry_run(load_config(arguments, flags).config, 256).text;
+  const std::string last = gpu.substr(gpu.rfind('\n', gpu.size() - 2) + 1);
+  EXPECT_THAT(last, testing::AnyOf(testing::StartsWith("Fits h100: yes (needs "),
+                                   testing::StartsWith("Fits h100: no (needs ")));
+  EXPECT_THAT(last, HasSubstr(", and a run may have 76.73 of its 79.1 GiB)\n"));
+  arguments.back() = "--device.gpu_memory_gib=1000";
+  EXPECT_THAT(dry_run(load_config(arguments, flags).config, 256).text,
+              HasSubstr("\nFits the GPU: yes (needs "));
+  for (const auto& [gib, fits] : {std::pair("1000", true), std::pair("10", false)}) {
+    arguments.back() = fmt::format("--device.gpu_memory_gib={}", gib);
+    EXPECT_EQ(dry_run(load_config(arguments, flags).config, 256).fits, fits) << gib;
+  }
 
   arguments = {"--model.flavor=671B",
                "--training.seq_len=4096",

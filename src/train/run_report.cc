@@ -81,6 +81,12 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
              word(config_.activation_checkpoint.mode));
 }
 
+void RunReport::log_memory(const MemoryTable& table) const {
+  if (table.rows.empty()) return;
+  log::info("Memory before step 1: {:.2f} GiB taken, {:.2f} GiB by the table: {}",
+            memory_use(stream_).peak_gib, table.total() / (1 << 30), table.line());
+}
+
 void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {
   const auto& t = config_.training;
   const ModelSize size = model_size(args_);

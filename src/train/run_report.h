@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/row_source.h"
+#include "engine/memory_table.h"
 #include "engine/run_layout.h"
 #include "engine/step_runner.h"
 #include "observe/sink.h"
@@ -28,6 +29,10 @@ class RunReport {
   // Before the first step. `library` moves tensors between ranks, "" for one rank; `seconds` is how
   // long the set-up took.
   void log_model(const Engine&, const std::string& library, double seconds) const;
+
+  // Likewise: what the table says that this rank needs, beside what it has taken. (On a CPU the
+  // ranks of a process have it together.)
+  void log_memory(const MemoryTable&) const;
 
   // The interval that the next logged step covers begins.
   void begin_interval();

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "config/gpu_memory.h"
 #include "config/load.h"
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
@@ -82,6 +83,7 @@ void Trainer::set_up() {
   }
   report_.open(folder_.get());
   report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
+  report_.log_memory(memory_);
 }
 
 // One rank makes it; when it cannot, the others end with its message.
@@ -94,11 +96,11 @@ void Trainer::make_folder() {
 void Trainer::check_memory() {
   const double host = available_host_memory();
   if (stream_.on_gpu()) {
-    check_fits(config_, args_, layout_, all_.rank(), stream_,
-               static_cast<double>(stream_.free_at_start()), host);
+    memory_ = check_fits(config_, args_, layout_, all_.rank(), stream_,
+                         kMostOfGpuMemory * static_cast<double>(stream_.free_at_start()), host);
   } else if (writes()) {
     const int ranks = all_.shares_memory() ? all_.size() : 1;
-    check_fits(config_, args_, layout_, 0, stream_, host / ranks, host);
+    memory_ = check_fits(config_, args_, layout_, 0, stream_, host / ranks, host);
   }
 }
 
@@ -108,7 +110,8 @@ void Trainer::check_capacity(int64_t rows) {
   larger.parallelism.expert_capacity_factor =
       static_cast<double>(rows) / static_cast<double>(engine_->expert_slots());
   check_fits(larger, args_, layout_, all_.rank(), stream_,
-             static_cast<double>(stream_.free_at_start()), available_host_memory());
+             kMostOfGpuMemory * static_cast<double>(stream_.free_at_start()),
+             available_host_memory());
 }
 
 int Trainer::run() {

@@ -71,6 +71,7 @@ class Trainer {
   std::unique_ptr<RunFolder> folder_;  // of the rank that writes
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<Engine> engine_;
+  MemoryTable memory_;  // on ranks that have looked whether the run fits
   std::unique_ptr<StepRunner> runner_;
   std::optional<RunCheckpoint> checkpoint_;
   std::optional<Validation> validation_;

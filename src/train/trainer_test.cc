@@ -440,7 +440,7 @@ TEST(TrainerErrors, MastersThatProductsReadStayOnTheDevice) {
 TEST(DryRun, DescribesTheLargeModelWithoutAllocatingIt) {
   const LoadedConfig loaded =
       load({test::source_path("recipes/deepseek_v3/deepseek_v3_671b.toml")});
-  const std::string text = dry_run(loaded.config, 512);
+  const std::string text = dry_run(loaded.config, 512).text;
   EXPECT_THAT(text, HasSubstr("671,026,404,352 total parameters"));
   EXPECT_THAT(text, HasSubstr("653,908,770,816"));
   EXPECT_THAT(text, HasSubstr("241,245,235,200"));
