@@ -72,8 +72,35 @@ TEST(RecipeRun, PresetsFollowTheGpuType) {
   EXPECT_THAT(newer("b200", "256").train, Not(Contains(HasSubstr("comm.init"))));
   EXPECT_THAT(resolve(with({{"GPU_TYPE", "b200"}, {"JOB_TOTAL_GPUS", "256"}})).train,
               Contains("--parallelism.data_parallel_shard_degree=32"));
-  EXPECT_THAT(resolve(with({{"NEREUS_PRESET", "ours"}})).train,
-              Contains("--parallelism.pipeline_parallel_schedule=ZBVZeroBubble"));
+}
+
+// Settings that belong to the preset's schedule or recompute mode do not go with another.
+TEST(RecipeRun, OursFitsItsGpu) {
+  const auto ours = [](Variables more) {
+    more["NEREUS_PRESET"] = "ours";
+    return resolve(with(more)).train;
+  };
+  const auto h100 = ours({});
+  const char *stages = "--parallelism.pipeline_parallel_layers_per_stage=2",
+             *pending = "--parallelism.pipeline_parallel_pending_wgrads=1",
+             *list = "--activation_checkpoint.recompute=norms,mla_up,swiglu,dispatch,gate_up",
+             *every = "--activation_checkpoint.gate_up_every=2",
+             *split = "--optimizer.master_dtype=split";
+  for (const char* argument :
+       {"--parallelism.pipeline_parallel_schedule=InterleavedZeroBubble",
+        "--activation_checkpoint.mode=selective", stages, pending, list, every, split})
+    EXPECT_THAT(h100, Contains(argument));
+  const auto other = ours({{"PIPELINE_PARALLEL_SCHEDULE", "1F1B"}});
+  EXPECT_THAT(other, Not(Contains(stages)));
+  EXPECT_THAT(other, Not(Contains(pending)));
+  EXPECT_THAT(other, Contains(list));
+  EXPECT_THAT(ours({{"ACTIVATION_CHECKPOINT_MODE", "full"}}), Not(Contains(list)));
+  // Without a pipeline the local batch goes row by row.
+  const auto b200 = ours({{"GPU_TYPE", "b200"}, {"JOB_TOTAL_GPUS", "256"}});
+  EXPECT_THAT(b200, Contains("--training.local_batch_size=2"));
+  EXPECT_THAT(b200, Contains("--training.global_batch_size=2048"));
+  EXPECT_THAT(b200, Not(Contains(split)));
+  EXPECT_THAT(b200, Not(Contains(pending)));
 }
 
 // The recipe forces h100's schedule and recompute mode over what its user set.
