@@ -342,14 +342,19 @@ TEST(MemoryTable, OfAGpuHasRowsForItsLibraries) {
     if (r.owner.find("NCCL") != std::string::npos) {
       EXPECT_THAT(r.note, HasSubstr("upper bound"));
     }
-  // An ordered gradient of attention needs more workspace than one in any order.
-  const auto pass = [&](const char* unordered) {
+  // cuDNN's gradient of attention needs more workspace in order than in any, and ours another.
+  const auto pass = [&](const char* attention, const char* unordered) {
     Arguments more = pipeline;
-    more.insert(more.end(), {"--model_overrides.attn_mask_type=causal", unordered,
+    more.insert(more.end(), {"--model_overrides.attn_mask_type=causal", attention, unordered,
                              "--model_overrides.moe_inter_dim=8", "--model_overrides.inter_dim=8"});
     return bytes_of(gpu(more), "activations of a pass");
   };
-  EXPECT_NE(pass("--device.unordered_attention=true"), pass("--device.unordered_attention=false"));
+  const char *own = "--device.attention=own", *cudnn = "--device.attention=cudnn",
+             *unordered = "--device.unordered_attention=true",
+             *ordered = "--device.unordered_attention=false";
+  EXPECT_NE(pass(cudnn, unordered), pass(cudnn, ordered));
+  EXPECT_NE(pass(own, ordered), pass(cudnn, ordered));
+  EXPECT_EQ(pass(own, unordered), pass(own, ordered));
 }
 
 // Every schedule with every mode of recompute: what microbatches keep comes and goes as planned,

@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include "ops/attention_hopper_workspace.h"
 #include "ops/contract.h"
 
 namespace nereus::ops {
@@ -43,13 +44,20 @@ void check(const AttentionBackward& a) {
 
 namespace {
 
-// What cuDNN 9 asks for, from its own figures at 128 heads: an ordered dq needs 2 bytes for each
-// pair of query and key (4.1 GiB at 4,096 tokens, 64 GiB at 16,384), of one sequence at a time; in
-// any order an f32 dq of all.
+// Of a Hopper GPU, whose own kernels' is known to the byte. What cuDNN 9 asks for is from its own
+// figures at 128 heads: an ordered dq needs 2 bytes for each pair of query and key (4.1 GiB at 4,096
+// tokens, 64 GiB at 16,384), of one sequence at a time; in any order an f32 dq of all.
 int64_t estimated_workspace(const AttentionBackward& a) {
-  if (a.mask != AttentionMask::causal || a.key_sequence != 0 || a.q.dtype != DType::bf16) return 0;
+  if (a.q.dtype != DType::bf16) return 0;
+  const bool causal = a.mask == AttentionMask::causal && a.key_sequence == 0;
+  if (a.q.dim(2) <= 192 && a.v.dim(2) <= 128 && !(causal && a.kernels.cudnn))
+    return hopper::BackwardWorkspace(a.q.dim(0) / a.sequence * a.q.dim(1), a.sequence,
+                                     hopper::kernel_width(a.q.dim(2), a.v.dim(2)))
+        .bytes;
+  if (!causal) return 0;
   const int64_t pairs = a.q.dim(1) * a.sequence;  // of a head and a query
-  return a.unordered ? 4 * a.q.dim(0) * a.q.dim(1) * a.q.dim(2) : pairs * (2 * a.sequence + 205);
+  return a.kernels.unordered ? 4 * a.q.dim(0) * a.q.dim(1) * a.q.dim(2)
+                             : pairs * (2 * a.sequence + 205);
 }
 
 }  // namespace

@@ -385,23 +385,10 @@ __global__ void __launch_bounds__(256) prepare_kernel(Preparation a) {
   }
 }
 
-// The parts of the workspace.
-struct Workspace {
-  int64_t stats, sums, turns, ticket, bytes;
-  Workspace(int64_t heads, int64_t S, int Dqk) {
-    const int64_t tiles = heads * ((S + kQueries - 1) / kQueries);
-    stats = 0;
-    sums = stats + tiles * kStatBytes;
-    turns = sums + tiles * kQueries * Dqk * 4;
-    ticket = turns + (tiles * 4 + 15) / 16 * 16;
-    bytes = ticket + 16;
-  }
-};
-
 template <int Dqk, int Dv>
 void start(const BackwardArguments& x) {
   const Problem& p = x.problem;
-  const Workspace parts(int64_t{p.B} * p.H, p.S, Dqk);
+  const ops::hopper::BackwardWorkspace parts(int64_t{p.B} * p.H, p.S, Dqk);
   auto* const memory = static_cast<unsigned char*>(x.workspace);
   auto* const stats = reinterpret_cast<float*>(memory + parts.stats);
   auto* const turns = reinterpret_cast<int*>(memory + parts.turns);
@@ -462,13 +449,6 @@ void start(const BackwardArguments& x) {
 
 }  // namespace
 }  // namespace backward
-
-int64_t backward_workspace(int64_t B, int64_t H, int64_t S, int width_qk, int width_v) {
-  int64_t bytes = 0;
-  visit_widths(width_qk, width_v,
-               [&]<int Dqk, int Dv>() { bytes = backward::Workspace(B * H, S, Dqk).bytes; });
-  return bytes;
-}
 
 void launch(const BackwardArguments& x) {
   visit_widths(x.q.width, x.v.width, [&]<int Dqk, int Dv>() { backward::start<Dqk, Dv>(x); });

@@ -6,11 +6,12 @@
 #include <type_traits>
 
 #include "ops/attention_hopper.cuh"
+#include "ops/attention_hopper_workspace.h"
 
 namespace nereus::ops::cuda::hopper::backward {
 
-constexpr int kQueries = 64, kKeys = 128;  // of a tile
-constexpr int kStatBytes = 3 * kQueries * 4;
+constexpr int kQueries = ops::hopper::BackwardWorkspace::kTile, kKeys = 128;  // of a tile
+constexpr int kStatBytes = ops::hopper::BackwardWorkspace::kStatBytes;
 
 struct Parameters {
   CUtensorMap q, k, v, dout;

@@ -4,6 +4,7 @@
 #include "device/cuda_runtime.h"
 #include "ops/attention_hopper.h"
 #include "ops/attention_hopper_kernels.h"
+#include "ops/attention_hopper_workspace.h"
 #include "ops/workspace.h"
 
 namespace nereus::ops::cuda {
@@ -88,8 +89,9 @@ bool hopper_takes(Stream& stream, const AttentionBackward& a) {
 }
 
 int64_t hopper_workspace(const AttentionBackward& a) {
-  return hopper::backward_workspace(a.q.dim(0) / a.sequence, a.q.dim(1), a.sequence,
-                                    static_cast<int>(a.q.dim(2)), static_cast<int>(a.v.dim(2)));
+  return ops::hopper::BackwardWorkspace(a.q.dim(0) / a.sequence * a.q.dim(1), a.sequence,
+                                        ops::hopper::kernel_width(a.q.dim(2), a.v.dim(2)))
+      .bytes;
 }
 
 void hopper_forward(Stream& stream, const AttentionForward& a) {

@@ -41,7 +41,6 @@ struct BackwardArguments {
   bool accumulate;
 };
 void launch(const BackwardArguments&);
-int64_t backward_workspace(int64_t B, int64_t H, int64_t S, int width_qk, int width_v);
 
 // Boxes of `rows` tokens and `columns` elements of a head; what lies outside of the tensor reads as
 // zeros. Coordinates: element, token of its row, head, row.
