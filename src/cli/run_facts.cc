@@ -31,6 +31,7 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
   if (flags.help || flags.config_reference || flags.print_config) return out;
   JobConfig& config = loaded.config;
   if (config.device.kind == DeviceChoice::automatic) config.device.kind = DeviceChoice::cuda;
+  if (config.device.gpu_type.empty()) config.device.gpu_type = run.gpu_type;
   const RunCheck check = check_run(config, run.gpus);
   out.lines.push_back(fmt::format("attention {}, routing {}", check.args.mask_name(),
                                   routing_name(check.args.moe)));

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "comm/nccl_ranks.h"
 #include "engine/engine_options.h"
@@ -160,7 +161,10 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
   Stream meta = target.on_meta() && gpu && target.plans_for() == nullptr ? Stream::meta_of_gpu()
                                                                          : Stream::meta_for(target);
   const RankWorld world(layout.mesh, rank);
-  const Engine::Options options = engine_options(config, args, layout, world, gpu, use);
+  Engine::Options options = engine_options(config, args, layout, world, gpu, use);
+  // Our own kernels of attention are for Hopper.
+  if (lower(config.device.gpu_type).find("b200") != std::string::npos)
+    options.attention.cudnn = true;
   Engine engine(args, meta, options);
   const ParameterStore::Bytes state = engine.store().bytes();
   MemoryTable table;
@@ -221,8 +225,9 @@ const RankMemory& largest(const std::vector<RankMemory>& all) {
 }
 
 MemoryTable check_fits(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
-                       int rank, Stream& stream, double available, double host_available) {
-  const MemoryTable table = memory_table(config, args, layout, rank, stream);
+                       int rank, Stream& stream, double available, double host_available,
+                       EngineUse use) {
+  const MemoryTable table = memory_table(config, args, layout, rank, stream, use);
   NEREUS_CHECK(kConfig, table.host_total() <= host_available,
                "optimizer.offload = \"{}\" keeps {:.2f} GiB of this rank's states in the host's "
                "memory, which has {:.2f} GiB left. More ranks (parallelism) have less each; "

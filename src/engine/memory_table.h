@@ -49,6 +49,7 @@ const RankMemory& largest(const std::vector<RankMemory>&);
 // table, what settings would save, and which would make it fit; and when it alone needs more of the
 // host's memory than `host_available`. Returns the table.
 MemoryTable check_fits(const JobConfig&, const ModelArgs&, const RunLayout&, int rank, Stream&,
-                       double available, double host_available);
+                       double available, double host_available,
+                       EngineUse use = EngineUse::training);
 
 }  // namespace nereus
