@@ -45,8 +45,8 @@ void check(const AttentionBackward& a) {
 namespace {
 
 // Of a Hopper GPU, whose own kernels' is known to the byte. What cuDNN 9 asks for is from its own
-// figures at 128 heads: an ordered dq needs 2 bytes for each pair of query and key (4.1 GiB at 4,096
-// tokens, 64 GiB at 16,384), of one sequence at a time; in any order an f32 dq of all.
+// figures at 128 heads: an ordered dq needs 2 bytes for each pair of query and key (4.1 GiB at
+// 4,096 tokens, 64 GiB at 16,384), of one sequence at a time; in any order an f32 dq of all.
 int64_t estimated_workspace(const AttentionBackward& a) {
   if (a.q.dtype != DType::bf16) return 0;
   const bool causal = a.mask == AttentionMask::causal && a.key_sequence == 0;

@@ -1,5 +1,5 @@
-// What the backward pass of attention_hopper.h keeps beside its arguments, in bytes from the start of
-// its workspace. Also for machines without a GPU, which plan for one.
+// What the backward pass of attention_hopper.h keeps beside its arguments, in bytes from the start
+// of its workspace. Also for machines without a GPU, which plan for one.
 #pragma once
 
 #include <cstdint>
