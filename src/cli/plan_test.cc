@@ -56,8 +56,7 @@ TEST(Plan, TheIdleSharesThatTheRecipesPageTellsAreItsOwn) {
   const char* source = std::getenv("NEREUS_SOURCE_DIR");
   const std::string page = test::read_file(std::string(source ? source : ".") + "/docs/recipe.md");
   for (const auto& [schedule, exact, rounded] :
-       {std::tuple{"1F1B", "30.4", "30"}, std::tuple{"Interleaved1F1B", "17.9", "18"},
-        std::tuple{"ZBVZeroBubble", "6.8", "7"}}) {
+       {std::tuple{"1F1B", "30.4", "30"}, std::tuple{"Interleaved1F1B", "17.9", "18"}}) {
     testing::internal::CaptureStdout();
     EXPECT_EQ(plan({"--schedule", schedule, "--pp", "8", "--microbatches", "16"}), 0);
     EXPECT_THAT(testing::internal::GetCapturedStdout(),

@@ -39,7 +39,7 @@ TEST(Choices, EachValueHasItsWord) {
   expect_words<ReshardPolicy>({"default", "always", "never"});
   expect_words<ExpertDispatcher>({"auto", "device", "host_counts"});
   expect_words<RecomputeMode>({"selective", "full", "none", "memory_budget"});
-  expect_words<RecomputePart>({"norms", "mla_up", "assembly", "swiglu", "dispatch"});
+  expect_words<RecomputePart>({"norms", "mla_up", "assembly", "swiglu", "dispatch", "gate_up"});
   expect_words<NumericsFamily>({"torchtitan", "huggingface"});
   expect_words<ScoreFunction>({"softmax", "sigmoid"});
   expect_words<MaskType>({"causal", "block_causal"});

@@ -168,8 +168,11 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
                 name.starts_with("device.") || name == "model.hf_config" ||
                 name == "activation_checkpoint.recompute" ||
                 name == "activation_checkpoint.keep_attention" ||
-                name == "optimizer.moment_dtype" || name == "optimizer.master_dtype" ||
-                name == "optimizer.offload" || name == "parallelism.expert_capacity_factor" ||
+                name == "activation_checkpoint.gate_up_every" ||
+                name == "parallelism.pipeline_parallel_pending_wgrads" ||
+                name == "parallelism.reduce_each_microbatch" || name == "optimizer.moment_dtype" ||
+                name == "optimizer.master_dtype" || name == "optimizer.offload" ||
+                name == "parallelism.expert_capacity_factor" ||
                 name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
                 name == "training.debug_moe_skew_percent" || name == "model.torchtitan_args")
         << name;

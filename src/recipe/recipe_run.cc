@@ -49,9 +49,9 @@ struct Preset {
   int64_t dp_shard, ep, pp, local_batch, steps;
   std::string schedule, recompute;
   int64_t rows = 0;  // without a pipeline, of a microbatch; 0: the local batch at once
-  // Further settings: that go with any schedule and recompute mode, and with the preset's alone.
+  // Further settings that go with the preset's schedule and with its recompute mode.
   using Settings = std::vector<std::pair<std::string, std::string>>;
-  Settings more = {}, with_schedule = {}, with_recompute = {};
+  Settings with_schedule = {}, with_recompute = {};
 };
 
 Preset original(const std::string& gpu) {
@@ -72,8 +72,7 @@ Preset newer(const std::string& gpu, int64_t gpus) {
             .local_batch = 16,
             .steps = 60,
             .schedule = "1F1B",
-            .recompute = "selective",
-            .more = {{"optimizer.master_dtype", "split"}}};
+            .recompute = "selective"};
   return {.dp_shard = -1,
           .ep = 64,
           .pp = 1,
@@ -301,7 +300,6 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   const std::string recompute = env.text("ACTIVATION_CHECKPOINT_MODE", preset.recompute);
   set("parallelism.pipeline_parallel_schedule", schedule);
   set("activation_checkpoint.mode", recompute);
-  for (const auto& [key, value] : preset.more) set(key, value);
   if (schedule == preset.schedule && pp == preset.pp)
     for (const auto& [key, value] : preset.with_schedule) set(key, value);
   if (recompute == preset.recompute)

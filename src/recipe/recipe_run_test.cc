@@ -84,11 +84,10 @@ TEST(RecipeRun, OursFitsItsGpu) {
   const char *stages = "--parallelism.pipeline_parallel_layers_per_stage=2",
              *pending = "--parallelism.pipeline_parallel_pending_wgrads=1",
              *list = "--activation_checkpoint.recompute=norms,mla_up,swiglu,dispatch,gate_up",
-             *every = "--activation_checkpoint.gate_up_every=2",
-             *split = "--optimizer.master_dtype=split";
+             *every = "--activation_checkpoint.gate_up_every=2";
   for (const char* argument :
        {"--parallelism.pipeline_parallel_schedule=InterleavedZeroBubble",
-        "--activation_checkpoint.mode=selective", stages, pending, list, every, split})
+        "--activation_checkpoint.mode=selective", stages, pending, list, every})
     EXPECT_THAT(h100, Contains(argument));
   const auto other = ours({{"PIPELINE_PARALLEL_SCHEDULE", "1F1B"}});
   EXPECT_THAT(other, Not(Contains(stages)));
@@ -99,7 +98,6 @@ TEST(RecipeRun, OursFitsItsGpu) {
   const auto b200 = ours({{"GPU_TYPE", "b200"}, {"JOB_TOTAL_GPUS", "256"}});
   EXPECT_THAT(b200, Contains("--training.local_batch_size=2"));
   EXPECT_THAT(b200, Contains("--training.global_batch_size=2048"));
-  EXPECT_THAT(b200, Not(Contains(split)));
   EXPECT_THAT(b200, Not(Contains(pending)));
 }
 
