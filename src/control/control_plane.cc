@@ -338,6 +338,16 @@ std::string ControlPlane::get(const std::string& key, milliseconds timeout) {
   return impl_->values[key];
 }
 
+std::string ControlPlane::take(const std::string& key, milliseconds timeout) {
+  impl_->say(Writer(Kind::take).text(key));
+  std::unique_lock lock(impl_->mutex);
+  const bool there =
+      impl_->wait(lock, Clock::now() + timeout, [&] { return impl_->values.contains(key); });
+  NEREUS_CHECK(kComm, there, "rank {} waited {:g} s for {}, which no rank has set", rank(),
+               seconds(timeout), key);
+  return std::move(impl_->values.extract(key).mapped());
+}
+
 void ControlPlane::set_step(int64_t step) {
   impl_->step = step;
   impl_->say(Writer(Kind::beat).number(step).text(""));

@@ -49,6 +49,8 @@ class ControlPlane {
 
   void set(const std::string& key, const std::string& bytes);
   std::string get(const std::string& key, std::chrono::milliseconds timeout);
+  // get(), and the key is free again: nobody else may get it.
+  std::string take(const std::string& key, std::chrono::milliseconds timeout);
 
   void set_step(int64_t);  // for messages
   // What this rank does, for messages: asked once a beat, and at the world's failure. It must not

@@ -21,6 +21,7 @@ enum class Kind : uint8_t {
   beat,   // step, activity
   set,    // key, value
   get,    // key: answered by `value`, when it has been set
+  take,   // likewise, and the key is free again
   ask,    // number of the question, ranks: answered by `answer`, with what each did last
   fail,   // fault, text
   bye,

@@ -260,13 +260,15 @@ struct ControlServer::Impl {
         set(c.rank, key, r.text());
         break;
       }
-      case Kind::get: {
+      case Kind::get:
+      case Kind::take: {
         const std::string key = r.text();
         const auto it = values.find(key);
         if (it == values.end()) {
-          waiting[key].push_back(c.rank);
+          waiting[key].push_back({c.rank, r.kind() == Kind::take});
         } else {
           send(c, it->second);
+          if (r.kind() == Kind::take) values.erase(it);
         }
         break;
       }
@@ -375,9 +377,13 @@ struct ControlServer::Impl {
     if (!is_new && *it->second != *frame)
       fail(Fault::kContract,
            fmt::format("control plane: rank {} sets {}, which has another value", rank, key));
-    for (const int r : waiting[key])
-      if (Connection* c = members[static_cast<size_t>(r)].connection) send(*c, it->second);
+    bool taken = false;
+    for (const Waiting& w : waiting[key]) {
+      if (Connection* c = members[static_cast<size_t>(w.rank)].connection) send(*c, it->second);
+      taken = taken || w.takes;
+    }
     waiting.erase(key);
+    if (taken) values.erase(it);
   }
 
   // The first is everybody's.
@@ -437,7 +443,11 @@ struct ControlServer::Impl {
   std::vector<Member> members;
   std::list<Connection> connections, closed;
   std::map<std::string, Frame> values;
-  std::map<std::string, std::vector<int>> waiting;  // ranks, by key
+  struct Waiting {
+    int rank;
+    bool takes;
+  };
+  std::map<std::string, std::vector<Waiting>> waiting;  // by key
   tcp::Fd poller;
   Clock::time_point deadline, last_beat, stop_began;
   std::string wrong_host;

@@ -44,13 +44,12 @@ class LocalWorld::Rank final : public World {
   }
   std::string get(const std::string& key, milliseconds timeout) override {
     std::unique_lock lock(state_.mutex);
-    state_.changed.wait_for(lock, timeout,
-                            [&] { return state_.ended || state_.values.contains(key); });
-    if (state_.ended) throw Error(Fault::kComm, state_.reason);
-    NEREUS_CHECK(kComm, state_.values.contains(key),
-                 "rank {} waited {:g} s for {}, which no rank has set", rank_,
-                 std::chrono::duration<double>(timeout).count(), key);
-    return state_.values[key];
+    return wait_for(key, timeout, lock);
+  }
+  std::string take(const std::string& key, milliseconds timeout) override {
+    std::unique_lock lock(state_.mutex);
+    wait_for(key, timeout, lock);
+    return std::move(state_.values.extract(key).mapped());
   }
   std::optional<std::string> failure() const override {
     if (!state_.ended) return std::nullopt;
@@ -79,6 +78,16 @@ class LocalWorld::Rank final : public World {
   }
 
  private:
+  const std::string& wait_for(const std::string& key, milliseconds timeout,
+                              std::unique_lock<std::mutex>& lock) const {
+    state_.changed.wait_for(lock, timeout,
+                            [&] { return state_.ended || state_.values.contains(key); });
+    if (state_.ended) throw Error(Fault::kComm, state_.reason);
+    NEREUS_CHECK(kComm, state_.values.contains(key),
+                 "rank {} waited {:g} s for {}, which no rank has set", rank_,
+                 std::chrono::duration<double>(timeout).count(), key);
+    return state_.values.at(key);
+  }
   State::Member& member(int r) const { return state_.members[static_cast<size_t>(r)]; }
 
   LocalWorld& world_;

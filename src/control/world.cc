@@ -80,6 +80,9 @@ class ControlWorld final : public World {
   std::string get(const std::string& key, milliseconds timeout) override {
     return control_.get(key, timeout);
   }
+  std::string take(const std::string& key, milliseconds timeout) override {
+    return control_.take(key, timeout);
+  }
   std::optional<std::string> failure() const override {
     const auto f = control_.failure();
     return f ? std::optional(f->text) : std::nullopt;

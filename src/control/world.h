@@ -34,9 +34,11 @@ class World {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // A key is set once. get() waits until some rank has set it.
+  // A key is set once. get() waits until some rank has set it; take() then makes the key free
+  // again, and nobody else may get it.
   virtual void set(const std::string& key, const std::string& bytes) = 0;
   virtual std::string get(const std::string& key, std::chrono::milliseconds timeout) = 0;
+  virtual std::string take(const std::string& key, std::chrono::milliseconds timeout) = 0;
 
   // A barrier of hosts, for what is in no stream: returns when all `ranks`, of which this is one,
   // have come to `what`. No two meetings have the same key.

@@ -69,6 +69,29 @@ TEST(World, RanksExchangeBytesAndMeet) {
   });
 }
 
+TEST(World, AKeyThatWasTakenIsFreeAgain) {
+  on_all(3, milliseconds(20'000), [&](World& world) {
+    for (int round = 0; round < 3; ++round) {
+      const auto key = [](int rank) { return "part/" + std::to_string(rank); };
+      if (world.rank() == 0) {
+        for (int r = 1; r < 3; ++r)
+          EXPECT_EQ(world.take(key(r), milliseconds(20'000)), std::to_string(10 * r + round));
+        for (int r = 1; r < 3; ++r) world.set("go/" + std::to_string(r), std::to_string(round));
+      } else {
+        world.set(key(world.rank()), std::to_string(10 * world.rank() + round));
+        EXPECT_EQ(world.take("go/" + std::to_string(world.rank()), milliseconds(20'000)),
+                  std::to_string(round));
+      }
+    }
+    if (world.rank() == 0) {
+      EXPECT_THAT(message_of([&] { world.take("never", milliseconds(20)); }),
+                  HasSubstr("rank 0 waited 0.02 s for never, which no rank has set"));
+    }
+    EXPECT_FALSE(world.failure());
+    world.meet_on_host();
+  });
+}
+
 TEST(World, AMeetingNamesWhoDoesNotComeAndWhatItDoes) {
   on_all(2, milliseconds(20'000), [&](World& world) {
     world.describe_by([&] { return "it sleeps at step " + std::to_string(world.step()); });
