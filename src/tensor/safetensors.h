@@ -108,6 +108,8 @@ class SafetensorsFile {
 // Writes a file whose tensors are all declared first. It is written as `path`.partial and renamed
 // by finish(), so that `path` is the old file or the complete new one. Space is reserved at the
 // start, where the file system can do that, so that a full disk is noticed before the first tensor.
+// What was written goes to the disk along the way, and its pages back to the system: a file larger
+// than memory fills no page cache.
 class SafetensorsWriter {
  public:
   struct Tensor {
@@ -131,18 +133,21 @@ class SafetensorsWriter {
   void finish();
 
   int64_t file_bytes() const { return file_bytes_; }
+  int64_t begin(size_t index) const { return slots_[index].begin; }  // in the file
 
  private:
   struct Slot {
     int64_t begin = 0, bytes = 0, written = 0;  // in the file
   };
   void write_at(int64_t offset, std::span<const std::byte> bytes);
+  void drop_pages();
   [[noreturn]] void fail_io(const char* doing, const std::error_code& error);
 
   std::string path_;
   std::vector<Tensor> tensors_;
   std::vector<Slot> slots_;
   int64_t file_bytes_ = 0;
+  int64_t unflushed_ = 0;  // bytes
   AtomicFile file_;
 };
 

@@ -90,11 +90,23 @@ void SafetensorsWriter::finish() {
                  "{}: tensor '{}' has {} bytes, {} were written", path_, tensors_[i].name,
                  slots_[i].bytes, slots_[i].written);
   if (const std::error_code error = file_.sync()) fail_io("write", error);
+  drop_pages();
   if (const std::error_code error = file_.commit()) fail_io("rename", error);
 }
 
 void SafetensorsWriter::write_at(int64_t offset, std::span<const std::byte> bytes) {
+  constexpr int64_t kWindow = int64_t{64} << 20;
   if (const std::error_code error = file_.write_at(offset, bytes)) fail_io("write", error);
+  unflushed_ += static_cast<int64_t>(bytes.size());
+  if (unflushed_ >= kWindow) drop_pages();
+}
+
+// The writing of the last window is begun, that of the ones before it has been: their pages, now
+// clean, are dropped. Both calls are advice: what they cannot do is no error.
+void SafetensorsWriter::drop_pages() {
+  unflushed_ = 0;
+  (void)::posix_fadvise(file_.fd(), 0, 0, POSIX_FADV_DONTNEED);
+  (void)::sync_file_range(file_.fd(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 void SafetensorsWriter::fail_io(const char* doing, const std::error_code& error) {
