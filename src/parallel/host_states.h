@@ -32,6 +32,11 @@ class HostStates {
   using Body = FunctionRef<void(int64_t first, const std::vector<TensorView>& views)>;
   void visit(Stream& stream, int64_t begin, int64_t end, bool write, Body body);
 
+  // State `i`, all of it, in host memory: as of the last visit() when its stream is idle.
+  TensorView host(size_t i) const {
+    return TensorView(host_[i].data(), dtypes_[i], {host_[i].bytes() / size_of(dtypes_[i])});
+  }
+
   int64_t host_bytes(size_t state) const { return host_[state].bytes(); }
   int64_t device_bytes() const;
 

@@ -239,8 +239,16 @@ void ParameterStates::assemble_masters(Stream& stream) {
   assembled_ = true;
 }
 
+ParameterStates::Moments ParameterStates::moments() const {
+  if (!options_.moments) return {};
+  Moments out{.on_host = moments_on_host(), .has_signs = options_.split_masters};
+  out.first = out.on_host ? host_->host(0) : flat(m_, options_.moment_type);
+  out.second = out.on_host ? host_->host(1) : flat(v_, options_.moment_type);
+  return out;
+}
+
 void ParameterStates::initialize(Stream& stream, uint64_t seed) {
-  assembled_ = true;  // all of it is written
+  begin_load();
   const TensorView all = masters();
   for (size_t i = 0; i < layout_.size(); ++i) {
     const std::vector<StoreLayout::Slice> slices = layout_.slices(i, mine_);

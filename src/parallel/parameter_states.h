@@ -86,6 +86,20 @@ class ParameterStates {
   // From here on gradients are written: masters that were put together are gone.
   void begin_step() { assembled_ = false; }
 
+  // The optimizer's moments where they are kept, flat: f32 or bf16 [layout.elements()], or "no
+  // tensor". Changes of host memory are as of a stream that is idle. See States for the sign of a
+  // second moment.
+  struct Moments {
+    TensorView first = {}, second = {};
+    bool on_host = false;    // offloaded: not on the device
+    bool has_signs = false;  // of the second moment, which are the masters'
+  };
+  Moments moments() const;
+
+  // Masters are about to be filled from elsewhere, all of them: masters() and master_views() are
+  // where; refresh_copies() then makes of them what is kept. Moments go first.
+  void begin_load() { assembled_ = true; }
+
   // Draws every parameter's initial value; a function of the seed and its name alone.
   void initialize(Stream&, uint64_t seed);
   // Makes the copies from the masters, and keeps the masters that are not whole: after loading or

@@ -78,6 +78,8 @@ class ParameterStore {
     states_.visit(stream, write, body);
   }
   void assemble_masters(Stream& stream) { states_.assemble_masters(stream); }
+  ParameterStates::Moments moments() const { return states_.moments(); }
+  void begin_load() { states_.begin_load(); }
   void initialize(Stream& stream, uint64_t seed) { states_.initialize(stream, seed); }
   void refresh_copies(Stream& stream) { states_.refresh_copies(stream); }
 
