@@ -130,26 +130,16 @@ void check_checkpoint(const JobConfig& c, const Origins& at) {
                "Quantized checkpoint can only be loaded from HuggingFace format.\n  {}: set "
                "checkpoint.initial_load_in_hf to true.",
                at("checkpoint.initial_load_in_hf_quantized"));
-  NEREUS_CHECK(
-      kConfig, !k.initial_load_path || k.initial_load_in_hf,
-      "{}: checkpoint.initial_load_path = {}: native checkpoints are not built yet; Hugging "
-      "Face weights are read with checkpoint.initial_load_in_hf = true.",
-      at("checkpoint.initial_load_path"), k.initial_load_path.value_or(""));
+  const Integers& skip = c.training.skip_steps;
+  NEREUS_CHECK(kConfig, skip.empty() || (skip.size() == 2 && skip[0] <= skip[1]),
+               "{}: training.skip_steps = [{}]: it must be [a, b], the first and the last step "
+               "whose data is passed over.",
+               at("training.skip_steps"), fmt::join(skip, ", "));
   if (!k.enable || k.load_only) return;
   NEREUS_CHECK(kConfig, !k.last_save_in_hf || k.last_save_model_only,
                "Only model can be saved when saving in HF safetensors format.\n  {}: set "
                "checkpoint.last_save_model_only to true.",
                at("checkpoint.last_save_model_only"));
-  NEREUS_CHECK(
-      kConfig, k.last_save_in_hf,
-      "{}: checkpoint.enable: native checkpoints are not built yet; set "
-      "checkpoint.last_save_in_hf = true to save the last weights in Hugging Face's format.",
-      at("checkpoint.enable"));
-  NEREUS_CHECK(
-      kConfig, k.interval >= c.training.steps,
-      "{}: checkpoint.interval = {} asks for saves during the run of {} steps: not built yet; "
-      "set it to {} or more for the last save alone.",
-      at("checkpoint.interval"), k.interval, c.training.steps, c.training.steps);
 }
 
 void check_recompute(const JobConfig& c, const Origins& at) {

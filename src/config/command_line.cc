@@ -130,6 +130,7 @@ class Parser {
   static bool is_list(const Key& key) {
     const auto* choice = std::get_if<Choice>(&key.target);
     return std::holds_alternative<Strings*>(key.target) ||
+           std::holds_alternative<Integers*>(key.target) ||
            (choice != nullptr && choice->form == Choice::Form::list);
   }
 

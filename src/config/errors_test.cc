@@ -184,19 +184,12 @@ TEST(ContradictionErrors, NameBothKeysAndTheRemedy) {
   for (const Case& c : cases) EXPECT_EQ(toml_message(c.given), c.expected) << c.given;
 }
 
-TEST(CheckpointErrors, SayWhatIsNotBuiltYetAndWhatWorks) {
+TEST(CheckpointErrors, SayWhatDoesNotGoTogether) {
   const std::vector<Case> cases = {
       {"[checkpoint]\nenable = true\nkeep_latest_k = 1\n",
        "We need to maintain at least 2 checkpoint replicas, as the last one may be in the process "
        "of being saved.\n  c.toml:3: checkpoint.keep_latest_k = 1: set it to 0 (all) or 2 and "
        "more."},
-      {"[checkpoint]\nenable = true\n",
-       "c.toml:2: checkpoint.enable: native checkpoints are not built yet; set "
-       "checkpoint.last_save_in_hf = true to save the last weights in Hugging Face's format."},
-      {"[checkpoint]\nenable = true\nlast_save_in_hf = true\ninterval = 500\n",
-       "c.toml:4: checkpoint.interval = 500 asks for saves during the run of 10000 steps: not "
-       "built "
-       "yet; set it to 10000 or more for the last save alone."},
       {"[checkpoint]\nenable = true\nlast_save_in_hf = true\nlast_save_model_only = false\n",
        "Only model can be saved when saving in HF safetensors format.\n  c.toml:4: set "
        "checkpoint.last_save_model_only to true."},
@@ -206,12 +199,16 @@ TEST(CheckpointErrors, SayWhatIsNotBuiltYetAndWhatWorks) {
       {"[checkpoint]\ninitial_load_in_hf_quantized = true\n",
        "Quantized checkpoint can only be loaded from HuggingFace format.\n  c.toml:2: set "
        "checkpoint.initial_load_in_hf to true."},
-      {"[checkpoint]\ninitial_load_path = \"x\"\n",
-       "c.toml:2: checkpoint.initial_load_path = x: native checkpoints are not built yet; Hugging "
-       "Face weights are read with checkpoint.initial_load_in_hf = true."},
-      {"[checkpoint]\nload_step = 4\n",
-       "c.toml:2: checkpoint.load_step = 4: not built yet, and the run would not be what was asked "
-       "for.\n  Leave it at -1 (a native checkpoint's step; -1: the last)."},
+      {"[training]\nskip_steps = [3, 2]\n",
+       "c.toml:2: training.skip_steps = [3, 2]: it must be [a, b], the first and the last step "
+       "whose data is passed over."},
+      {"[training]\nskip_steps = [3, 0]\n",
+       "c.toml:2: training.skip_steps = 0: it must be at least 1"},
+      {"[training]\nskip_steps = [2, 3]\n", "no error"},
+      {"[checkpoint]\nkeep_every = -1\n",
+       "c.toml:2: checkpoint.keep_every = -1: it must be at least 0"},
+      {"[checkpoint]\nenable = true\ninterval = 5\nload_step = 4\n", "no error"},
+      {"[checkpoint]\ninitial_load_path = \"x\"\n", "no error"},
       {"[checkpoint]\nenable = true\nlast_save_in_hf = true\n[training]\nsteps = 500\n",
        "no error"},
       {"[checkpoint]\ninitial_load_path = \"x\"\ninitial_load_in_hf = true\n", "no error"},
@@ -226,8 +223,6 @@ TEST(NotBuiltYet, IsRefusedUnlessItIsSetToItsDefault) {
       {"training.dtype", "bfloat16"},
       {"training.enable_cpu_offload", "true"},
       {"optimizer.early_step_in_backward", "true"},
-      {"checkpoint.enable_first_step_checkpoint", "true"},
-      {"checkpoint.create_seed_checkpoint", "true"},
       {"fault_tolerance.enable", "true"},
       {"fault_tolerance.semi_sync_method", "diloco"},
       {"memory_estimation.enable", "true"},

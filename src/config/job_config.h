@@ -13,6 +13,7 @@
 namespace nereus {
 
 using Strings = std::vector<std::string>;
+using Integers = std::vector<int64_t>;
 
 struct JobConfig {
   struct Job {
@@ -101,6 +102,7 @@ struct JobConfig {
     bool deterministic = false;
     bool debug_moe_force_load_balance = false;
     int64_t debug_moe_skew_percent = 0;  // ours
+    Integers skip_steps;                 // ours: the first and the last step whose data is not used
   } training;
 
   // Ours.
@@ -160,6 +162,8 @@ struct JobConfig {
     DType export_dtype = DType::f32;
     std::string async_mode = "disabled";
     int64_t keep_latest_k = 10, load_step = -1;
+    int64_t keep_every = 0;       // ours: steps that are never deleted
+    double interval_minutes = 0;  // ours: in addition to `interval`
     Strings exclude_from_loading;
     bool enable_first_step_checkpoint = false, create_seed_checkpoint = false, load_only = false;
   } checkpoint;

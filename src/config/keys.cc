@@ -151,6 +151,10 @@ void run_keys(Table& t, JobConfig& c) {
           0)
       .maximum = 100;
 
+  t.count("skip_steps", c.training.skip_steps,
+          "[a, b]: the data of steps a to b is passed over, and step a is trained on what b + 1 "
+          "would have had; after going back before a with checkpoint.load_step");
+
   t.section("data");
   t.choice("order", c.data.order,
            "which rows make a batch: global (does not depend on ranks) or torchtitan (its per-rank "
@@ -335,31 +339,35 @@ void model_keys(Table& t, JobConfig& c) {
 
   t.section("checkpoint");
   auto& k = c.checkpoint;
-  t.works("enable", k.enable, "save the weights after the last step");
+  t.works("enable", k.enable, "save checkpoints, and go on from the newest");
   t.none("enable_ft_dataloader_checkpoints", k.enable_ft_dataloader_checkpoints, "of TorchFT");
   t.works("folder", k.folder, "under the dump folder");
-  t.count("interval", k.interval, "steps between saves; below training.steps not built yet");
-  t.works("initial_load_path", k.initial_load_path, "file or folder of the first weights");
-  t.works("initial_load_model_only", k.initial_load_model_only, "weights only");
-  t.works("initial_load_in_hf", k.initial_load_in_hf,
-          "initial_load_path is in Hugging Face's format");
+  t.count("interval", k.interval, "steps between saves");
+  t.from("interval_minutes", k.interval_minutes, "and at most so long after the last; 0: no limit");
+  t.works("initial_load_path", k.initial_load_path,
+          "what a run without checkpoints of its own starts from: a step's folder, or weights of "
+          "Hugging Face's");
+  t.works("initial_load_model_only", k.initial_load_model_only, "false: the run goes on there");
+  t.works("initial_load_in_hf", k.initial_load_in_hf, "initial_load_path is Hugging Face's");
   t.works("initial_load_in_hf_quantized", k.initial_load_in_hf_quantized,
           "and quantised; recognised in any case");
-  t.works("last_save_model_only", k.last_save_model_only, "the last save has weights only");
-  t.works("last_save_in_hf", k.last_save_in_hf, "the last save is in Hugging Face's format");
-  t.choice("export_dtype", k.export_dtype, "type of the last save",
+  t.works("last_save_model_only", k.last_save_model_only,
+          "the last save has weights only: no run can go on from it");
+  t.works("last_save_in_hf", k.last_save_in_hf, "and is in Hugging Face's format");
+  t.choice("export_dtype", k.export_dtype, "type of a last save of weights only",
            {DType::f16, DType::bf16, DType::f32});
-  t.none("async_mode", k.async_mode, "of saves during the run").allowed = {"disabled", "async",
-                                                                           "async_with_pinned_mem"};
-  t.none_from(0, "keep_latest_k", k.keep_latest_k, "of saves during the run");
-  Key& load_step = t.refused("load_step", k.load_step, "a native checkpoint's step; -1: the last");
-  load_step.minimum = 0;
-  load_step.or_minus_one = true;
-  t.none("exclude_from_loading", k.exclude_from_loading, "of native checkpoints").allowed = {
+  t.choice("async_mode", k.async_mode,
+           "saves in the step, or from a copy in host memory (on a GPU always pinned) beside steps",
+           {"disabled", "async", "async_with_pinned_mem"});
+  t.count("keep_latest_k", k.keep_latest_k, "checkpoints that are kept; 0: all", 0);
+  t.count("keep_every", k.keep_every, "multiples of it are never deleted; 0: none are", 0);
+  t.count("load_step", k.load_step, "the step to go on from; later ones are set aside", 0)
+      .or_minus_one = true;
+  t.works("exclude_from_loading", k.exclude_from_loading, "parts that begin anew").allowed = {
       "model", "optimizer", "lr_scheduler", "dataloader", "train_state"};
-  t.refused("enable_first_step_checkpoint", k.enable_first_step_checkpoint, "save after step 1");
-  t.refused("create_seed_checkpoint", k.create_seed_checkpoint,
-            "initial weights do not depend on the layout: none is needed");
+  t.works("enable_first_step_checkpoint", k.enable_first_step_checkpoint, "save after step 1");
+  t.works("create_seed_checkpoint", k.create_seed_checkpoint,
+          "save the initial weights as step 0 and stop; no layout needs it");
   t.works("load_only", k.load_only, "never save");
 }
 
@@ -566,7 +574,8 @@ const char* type_name(const Key& key) {
                                     "float",           "string",
                                     "list of strings", "boolean or None",
                                     "integer or None", "float or None",
-                                    "string or None",  "list of lists of strings or None"};
+                                    "string or None",  "list of lists of strings or None",
+                                    "list of integers"};
   const auto* choice = std::get_if<Choice>(&key.target);
   if (choice == nullptr) return kNames[key.target.index()];
   switch (choice->form) {

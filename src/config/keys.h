@@ -37,7 +37,7 @@ struct Key {
   using Target =
       std::variant<bool*, int64_t*, double*, std::string*, Strings*, std::optional<bool>*,
                    std::optional<int64_t>*, std::optional<double>*, std::optional<std::string>*,
-                   std::optional<std::vector<Strings>>*, Choice>;
+                   std::optional<std::vector<Strings>>*, Integers*, Choice>;
 
   std::string name;           // training.seq_len
   std::string old_name = {};  // also accepted, with a note; empty: the key was never renamed

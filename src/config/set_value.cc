@@ -137,6 +137,13 @@ void set_from_text(const Key& key, const std::string& text, const std::string& w
     if constexpr (std::is_same_v<T, Strings>) {
       if (!append) target->clear();
       for (std::string& item : split(text)) target->push_back(std::move(item));
+    } else if constexpr (std::is_same_v<T, Integers>) {
+      if (!append) target->clear();
+      for (const std::string& item : split(text)) {
+        int64_t value = 0;
+        if (!parse(item, value)) fail_type(key, text, where);
+        target->push_back(value);
+      }
     } else if constexpr (std::is_same_v<T, std::optional<std::vector<Strings>>>) {
       if (text == "None") {
         target->reset();
@@ -172,8 +179,8 @@ void check_value(const Key& key, const std::string& where) {
       if constexpr (std::is_same_v<V, double>) check_float(key, value, where);
       if constexpr (std::is_same_v<V, std::string>) check_choice(key, value, where);
     };
-    if constexpr (std::is_same_v<T, Strings>) {
-      for (const std::string& item : *target) check_one(item);
+    if constexpr (std::is_same_v<T, Strings> || std::is_same_v<T, Integers>) {
+      for (const auto& item : *target) check_one(item);
     } else if constexpr (IsOptional<T>::value) {
       if constexpr (!std::is_same_v<T, std::optional<std::vector<Strings>>>)
         if (*target) check_one(**target);

@@ -20,7 +20,8 @@ StepRunner::StepRunner(Stream& stream, Engine& engine, Options options)
     : stream_(stream),
       engine_(engine),
       options_(std::move(options)),
-      optimizer_(stream, engine, options_.optimizer) {
+      optimizer_(stream, engine, options_.optimizer),
+      reruns_(options_.reruns) {
   unconfirmed_.reserve(kAhead);
 }
 
@@ -37,7 +38,7 @@ void StepRunner::launch(const Step& step) {
   engine_.reset_expert_load();
   engine_.executor().run(step.microbatches, loss_scale(tokens(step)), loss(), [&] {
     send_figures(step.logged);
-    optimizer_.update(step.number, step.lr, tokens(step) > 0);
+    optimizer_.update(step.updates > 0 ? step.updates : step.number, step.lr, tokens(step) > 0);
   });
 }
 

@@ -22,7 +22,8 @@
 namespace nereus {
 
 struct Step {
-  int64_t number = 1;  // from 1, one after the other
+  int64_t number = 1;   // from 1, one after the other
+  int64_t updates = 0;  // with this one, of the optimizer's states; 0: `number` of them
   double lr = 0;
   // This rank's, in the order of the schedule's microbatches. The memory behind it, and behind its
   // spans, must stay valid until the step is confirmed.
@@ -57,6 +58,7 @@ class StepRunner {
     std::function<void(int64_t rows)> check_capacity = nullptr;
     // This rank's, asked for when the end of a logged step, or of evaluate(), is enqueued.
     std::function<RankFigures()> figures = nullptr;
+    int64_t reruns = 0;  // of an earlier part of the run
   };
 
   // Both must outlive the runner.

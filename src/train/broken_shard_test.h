@@ -37,7 +37,7 @@ inline std::vector<std::string> run_on_these_shards(const TemporaryFolder& folde
           "--training.local_batch_size=8",
           "--lr_scheduler.decay_ratio=0",
           "--checkpoint.enable",
-          "--checkpoint.last_save_in_hf"};
+          "--checkpoint.no_last_save_model_only"};
 }
 
 // The name of the one file or folder in `folder`; "" when there is another number of them.

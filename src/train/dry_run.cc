@@ -9,6 +9,7 @@
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
 #include "observe/metrics.h"
+#include "train/checkpoint_facts.h"
 #include "train/data_facts.h"
 
 namespace nereus {
@@ -98,7 +99,7 @@ DryRun dry_run(const JobConfig& config, int64_t world) {
     if (most.rank != ranks.back().rank)
       describe_rank(out, ranks.back(), layout, "the last of the pipeline");
   }
-  out += data.text;
+  out += data.text + checkpoint_facts(config, args, world);
   judge(run, config, most.table.total() / kGiB);
   return run;
 }

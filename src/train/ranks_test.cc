@@ -336,6 +336,26 @@ TEST(Ranks, WhatCannotBeDividedIsOneMessage) {
   EXPECT_FALSE(std::filesystem::exists(folder.path() + "/metrics.jsonl"));
 }
 
+TEST(DryRun, SaysWhatCheckpointsTake) {
+  const auto said = [](const Arguments& more) {
+    const log::Capture quiet;
+    TrainFlags flags;
+    const Arguments all = test::small_model("nowhere") + Arguments{"--dry-run", "--world=2"} + more;
+    return dry_run(load_config(all, flags).config, 2).text;
+  };
+  EXPECT_THAT(said({}), Not(HasSubstr("Checkpoints")));
+  const std::string text =
+      said({"--checkpoint.enable", "--checkpoint.interval=1", "--checkpoint.async_mode=async",
+            "--optimizer.moment_dtype=bfloat16"});
+  EXPECT_THAT(text, HasSubstr("Checkpoints\n  weights and moments "));
+  EXPECT_THAT(text, HasSubstr("a copy in host memory while they are written: "));
+  EXPECT_THAT(text, HasSubstr("the last one, weights alone in float32: "));
+  EXPECT_THAT(text, HasSubstr(" free\n"));
+  EXPECT_THAT(said({"--checkpoint.enable", "--model_overrides.vocab_size=200000000",
+                    "--checkpoint.interval=1", "--training.steps=100"}),
+              HasSubstr("they do not fit (checkpoint.keep_latest_k keeps fewer)"));
+}
+
 TEST(DryRun, DescribesARankOfTheLayout) {
   TrainFlags flags;
   Arguments arguments = {"--model.flavor=671B",

@@ -1,129 +1,177 @@
 #include "train/run_checkpoint.h"
 
-#include <chrono>
+#include <unistd.h>
+
+#include <ctime>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/philox.h"
+#include "base/text.h"
 #include "base/units.h"
-#include "checkpoint/gathered_weights.h"
-#include "checkpoint/hf_config.h"
-#include "checkpoint/hf_weights.h"
-#include "checkpoint/model_difference.h"
-#include "config/model_flops.h"
-#include "train/run_folder.h"
+#include "checkpoint/step_folders.h"
+#include "control/tcp.h"
+#include "train/broadcast_text.h"
+#include "train/checkpoint_facts.h"
+#include "train/checkpoint_state.h"
+#include "train/shared_folder.h"
+
+#ifndef NEREUS_VERSION
+#define NEREUS_VERSION "?"
+#endif
 
 namespace nereus {
 namespace {
 
-// What the weights of the whole model are, in order.
-std::vector<Parameter> tensors_of(const ModelArgs& args) {
-  std::vector<Parameter> out = parameters(args);
-  for (int64_t layer = 0; layer < args.n_layers; ++layer)
-    if (args.is_moe_layer(layer) && has_expert_bias(args))
-      out.push_back(
-          {.name = expert_bias_name(layer), .shape = {args.moe.num_experts}, .initial = {}});
-  return out;
+namespace fs = std::filesystem;
+using Kind = CheckpointStart::Kind;
+
+std::string utc(const char* format) {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, format, &parts)};
 }
 
-// Before weights are read: are they this model's? config.json beside them says so.
-void check_model(const InitialWeights& weights, const ModelArgs& run) {
-  const std::optional<std::string> config = config_beside(weights.path);
-  if (!config) return;
-  std::vector<std::string> differences;
-  try {
-    differences = model_differences(model_args_from_hf_config(*config), run,
-                                    weights.own ? WeightsOf::this_run : WeightsOf::others);
-  } catch (const Error& e) {
-    log::info("Whether the weights are of this model was not checked: {}", e.what());
-    return;
-  }
-  if (differences.empty()) return;
-  const std::string lines = fmt::format("\n  {}", fmt::join(differences, "\n  "));
-  NEREUS_CHECK(
-      kConfig, !weights.own,
-      "{} is the last save of this run's own folder, and of another model than this run's ({} "
-      "there, the configuration here):{}\n  With these weights the run would compute something "
-      "else than either. Set the values as they were, or give this model a folder of its own with "
-      "--job.dump_folder=...; --checkpoint.initial_load_path={} there starts it from these weights "
-      "all the same.",
-      weights.path, *config, lines, weights.path);
-  log::warning(
-      "The weights of {} are of another model than this run's ({} there, the configuration here), "
-      "and are used all the same:{}\n  --model.hf_config={} takes the model's arguments from "
-      "there.",
-      weights.path, *config, lines, *config);
+// Not the same for any two starts.
+std::string new_id() {
+  const auto ns = std::chrono::system_clock::now().time_since_epoch().count();
+  return fmt::format("{:016x}",
+                     hash_name(fmt::format("{} {} {}", tcp::host_name(), ::getpid(), ns)));
+}
+
+const char* holds(const Manifest& m) {
+  if (!m.has(SavedState::first_moment)) return "weights";
+  for (const Manifest::Tensor& t : m.tensors)
+    if (t.state == SavedState::first_moment && t.dtype == DType::bf16)
+      return "weights in f32, moments in bf16, data position";
+  return "weights and moments in f32, data position";
 }
 
 }  // namespace
 
-RunCheckpoint::RunCheckpoint(const JobConfig& config, const ModelArgs& args, Stream& stream,
-                             Engine& engine, const RankWorld& ranks, World& world)
+RunCheckpoint::RunCheckpoint(const JobConfig& config, const ModelArgs& args,
+                             const RunLayout& layout, Stream& stream, const RankWorld& ranks,
+                             World& world)
     : config_(config),
       args_(args),
+      layout_(layout),
       stream_(stream),
-      engine_(engine),
       ranks_(ranks),
-      world_(world) {}
+      world_(world),
+      folder_(checkpoints_of(config)) {
+  facts_.program = NEREUS_VERSION;
+  facts_.layout = layout.mesh.to_string();
+  if (layout.pipeline.schedule.stages() > 1)
+    facts_.layout += ", schedule " + layout.pipeline.schedule.name;
+  facts_.ranks = layout.mesh.world();
+  facts_.global_batch = layout.global_batch;
+  facts_.config = config_values(config);
+  facts_.model = model_facts(args);
+  facts_.fingerprint = model_fingerprint(args);
+}
 
+void RunCheckpoint::find_start() {
+  if (saves()) check_shared_folder(folder_, ranks_.world(), stream_);
+  if (rank0()) start_ = find_checkpoint_start(config_, facts_);
+  share_start();
+}
+
+// Rank 0's start_ to all: a manifest is read from the disk once.
+void RunCheckpoint::share_start() {
+  nlohmann::json head;
+  if (rank0())
+    head = {{"kind", static_cast<int>(start_.kind)},
+            {"path", start_.path},
+            {"own", start_.own},
+            {"step", start_.state.step}};
+  head =
+      nlohmann::json::parse(broadcast_text(rank0() ? head.dump() : "", 0, ranks_.world(), stream_));
+  const auto kind = static_cast<Kind>(head.at("kind").get<int>());
+  const bool native = kind == Kind::resume || kind == Kind::weights;
+  const std::string manifest =
+      broadcast_text(rank0() && native ? to_text(start_.manifest) : "", 0, ranks_.world(), stream_);
+  if (!rank0()) {
+    start_ = {.kind = static_cast<Kind>(head.at("kind").get<int>()),
+              .path = head.at("path").get<std::string>(),
+              .own = head.at("own").get<bool>()};
+    start_.state.step = head.at("step").get<int64_t>();
+    check_seen(start_, config_, world_);
+    if (native) start_.manifest = parse_manifest(manifest, start_.path);
+    if (start_.kind == Kind::resume)
+      start_.state = parse_run_state(start_.manifest.run, start_.path);
+  }
+  if (start_.kind != Kind::resume) return;
+  RunState& s = start_.state;
+  if (!loads_part(config_, "optimizer")) s.optimizer_step = 0;
+  if (!loads_part(config_, "lr_scheduler")) s.schedule_step = 0;
+  if (!loads_part(config_, "dataloader")) s.data.clear();
+  if (!loads_part(config_, "train_state")) s.step = s.tokens = s.reruns = 0;
+}
+
+bool RunCheckpoint::complete() const {
+  return start_.kind == Kind::complete ||
+         (start_.kind == Kind::resume && start_.state.step >= config_.training.steps);
+}
+
+void RunCheckpoint::log_start() const {
+  const RunState& s = start_.state;
+  log::info("Resuming after step {} from {}: {}; {} in {} files, saved {} by {}.", s.step,
+            start_.path, holds(start_.manifest), size_text(start_.manifest.bytes()),
+            start_.manifest.files.size(), s.time, s.program);
+  const auto ranks = [](int64_t n) { return fmt::format("{} rank{}", n, n == 1 ? "" : "s"); };
+  log::info("Layout that wrote it: {} ({}); layout now: {} ({}).", s.layout, ranks(s.ranks),
+            facts_.layout, ranks(facts_.ranks));
+}
+
+void RunCheckpoint::begin() {
+  facts_.lineage = start_.state.lineage;
+  std::string id = rank0() ? new_id() : "";
+  facts_.lineage.push_back({std::move(id), start_.state.step});  // rank 0's are those saved
+  if (!rank0() || !saves()) return;
+  remove_remains(folder_);
+  const bool resumed = start_.own && start_.kind == Kind::resume;
+  for (const StepFolder& s : step_folders(folder_)) {
+    if (!resumed || s.step <= start_.state.step || config_.checkpoint.load_step < 0) continue;
+    const std::string now = set_aside(s.path, utc("abandoned-%Y%m%dT%H%M%SZ"));
+    log::warning("The run goes back to step {} (checkpoint.load_step): {} is now {}.",
+                 start_.state.step, s.path, now);
+  }
+  warn_of_little_space();
+  const auto& c = config_.checkpoint;
+  if (c.last_save_model_only)
+    log::info(
+        "The last save, of step {}, will hold weights alone, of which no run can go on: "
+        "checkpoint.last_save_model_only = true; --checkpoint.no_last_save_model_only saves "
+        "everything.",
+        config_.training.steps);
+}
+
+// Masters and moments; a last save of weights alone where it is the only one.
 void RunCheckpoint::warn_of_little_space() const {
   const auto& c = config_.checkpoint;
-  if (!c.enable || c.load_only) return;
+  const bool only_last = c.interval >= config_.training.steps && c.last_save_model_only;
+  const int64_t need = checkpoint_bytes(config_, args_, only_last);
   std::error_code error;
-  const auto space = std::filesystem::space(checkpoints_of(config_), error);
-  const double need =
-      static_cast<double>(model_size(args_).total()) * static_cast<double>(size_of(c.export_dtype));
-  if (!error && static_cast<double>(space.available) < need)
+  const fs::space_info space = fs::space(folder_, error);
+  if (!error && space.available < static_cast<uint64_t>(need))
     log::warning(
-        "The last step's weights take {:.2f} GiB, and {} has {:.2f} GiB free: without more space "
-        "they will not be saved.",
-        need / kGiB, checkpoints_of(config_), static_cast<double>(space.available) / kGiB);
+        "A checkpoint takes {}, and {} has {} free: without more space it will not be saved.",
+        size_text(need), folder_, size_text(static_cast<int64_t>(space.available)));
 }
 
-void RunCheckpoint::load() {
-  const std::optional<InitialWeights> weights = initial_weights(config_, world_);
-  if (!weights) return;
-  check_model(*weights, args_);
-  log::info("Loading the checkpoint from {}.", weights->path);
-  const auto begin = std::chrono::steady_clock::now();
-  load_hf_weights(weights->path, engine_.weights(), stream_.on_gpu() ? &stream_ : nullptr,
-                  tensors_of(args_));
-  engine_.store().refresh_copies(stream_);
-  log::info("Finished loading the checkpoint in {:.2f} seconds.", seconds_since(begin));
-}
-
-void RunCheckpoint::save_last(int64_t step) {
+bool RunCheckpoint::due(int64_t step) const {
   const auto& c = config_.checkpoint;
-  if (!c.enable || c.load_only || step == 0) return;
-  const std::string folder = checkpoint_folder(config_, step);
-  log::info("Saving a model only checkpoint in {} at last step, step {}.", word(c.export_dtype),
-            step);
-  const auto begin = std::chrono::steady_clock::now();
-  save_weights(folder, c.export_dtype);
-  log::info("Finished saving the checkpoint in {:.2f} seconds: {}", seconds_since(begin), folder);
+  return saves() && step != config_.training.steps &&
+         ((step == 1 && c.enable_first_step_checkpoint) || step % c.interval == 0);
 }
 
-void RunCheckpoint::save_weights(const std::string& folder, DType dtype) {
-  const std::string model = hf_config_json(args_, dtype);
-  engine_.store().assemble_masters(stream_);
-  if (ranks_.ranks() == 1) {
-    save_hf_weights(folder, engine_.weights(), model, dtype, kShardBytes,
-                    stream_.on_gpu() ? &stream_ : nullptr);
-    return;
-  }
-  std::vector<GatheredWeights::Whole> all;
-  for (const Parameter& p : tensors_of(args_)) all.push_back({p.name, p.shape});
-  GatheredWeights gathered(stream_, ranks_.world(), all, engine_.weights());
-  if (ranks_.rank() != 0) {
-    for (size_t i = 0; i < all.size(); ++i) gathered.fetch(i);
-  } else {
-    std::vector<NamedView> views;
-    for (const GatheredWeights::Whole& w : all)
-      views.push_back({.name = w.name, .view = TensorView(nullptr, DType::f32, w.shape)});
-    save_hf_weights(folder, views, model, dtype, kShardBytes, nullptr,
-                    [&](size_t i) { return gathered.fetch(i); });
-  }
-  ranks_.world().barrier(stream_);  // saved, or the writer's error
+bool RunCheckpoint::due_by_time() const {
+  const double minutes = config_.checkpoint.interval_minutes;
+  return saves() && minutes > 0 && seconds_since(last_save_) >= 60 * minutes;
 }
 
 }  // namespace nereus

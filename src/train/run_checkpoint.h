@@ -1,39 +1,103 @@
-// The weights that a run starts from, and those that it saves after its last step.
+// A run's checkpoints: what it starts from, when it saves, what it keeps. The tensors' way to the
+// files and back is checkpoint/'s; what a step is is the trainer's.
+//
+// All ranks call everything in step; rank 0 looks at folders and decides. In this order:
+//
+//   find_start()   before data and model are made (train/checkpoint_start.h)
+//   load()         into the engine; a checkpoint that turns out damaged is set aside, and the one
+//                  before it is start() then
+//   begin()        no rank refuses the run: folders may be changed
+//   save(), save_last()
+//
+// Errors: kConfig when a checkpoint and the configuration do not go together, or nothing there can
+// be gone on from; kIo when the last save fails.
 #pragma once
 
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "checkpoint/save_together.h"
+#include "checkpoint/snapshot.h"
 #include "config/job_config.h"
 #include "config/model_args.h"
 #include "control/world.h"
 #include "engine/engine.h"
+#include "engine/run_layout.h"
 #include "parallel/rank_world.h"
+#include "train/checkpoint_start.h"
+#include "train/checkpoint_state.h"
 
 namespace nereus {
 
 class RunCheckpoint {
  public:
   // `ranks`: this rank's groups. All must outlive this.
-  RunCheckpoint(const JobConfig&, const ModelArgs&, Stream&, Engine&, const RankWorld& ranks,
-                World&);
+  RunCheckpoint(const JobConfig&, const ModelArgs&, const RunLayout&, Stream&,
+                const RankWorld& ranks, World&);
+  ~RunCheckpoint();  // waits for a save that goes on
 
-  // One warning when the last save will not fit on its disk.
-  void warn_of_little_space() const;
-  // Replaces the initial weights by those of initial_weights(), if there are any; all ranks call
-  // it. Where config.json
-  // beside them has another model: Error{kConfig} with all differences for the run's own folder, a
-  // warning for others' weights.
-  void load();
-  // After the last step, where the configuration asks for it. All ranks call it.
-  void save_last(int64_t step);
+  void find_start();
+  const CheckpointStart& start() const { return start_; }
+  // The last step was saved: there is nothing to train.
+  bool complete() const;
+
+  // The initial weights: those of start(), or the seed's.
+  void load(Engine&);
+  void begin();
+
+  bool due(int64_t step) const;  // a save after this step, which is not the last
+  bool due_by_time() const;      // rank 0: checkpoint.interval_minutes have gone by
+  // Step 0, weights alone.
+  void save_seed(Engine&);
+  // `now`: where the run is; `data`: this rank's data position. No step is unconfirmed. A save that
+  // fails is a warning.
+  void save(Engine&, const RunState& now, const std::string& data);
+  // After each step: has a save that goes on beside them ended?
+  void look_at_writer();
+  // After the last step, or (`stopped`) after one that was to be followed by others.
+  void save_last(Engine&, const RunState& now, const std::string& data, bool stopped);
 
  private:
-  void save_weights(const std::string& folder, DType);
+  using Clock = std::chrono::steady_clock;
+  bool saves() const { return config_.checkpoint.enable && !config_.checkpoint.load_only; }
+  bool rank0() const { return world_.rank() == 0; }
+
+  void share_start();
+  void log_start() const;
+  bool load_native(Engine&);
+  std::string damage(const std::vector<uint64_t>& sums, const std::string& mine) const;
+  void load_hugging_face(Engine&);
+  void begin_capacity(Engine&) const;
+
+  bool asynchronous() const;
+  ShardContents contents(const CheckpointState&, bool weights) const;
+  SaveTogether together(const RunState& now, const std::string& data, bool weights);
+  std::string save_native(Engine&, const RunState& now, const std::string& data, bool weights);
+  void save_beside(Engine&, const RunState& now, const std::string& data);
+  void finish_writer();
+  void report(int64_t step, const std::string& failure);
+  void save_hugging_face(Engine&, const std::string& folder);
+  void warn_of_little_space() const;
+  void purge() const;
 
   const JobConfig& config_;
   const ModelArgs& args_;
+  const RunLayout& layout_;
   Stream& stream_;
-  Engine& engine_;
   const RankWorld& ranks_;
   World& world_;
+  const std::string folder_;  // of the run's checkpoints
+  RunState facts_;            // what is the same in all saves of this run's start
+  CheckpointStart start_;
+  int64_t saves_ = 0;
+  int64_t saved_step_ = -1;  // of the last save that succeeded
+  Clock::time_point last_save_ = Clock::now();
+
+  // A save that goes on beside steps.
+  struct Writer;
+  std::unique_ptr<Snapshot> snapshot_;
+  std::shared_ptr<Writer> writer_;  // null: none
 };
 
 }  // namespace nereus

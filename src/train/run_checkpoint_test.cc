@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "control/local_world.h"
 #include "test/test_tensor.h"
-#include "train/run_folder.h"
+#include "train/checkpoint_start.h"
+#include "train/shared_folder.h"
 #include "train/whole_run_test.h"
 
 namespace nereus {
@@ -36,27 +36,6 @@ const char* const kDifferences =
     "\n  score_func (scoring_func): sigmoid there, softmax here"
     "\n  route_scale (routed_scaling_factor): 2.5 there, 1.5 here"
     "\n  rope_theta: 10000 there, 5000 here\n";
-
-TEST(RunCheckpoint, RefusesAnotherModelInItsOwnFolder) {
-  for (const int ranks : {1, 2}) {
-    const test::TemporaryFolder f;
-    EXPECT_EQ(test::train_on(ranks, saving(f.path())).code, 0);
-    const std::string metrics = test::read_file(f.file("metrics.jsonl")),
-                      weights = test::read_file(f.file("checkpoint/step-1/model.safetensors"));
-    EXPECT_THAT([&] { test::train_on(ranks, saving(f.path(), kOther)); },
-                ThrowsMessage<Error>(
-                    AllOf(HasSubstr(f.file("checkpoint/step-1") +
-                                    " is the last save of this run's own folder, and of another "
-                                    "model than this run's ("),
-                          HasSubstr(kDifferences), HasSubstr("--job.dump_folder="))));
-    EXPECT_EQ(test::read_file(f.file("metrics.jsonl")), metrics);
-    EXPECT_EQ(test::read_file(f.file("checkpoint/step-1/model.safetensors")), weights);
-    EXPECT_FALSE(std::filesystem::exists(f.file("metrics.1.jsonl")));
-    // The model as it was goes on, with longer sequences and without files of metrics too.
-    EXPECT_EQ(test::train_on(ranks, saving(f.path())).code, 0);
-    EXPECT_EQ(test::train_on(ranks, saving(f.path(), {"--training.seq_len=32"})).code, 0);
-  }
-}
 
 TEST(RunCheckpoint, WarnsOfWeightsOfAnotherModel) {
   const test::TemporaryFolder f;
@@ -86,10 +65,9 @@ TEST(RunCheckpoint, NamesWeightsThatCannotBeLookedAt) {
   const std::string loop = f.file("loop");
   std::filesystem::create_symlink(loop, loop);
   std::filesystem::create_directory(f.file("run"));
-  const LocalWorld alone(1, std::chrono::seconds(1));
   const auto weights = [&](const Arguments& more) {
     TrainFlags flags;
-    return initial_weights(load_config(saving(f.file("run"), more), flags).config, alone.rank(0));
+    find_checkpoint_start(load_config(saving(f.file("run"), more), flags).config, RunState());
   };
   EXPECT_THAT(
       [&] {
@@ -102,77 +80,67 @@ TEST(RunCheckpoint, NamesWeightsThatCannotBeLookedAt) {
                                          HasSubstr("choose another folder with "))));
 }
 
-// Two hosts with a folder of that name each: a rank that looked into its own would start from seed.
-TEST(RunCheckpoint, AllRanksStartFromTheWeightsThatRank0Finds) {
+// Two hosts with a folder of that name each.
+TEST(RunCheckpoint, AFolderThatIsNotSharedIsRefusedByHost) {
   const test::TemporaryFolder f;
-  const auto arguments = [&](const std::string& folder) {
-    return saving(f.file(folder), {"--training.global_batch_size=4", "--nproc=2"});
+  const auto check = [&](const std::string& second) {
+    std::filesystem::create_directories(f.file("first"));
+    std::filesystem::create_directories(f.file(second));
+    ThreadPool threads(1);
+    run_thread_world(2, {.timeout = std::chrono::seconds(60)}, [&](Communicator& all, World&) {
+      Stream stream(Device::cpu(), &threads);
+      check_shared_folder(f.file(all.rank() == 0 ? "first" : second), all, stream,
+                          std::chrono::milliseconds(100));
+    });
   };
-  const auto loss_of_two = [&](const std::string& folder0, const std::string& folder1) {
-    TrainFlags flags;
-    const LoadedConfig loaded[] = {load_config(arguments(folder0), flags),
-                                   load_config(arguments(folder1), flags)};
-    ThreadPool threads(2);
-    const log::Capture quiet;
-    run_thread_world(2, {.timeout = std::chrono::seconds(60)},
-                     [&](Communicator& all, World& world) {
-                       Stream stream(Device::cpu(), &threads);
-                       Trainer trainer(loaded[all.rank()].config, stream, all, world);
-                       trainer.set_up();
-                       trainer.run();
-                     });
-    return nlohmann::json::parse(test::read_file(f.file(folder0 + "/metrics.jsonl")))["loss"]
-        .get<double>();
-  };
-  const double first = loss_of_two("shared", "shared");
-  std::filesystem::copy(f.file("shared"), f.file("rank0"),
-                        std::filesystem::copy_options::recursive);
-  const double second = loss_of_two("shared", "shared");
-  EXPECT_NE(second, first);
-  EXPECT_EQ(loss_of_two("rank0", "rank1"), second);
-  EXPECT_EQ(loss_of_two("new0", "shared"), first) << "rank 1 has saved weights, rank 0 has none";
+  check("first");
+  EXPECT_TRUE(std::filesystem::is_empty(f.file("first")));
+  EXPECT_THAT([&] { check("second"); },
+              ThrowsMessage<Error>(
+                  AllOf(HasSubstr(f.file("second") + " is not the same folder on all hosts: rank 1 "
+                                                     "on "),
+                        HasSubstr(" does not see there what rank 0 wrote."))));
 }
 
 TEST(RunCheckpoint, ARankThatDoesNotSeeRank0sWeightsSaysWhere) {
   const test::TemporaryFolder f;
-  std::filesystem::create_directories(f.file("rank0/checkpoint/step-1"));  // a stale view of it
   f.write("given", "");
+  f.write("own/manifest.json", "");
+  std::filesystem::create_directories(f.file("stale"));
+  using Kind = CheckpointStart::Kind;
   struct Case {
-    std::string decided, key;
-    bool seen;
+    Kind kind;
+    std::string path;
+    bool own;
+    std::string key;
     Arguments more;
   };
-  const std::string own = f.file("rank0/checkpoint/step-1");
   for (const Case& c :
-       std::vector<Case>{{"own " + own, "job.dump_folder", false, {}},
-                         {"given " + f.file("none"),
-                          "checkpoint.initial_load_path",
+       std::vector<Case>{{Kind::resume, f.file("stale"), true, "job.dump_folder", {}},
+                         {Kind::hugging_face,
+                          f.file("none"),
                           false,
+                          "checkpoint.initial_load_path",
                           {"--checkpoint.initial_load_path=" + f.file("given"),
                            "--checkpoint.initial_load_in_hf"}},
-                         {"given " + f.file("none"), "model.hf_assets_path", false, {}},
-                         {"given " + f.file("given"), "", true, {}},
-                         {"", "", false, {}}}) {
-    SCOPED_TRACE(c.decided + " by " + c.key);
+                         {Kind::hugging_face, f.file("none"), false, "model.hf_assets_path", {}},
+                         {Kind::hugging_face, f.file("given"), false, "", {}},
+                         {Kind::resume, f.file("own"), true, "", {}},
+                         {Kind::seed, "", false, "", {}}}) {
     TrainFlags flags;
     const LoadedConfig loaded = load_config(saving(f.file("rank1"), c.more), flags);
     const LocalWorld world(2, std::chrono::seconds(1));
-    world.rank(0).set("initial weights", c.decided);
-    const auto get = [&] { return initial_weights(loaded.config, world.rank(1)); };
-    if (!c.key.empty()) {
-      EXPECT_THAT(get, ThrowsMessage<Error>(
-                           AllOf(HasSubstr("Rank 1 on "),
-                                 HasSubstr(" does not see the weights that rank 0 starts from, " +
-                                           c.decided.substr(c.decided.find(' ') + 1) + " (by " +
-                                           c.key + "). "))));
+    const auto check = [&] {
+      check_seen({.kind = c.kind, .path = c.path, .own = c.own}, loaded.config, world.rank(1));
+    };
+    if (c.key.empty()) {
+      check();
       continue;
     }
-    const std::optional<InitialWeights> weights = get();
-    ASSERT_EQ(weights.has_value(), c.seen);
-    if (c.seen) {
-      EXPECT_EQ(weights->path, f.file("given"));
-      EXPECT_FALSE(weights->own);
-    }
+    EXPECT_THAT(check, ThrowsMessage<Error>(
+                           AllOf(HasSubstr("Rank 1 on "),
+                                 HasSubstr(" does not see the weights that rank 0 starts from, " +
+                                           c.path + " (by " + c.key + "). "))));
   }
 }
 

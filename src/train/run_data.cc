@@ -19,11 +19,12 @@ constexpr const char* kNameEndOfDocument =
 
 std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs& args,
                                              const DataSet& set, bool loop,
-                                             const data::RowPlan& plan, RunData* about) {
+                                             const data::RowPlan& plan, RunData* about,
+                                             const data::SavedStates& saved = {}) {
   const auto seed = static_cast<uint64_t>(c.training.seed.value_or(0));
-  if (set.name == "random") return data::random_rows(plan, args.vocab_size, seed);
+  if (set.name == "random") return data::random_rows(plan, args.vocab_size, seed, saved);
   set.require_path();
-  if (set.name == "tokens") return data::token_rows(set.path, plan, args.vocab_size, loop);
+  if (set.name == "tokens") return data::token_rows(set.path, plan, args.vocab_size, loop, saved);
   // A wrong path is said before the tokenizer is looked for.
   data::find_shards(set.path, set.split, set.path_key());
   const std::shared_ptr<const Tokenizer> tokenizer =
@@ -42,19 +43,19 @@ std::unique_ptr<data::RowSource> open_source(const JobConfig& c, const ModelArgs
                           .on_broken_shard = c.data.on_broken_shard,
                           .vocab_size = args.vocab_size,
                           .make_encoder = data::document_encoder(tokenizer)},
-                         plan);
+                         plan, saved);
 }
 
 }  // namespace
 
 RunData open_run_data(const JobConfig& c, const ModelArgs& args, int dp_rank, int dp_size,
-                      int ahead) {
+                      int ahead, const data::SavedStates& saved) {
   const data::RowPlan plan{.seq_len = c.training.seq_len,
                            .global_batch = c.global_batch(dp_size),
                            .dp_rank = dp_rank,
                            .dp_size = dp_size};
   RunData out;
-  auto source = open_source(c, args, training_set(c), /*loop=*/true, plan, &out);
+  auto source = open_source(c, args, training_set(c), /*loop=*/true, plan, &out, saved);
   out.loader = std::make_unique<data::Loader>(std::move(source), plan, ahead);
   return out;
 }

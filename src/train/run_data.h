@@ -21,10 +21,12 @@ struct RunData {
   std::optional<int32_t> eos_id;         // that tokenizer's: it is put after each document
 };
 
-// training.dataset and what belongs to it: the rows of data-parallel rank dp_rank of dp_size.
-// The loader keeps `ahead` batches ready. Throws Error{kConfig}: unknown data set, no path, no
-// tokenizer.
-RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_size, int ahead);
+// training.dataset and what belongs to it: the rows of data-parallel rank dp_rank of dp_size, from
+// the position of `saved` on (Loader::state() of all data-parallel ranks that there were). The
+// loader keeps `ahead` batches ready. Throws Error{kConfig}: unknown data set, no path, no
+// tokenizer; a position that it cannot go on from.
+RunData open_run_data(const JobConfig&, const ModelArgs&, int dp_rank, int dp_size, int ahead,
+                      const data::SavedStates& saved = {});
 
 // Sets args.eos_id, the token that ends a document, where attention stops at it: what the data set
 // puts there, which is its tokenizer's; without a tokenizer what config.json says. Says which of

@@ -12,8 +12,8 @@
 
 #include "base/check.h"
 #include "base/files.h"
-#include "base/log.h"
 #include "control/tcp.h"
+#include "train/checkpoint_start.h"
 
 namespace nereus {
 
@@ -114,97 +114,6 @@ std::string RunFolder::new_metrics_file() const {
                  metrics.string(), aside.filename().string(), error.message());
   }
   return metrics.string();
-}
-
-std::string checkpoints_of(const JobConfig& config) {
-  return (fs::path(config.job.dump_folder) / config.checkpoint.folder).string();
-}
-
-std::string checkpoint_folder(const JobConfig& config, int64_t step) {
-  return fmt::format("{}/step-{}", checkpoints_of(config), step);
-}
-
-namespace {
-
-constexpr const char* kWeightsKey = "initial weights";
-
-bool has_weights(const fs::path& folder) {
-  return is_there(folder / "model.safetensors") ||
-         is_there(folder / "model.safetensors.index.json");
-}
-
-// As this host sees them.
-std::optional<InitialWeights> find_initial_weights(const JobConfig& config) {
-  const auto& c = config.checkpoint;
-  std::optional<std::string> asked;
-  if (c.initial_load_path) {
-    asked = *c.initial_load_path;
-    NEREUS_CHECK(kConfig, is_there(*asked),
-                 "checkpoint.initial_load_path is specified but the path is not valid.\n  "
-                 "checkpoint.initial_load_path = {}: {}.",
-                 *asked, what_is_at(*asked));
-  } else if (c.initial_load_in_hf) {
-    asked = config.model.hf_assets_path;
-  }
-  const fs::path own = checkpoints_of(config);
-  int64_t newest = -1;
-  if (c.enable) {
-    std::error_code error;
-    const std::vector<fs::directory_entry> entries = entries_of(own, error);
-    NEREUS_CHECK(kConfig, !error || error == std::errc::no_such_file_or_directory,
-                 "{}: cannot be read: {}. A run starts from the newest weights that were saved "
-                 "there: choose another folder with --job.dump_folder=... or "
-                 "--checkpoint.folder=..., or make it readable.",
-                 own.string(), error.message());
-    for (const fs::directory_entry& entry : entries) {
-      const std::string name = entry.path().filename().string();
-      const std::string number = name.starts_with("step-") ? name.substr(5) : "";
-      if (number.empty() || number.size() > 18 ||
-          number.find_first_not_of("0123456789") != std::string::npos)
-        continue;
-      if (has_weights(entry.path())) newest = std::max<int64_t>(newest, std::stoll(number));
-    }
-  }
-  if (newest < 0) return asked ? std::optional(InitialWeights{.path = *asked}) : std::nullopt;
-  const std::string path = checkpoint_folder(config, newest);
-  log::warning(
-      "{} is a complete save of this run's own folder: its weights are used{}. It holds no "
-      "optimizer "
-      "state, so training starts at step 1.",
-      path, asked ? " instead of " + *asked : "");
-  return InitialWeights{.path = path, .own = true};
-}
-
-// What rank 0 decided, for the others: "own" or "given", a space, the path; "" for no weights.
-std::string to_text(const std::optional<InitialWeights>& w) {
-  return w ? (w->own ? "own " : "given ") + w->path : "";
-}
-
-std::optional<InitialWeights> from_text(const std::string& text) {
-  if (text.empty()) return std::nullopt;
-  const size_t space = text.find(' ');
-  return InitialWeights{.path = text.substr(space + 1), .own = text.substr(0, space) == "own"};
-}
-
-}  // namespace
-
-std::optional<InitialWeights> initial_weights(const JobConfig& config, World& world) {
-  if (world.rank() == 0) {
-    const std::optional<InitialWeights> weights = find_initial_weights(config);
-    if (world.size() > 1) world.set(kWeightsKey, to_text(weights));
-    return weights;
-  }
-  std::optional<InitialWeights> weights = from_text(world.get(kWeightsKey, world.timeout()));
-  if (!weights) return weights;
-  NEREUS_CHECK(kConfig, weights->own ? has_weights(weights->path) : is_there(weights->path),
-               "Rank {} on {} does not see the weights that rank 0 starts from, {} (by {}). All "
-               "ranks start from the same: name a folder that is shared by all hosts, or copy "
-               "these weights to the same path on each of them.",
-               world.rank(), tcp::host_name(), weights->path,
-               weights->own                          ? "job.dump_folder"
-               : config.checkpoint.initial_load_path ? "checkpoint.initial_load_path"
-                                                     : "model.hf_assets_path");
-  return weights;
 }
 
 bool log_in_color(const JobConfig& config) {

@@ -1,13 +1,11 @@
-// The folder of a run, and where weights come from and go to.
+// The folder of a run.
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "config/job_config.h"
-#include "control/world.h"
 
 namespace nereus {
 
@@ -36,24 +34,6 @@ class RunFolder {
   int lock_ = -1;
   bool made_lock_ = false, kept_ = false;
 };
-
-// {dump_folder}/{checkpoint.folder}, and step-{N} in it.
-std::string checkpoints_of(const JobConfig&);
-std::string checkpoint_folder(const JobConfig&, int64_t step);
-
-// The Hugging Face weights that the run starts from, if any: the newest complete save of its own
-// folder, else checkpoint.initial_load_path (or model.hf_assets_path). Logs when the first hides
-// the second.
-//
-// Rank 0, the one that saves, looks and decides; all others get its answer, once in a world. A host
-// may see another folder of that name, or an earlier state of it. Throws Error{kConfig} when there
-// is no such path: on rank 0 as the configuration has it, on others as rank 0 decided, with the
-// rank and its host; Error{kComm} when rank 0 failed.
-struct InitialWeights {
-  std::string path;
-  bool own = false;  // of the run's folder
-};
-std::optional<InitialWeights> initial_weights(const JobConfig&, World&);
 
 // Should step lines have colours?
 bool log_in_color(const JobConfig&);

@@ -127,6 +127,11 @@ double RunReport::computed_flops() const {
                  static_cast<double>(interval_.steps * layout_.local_rows * sequence));
 }
 
+void RunReport::go_on_from(int64_t step, int64_t tokens) {
+  first_step_ = step;
+  first_tokens_ = tokens;
+}
+
 void RunReport::begin_interval() { interval_ = Interval(); }
 
 RankFigures RunReport::figures() const {
@@ -159,7 +164,8 @@ void RunReport::step(int64_t step, const StepResult& result, const RankFigures& 
   }
   m.step_seconds = seconds / steps;
   m.data_seconds = highest.data_seconds / steps;
-  m.tokens_seen = step * layout_.global_batch * config_.training.seq_len;
+  m.tokens_seen =
+      first_tokens_ + (step - first_step_) * layout_.global_batch * config_.training.seq_len;
   m.expert_overflows = reruns;
   m.expert_load_max_over_mean = result.max_over_mean;
   for (const auto& sink : sinks_) sink->step(m);

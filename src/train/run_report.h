@@ -34,6 +34,9 @@ class RunReport {
   // ranks of a process have it together.)
   void log_memory(const MemoryTable&) const;
 
+  // Before a step is reported: the run goes on after `step`, with `tokens` seen.
+  void go_on_from(int64_t step, int64_t tokens);
+
   // The interval that the next logged step covers begins.
   void begin_interval();
   void waited_for_data(double seconds) { interval_.data_seconds += seconds; }
@@ -83,6 +86,7 @@ class RunReport {
   std::vector<std::unique_ptr<Sink>> sinks_;
   std::string metrics_path_;  // "": this rank writes none
   Interval interval_;
+  int64_t first_step_ = 0, first_tokens_ = 0;
 };
 
 }  // namespace nereus

@@ -20,6 +20,8 @@ namespace {
 constexpr int kNoMoreData = 1000;
 // Batches that are prepared beyond those that enqueue() waits for.
 constexpr int kBatchesAhead = 2;
+// Likewise, and below them all: it is time to save.
+constexpr int kSaveAsked = 1;
 
 LrSchedule lr_schedule(const JobConfig& c) {
   return LrSchedule(c.optimizer.lr, c.training.steps, c.lr_scheduler.warmup_steps,
@@ -47,12 +49,20 @@ void Trainer::set_up() {
   make_folder();
   log::info("Starting job: {}", config_.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
+  checkpoint_.emplace(config_, args_, layout_, stream_, *ranks_, world_);
+  checkpoint_->find_start();
+  if (checkpoint_->complete()) return;
   const int dp_rank = ranks_->position(MeshGroup::dp);
-  // The rank that looks at all of the data set speaks first.
-  if (!writes()) all_.barrier(stream_);
-  RunData data = open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp),
-                               StepRunner::kAhead + kBatchesAhead);
-  if (writes()) all_.barrier(stream_);
+  const auto open_data = [&] {
+    // The rank that looks at all of the data set speaks first.
+    if (!writes()) all_.barrier(stream_);
+    RunData out =
+        open_run_data(config_, args_, dp_rank, layout_.mesh.size(MeshGroup::dp),
+                      StepRunner::kAhead + kBatchesAhead, checkpoint_->start().state.data);
+    if (writes()) all_.barrier(stream_);
+    return out;
+  };
+  RunData data = open_data();
   choose_end_of_document(config_, data, args_);
   validation_.emplace(config_, args_, layout_, dp_rank);
 
@@ -66,10 +76,15 @@ void Trainer::set_up() {
           .tokens = static_cast<double>(layout_.global_batch * config_.training.seq_len),
           .base_lr = config_.optimizer.lr,
           .check_capacity = [this](int64_t rows) { check_capacity(rows); },
-          .figures = [this] { return report_.figures(); }});
-  engine_->store().initialize(stream_, static_cast<uint64_t>(config_.training.seed.value_or(0)));
-  checkpoint_.emplace(config_, args_, stream_, *engine_, *ranks_, world_);
-  checkpoint_->load();
+          .figures = [this] { return report_.figures(); },
+          .reruns = checkpoint_->start().state.reruns});
+  const int64_t found = checkpoint_->start().state.step;
+  checkpoint_->load(*engine_);
+  const RunState& start = checkpoint_->start().state;
+  if (start.step != found) data = open_data();  // what was found was damaged
+  confirmed_ = start.step;
+  report_.go_on_from(start.step, start.tokens);
+  skipped_ = start.skipped;
   profiler_.emplace(stream_, world_, writes(), report_);
 
   loader_ = std::move(data.loader);
@@ -79,8 +94,8 @@ void Trainer::set_up() {
     folder_->keep();
     if (config_.job.save_config_file)
       save_config(config_, config_.job.dump_folder + "/" + *config_.job.save_config_file);
-    checkpoint_->warn_of_little_space();
   }
+  checkpoint_->begin();
   report_.open(folder_.get());
   report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
   report_.log_memory(memory_);
@@ -116,12 +131,30 @@ void Trainer::check_capacity(int64_t rows) {
 
 int Trainer::run() {
   const auto& t = config_.training;
+  const RunState& start = checkpoint_->start().state;
+  if (checkpoint_->complete()) {
+    log::info(
+        "The run is at its last step: {} of training.steps = {} were done, as {} says. Nothing is "
+        "left to train; more steps go on from it.",
+        start.step, t.steps, checkpoint_->start().path);
+    return 0;
+  }
+  if (config_.checkpoint.create_seed_checkpoint) {
+    checkpoint_->save_seed(*engine_);
+    return 0;
+  }
   const StopSignal stop;
-  if (validation_->enabled()) validation_->run(0, *runner_, report_);
-  log::info("Training starts at step 1");
+  validation_->go_on_from(start.first_validation);
+  if (validation_->enabled() && !validation_->first())
+    validation_->run(start.step, *runner_, report_);
+  if (!t.skip_steps.empty() && start.step >= t.skip_steps[0])
+    log::info("training.skip_steps = [{}, {}]: the run goes on after step {}, {}.", t.skip_steps[0],
+              t.skip_steps[1], start.step,
+              start.skipped.empty() ? "so that nothing is passed over" : "and has done so");
+  log::info("Training starts at step {}", first_step());
   report_.begin_interval();
   step_begin_ = Clock::now();
-  int64_t step = 0;
+  int64_t step = start.step;
   const bool alone = all_.size() == 1;  // else a signal is told with the end of a step
   if (alone) signal_ = StopSignal::received();
   while (step < t.steps && signal_ == 0) {
@@ -133,14 +166,19 @@ int Trainer::run() {
     name_step_in_device_errors(step, [&] {
       if (step == t.steps) confirm(step - 1);  // the last one runs alone
       if (profiled) profiler_->start();
+      skip_data(step);
       enqueue(step);
       // The host is a step ahead of what it knows, except where something is asked of this step.
       confirm(logged || validated || step == t.steps ? step : step - 1);
     });
     if (profiled) profiler_->stop();
-    if (logged) report_.step(step, result_, runner_->highest(), lr_.at(step), runner_->reruns());
+    if (logged)
+      report_.step(step, result_, runner_->highest(), lr_.at(schedule_step(step)),
+                   runner_->reruns());
+    save_due(step);
     if (validated) validation_->run(step, *runner_, report_);
-    if (step == 1) world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
+    if (step == first_step())
+      world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
     if (alone) signal_ = std::max(signal_, StopSignal::received());
   }
   name_step_in_device_errors(step, [&] { confirm(step); });
@@ -149,11 +187,11 @@ int Trainer::run() {
   else if (signal_ != 0)
     log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal_), step,
                  t.steps);
-  checkpoint_->save_last(step);
+  checkpoint_->save_last(*engine_, state_after(step), loader_->state(), step < t.steps);
   report_.log_summary({.steps = step,
                        .signal = signal_,
                        .validated_step = validation_->last_step(),
-                       .first_validation = validation_->first(),
+                       .first_validation = validation_->first().value_or(0),
                        .last_validation = validation_->last(),
                        .data = of_all_ranks(loader_->status(), stream_, all_)});
   if (signal_ == kNoMoreData) {
@@ -179,7 +217,58 @@ void Trainer::tell_why_no_data() {
 }
 
 bool Trainer::is_logged(int64_t step) const {
-  return step == 1 || step % config_.metrics.log_freq == 0;
+  return step == first_step() || step % config_.metrics.log_freq == 0;
+}
+
+// Steps that the optimizer's states, or the schedule, have seen with `step`.
+int64_t Trainer::optimizer_step(int64_t step) const {
+  const RunState& start = checkpoint_->start().state;
+  return start.optimizer_step + step - start.step;
+}
+int64_t Trainer::schedule_step(int64_t step) const {
+  const RunState& start = checkpoint_->start().state;
+  return std::min(start.schedule_step + step - start.step, config_.training.steps);
+}
+
+RunState Trainer::state_after(int64_t step) const {
+  const RunState& start = checkpoint_->start().state;
+  RunState s;
+  s.step = step;
+  s.optimizer_step = optimizer_step(step);
+  s.schedule_step = schedule_step(step);
+  s.tokens = start.tokens + (step - start.step) * layout_.global_batch * config_.training.seq_len;
+  s.reruns = runner_->reruns();
+  s.skipped = skipped_;
+  s.lr = s.schedule_step > 0 ? lr_.at(s.schedule_step) : 0;
+  if (engine_->expert_capacity() > 0)
+    s.expert_capacity = static_cast<double>(engine_->expert_capacity()) /
+                        static_cast<double>(engine_->expert_slots());
+  s.first_validation = validation_->first();
+  return s;
+}
+
+void Trainer::skip_data(int64_t step) {
+  const Integers& skip = config_.training.skip_steps;
+  if (skip.empty() || skip[0] != step) return;
+  confirm(step - 1);  // batches are confirmed in their order
+  for (int64_t n = skip[0]; n <= skip[1]; ++n) {
+    loader_->next();
+    loader_->confirm();
+  }
+  skipped_.emplace_back(skip[0], skip[1]);
+  log::info(
+      "The data of steps {} to {} is passed over (training.skip_steps): step {} has that of "
+      "step {}.",
+      skip[0], skip[1], step, skip[1] + 1);
+}
+
+void Trainer::save_due(int64_t step) {
+  checkpoint_->look_at_writer();
+  if (!save_asked_ && !checkpoint_->due(step)) return;
+  save_asked_ = false;
+  if (step == config_.training.steps) return;
+  name_step_in_device_errors(step, [&] { confirm(step); });
+  checkpoint_->save(*engine_, state_after(step), loader_->state());
 }
 
 // The next batch, cut into the step's microbatches. What a rank says with step n all know before
@@ -201,12 +290,15 @@ void Trainer::enqueue(int64_t step) {
         {.ids = std::span(batch.inputs).subspan(i * tokens, tokens),
          .labels = std::span(batch.labels).subspan(i * tokens, tokens),
          .first_row = first_row + static_cast<int64_t>(i) * layout_.microbatch_rows});
+  int signal = StopSignal::received();
+  if (signal == 0 && writes() && checkpoint_->due_by_time()) signal = kSaveAsked;
   runner_->enqueue({.number = step,
-                    .lr = lr_.at(step),
+                    .updates = optimizer_step(step),
+                    .lr = lr_.at(schedule_step(step)),
                     .microbatches = microbatches,
                     .tokens = batch.counted,
                     .attention_pairs = report_.attention_pairs(batch.inputs),
-                    .signal = out_of_data_ ? kNoMoreData : StopSignal::received(),
+                    .signal = out_of_data_ ? kNoMoreData : signal,
                     .logged = is_logged(step)});
 }
 
@@ -214,7 +306,11 @@ void Trainer::enqueue(int64_t step) {
 void Trainer::confirm(int64_t step) {
   while (confirmed_ < step) {
     result_ = runner_->confirm(++confirmed_);
-    signal_ = std::max(signal_, result_.signal);
+    if (result_.signal == kSaveAsked) {
+      save_asked_ = true;
+    } else {
+      signal_ = std::max(signal_, result_.signal);
+    }
     loader_->confirm();
     report_.step_confirmed(result_);
     step_seconds_.push_back(seconds_since(step_begin_));

@@ -54,6 +54,12 @@ class Trainer {
   void check_memory();
   void check_capacity(int64_t rows);
   bool is_logged(int64_t step) const;
+  int64_t first_step() const { return checkpoint_->start().state.step + 1; }
+  int64_t optimizer_step(int64_t step) const;
+  int64_t schedule_step(int64_t step) const;
+  RunState state_after(int64_t step) const;
+  void save_due(int64_t step);
+  void skip_data(int64_t step);
   void enqueue(int64_t step);
   void tell_why_no_data();
   void confirm(int64_t step);
@@ -69,20 +75,22 @@ class Trainer {
   RunReport report_;
   std::unique_ptr<RankWorld> ranks_;   // this rank's groups
   std::unique_ptr<RunFolder> folder_;  // of the rank that writes
+  std::optional<RunCheckpoint> checkpoint_;
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<Engine> engine_;
   MemoryTable memory_;  // on ranks that have looked whether the run fits
   std::unique_ptr<StepRunner> runner_;
-  std::optional<RunCheckpoint> checkpoint_;
   std::optional<Validation> validation_;
   std::optional<StepProfiler> profiler_;
 
   // Of the steps that are enqueued and not confirmed; step n has [n % kAhead].
   std::array<std::vector<HostMicrobatch>, StepRunner::kAhead> microbatches_;
-  int64_t confirmed_ = 0;     // steps
-  StepResult result_;         // of the step confirmed last
-  int signal_ = 0;            // the highest that a rank got, or kNoMoreData
-  bool out_of_data_ = false;  // this rank
+  int64_t confirmed_ = 0;                             // steps
+  bool save_asked_ = false;                           // by rank 0, of all ranks
+  std::vector<std::pair<int64_t, int64_t>> skipped_;  // training.skip_steps, as far as done
+  StepResult result_;                                 // of the step confirmed last
+  int signal_ = 0;                                    // the highest that a rank got, or kNoMoreData
+  bool out_of_data_ = false;                          // this rank
   std::string data_error_;
   Clock::time_point step_begin_;
   std::vector<double> step_seconds_;

@@ -43,7 +43,7 @@ void Validation::run(int64_t step, StepRunner& runner, RunReport& report) {
   const auto begin = std::chrono::steady_clock::now();
   last_ = loss(step, runner);
   last_step_ = step;
-  if (step == 0) first_ = last_;
+  if (!first_) first_ = last_;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   report.validation(step, last_, runner.highest(), tokens_, seconds.count());
 }

@@ -34,7 +34,9 @@ class Validation {
   // Of all ranks: tokens, and labels that are not ignored.
   int64_t tokens() const { return tokens_; }
   int64_t labels() const { return counted_; }
-  double first() const { return first_; }  // loss before training
+  // What first() was in an earlier part of the run.
+  void go_on_from(std::optional<double> first) { first_ = first; }
+  std::optional<double> first() const { return first_; }  // loss before training
   double last() const { return last_; }
   int64_t last_step() const { return last_step_; }  // after which last() is; 0: before the first
 
@@ -43,7 +45,8 @@ class Validation {
   int64_t first_row_, rows_apart_;    // of this rank's batches, in the set
   std::vector<data::Batch> batches_;  // this rank's, as many on every rank
   int64_t tokens_ = 0, counted_ = 0;
-  double first_ = 0, last_ = 0;
+  std::optional<double> first_;
+  double last_ = 0;
   int64_t last_step_ = 0;
 };
 

@@ -1,0 +1,235 @@
+// RunCheckpoint: saving, in the step or beside those that follow.
+#include <atomic>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "checkpoint/step_folders.h"
+#include "observe/device_info.h"
+#include "train/run_checkpoint.h"
+
+namespace nereus {
+namespace {
+
+using Kind = CheckpointStart::Kind;
+
+std::string now_in_utc() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts)};
+}
+
+}  // namespace
+
+// A thread that writes the snapshot. The main thread joins it and reports, since log lines are of
+// a rank's own thread.
+struct RunCheckpoint::Writer {
+  int64_t step = 0;
+  Clock::time_point begin = Clock::now();
+  std::string failure;
+  std::exception_ptr error;  // of the world
+  std::atomic<bool> done{false};
+  std::thread thread;
+};
+
+RunCheckpoint::~RunCheckpoint() {
+  if (writer_) writer_->thread.join();
+}
+
+void RunCheckpoint::save_seed(Engine& engine) {
+  NEREUS_CHECK(kConfig, config_.checkpoint.enable && !config_.checkpoint.load_only,
+               "checkpoint.create_seed_checkpoint needs checkpoint.enable, and no "
+               "checkpoint.load_only.");
+  NEREUS_CHECK(kConfig, ranks_.ranks() == 1,
+               "Must create seed checkpoint using a single device, to disable sharding.\n  "
+               "checkpoint.create_seed_checkpoint: there are {} ranks; start one.",
+               ranks_.ranks());
+  const auto begin = Clock::now();
+  log::info("Saving a model only checkpoint in {} at last step, step 0.",
+            word(config_.checkpoint.export_dtype));
+  const std::string failure = save_native(engine, RunState(), "", true);
+  NEREUS_CHECK(kIo, failure.empty(), "the seed checkpoint was not saved: {}", failure);
+  log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
+            seconds_since(begin));
+}
+
+bool RunCheckpoint::asynchronous() const { return config_.checkpoint.async_mode != "disabled"; }
+
+void RunCheckpoint::save(Engine& engine, const RunState& now, const std::string& data) {
+  const auto begin = Clock::now();
+  finish_writer();  // one save at a time
+  log::info("Saving the checkpoint (or staging if async is enabled).");
+  last_save_ = Clock::now();
+  if (asynchronous()) {
+    save_beside(engine, now, data);
+  } else {
+    const std::string failure = save_native(engine, now, data, false);
+    report(now.step, failure);
+    if (!failure.empty()) return;
+  }
+  log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
+            seconds_since(begin));
+}
+
+// Once a save has ended.
+void RunCheckpoint::report(int64_t step, const std::string& failure) {
+  if (failure.empty()) saved_step_ = step;
+  if (!failure.empty())
+    log::warning(
+        "The checkpoint of step {} was not saved: {}\n  Training goes on, and the checkpoints "
+        "before it are as they were; the next save is tried after checkpoint.interval = {} steps.",
+        step, failure, config_.checkpoint.interval);
+  else if (rank0())
+    purge();
+}
+
+void RunCheckpoint::save_beside(Engine& engine, const RunState& now, const std::string& data) {
+  const CheckpointState state(engine, stream_, false);
+  const ShardContents all = contents(state, false);
+  if (!snapshot_) {
+    const int64_t need = Snapshot::bytes(all);
+    const auto free = static_cast<int64_t>(available_host_memory());
+    NEREUS_CHECK(kConfig, need < free,
+                 "checkpoint.async_mode = \"{}\" keeps a copy of what a rank saves in host memory, "
+                 "{}, and {} are free: set it to disabled, or optimizer.moment_dtype to bfloat16.",
+                 config_.checkpoint.async_mode, size_text(need), size_text(free));
+    snapshot_ = std::make_unique<Snapshot>(all, stream_);
+  }
+  snapshot_->take(all, stream_);
+  stream_.synchronize();
+  writer_ = std::make_shared<Writer>();
+  writer_->step = now.step;
+  SaveTogether save = together(now, data, false);
+  save.write_shard = [this, facts = save.write_shard](const std::string& folder,
+                                                      const std::string& name) {
+    ThreadPool pool(1);
+    Stream host(Device::cpu(), &pool);
+    Manifest part = save_shard(folder, name, snapshot_->contents(), host);
+    part.run = facts("", "").run;
+    return part;
+  };
+  writer_->thread = std::thread([this, writer = writer_.get(), save = std::move(save)] {
+    try {
+      writer->failure = save_together(world_, save);
+    } catch (...) {
+      writer->error = std::current_exception();
+    }
+    writer->done = true;
+  });
+}
+
+void RunCheckpoint::look_at_writer() {
+  if (writer_ && writer_->done) finish_writer();
+}
+
+void RunCheckpoint::finish_writer() {
+  if (!writer_) return;
+  writer_->thread.join();
+  const std::shared_ptr<Writer> ended = std::move(writer_);
+  if (ended->error) std::rethrow_exception(ended->error);
+  report(ended->step, ended->failure);
+  if (ended->failure.empty())
+    log::info("The checkpoint of step {} is complete, {:.2f} seconds after its save began.",
+              ended->step, seconds_since(ended->begin));
+}
+
+void RunCheckpoint::save_last(Engine& engine, const RunState& now, const std::string& data,
+                              bool stopped) {
+  const auto& c = config_.checkpoint;
+  finish_writer();
+  if (!saves()) return;
+  if (stopped && (now.step == 0 || now.step == start_.state.step || now.step == saved_step_))
+    return;
+  const auto begin = Clock::now();
+  std::string failure;
+  if (stopped || !c.last_save_model_only) {
+    log::info("Saving the checkpoint (or staging if async is enabled).");
+    failure = save_native(engine, now, data, false);
+  } else {
+    log::info("Saving a model only checkpoint in {} at last step, step {}.", word(c.export_dtype),
+              now.step);
+    if (c.last_save_in_hf) {
+      save_hugging_face(engine, step_path(folder_, now.step));
+    } else {
+      failure = save_native(engine, now, data, true);
+    }
+  }
+  NEREUS_CHECK(kIo, failure.empty(), "the checkpoint of step {} was not saved: {}", now.step,
+               failure);
+  if (rank0() && (stopped || !c.last_save_model_only)) purge();
+  log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
+            seconds_since(begin));
+}
+
+ShardContents RunCheckpoint::contents(const CheckpointState& state, bool weights) const {
+  return {
+      .slices = state.slices,
+      .states = std::span(state.states).subspan(0, weights ? 1 : state.states.size()),
+      .extras = std::span(state.biases).subspan(0, state.writes_biases ? state.biases.size() : 0),
+      .model_dtype = weights ? config_.checkpoint.export_dtype : DType::f32};
+}
+
+// All but the shard: write_shard gives this rank's facts alone.
+SaveTogether RunCheckpoint::together(const RunState& now, const std::string& data, bool weights) {
+  RunState run = now;
+  run.weights_only = weights;
+  run.time = now_in_utc();
+  run.program = facts_.program;
+  run.layout = facts_.layout;
+  run.ranks = facts_.ranks;
+  run.global_batch = facts_.global_batch;
+  run.config = facts_.config;
+  run.model = facts_.model;
+  run.fingerprint = facts_.fingerprint;
+  run.lineage = facts_.lineage;
+  run.data.resize(static_cast<size_t>(ranks_.size(MeshGroup::dp)));
+  Manifest facts;
+  // One of the ranks that read the same data tells where it is.
+  if (ranks_.position(MeshGroup::pp) + ranks_.position(MeshGroup::cp_tp) == 0)
+    facts.run = nlohmann::json{{"dp", ranks_.position(MeshGroup::dp)}, {"data", data}}.dump();
+  return {.place = step_path(folder_, now.step),
+          .key = fmt::format("checkpoint/{}", ++saves_),
+          .write_shard = [facts](const std::string&, const std::string&) { return facts; },
+          .make_run =
+              [run](const std::vector<std::string>& all) {
+                RunState whole = run;
+                for (const std::string& text : all) {
+                  const auto fact = nlohmann::json::parse(text);
+                  if (fact.contains("dp"))
+                    whole.data.at(fact["dp"].get<size_t>()) = fact["data"].get<std::string>();
+                }
+                return to_json(whole);
+              }};
+}
+
+// Returns what went wrong, or "".
+std::string RunCheckpoint::save_native(Engine& engine, const RunState& now, const std::string& data,
+                                       bool weights) {
+  const CheckpointState state(engine, stream_, false);
+  SaveTogether save = together(now, data, weights);
+  save.write_shard = [&, facts = save.write_shard](const std::string& folder,
+                                                   const std::string& name) {
+    Manifest part = save_shard(folder, name, contents(state, weights), stream_);
+    part.run = facts("", "").run;
+    return part;
+  };
+  return save_together(world_, save);
+}
+
+void RunCheckpoint::purge() const {
+  const auto& c = config_.checkpoint;
+  try {
+    purge_steps(folder_, c.keep_latest_k, c.keep_every);
+  } catch (const Error& e) {
+    log::warning("A checkpoint beyond checkpoint.keep_latest_k = {} stays: {}", c.keep_latest_k,
+                 e.what());
+  }
+}
+
+}  // namespace nereus
