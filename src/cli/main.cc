@@ -10,6 +10,7 @@
 #include "base/suggest.h"
 #include "cli/archive.h"
 #include "cli/bench.h"
+#include "cli/checkpoint.h"
 #include "cli/convert.h"
 #include "cli/doctor.h"
 #include "cli/download.h"
@@ -42,6 +43,8 @@ constexpr Command kCommands[] = {
     {"generate", nereus::run_generate, "text that a model goes on with, token by token"},
     {"convert", nereus::run_convert, "weights to another type, in files of another size"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
+    {"checkpoint", nereus::run_checkpoint,
+     "what is in a checkpoint, whether it is whole, where two differ"},
     {"setup", nereus::run_setup_command,
      "install the recipe: folders, program, tokenizer, data set, cluster_config.yaml"},
     {"download", nereus::run_download_command,
