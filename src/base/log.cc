@@ -76,9 +76,13 @@ void set_level(Level lowest) {
   state().lowest = lowest;
 }
 
-void use_standard_error() {
+ToStandardError::ToStandardError() {
   const std::lock_guard lock(state().mutex);
   state().file = STDERR_FILENO;
+}
+ToStandardError::~ToStandardError() {
+  const std::lock_guard lock(state().mutex);
+  state().file = STDOUT_FILENO;
 }
 
 void set_rank(int rank, bool speaks) { speak_as({rank, speaks}); }

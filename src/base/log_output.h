@@ -3,6 +3,13 @@
 
 namespace nereus::log {
 
-void use_standard_error();  // from here on
+// While one lives, lines go to standard error.
+class ToStandardError {
+ public:
+  ToStandardError();
+  ~ToStandardError();
+  ToStandardError(const ToStandardError&) = delete;
+  ToStandardError& operator=(const ToStandardError&) = delete;
+};
 
 }  // namespace nereus::log

@@ -75,7 +75,7 @@ int run_generate(int argc, char** argv) {
   if (folder->count() > 0) o.tokenizer = tokenizer;
   o.text = !ids;
   o.compute = compute.dtype();
-  log::use_standard_error();
+  const log::ToStandardError log;
   ThreadPool pool(compute.threads());
   Stream stream(compute.device(), &pool);
   const std::vector<int32_t> made = generate(stream, o, print);
