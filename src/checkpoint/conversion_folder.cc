@@ -89,6 +89,12 @@ void ConversionFolder::write(const std::string& name, const std::string& content
                contents.size());
 }
 
+void ConversionFolder::remove(const std::string& name) const {
+  std::error_code error;
+  fs::remove(file(name), error);
+  NEREUS_CHECK(kIo, !error, "{}: cannot be removed: {}", file(name), error.message());
+}
+
 int64_t ConversionFolder::free_bytes() const {
   struct statvfs s {};
   if (statvfs(path_.c_str(), &s) != 0) return INT64_MAX;

@@ -25,6 +25,7 @@ class ConversionFolder {
   bool resumed() const { return resumed_; }
   std::string file(const std::string& name) const { return path_ + "/" + name; }
   void write(const std::string& name, const std::string& contents) const;
+  void remove(const std::string& name) const;
 
   // Of its file system; INT64_MAX where it does not say.
   int64_t free_bytes() const;

@@ -13,8 +13,10 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "checkpoint/conversion_folder.h"
+#include "checkpoint/conversion_target.h"
 #include "checkpoint/hf_forms.h"
-#include "checkpoint/shard_files.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/native_source.h"
 #include "checkpoint/weight_source.h"
 
 namespace nereus {
@@ -25,14 +27,6 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kPiece = int64_t{4} << 20;  // elements
 
-// The type of a tensor in the new files.
-FileDType new_type(const WeightSource::Tensor& t, std::optional<DType> asked) {
-  const bool keeps = t.name.ends_with(".e_score_correction_bias") ||
-                     t.name.ends_with("rotary_emb.inv_freq") || !t.is_float();
-  if (t.dtype == FileDType::f8e4m3) return file_dtype(asked.value_or(DType::bf16));
-  return keeps || !asked ? t.dtype : file_dtype(*asked);
-}
-
 std::string folder_of(const std::string& weights) {
   return is_folder(weights) ? weights : fs::path(weights).parent_path().string();
 }
@@ -42,6 +36,7 @@ std::string conversion_text(const ConvertRequest& r) {
   ordered_json j;
   j["from"] = absolute_path(r.from);
   j["dtype"] = r.dtype ? name_of(*r.dtype) : "as it is";
+  j["format"] = r.format == ConvertRequest::Format::hf ? "hf" : "native";
   j["shard_bytes"] = r.shard_bytes;
   std::vector<std::string> files;
   std::error_code error;
@@ -54,21 +49,6 @@ std::string conversion_text(const ConvertRequest& r) {
   std::sort(files.begin(), files.end());
   j["files"] = files;
   return j.dump(1) + "\n";
-}
-
-// Is a file complete, with these tensors? One of that name is whole: it was renamed when it was.
-bool is_made(const std::string& path, std::span<const SafetensorsWriter::Tensor> tensors) {
-  if (!is_there(path)) return false;
-  try {
-    const SafetensorsFile file = SafetensorsFile::open(path);
-    return file.entries().size() == tensors.size() &&
-           std::all_of(tensors.begin(), tensors.end(), [&](const auto& t) {
-             const SafetensorsEntry* e = file.find(t.name);
-             return e != nullptr && e->dtype == t.dtype && e->shape == t.shape;
-           });
-  } catch (const Error&) {
-    return false;
-  }
 }
 
 // config.json of weights whose elements have another type now, and no scales.
@@ -105,6 +85,7 @@ void copy_others(const std::string& from, const ConversionFolder& to, std::optio
     const std::string name = entry.path().filename().string();
     const std::string kind = entry.path().extension().string();
     if (name.starts_with(".") || name.ends_with(".index.json") || name == "conversion.json" ||
+        name == kManifestFile ||
         std::find(std::begin(kKinds), std::end(kKinds), kind) == std::end(kKinds) ||
         !entry.is_regular_file(unknown) || entry.file_size(unknown) > kSmall)
       continue;
@@ -115,27 +96,46 @@ void copy_others(const std::string& from, const ConversionFolder& to, std::optio
   }
 }
 
-std::vector<SafetensorsWriter::Tensor> new_tensors(const WeightSource& source,
-                                                   const ConvertRequest& request) {
-  std::vector<SafetensorsWriter::Tensor> out;
-  for (const WeightSource::Tensor& t : source.tensors())
-    out.push_back({.name = t.name, .dtype = new_type(t, request.dtype), .shape = t.shape});
-  return out;
+// What is read, whichever format it has.
+struct Opened {
+  explicit Opened(const std::string& from) {
+    if (is_native_checkpoint(from)) {
+      manifest.emplace(read_manifest(from));
+      source = native_source(from, *manifest);
+    } else {
+      weights.emplace(HfWeights::open(from));
+      source = hf_source(*weights);
+    }
+    std::vector<std::string> names;
+    for (const WeightSource::Tensor& t : source->tensors()) names.push_back(t.name);
+    unused = unused_names(names);
+  }
+  bool scaled() const {
+    return std::any_of(source->tensors().begin(), source->tensors().end(),
+                       [](const auto& t) { return t.dtype == FileDType::f8e4m3; });
+  }
+
+  std::optional<HfWeights> weights;
+  std::optional<Manifest> manifest;
+  std::unique_ptr<WeightSource> source;
+  std::unordered_set<std::string> unused;
+};
+
+std::unique_ptr<ConversionTarget> target_of(const ConvertRequest& r, const Opened& from) {
+  return r.format == ConvertRequest::Format::hf
+             ? hf_target(*from.source, r.dtype, r.shard_bytes)
+             : native_target(*from.source, r.dtype, r.shard_bytes, r.run, from.unused);
 }
 
 class Conversion {
  public:
-  Conversion(WeightSource& source, const ConversionFolder& folder, const ConvertRequest& request,
+  Conversion(WeightSource& source, ConversionTarget& target, const ConversionFolder& folder,
              const std::function<void(const ConvertProgress&)>& report)
-      : source_(source),
-        folder_(folder),
-        report_(report),
-        tensors_(new_tensors(source, request)),
-        files_(shard_files(tensors_, request.shard_bytes)) {
-    progress_.of_bytes = files_.bytes;
-    progress_.of_files = files_.files.size();
-    for (const ShardFiles::File& f : files_.files) {
-      made_.push_back(is_made(folder.file(f.name), tensors_of(f)));
+      : source_(source), target_(target), folder_(folder), report_(report) {
+    progress_.of_bytes = target.files().bytes;
+    progress_.of_files = target.files().files.size();
+    for (const ShardFiles::File& f : target.files().files) {
+      made_.push_back(target.is_made(folder, f));
       if (made_.back()) progress_.found += f.bytes;
     }
     check_space();
@@ -148,22 +148,17 @@ class Conversion {
       log::info("{}: {} of {} files are there: the conversion goes on.", folder_.path(),
                 progress_.files, progress_.of_files);
     report_(progress_);
-    for (size_t i = 0; i < files_.files.size(); ++i) {
+    for (size_t i = 0; i < made_.size(); ++i) {
       if (made_[i]) continue;
-      write(files_.files[i]);
+      write(target_.files().files[i]);
       ++progress_.files;
       report_(progress_);
     }
-    if (const std::string index = index_json(files_, tensors_); !index.empty())
-      folder_.write("model.safetensors.index.json", index);
+    target_.complete(folder_);
     return progress_;
   }
 
  private:
-  std::span<const SafetensorsWriter::Tensor> tensors_of(const ShardFiles::File& f) const {
-    return std::span(tensors_).subspan(f.begin, f.end - f.begin);
-  }
-
   void check_space() const {
     const int64_t need = progress_.of_bytes - progress_.found, free = folder_.free_bytes();
     NEREUS_CHECK(kConfig, need <= free,
@@ -173,7 +168,7 @@ class Conversion {
   }
 
   void write(const ShardFiles::File& file) {
-    const auto tensors = tensors_of(file);
+    const auto tensors = target_.tensors_of(file);
     SafetensorsWriter writer(folder_.file(file.name), {tensors.begin(), tensors.end()});
     for (size_t i = 0; i < tensors.size(); ++i) {
       const WeightSource::Tensor& t = source_.tensors()[file.begin + i];
@@ -182,55 +177,57 @@ class Conversion {
         const auto piece =
             source_.read(file.begin + i, row, std::min(t.rows(), row + step), tensors[i].dtype);
         writer.append(i, piece);
+        target_.wrote(file.begin + i, piece);
         progress_.bytes += static_cast<int64_t>(piece.size());
         report_(progress_);
       }
     }
     writer.finish();
+    target_.finished(folder_, file, writer);
   }
 
   WeightSource& source_;
+  ConversionTarget& target_;
   const ConversionFolder& folder_;
   const std::function<void(const ConvertProgress&)>& report_;
-  const std::vector<SafetensorsWriter::Tensor> tensors_;
-  const ShardFiles files_;
   std::vector<bool> made_;  // by file
   ConvertProgress progress_;
 };
 
 }  // namespace
 
+bool is_native_checkpoint(const std::string& path) {
+  return is_there(fs::path(path) / kManifestFile);
+}
+
 ConversionPlan plan_conversion(const ConvertRequest& r) {
-  const HfWeights weights = HfWeights::open(r.from);
-  const std::unique_ptr<WeightSource> source = hf_source(weights);
-  const std::vector<SafetensorsWriter::Tensor> tensors = new_tensors(*source, r);
+  const Opened from(r.from);
+  const std::unique_ptr<ConversionTarget> target = target_of(r, from);
   ConversionPlan plan;
-  plan.tensors = tensors.size();
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const WeightSource::Tensor& t = source->tensors()[i];
+  plan.tensors = target->tensors().size();
+  for (size_t i = 0; i < plan.tensors; ++i) {
+    const WeightSource::Tensor& t = from.source->tensors()[i];
     plan.scaled += t.dtype == FileDType::f8e4m3 ? 1 : 0;
-    plan.largest = std::max(plan.largest, t.rows() * t.width() * size_of(tensors[i].dtype));
+    plan.largest =
+        std::max(plan.largest, t.rows() * t.width() * size_of(target->tensors()[i].dtype));
   }
-  const std::vector<std::string> names = weights.names();
-  const std::unordered_set<std::string> unused = unused_names(names);
-  plan.unused = {unused.begin(), unused.end()};
+  plan.unused = {from.unused.begin(), from.unused.end()};
   std::sort(plan.unused.begin(), plan.unused.end());
-  const ShardFiles files = shard_files(tensors, r.shard_bytes);
-  plan.bytes = files.bytes;
-  plan.files = files.files.size();
+  plan.bytes = target->files().bytes;
+  plan.files = target->files().files.size();
   return plan;
 }
 
-ConvertProgress convert_to_hf(const ConvertRequest& r,
-                              const std::function<void(const ConvertProgress&)>& report) {
-  const HfWeights weights = HfWeights::open(r.from);
-  const std::unique_ptr<WeightSource> source = hf_source(weights);
-  for (const std::string& note : weights.notes()) log::info("{}", note);
+ConvertProgress convert_weights(const ConvertRequest& r,
+                                const std::function<void(const ConvertProgress&)>& report) {
+  const Opened from(r.from);
+  if (from.weights)
+    for (const std::string& note : from.weights->notes()) log::info("{}", note);
+  const std::unique_ptr<ConversionTarget> target = target_of(r, from);
   ConversionFolder folder(r.to, conversion_text(r));
-  const ConvertProgress done = Conversion(*source, folder, r, report).run();
-  const bool scaled = std::any_of(source->tensors().begin(), source->tensors().end(),
-                                  [](const auto& t) { return t.dtype == FileDType::f8e4m3; });
-  copy_others(folder_of(r.from), folder, r.dtype || !scaled ? r.dtype : DType::bf16);
+  const ConvertProgress done = Conversion(*from.source, *target, folder, report).run();
+  if (!r.config_json.empty()) folder.write("config.json", r.config_json);
+  copy_others(folder_of(r.from), folder, r.dtype || !from.scaled() ? r.dtype : DType::bf16);
   folder.finish();
   return done;
 }

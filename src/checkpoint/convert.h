@@ -7,6 +7,10 @@
 // becomes bf16: w[i, j] = q[i, j] * weight_scale_inv[i / 128, j / 128]. The routers' correction
 // biases and rotary tables keep theirs always, as do integers. config.json says the new type and no
 // quantization; what else the folder has beside weights (the tokenizer, ...) is copied.
+//
+// To a native checkpoint of weights alone: the same, under the model's own names, with a manifest.
+// Tensors that training does not use are in its files under Hugging Face's names and come out again
+// (native_source.h). Of a native source the weights are read, moments are not.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +25,18 @@
 namespace nereus {
 
 struct ConvertRequest {
-  std::string from;                           // as HfWeights::open() takes it
-  std::string to;                             // a folder that is not there, or empty
+  enum class Format : uint8_t { hf, native };
+  std::string from;  // as HfWeights::open() takes it, or a native checkpoint
+  std::string to;    // a folder that is not there, or empty
   std::optional<DType> dtype = std::nullopt;  // f32, bf16 or f16; none: that of the source
   int64_t shard_bytes = kShardBytes;
+  Format format = Format::hf;
+  std::string run = "{}";        // of a native result: what its manifest says of its run
+  std::string config_json = {};  // where the source's folder has none
 };
+
+// Is there a native checkpoint (manifest.h)?
+bool is_native_checkpoint(const std::string& folder);
 
 // What a conversion would write.
 struct ConversionPlan {
@@ -34,7 +45,7 @@ struct ConversionPlan {
   int64_t bytes = 0, largest = 0;   // of all tensors, and of one
   size_t files = 0;
 };
-// Reads the headers of the files alone. Throws as convert_to_hf() does for weights.
+// Reads the headers of the files alone. Throws as convert_weights() does for weights.
 ConversionPlan plan_conversion(const ConvertRequest&);
 
 struct ConvertProgress {
@@ -46,7 +57,7 @@ struct ConvertProgress {
 // The folder `to` is complete, or `to`.partial has the files that are, and the same call goes on
 // from them. Throws Error{kConfig}: weights that cannot be read, a place that is taken, too little
 // space; kIo while writing.
-ConvertProgress convert_to_hf(const ConvertRequest&,
-                              const std::function<void(const ConvertProgress&)>& report);
+ConvertProgress convert_weights(const ConvertRequest&,
+                                const std::function<void(const ConvertProgress&)>& report);
 
 }  // namespace nereus

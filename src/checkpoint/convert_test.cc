@@ -9,11 +9,14 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/native_source.h"
 #include "checkpoint/released_layout_test.h"
 #include "tensor/convert.h"
 #include "test/test_tensor.h"
@@ -31,7 +34,7 @@ ConvertProgress convert(
     const ConvertRequest& r,
     const std::function<void(const ConvertProgress&)>& report = [](const auto&) {}) {
   const log::Capture quiet;
-  return convert_to_hf(r, report);
+  return convert_weights(r, report);
 }
 
 std::string refusal(const ConvertRequest& r) {
@@ -172,7 +175,7 @@ TEST(Convert, BeginsAnewForOtherOptionsAndRefusesWhatIsNotItsOwn) {
   r.dtype = DType::bf16;
   {
     const log::Capture log;
-    EXPECT_EQ(convert_to_hf(r, [](const auto&) {}).found, 0);
+    EXPECT_EQ(convert_weights(r, [](const auto&) {}).found, 0);
     EXPECT_THAT(log.text(), HasSubstr("is of a conversion of other files, or with other options"));
   }
   EXPECT_EQ(HfWeights::open(r.to).find("lm_head.weight")->dtype, FileDType::bf16);
@@ -272,6 +275,60 @@ TEST(Convert, KeepsTheLayerOfMultiTokenPrediction) {
     ASSERT_EQ(values(to, name), want) << name;
   }
   EXPECT_NE(to.find("model.layers.2.eh_proj.weight"), nullptr);
+}
+
+// Native and back: the files of a conversion in one step, byte for byte.
+TEST(Convert, ThroughTheNativeFormatNothingChanges) {
+  const test::TemporaryFolder f;
+  fs::create_directory(f.file("from"));
+  const test::ReleasedLayout small = test::released_layout(test::small_deepseek_v3(), 3);
+  test::write_released(f.file("from"), small, /*filled=*/true);
+  convert({.from = f.file("from"), .to = f.file("direct"), .shard_bytes = 300'000});
+  const ConvertRequest native{.from = f.file("from"),
+                              .to = f.file("native"),
+                              .shard_bytes = 300'000,
+                              .format = ConvertRequest::Format::native,
+                              .run = R"({"step": 0})"};
+  struct Killed {};
+  EXPECT_THROW(convert(native,
+                       [](const ConvertProgress& p) {
+                         if (p.files == 2) throw Killed();
+                       }),
+               Killed);
+  EXPECT_GT(convert(native).found, 0) << "it goes on";
+
+  const Manifest m = read_manifest(f.file("native"));
+  std::map<std::string, const Manifest::Tensor*> tensors;
+  for (const Manifest::Tensor& t : m.tensors) tensors[t.name] = &t;
+  const ModelArgs args = test::small_deepseek_v3();
+  for (const Parameter& p : parameters(args)) {
+    ASSERT_TRUE(tensors.contains(p.name)) << p.name;
+    EXPECT_EQ(tensors[p.name]->shape, p.shape) << p.name;
+  }
+  EXPECT_EQ(tensors.size(), parameters(args).size() + 1) << "and a bias of experts";
+  EXPECT_EQ(nlohmann::json::parse(m.run)[kUnusedTensors].size(), small.unused);
+  for (const std::string& name : files_in(f.file("native")))
+    EXPECT_THAT(name, Not(HasSubstr(".part.json")));
+
+  convert({.from = f.file("native"), .to = f.file("back"), .shard_bytes = 300'000});
+  ASSERT_EQ(files_in(f.file("back")), files_in(f.file("direct")));
+  for (const std::string& name : files_in(f.file("direct")))
+    EXPECT_EQ(test::read_file(f.file("back/" + name)), test::read_file(f.file("direct/" + name)))
+        << name;
+
+  // One bit of one slice.
+  const Manifest::Tensor& t = m.tensors[3];
+  const std::string file = f.file("native/" + m.files[static_cast<size_t>(t.slices[0].file)].name);
+  std::string bytes = test::read_file(file);
+  bytes[static_cast<size_t>(t.slices[0].offset)] ^= 1;
+  std::ofstream(file, std::ios::binary) << bytes;
+  try {
+    convert({.from = f.file("native"), .to = f.file("damaged")});
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.fault(), Fault::kIo);
+    EXPECT_THAT(e.what(), HasSubstr(t.name + " is not as it was written"));
+  }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "checkpoint/listing.h"
 #include "cli/command.h"
 #include "cli/progress_bar.h"
+#include "train/conversion.h"
 
 namespace nereus {
 namespace {
@@ -32,12 +33,14 @@ int run_convert(int argc, char** argv) {
   std::string format = "hf", dtype;
   uint64_t shard_size = kShardBytes;
   bool dry_run = false;
-  app.add_option("--from", request.from,
-                 "folder (or file) of weights; FP8 is multiplied by its scales")
+  app.add_option(
+         "--from", request.from,
+         "folder (or file) of Hugging Face weights, of which FP8 is multiplied by its scales, or a "
+         "native checkpoint, step-N")
       ->required();
   app.add_option("--to", request.to, "folder to make")->required();
-  app.add_option("--format", format, "hf: Hugging Face's layout")
-      ->check(CLI::IsMember({"hf"}))
+  app.add_option("--format", format, "hf: Hugging Face's layout; native: a checkpoint of weights")
+      ->check(CLI::IsMember({"hf", "native"}))
       ->capture_default_str();
   app.add_option("--dtype", dtype,
                  "bfloat16, float32 or float16; default: as they are, and bfloat16 for FP8")
@@ -51,6 +54,8 @@ int run_convert(int argc, char** argv) {
                "--shard-size {}: it must be above 0: 5GB is usual", shard_size);
   request.dtype = type_of(dtype);
   request.shard_bytes = static_cast<int64_t>(shard_size);
+  if (format == "native") request.format = ConvertRequest::Format::native;
+  describe_model(request, "nereus " NEREUS_VERSION);
   const ConversionPlan plan = plan_conversion(request);
   fmt::print("{}: {} tensors{}, the largest of {}\n{}: {} in {} files\n", request.from,
              plan.tensors,
@@ -66,7 +71,7 @@ int run_convert(int argc, char** argv) {
   ConvertProgress done;
   {
     ProgressBar bar(stdout);
-    done = convert_to_hf(request, [&](const ConvertProgress& p) {
+    done = convert_weights(request, [&](const ConvertProgress& p) {
       bar.show(p.bytes, p.of_bytes, p.found, fmt::format(", {} of {} files", p.files, p.of_files));
     });
   }

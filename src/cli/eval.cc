@@ -18,7 +18,8 @@ namespace {
 constexpr const char* kHelp =
     "The loss of a checkpoint on a set of rows, and its perplexity, exp(loss).\n\n"
     "Usage: nereus eval --checkpoint DIR [CONFIG.toml] [--section.key=value ...] [OPTIONS]\n\n"
-    "  --checkpoint DIR     folder (or file) of Hugging Face weights\n"
+    "  --checkpoint DIR     folder (or file) of Hugging Face weights, or a native checkpoint, "
+    "step-N\n"
     "  CONFIG.toml, --section.key=value\n"
     "                       as for nereus train; what concerns the optimizer has no meaning. The\n"
     "                       model is that of DIR/config.json unless model.flavor, model.hf_config "
@@ -69,10 +70,8 @@ EvalFlags eval_flags(const std::vector<std::string>& arguments) {
 // Model and tokenizer are the checkpoint's unless the configuration names others.
 void take_model(LoadedConfig& loaded, const SavedModel& model) {
   const auto named = [&](const char* key) { return loaded.origin.contains(key); };
-  if (!named("model.flavor") && !named("model.hf_config") && !named("model.torchtitan_args")) {
-    loaded.config.model.hf_config = model.config();
-    loaded.origin["model.hf_config"] = "--checkpoint";
-  }
+  if (!named("model.flavor") && !named("model.hf_config") && !named("model.torchtitan_args"))
+    model.take_model(loaded);
   if (!named("model.hf_assets_path") && is_there(model.folder() + "/tokenizer.json")) {
     loaded.config.model.hf_assets_path = model.folder();
     loaded.origin["model.hf_assets_path"] = "--checkpoint";

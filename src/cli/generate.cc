@@ -33,7 +33,8 @@ int run_generate(int argc, char** argv) {
   std::vector<int64_t> prompt_ids;
   bool ids = false;
   app.add_option("--checkpoint", o.checkpoint,
-                 "folder (or file) of Hugging Face weights, with config.json")
+                 "folder (or file) of Hugging Face weights, with config.json; or a native "
+                 "checkpoint, step-N")
       ->required();
   CLI::Option* text = app.add_option(
       "--prompt", prompt,

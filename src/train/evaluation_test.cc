@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "tensor/safetensors.h"
+#include "train/conversion.h"
 #include "train/whole_run_test.h"
 
 namespace nereus {
@@ -97,6 +98,38 @@ TEST(Evaluation, EqualsTheValidationOfTheRunOnEveryLayout) {
       evaluate(1, weights, run + Arguments{"--training.dataset=random", "--training.seed=5"},
                /*training=*/true);
   EXPECT_NE(other.result.loss, trained);
+}
+
+// The same of a native checkpoint, and of what it is converted to.
+TEST(Evaluation, ReadsNativeCheckpoints) {
+  const test::TemporaryFolder f;
+  const Arguments run =
+      test::small_model(f.file("run")) + Arguments{"--training.steps=4",
+                                                   "--training.local_batch_size=2",
+                                                   "--training.global_batch_size=8",
+                                                   "--validation.enable",
+                                                   "--validation.dataset=random",
+                                                   "--validation.steps=5",
+                                                   "--validation.local_batch_size=1",
+                                                   "--validation.seq_len=16"};
+  ASSERT_EQ(test::train_on(2, run + Arguments{"--checkpoint.enable"}).code, 0);
+  const double trained = last_validation_loss(f.file("run"));
+  const std::string native = f.file("run/checkpoint/step-4");
+  const SavedModel model(native, "--checkpoint");
+  ASSERT_TRUE(model.is_native());
+  TrainFlags flags;
+  const ModelArgs of_run = resolve_model_args(load_config(run, flags).config);
+  EXPECT_EQ(model_facts(model.args()), model_facts(of_run)) << "with nothing but the checkpoint";
+  EXPECT_NEAR(evaluate(1, native, run).result.loss, trained, 2e-6);
+  EXPECT_EQ(evaluate(2, native, run).result.loss, trained) << "the layout that wrote it";
+  ConvertRequest request{.from = native, .to = f.file("hf")};
+  describe_model(request, "test");
+  {
+    const log::Capture quiet;
+    convert_weights(request, [](const auto&) {});
+  }
+  EXPECT_EQ(evaluate(2, f.file("hf"), run).result.loss, trained);
+  EXPECT_THAT(test::read_file(f.file("hf/config.json")), HasSubstr("DeepseekV3ForCausalLM"));
 }
 
 // The mean loss that transformers has of the same tokens.
