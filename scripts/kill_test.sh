@@ -77,6 +77,9 @@ fail() {  # folder, message
   exit 1
 }
 
+# Of the runs in this folder, how many have their ranks together.
+starts() { cat "$1.log" 2>/dev/null | grep -c 'Training starts at step' || true; }
+
 figures() {  # folder: "step loss norm" of every line of all metrics files
   cat "$1"/metrics*.jsonl | grep -o '"step":[0-9]*,"loss":[^,]*,"grad_norm":[^,]*' | sort -u
 }
@@ -123,7 +126,15 @@ done_kills=0 damaged=0 finished=0 turn=0
 while ((done_kills < kills)); do
   mode=${modes[turn++ % 3]} folder=$work/$mode
   before=$(complete "$folder" | tail -1)
+  started=$(starts "$folder")
   start "$mode" "$folder"
+  # A rank that dies before the ranks have met is waited for until comm.init_timeout_seconds.
+  if [[ $mode == ranks ]]; then
+    for ((i = 0; i < 400; ++i)); do
+      if (($(starts "$folder") > started)) || ! kill -0 "${pids[0]}" 2>/dev/null; then break; fi
+      sleep 0.05
+    done
+  fi
   sleep "0.$((RANDOM % 4))$((RANDOM % 10))"
   case $((RANDOM % 6)) in
     0) signal=TERM ;;
