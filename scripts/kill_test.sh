@@ -103,6 +103,7 @@ damage() {  # folder: its newest checkpoint, where there is one before it
     3) mv "$newest" "$newest.partial" ;;
   esac
   damaged=$((damaged + 1))
+  hurt[${1##*/}]=1
 }
 
 for mode in "${modes[@]}"; do  # what nobody kills
@@ -122,10 +123,13 @@ check() {  # mode, folder: it reached its last step
   rm -rf "$2" "$2.log"
 }
 
+declare -A hurt=()
 done_kills=0 damaged=0 finished=0 turn=0
 while ((done_kills < kills)); do
   mode=${modes[turn++ % 3]} folder=$work/$mode
-  before=$(complete "$folder" | tail -1)
+  # The last may be the one that was damaged.
+  before=$(complete "$folder" | tail -$((1 + ${hurt[$mode]:-0})) | head -1)
+  hurt[$mode]=0
   started=$(starts "$folder")
   start "$mode" "$folder"
   # A rank that dies before the ranks have met is waited for until comm.init_timeout_seconds.
