@@ -47,7 +47,7 @@ TEST(RunFacts, AreOfTheRankThatNeedsMostOfThePipelineAndOfTheMask) {
   EXPECT_EQ(f.missing[0].path, "/none/datasets/c4");
   EXPECT_EQ(f.missing[0].text,
             "the data set /none/datasets/c4 (training.dataset_path): it is not there; `nereus "
-            "download dataset` fetches C4");
+            "download dataset --dir /none/datasets/c4` fetches C4 there");
   EXPECT_THAT(f.missing[1].text, StartsWith("the tokenizer (model.hf_assets_path): /none/"));
   // The last words of the command line count.
   EXPECT_THAT(facts({}, {"--model_overrides.attn_mask_type=block_causal",

@@ -74,8 +74,11 @@ class Look {
       return fmt::format("{}: {} names no files", set.name, set.path_key());
     }
     if (!is_there(set.path))
-      return miss(set, "it is not there",
-                  set.is_text() ? "; `nereus download dataset` fetches C4" : "");
+      return miss(
+          set, "it is not there",
+          set.is_text()
+              ? fmt::format("; `nereus download dataset --dir {}` fetches C4 there", set.path)
+              : "");
     try {
       if (set.is_text()) return facts_of_text(set);
       std::error_code error;

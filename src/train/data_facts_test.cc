@@ -84,8 +84,9 @@ TEST(DataFacts, ListWhatARunHereWouldEndFor) {
   EXPECT_THAT(missing(of("good")), ElementsAre());
   EXPECT_THAT(missing(of("none")),
               ElementsAre("the data set " + folder.file("none") +
-                          " (training.dataset_path): it is not there; `nereus download dataset` "
-                          "fetches C4"));
+                          " (training.dataset_path): it is not there; `nereus download dataset "
+                          "--dir " +
+                          folder.file("none") + "` fetches C4 there"));
   EXPECT_THAT(missing(of("empty")), ElementsAre(HasSubstr(folder.file("empty"))));
   EXPECT_THAT(missing(of("bad")), ElementsAre(HasSubstr("1 of its 2 shards cannot be read")));
   JobConfig c = of("bad");
