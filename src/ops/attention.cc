@@ -62,7 +62,16 @@ int64_t estimated_workspace(const AttentionBackward& a) {
 
 }  // namespace
 
+void check_head_of_gpu(int64_t width_qk, int64_t width_v) {
+  NEREUS_CHECK(kConfig, width_qk <= kMostGpuHead && width_v <= kMostGpuHead,
+               "attention heads of {} (queries and keys: qk_nope_head_dim + qk_rope_head_dim) and "
+               "{} (values: v_head_dim) on a GPU, whose kernels take up to {}. A narrower head, or "
+               "--device.kind=cpu.",
+               width_qk, width_v, kMostGpuHead);
+}
+
 int64_t attention_backward_workspace(Stream& stream, const AttentionBackward& a) {
+  if (stream.on_gpu() || stream.stands_for_gpu()) check_head_of_gpu(a.q.dim(2), a.v.dim(2));
   if (stream.stands_for_gpu() && stream.plans_for() == nullptr) return estimated_workspace(a);
   if constexpr (kHasCuda) {
     Stream* const gpu = stream.on_gpu() ? &stream : stream.plans_for();

@@ -9,10 +9,9 @@
 namespace nereus::ops::cuda {
 namespace {
 
-constexpr int kWarps = 8;               // of a thread block: neighbours of a head share its rows
-constexpr int kAhead = 4;               // keys or queries that a warp works on at a time
-constexpr int kMostWidth = 256;         // of a head
-constexpr int kLane = kMostWidth / 32;  // elements of a row that a lane holds
+constexpr int kWarps = 8;                 // of a thread block: neighbours of a head share its rows
+constexpr int kAhead = 4;                 // keys or queries that a warp works on at a time
+constexpr int kLane = kMostGpuHead / 32;  // elements of a row that a lane holds
 
 // A row of a [T, H, D] tensor, spread over the lanes of a warp: lane l has d = l, l + 32, ...
 template <class E>
@@ -249,6 +248,7 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   if (hopper_takes(stream, a)) return hopper_forward(stream, a);
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
   if (flash_takes(a)) return flash_forward(stream, a);
+  check_head_of_gpu(a.q.dim(2), a.v.dim(2));
   visit_float(a.q.dtype, [&]<class E>() {
     forward_kernel<E><<<grid(T, H), kWarps * 32, 0, native(stream)>>>(
         rows_of<E>(a.o), a.lse.as<float>(), rows_of<E>(a.q), rows_of<E>(a.k), rows_of<E>(a.v),
@@ -263,6 +263,7 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
   if (hopper_takes(stream, a)) return hopper_backward(stream, a);
   if (cudnn_takes(a) && run_cudnn(stream, a)) return;
   if (flash_takes(a)) return flash_backward(stream, a);
+  check_head_of_gpu(a.q.dim(2), a.v.dim(2));
   visit_float(a.q.dtype, [&]<class E>() {
     const dim3 blocks = grid(T, H);
     delta_kernel<E><<<blocks, kWarps * 32, 0, native(stream)>>>(

@@ -32,6 +32,12 @@ namespace nereus::ops {
 
 enum class AttentionMask { causal, document };
 
+// Widest head that a GPU's kernels take; the CPU's take any.
+inline constexpr int64_t kMostGpuHead = 256;
+
+// Throws Error{kConfig} for heads that are wider.
+void check_head_of_gpu(int64_t width_qk, int64_t width_v);
+
 // Which kernels a GPU's attention goes through.
 struct AttentionKernels {
   bool cudnn = false;      // cuDNN's where it has some, also on a GPU that our own are for

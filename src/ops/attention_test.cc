@@ -338,6 +338,23 @@ TEST(Attention, HasRoomForTheWidestHeads) {
   }
 }
 
+// Before memory is taken: a kernel would leave out what lies beyond.
+TEST(AttentionErrors, HeadsWiderThanAGpusKernelsAreRefusedWhenAGpuIsPlanned) {
+  using testing::HasSubstr, testing::ThrowsMessage;
+  Stream gpu = Stream::meta_of_gpu(), cpu = Stream(Device::meta());
+  const auto plan = [](Stream& s, int64_t qk, int64_t v) {
+    const test::Tensor q(Device::cpu(), DType::f32, {4, 2, qk}),
+        o(Device::cpu(), DType::f32, {4, 2, v});
+    return attention_backward_workspace(s, {.q = q, .k = q, .v = o, .sequence = 4});
+  };
+  EXPECT_NO_THROW(plan(gpu, 256, 256));
+  EXPECT_NO_THROW(plan(cpu, 576, 512));
+  EXPECT_THAT(([&] { plan(gpu, 264, 128); }),
+              ThrowsMessage<Error>(HasSubstr("on a GPU, whose kernels take up to 256")));
+  EXPECT_THAT(([&] { plan(gpu, 192, 264); }),
+              ThrowsMessage<Error>(HasSubstr("and 264 (values: v_head_dim)")));
+}
+
 TEST(AttentionErrors, NameTheTensorOrTheTokenThatBreaksTheContract) {
   using testing::HasSubstr, testing::ThrowsMessage;
   const test::Tensor q(Device::cpu(), DType::f32, {6, 2, 4}),

@@ -30,12 +30,13 @@ std::string RunReport::attention_kernels() const {
   if (!stream_.on_gpu()) return "CPU";
   const bool bf16 = config_.training.mixed_precision_param == DType::bf16;
   const bool documents = args_.block_causal();
+  const bool cudnn = !documents && layout_.mesh.size(MeshGroup::cp) == 1;  // has kernels for it
   const int64_t qk = args_.qk_head_dim(), v = args_.v_head_dim;
-  if (!bf16 || qk % 8 + v % 8 > 0 || qk > (documents ? 192 : 256) || v > (documents ? 128 : 256)) {
+  if (!bf16 || qk % 8 + v % 8 > 0 || qk > (cudnn ? 256 : 192) || v > (cudnn ? 256 : 128)) {
     log::warning(
         "Attention goes through a plain kernel, which is slow on long sequences: the fast ones "
         "take bfloat16 and heads of multiples of 8 up to 256 (cuDNN, causal masks) or 192/128 "
-        "(document masks), and this run has {}, heads of {}/{} and {} masks.",
+        "(document masks, context parallelism), and this run has {}, heads of {}/{} and {} masks.",
         word(config_.training.mixed_precision_param), qk, v, documents ? "document" : "causal");
     return "plain";
   }
@@ -44,7 +45,7 @@ std::string RunReport::attention_kernels() const {
         cuda::properties(stream_.device().index).major == 9)
       return "own for Hopper, deterministic";
   }
-  if (documents || layout_.mesh.size(MeshGroup::cp) > 1) return "own tensor-core kernels";
+  if (!cudnn) return "own tensor-core kernels";
   return config_.device.unordered_attention ? "cuDNN, unordered" : "cuDNN, deterministic";
 }
 
