@@ -5,7 +5,7 @@
 
 #include <filesystem>
 
-#include "base/error.h"
+#include "cli/subcommand_test.h"
 #include "device/device.h"
 #include "test/test_tensor.h"
 
@@ -15,23 +15,7 @@ namespace {
 using testing::ContainsRegex;
 using testing::HasSubstr;
 
-int bench_slice(std::vector<std::string> args) {
-  args.insert(args.begin(), "slice");
-  std::vector<char*> argv;
-  argv.reserve(args.size());
-  for (std::string& arg : args) argv.push_back(arg.data());
-  return run_bench_slice(static_cast<int>(argv.size()), argv.data());
-}
-
-std::string refusal(const std::vector<std::string>& args) {
-  try {
-    bench_slice(args);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.exit_code(), 2);
-    return e.what();
-  }
-  return "no error";
-}
+const test::Subcommand bench_slice("slice", run_bench_slice);
 
 TEST(BenchSlice, TrainsEachSettingThatIsWantedAndPrintsARowForIt) {
   const test::TemporaryFolder folder;
@@ -59,10 +43,10 @@ TEST(BenchSlice, ASettingThatCannotRunIsARowOfItsOwn) {
 }
 
 TEST(BenchSlice, NamesItsSettingsAndWhatItNeeds) {
-  EXPECT_THAT(refusal({"--configurations", "sometimes"}),
+  EXPECT_THAT(bench_slice.refusal({"--configurations", "sometimes"}),
               HasSubstr("no configuration's name contains \"sometimes\". There are:\n  none\n"));
   if (!kHasCuda) {
-    EXPECT_THAT(refusal({}), HasSubstr("needs a GPU of 80 GB"));
+    EXPECT_THAT(bench_slice.refusal({}), HasSubstr("needs a GPU of 80 GB"));
   }
 }
 

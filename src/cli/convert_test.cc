@@ -5,8 +5,8 @@
 
 #include <filesystem>
 
-#include "base/error.h"
 #include "cli/progress_bar.h"
+#include "cli/subcommand_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -14,33 +14,7 @@ namespace {
 
 using testing::HasSubstr;
 
-int convert_command(std::vector<std::string> args) {
-  args.insert(args.begin(), "convert");
-  std::vector<char*> argv;
-  argv.reserve(args.size());
-  for (std::string& arg : args) argv.push_back(arg.data());
-  return run_convert(static_cast<int>(argv.size()), argv.data());
-}
-
-std::string output_of(const std::vector<std::string>& args) {
-  testing::internal::CaptureStdout();
-  try {
-    EXPECT_EQ(convert_command(args), 0);
-  } catch (const std::exception& e) {
-    ADD_FAILURE() << e.what();
-  }
-  return testing::internal::GetCapturedStdout();
-}
-
-std::string refusal(const std::vector<std::string>& args) {
-  try {
-    convert_command(args);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.exit_code(), 2);
-    return e.what();
-  }
-  return "no error";
-}
+const test::Subcommand convert("convert", run_convert);
 
 std::string model() { return test::source_path("tests/golden/hf_tiny/v3"); }
 
@@ -50,9 +24,9 @@ TEST(ConvertCommand, SaysWhatItWritesAndHowFarItIs) {
                                          "--dtype", "bfloat16", "--shard-size", "100kB"};
   std::vector<std::string> dry = args;
   dry.push_back("--dry-run");
-  EXPECT_THAT(output_of(dry), HasSubstr(" tensors, the largest of "));
+  EXPECT_THAT(convert.output(dry), HasSubstr(" tensors, the largest of "));
   EXPECT_FALSE(std::filesystem::exists(f.file("to")));
-  const std::string out = output_of(args);
+  const std::string out = convert.output(args);
   EXPECT_THAT(out, HasSubstr("[##############################] 100 %"));
   EXPECT_THAT(out, HasSubstr(f.file("to") + " is complete: "));
   EXPECT_TRUE(std::filesystem::exists(f.file("to/model.safetensors.index.json")));
@@ -60,13 +34,13 @@ TEST(ConvertCommand, SaysWhatItWritesAndHowFarItIs) {
 
 TEST(ConvertCommand, NamesWhatIsWrong) {
   const test::TemporaryFolder f;
-  EXPECT_THAT(refusal({"--to", f.file("to")}), HasSubstr("--from is required"));
-  EXPECT_THAT(refusal({"--from", model()}), HasSubstr("--to is required"));
+  EXPECT_THAT(convert.refusal({"--to", f.file("to")}), HasSubstr("--from is required"));
+  EXPECT_THAT(convert.refusal({"--from", model()}), HasSubstr("--to is required"));
   const std::vector<std::string> base = {"--from", model(), "--to", f.file("to")};
   const auto with = [&](const std::string& more) {
     std::vector<std::string> all = base;
     all.push_back(more);
-    return refusal(all);
+    return convert.refusal(all);
   };
   EXPECT_THAT(with("--dtype=int8"), HasSubstr("--dtype"));
   EXPECT_THAT(with("--format=gguf"), HasSubstr("--format"));

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/error.h"
+#include "cli/subcommand_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -11,33 +11,7 @@ namespace {
 
 using testing::HasSubstr;
 
-int generate_command(std::vector<std::string> args) {
-  args.insert(args.begin(), "generate");
-  std::vector<char*> argv;
-  argv.reserve(args.size());
-  for (std::string& arg : args) argv.push_back(arg.data());
-  return run_generate(static_cast<int>(argv.size()), argv.data());
-}
-
-std::string output_of(const std::vector<std::string>& args) {
-  testing::internal::CaptureStdout();
-  try {
-    EXPECT_EQ(generate_command(args), 0);
-  } catch (const std::exception& e) {
-    ADD_FAILURE() << e.what();
-  }
-  return testing::internal::GetCapturedStdout();
-}
-
-std::string refusal(const std::vector<std::string>& args) {
-  try {
-    generate_command(args);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.exit_code(), 2);
-    return e.what();
-  }
-  return "no error";
-}
+const test::Subcommand generate("generate", run_generate);
 
 const std::string& model() {
   static const std::string folder = test::source_path("tests/golden/hf_tiny/eps");
@@ -46,18 +20,19 @@ const std::string& model() {
 
 TEST(GenerateCommand, PrintsIdsAloneOnOneLine) {
   const std::string greedy =
-      output_of({"--checkpoint", model(), "--prompt-ids", "5,9,2", "--max-tokens=5",
-                 "--temperature=0", "--ids", "--device=cpu", "--threads=2"});
+      generate.output({"--checkpoint", model(), "--prompt-ids", "5,9,2", "--max-tokens=5",
+                       "--temperature=0", "--ids", "--device=cpu", "--threads=2"});
   EXPECT_THAT(greedy, testing::MatchesRegex("[0-9]+( [0-9]+)*\n"));
-  EXPECT_EQ(output_of({"--checkpoint=" + model(), "--prompt-ids=5,9,2", "--max-tokens=5",
-                       "--temperature=0", "--ids", "--device=cpu", "--threads=1"}),
+  EXPECT_EQ(generate.output({"--checkpoint=" + model(), "--prompt-ids=5,9,2", "--max-tokens=5",
+                             "--temperature=0", "--ids", "--device=cpu", "--threads=1"}),
             greedy);
 }
 
 TEST(GenerateCommand, PrintsTextByTheTokenizerThatIsNamed) {
-  const std::string text = output_of({"--checkpoint", model(), "--prompt", "42", "--tokenizer",
-                                      test::source_path("tests/golden/cases/tokenizer_digits"),
-                                      "--max-tokens", "3", "--device", "cpu", "--threads", "2"});
+  const std::string text =
+      generate.output({"--checkpoint", model(), "--prompt", "42", "--tokenizer",
+                       test::source_path("tests/golden/cases/tokenizer_digits"), "--max-tokens",
+                       "3", "--device", "cpu", "--threads", "2"});
   EXPECT_GT(text.size(), 1u);
   EXPECT_EQ(text.back(), '\n');
 }
@@ -66,9 +41,9 @@ TEST(GenerateCommand, NamesWrongOptions) {
   const std::vector<std::string> base = {"--checkpoint", model()};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), base.begin(), base.end());
-    return refusal(more);
+    return generate.refusal(more);
   };
-  EXPECT_THAT(refusal({"--prompt-ids=1"}), HasSubstr("--checkpoint is required"));
+  EXPECT_THAT(generate.refusal({"--prompt-ids=1"}), HasSubstr("--checkpoint is required"));
   EXPECT_THAT(with({}), HasSubstr("neither --prompt nor --prompt-ids is given"));
   EXPECT_THAT(with({"--prompt-ids=1", "--prompt=a"}), HasSubstr("are both given: leave one out"));
   EXPECT_THAT(with({"--prompt-ids=1,x"}), HasSubstr("--prompt-ids"));

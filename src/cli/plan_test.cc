@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <tuple>
 
-#include "base/error.h"
+#include "cli/subcommand_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -15,23 +15,7 @@ namespace {
 
 using testing::HasSubstr;
 
-int plan(std::vector<std::string> args) {
-  args.insert(args.begin(), "plan");
-  std::vector<char*> argv;
-  argv.reserve(args.size());
-  for (std::string& arg : args) argv.push_back(arg.data());
-  return run_plan(static_cast<int>(argv.size()), argv.data());
-}
-
-std::string refusal(const std::vector<std::string>& args) {
-  try {
-    plan(args);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.exit_code(), 2);
-    return e.what();
-  }
-  return "no error";
-}
+const test::Subcommand plan("plan", run_plan);
 
 TEST(Plan, DrawsAScheduleAsTextAndAsAPicture) {
   const test::TemporaryFolder folder;
@@ -66,19 +50,20 @@ TEST(Plan, TheIdleSharesThatTheRecipesPageTellsAreItsOwn) {
 }
 
 TEST(Plan, WrongInputIsOneMessageAndExitCodeTwo) {
-  EXPECT_THAT(refusal({"--schedule", "1F1B", "--microbatches", "4"}),
+  EXPECT_THAT(plan.refusal({"--schedule", "1F1B", "--microbatches", "4"}),
               HasSubstr("--pp is required"));
-  EXPECT_THAT(refusal({"--schedule", "1F1B", "--pp", "4"}),
+  EXPECT_THAT(plan.refusal({"--schedule", "1F1B", "--pp", "4"}),
               HasSubstr("--microbatches M is needed"));
-  EXPECT_THAT(refusal({"--pp", "4"}), HasSubstr("--schedule NAME or --csv FILE is needed"));
-  EXPECT_THAT(refusal({"--schedule", "1F1B", "--pp", "0", "--microbatches", "4"}),
+  EXPECT_THAT(plan.refusal({"--pp", "4"}), HasSubstr("--schedule NAME or --csv FILE is needed"));
+  EXPECT_THAT(plan.refusal({"--schedule", "1F1B", "--pp", "0", "--microbatches", "4"}),
               HasSubstr("--pp: Value 0 not in range"));
-  EXPECT_THAT(refusal({"--schedul", "1F1B", "--pp", "4"}), HasSubstr("did you mean --schedule?"));
-  EXPECT_THAT(refusal({"--schedule", "DualPipeV", "--pp", "4", "--microbatches", "4"}),
+  EXPECT_THAT(plan.refusal({"--schedul", "1F1B", "--pp", "4"}),
+              HasSubstr("did you mean --schedule?"));
+  EXPECT_THAT(plan.refusal({"--schedule", "DualPipeV", "--pp", "4", "--microbatches", "4"}),
               HasSubstr("DualPipeV requires at least as many microbatches as stages"));
   testing::internal::CaptureStdout();
-  EXPECT_THAT(refusal({"--schedule", "1F1B", "--pp", "2", "--microbatches", "4", "--svg",
-                       "/no/such/folder/x.svg"}),
+  EXPECT_THAT(plan.refusal({"--schedule", "1F1B", "--pp", "2", "--microbatches", "4", "--svg",
+                            "/no/such/folder/x.svg"}),
               HasSubstr("--svg /no/such/folder/x.svg: cannot be written"));
   testing::internal::GetCapturedStdout();
 }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/subcommand_test.h"
 #include "test/sha256.h"
 #include "test/test_tensor.h"
 
@@ -20,15 +21,11 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 int tokenize(std::vector<std::string> args, bool with_tokenizer = true) {
-  args.insert(args.begin(), "tokenize");
   if (with_tokenizer) {
     args.emplace_back("--tokenizer");
     args.push_back(test::source_path("assets/tokenizer"));
   }
-  std::vector<char*> argv;
-  argv.reserve(args.size());
-  for (std::string& arg : args) argv.push_back(arg.data());
-  return run_tokenize(static_cast<int>(argv.size()), argv.data());
+  return test::Subcommand("tokenize", run_tokenize)(std::move(args));
 }
 
 std::vector<json> lines_of(const std::string& path) {
