@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "base/text.h"
 #include "cli/run_facts.h"
 #include "recipe/allocation.h"
+#include "recipe/cluster_config.h"
 #include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
 
@@ -37,6 +39,14 @@ constexpr const char* kHelp =
     "NEREUS_PRESET: original, newer or ours. Outside of a job NEREUS_SUBMIT=true submits "
     "launch.sh,\n"
     "with as many nodes and tasks as the run needs.\n";
+
+// What the installation's file says of this cluster's GPUs; launch.sh works without one too.
+std::map<std::string, double> cluster_gpu_memory() {
+  const char* const install = std::getenv("LLMB_INSTALL");
+  const std::string file = std::string(install ? install : "") + "/cluster_config.yaml";
+  if (install == nullptr || !is_there(file)) return {};
+  return recipe::read_cluster_config(file).gpu_memory_gib;
+}
 
 // NEREUS_DOCTOR: 0, or the exit code with which the job ends.
 int examine_nodes(const std::vector<std::string>& command) {
@@ -110,7 +120,7 @@ int run_recipe(int argc, char** argv) {
               static_cast<long long>(run.gpus), run.dtype.c_str());
   for (const std::string& s : run.settings) std::printf("  %s\n", s.c_str());
   std::fflush(stdout);
-  const recipe::RunFacts facts = run_check()(run);
+  const recipe::RunFacts facts = run_check(cluster_gpu_memory())(run);
   for (const std::string& line : facts.lines) std::printf("  %s\n", line.c_str());
   std::fflush(stdout);
   const recipe::Purpose purpose = dry_run  ? recipe::Purpose::look

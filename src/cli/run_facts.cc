@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "config/gpu_memory.h"
 #include "config/load.h"
@@ -13,15 +14,19 @@
 namespace nereus {
 namespace {
 
-// GiB that CUDA offers of the run's GPUs: what the configuration says, else what the type has.
-double gib_of(const JobConfig& config, const std::string& type) {
+using GpuMemories = std::map<std::string, double>;
+
+// GiB that CUDA offers of the run's GPUs: what the configuration says, else the cluster's file, else
+// what the type has.
+double gib_of(const JobConfig& config, const std::string& type, const GpuMemories& cluster) {
   if (config.device.gpu_memory_gib > 0) return config.device.gpu_memory_gib;
+  if (const auto it = cluster.find(lower(type)); it != cluster.end()) return it->second;
   const std::optional<double> gib = gpu_memory_gib(type);
   NEREUS_CHECK(kContract, gib.has_value(), "no memory of a GPU of type {}", type);
   return *gib;
 }
 
-recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
+recipe::RunFacts facts_of(const recipe::RecipeRun& run, const GpuMemories& cluster) {
   check_log_ranks(log_ranks(run.log_rank), run.gpus);
   std::vector<std::string> arguments(run.train.begin() + 2, run.train.end());
   arguments.insert(arguments.end(), {"--dry-run", "--world=" + std::to_string(run.gpus)});
@@ -39,7 +44,7 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
   std::string memory =
       fmt::format("memory {:.1f} GiB on rank {}, which needs most", need, check.rank);
   if (config.device.kind == DeviceChoice::cuda) {
-    const double has = gib_of(config, run.gpu_type);
+    const double has = gib_of(config, run.gpu_type, cluster);
     memory += fmt::format(" ({}: {:.1f} GiB)", run.gpu_type, has);
     if (need > kMostOfGpuMemory * has)
       out.too_large = fmt::format(
@@ -63,14 +68,15 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run) {
 
 }  // namespace
 
-recipe::RunCheck run_check() {
+recipe::RunCheck run_check(GpuMemories gpu_memory_gib) {
   const auto known = std::make_shared<std::map<std::string, recipe::RunFacts>>();
-  return [known](const recipe::RecipeRun& run) {
+  return [known, cluster = std::move(gpu_memory_gib)](const recipe::RecipeRun& run) {
     std::string key = fmt::format("{} {} {}", run.gpu_type, run.gpus, run.log_rank);
     for (const std::string& word : run.train)
       if (!word.starts_with("--job.dump_folder=")) key += '\0' + word;
     const auto found = known->find(key);
-    return found != known->end() ? found->second : known->emplace(key, facts_of(run)).first->second;
+    return found != known->end() ? found->second
+                                 : known->emplace(key, facts_of(run, cluster)).first->second;
   };
 }
 

@@ -133,7 +133,7 @@ int run_submit(int argc, char** argv) {
   if (o.dump_environment) warnings.push_back("--dump-env has a meaning for Megatron-Bridge alone.");
   recipe::Submitter submitter(config, workloads, recipe::process_environment(), program_path(),
                               o.slurm, arguments);
-  submitter.run_check = run_check();
+  submitter.run_check = run_check(config.gpu_memory_gib);
   submitter.force = o.request.force;
   std::vector<std::vector<std::string>> facts;  // by task
   for (const Task& t : list.tasks) {

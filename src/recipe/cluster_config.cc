@@ -188,6 +188,16 @@ bool holds_secret(const YAML::Node& node) {
   return false;
 }
 
+double memory_of(const YamlFile& file, const YAML::Node& at, const std::string& type,
+                 const std::string& text) {
+  const double gib = at[type].as<double>(0);
+  if (!(gib >= 1 && gib <= 4096))
+    file.fail(at, fmt::format("gpu_memory_gib of {} is \"{}\", which is no number of GiB from 1 to "
+                              "4096 (an H100 of 80 GB offers 79.1).",
+                              type, text));
+  return gib;
+}
+
 }  // namespace
 
 bool is_hub_token(const std::string& variable) {
@@ -221,6 +231,8 @@ ClusterConfig read_cluster_config(const std::string& path) {
   const YAML::Node install = file.map(root, "", "install");
   if (install["node_architecture"].IsDefined())
     config.node_architecture = file.required_text(install, "install", "node_architecture");
+  for (const auto& [type, gib] : file.strings(top, where, "gpu_memory_gib"))
+    config.gpu_memory_gib[lower(type)] = memory_of(file, top["gpu_memory_gib"], type, gib);
   config.environment = file.strings(root, "", "environment");
   config.hub_token = find_hub_token(root);
   read_slurm(file, config);
@@ -244,7 +256,7 @@ ClusterConfig read_cluster_config(const std::string& path) {
     if (!all[item.first.Scalar()].IsDefined()) all[item.first.Scalar()] = item.second;
   keep_unknown(config, "", all,
                {"schema_version", "launcher", "llmb_repo", "llmb_install", "gpu_type",
-                "cluster_name", "install", "environment", "slurm", "workloads"});
+                "cluster_name", "gpu_memory_gib", "install", "environment", "slurm", "workloads"});
   return config;
 }
 
@@ -255,6 +267,12 @@ void write_cluster_config(const ClusterConfig& config, const std::string& path) 
   emit(out, "llmb_install", config.llmb_install);
   emit(out, "gpu_type", config.gpu_type);
   if (!config.cluster_name.empty()) emit(out, "cluster_name", config.cluster_name);
+  if (!config.gpu_memory_gib.empty()) {
+    out << YAML::Key << "gpu_memory_gib" << YAML::Value << YAML::BeginMap;
+    for (const auto& [type, gib] : config.gpu_memory_gib)
+      out << YAML::Key << type << YAML::Value << gib;
+    out << YAML::EndMap;
+  }
   out << YAML::Key << "install" << YAML::Value << YAML::BeginMap;
   emit(out, "node_architecture", config.node_architecture);
   emit_unknown(out, config, "install");

@@ -5,6 +5,7 @@
 //   llmb_repo: /opt/nereus
 //   llmb_install: /lustre/llmb
 //   gpu_type: h100
+//   gpu_memory_gib: {h100: 93.1}              # of cards with more or less than the type's usual
 //   install: {node_architecture: x86_64}
 //   environment: {HF_HOME: /lustre/hf}          # for every workload
 //   slurm:
@@ -37,6 +38,7 @@ struct ClusterConfig {
   std::string llmb_repo, llmb_install, gpu_type;
   std::string cluster_name;  // "": not given
   std::string node_architecture = "x86_64";
+  std::map<std::string, double> gpu_memory_gib;  // what CUDA offers, by type in small letters
   Variables environment;
   SlurmKeys slurm, gpu;          // for both, and for jobs on GPUs
   std::optional<SlurmKeys> cpu;  // none: as for GPUs

@@ -54,6 +54,7 @@ TEST_F(ClusterConfigFile, WhatIsWrittenIsReadAgain) {
   config.gpu_type = "gb200";
   config.cluster_name = "north";
   config.node_architecture = "aarch64";
+  config.gpu_memory_gib = {{"gb200", 184.5}, {"h100", 93.1}};
   config.environment = {{"NOTE", "x\"y"}, {"NCCL_IB_QPS", "4"}, {"FLAG", "true"}};
   config.slurm = {{"account", "research"}};
   config.gpu = {{"partition", "batch"}, {"gres", "4"}};
@@ -67,6 +68,7 @@ TEST_F(ClusterConfigFile, WhatIsWrittenIsReadAgain) {
   EXPECT_EQ(again.llmb_install, config.llmb_install);
   EXPECT_EQ(again.gpu_type, config.gpu_type);
   EXPECT_EQ(again.cluster_name, config.cluster_name);
+  EXPECT_EQ(again.gpu_memory_gib, config.gpu_memory_gib);
   EXPECT_EQ(again.node_architecture, config.node_architecture);
   EXPECT_EQ(again.environment, config.environment);
   EXPECT_EQ(again.slurm, config.slurm);
@@ -185,6 +187,9 @@ TEST_F(ClusterConfigFile, AMalformedFileIsToldWithItsLine) {
             "on).");
   EXPECT_EQ(refusal("schema_version: 2\nllmb_repo: [\n"),
             "3: the cluster configuration is no YAML: end of sequence flow not found.");
+  EXPECT_EQ(refusal(std::string(kHead) + "gpu_memory_gib: {h100: 80 GB}\n"),
+            "5: gpu_memory_gib of h100 is \"80 GB\", which is no number of GiB from 1 to 4096 (an "
+            "H100 of 80 GB offers 79.1).");
   EXPECT_EQ(refusal("schema_version: 3\n"), "1: schema_version 3 is not known: 1 and 2 are.");
   EXPECT_EQ(refusal("llmb_repo: /repo\n"),
             "1: Missing required 'launcher' section of schema 1; a file with llmb_repo, "
