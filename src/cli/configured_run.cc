@@ -51,6 +51,7 @@ int run_here(const LaunchEnvironment& launch, const LoadedConfig& loaded,
               Stream stream(several ? me.device : device, &pool,
                             config.parallelism.expert_overlap ? Stream::Priority::high
                                                               : Stream::Priority::normal);
+              if (me.free_memory > 0) stream.count_from(me.free_memory);
               const int mine = work(stream, me);
               if (launch.launcher != Launcher::threads || me.world.rank() == 0) code = mine;
             });

@@ -44,10 +44,17 @@ namespace nereus {
 
 enum class ReduceOp : uint8_t { sum, max };
 
-// How a group's collectives are used: somebody waits for them, or they run concurrently with
-// kernels. On a GPU those of a background group take kBackgroundSms SMs at most.
-enum class GroupUse : uint8_t { foreground, background };
+// Where more ranks follow each other, a network lies between some.
+inline constexpr int kMostGpusOfAHost = 8;
+
+// How a group's collectives are used: somebody waits for them; they run concurrently with kernels;
+// or they pass records of some bytes. On a GPU they take most_sms() SMs at most, and NCCL keeps
+// memory for as many channels (comm/nccl_memory.h).
+enum class GroupUse : uint8_t { foreground, background, records };
 inline constexpr int kBackgroundSms = 8;
+constexpr int most_sms(GroupUse use) {
+  return use == GroupUse::foreground ? 24 : use == GroupUse::background ? kBackgroundSms : 2;
+}
 
 class Communicator {
  public:
@@ -79,8 +86,10 @@ class Communicator {
   void barrier(Stream&);
 
   // A collective: makes ready for messages of up to so many bytes between pairs (sender, receiver),
-  // the same on all ranks, so that nothing is made or waited for in the middle of a step.
-  virtual void connect(std::span<const std::pair<int, int>> /*pairs*/, int64_t /*bytes*/) {}
+  // the same on all ranks, so that nothing is made in the middle of a step, nor waited for by a
+  // sender with less than `waiting` messages that their receiver has not taken.
+  virtual void connect(std::span<const std::pair<int, int>> /*pairs*/, int64_t /*bytes*/,
+                       int /*waiting*/) {}
 
   // What moves this group's tensors, for the start-up summary: "threads", "NCCL 2.28.9". It is the
   // group's own, not the world's: one world may have groups of GPUs and groups on host memory.

@@ -12,7 +12,7 @@ namespace nereus {
   X(get_unique_id, ncclGetUniqueId)              \
   X(error_string, ncclGetErrorString)            \
   X(last_error, ncclGetLastError)                \
-  X(comm_init_rank, ncclCommInitRank)            \
+  X(comm_init_rank, ncclCommInitRankConfig)      \
   X(comm_split, ncclCommSplit)                   \
   X(comm_destroy, ncclCommDestroy)               \
   X(comm_abort, ncclCommAbort)                   \

@@ -3,8 +3,8 @@
 // The contract of communicator.h, with these differences:
 //   streams   Tensors are on this rank's GPU, and so is the stream. Calls enqueue and return: the
 //             host never waits for the device, and for other ranks only in split, in a group's
-//             first all_to_all, in a pair's first recv, and when more than kMostSends of one pair
-//             are under way. barrier is a place in the stream, not on the host.
+//             first all_to_all, in a pair's first recv, and when more messages of a pair are under
+//             way than connect() said, or kMostSends. barrier is a place in the stream, not on the host.
 //   sums      NCCL's order, the same on all ranks and in every run of a layout; bf16 is rounded at
 //             each of the up to size() - 1 additions. A maximum with NaN may be either.
 //   order     What ranks call is not compared beforehand. Ranks that disagree, or do not come, are
@@ -19,8 +19,7 @@
 //             any it aborts all groups, so that the stream ends (with undefined contents), and the
 //             next call throws Error{kComm} with the world's note.
 //
-// One group costs NCCL's buffers of some tens to hundreds of MiB of device memory, and so does each
-// pair and direction that sends.
+// What groups, and pairs that send, cost of device memory: comm/nccl_memory.h.
 #pragma once
 
 #include <memory>
@@ -31,6 +30,14 @@
 namespace nereus {
 
 inline constexpr size_t kMostSends = 4;
+// Of a pair and direction. With so many channels NCCL's buffers hold a message of 100 MiB: its kernel
+// ends before the receiver comes. With fewer it waits for that on SMs that GEMMs then lack, which
+// made ZBVZeroBubble on two H200s 9 % slower. Over a network a message waits for its receiver
+// whatever the channels.
+inline constexpr int kLinkSms = 32, kNetworkLinkSms = 4;
+constexpr int link_sms(int from, int to) {
+  return from / kMostGpusOfAHost == to / kMostGpusOfAHost ? kLinkSms : kNetworkLinkSms;
+}
 
 // All ranks of the world, this one on GPU `device`, which becomes the calling thread's. A
 // collective. The world must outlive all groups. Throws Error{kConfig} without NCCL or that GPU.

@@ -58,7 +58,11 @@ class Link {
  public:
   Link(NcclWorld& world, std::string name, std::string id, int from, int to)
       : world_(world), name_(std::move(name)), sends_(world.world().rank() == from) {
-    NEREUS_CUDA_CALL(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    // Streams of one priority share the device's queues: a send that waits for its receiver would
+    // hold up kernels of this rank, and the receiver, whose own sends wait too, would never come.
+    int least = 0, greatest = 0;
+    NEREUS_CUDA_CALL(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    NEREUS_CUDA_CALL(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest));
     opener_ = std::thread([this, id = std::move(id), from, to] { open(id, from, to); });
   }
   ~Link() {
@@ -76,12 +80,13 @@ class Link {
     cudaStreamDestroy(stream_);
   }
 
-  // Opens it, with memory for kMostSends messages, and passes one: NCCL connects more channels for
+  // Opens it, with memory for `waiting` messages, and passes one: NCCL connects more channels for
   // a large message than for a small one, and waits for idle GPUs then.
-  void prepare(size_t bytes) {
+  void prepare(size_t bytes, size_t waiting) {
     wait_until_open();
     std::unique_lock lock(mutex_);
-    while (sends_ && free_.size() < kMostSends) free_.push_back(make(bytes));
+    most_ = waiting;
+    while (sends_ && free_.size() < most_) free_.push_back(make(bytes));
     const DeviceMemory received(sends_ ? 0 : bytes);
     world_.enqueue(*group_, stream_, {}, [&](ncclComm_t comm) {
       return sends_ ? nccl().send(free_.front().memory.data, bytes, ncclUint8, 1, comm, stream_)
@@ -96,7 +101,7 @@ class Link {
     const auto bytes = static_cast<size_t>(data.bytes());
     std::unique_lock lock(mutex_);
     if (error_) std::rethrow_exception(error_);
-    while (under_way_.size() >= kMostSends) free_first(lock);
+    while (under_way_.size() >= most_) free_first(lock);
     while (!under_way_.empty() && under_way_.front().enqueued &&
            cudaEventQuery(under_way_.front().sent) == cudaSuccess)
       free_first(lock);
@@ -137,7 +142,8 @@ class Link {
   // for no other.
   void open(const std::string& id, int from, int to) {
     try {
-      NcclWorld::Group* group = world_.open(name_, id, {from, to}, sends_ ? 0 : 1);
+      NcclWorld::Group* group =
+          world_.open(name_, id, {from, to}, sends_ ? 0 : 1, link_sms(from, to));
       const DeviceMemory byte(1);
       world_.enqueue(*group, stream_, {}, [&](ncclComm_t comm) {
         return sends_ ? nccl().send(byte.data, 1, ncclUint8, 1, comm, stream_)
@@ -200,6 +206,7 @@ class Link {
   std::condition_variable opened_;
   NcclWorld::Group* group_ = nullptr;
   std::exception_ptr error_;
+  size_t most_ = kMostSends;  // under way
   std::deque<Send> under_way_;
   std::vector<Send> free_;
   std::thread opener_;
@@ -236,8 +243,7 @@ class NcclCommunicator final : public Communicator {
     // NCCL orders equal keys by rank, as we do.
     NcclWorld::Group* child = world_->split(
         *group_, name, fmt::format("{}/{}.{}", group_->id, calls_.collectives(), color),
-        std::move(part.members), part.rank, color, key,
-        use == GroupUse::background ? kBackgroundSms : 0);
+        std::move(part.members), part.rank, color, key, most_sms(use));
     return child == nullptr ? nullptr : std::make_unique<NcclCommunicator>(world_, child);
   }
 
@@ -305,10 +311,11 @@ class NcclCommunicator final : public Communicator {
 
   // One after the other: while a link opens, and while memory is made, the ranks' GPUs must not
   // wait for one another.
-  void connect(std::span<const std::pair<int, int>> pairs, int64_t bytes) override {
+  void connect(std::span<const std::pair<int, int>> pairs, int64_t bytes, int waiting) override {
     world_->world().check();
     for (const auto& [from, to] : pairs)
-      if (from == rank() || to == rank()) link(from, to).prepare(static_cast<size_t>(bytes));
+      if (from == rank() || to == rank())
+        link(from, to).prepare(static_cast<size_t>(bytes), static_cast<size_t>(waiting));
   }
 
   bool shares_memory() const override {
@@ -397,7 +404,8 @@ std::unique_ptr<Communicator> nccl_ranks(World& world, int device) {
   auto shared = std::make_shared<NcclWorld>(world, device);
   std::vector<int> members(static_cast<size_t>(world.size()));
   std::iota(members.begin(), members.end(), 0);
-  NcclWorld::Group* group = shared->open("world", "world", std::move(members), world.rank());
+  NcclWorld::Group* group =
+      shared->open("world", "world", std::move(members), world.rank(), most_sms(GroupUse::records));
   return std::make_unique<NcclCommunicator>(std::move(shared), group);
 }
 

@@ -54,10 +54,11 @@ class NcclWorld {
   World& world() { return world_; }
   int device() const { return device_; }
 
-  // A group of `members`, in which this rank has number `rank`. A collective of the group.
-  Group* open(const std::string& name, const std::string& id, std::vector<int> members, int rank);
+  // A group of `members`, in which this rank has number `rank`. A collective of the group. Its
+  // calls take `sm_count` SMs at most.
+  Group* open(const std::string& name, const std::string& id, std::vector<int> members, int rank,
+              int sm_count);
   // The ranks of `parent` with the same color, by key; all of parent's are here. Null for color -1.
-  // Its collectives take `sm_count` SMs at most; 0: NCCL's choice.
   Group* split(Group& parent, const std::string& name, const std::string& id,
                std::vector<int> members, int rank, int color, int key, int sm_count);
   void close(Group*);

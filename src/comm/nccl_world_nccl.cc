@@ -36,6 +36,15 @@ NcclWorld::~NcclWorld() {
 
 // ---- groups
 
+namespace {
+ncclConfig_t config_of(int sm_count) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.minCTAs = 1;
+  config.maxCTAs = sm_count;
+  return config;
+}
+}  // namespace
+
 NcclWorld::Group& NcclWorld::add(const std::string& name, const std::string& id,
                                  std::vector<int> members, int rank) {
   const std::lock_guard lock(groups_mutex_);
@@ -48,7 +57,7 @@ NcclWorld::Group& NcclWorld::add(const std::string& name, const std::string& id,
 }
 
 NcclWorld::Group* NcclWorld::open(const std::string& name, const std::string& id,
-                                  std::vector<int> members, int rank) {
+                                  std::vector<int> members, int rank, int sm_count) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   Group& g = add(name, id, std::move(members), rank);
   const std::string key = fmt::format("nccl/{}", id);
@@ -62,9 +71,10 @@ NcclWorld::Group* NcclWorld::open(const std::string& name, const std::string& id
     const std::string bytes = world_.get(key, world_.timeout());
     std::memcpy(secret.internal, bytes.data(), sizeof secret.internal);
   }
+  ncclConfig_t config = config_of(sm_count);
   std::unique_lock lock(g.mutex);
   const ncclResult_t result =
-      nccl_.comm_init_rank(&g.comm, static_cast<int>(g.members.size()), secret, rank);
+      nccl_.comm_init_rank(&g.comm, static_cast<int>(g.members.size()), secret, rank, &config);
   lock.unlock();
   check_nccl(g, result, "the start");
   return &g;
@@ -78,8 +88,7 @@ NcclWorld::Group* NcclWorld::split(Group& parent, const std::string& name, const
   {
     std::unique_lock lock(parent.mutex);
     if (parent.comm == nullptr) lock.unlock(), world_.check();
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    if (sm_count > 0) config.minCTAs = 1, config.maxCTAs = sm_count;
+    ncclConfig_t config = config_of(sm_count);
     const ncclResult_t result =
         nccl_.comm_split(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &comm, &config);
     lock.unlock();

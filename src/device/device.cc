@@ -37,6 +37,10 @@ Stream::Stream(Device device, ThreadPool* pool, [[maybe_unused]] Priority priori
              sm_count_ = cuda::properties(device.index).sm_count;
              free_at_start_ = cuda::memory_info(device.index).free;)
 }
+int64_t Stream::free_now() const {
+  NEREUS_GPU(if (on_gpu()) return cuda::memory_info(device_.index).free;)
+  return 0;
+}
 Stream::~Stream() {
   states_.clear();
   NEREUS_GPU(if (native_ != nullptr) cuda::destroy_stream(native_);)

@@ -86,8 +86,11 @@ class Stream {
   Stream* plans_for() const { return plans_for_; }  // meta only: whose plans are made, or null
   bool stands_for_gpu() const { return of_gpu_ || plans_for_ != nullptr; }  // meta only
 
-  // GPU only: bytes of the device's memory that were free when the stream was made.
+  // GPU only: bytes of the device's memory that were free when the stream was made, or, by
+  // count_from, before something else of this program took some; and that are free now.
   int64_t free_at_start() const { return free_at_start_; }
+  void count_from(int64_t free_bytes) { free_at_start_ = free_bytes; }
+  int64_t free_now() const;
 
   // The stream's only T, constructed as T(stream) on first use. That is at start-up, when the plans
   // of libraries are made, so that a step finds everything ready.

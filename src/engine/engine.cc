@@ -8,6 +8,7 @@
 #include "parallel/device_dispatcher.h"
 #include "parallel/group_region.h"
 #include "parallel/host_counts_dispatcher.h"
+#include "pipeline/sends.h"
 
 namespace nereus {
 namespace {
@@ -148,6 +149,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
           .rank_of_stage = schedule.rank_of_stage,
           .pp = &world_.group(MeshGroup::pp),
           .message_bytes = edge.bytes(),
+          .messages_waiting = messages_waiting(schedule),
           .memory = [this](int64_t bytes) { return dispatcher_->shared_memory(stream_, bytes); }});
 }
 

@@ -7,13 +7,13 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "comm/nccl_memory.h"
 #include "comm/nccl_ranks.h"
 #include "engine/engine_options.h"
+#include "pipeline/sends.h"
 
 namespace nereus {
 namespace {
-
-constexpr int kGpusOfAHost = 8;
 
 // Measured on Debian 12 (docs/performance.md): code and heaps, the compute threads, and the
 // reader's and tokenizer's tables.
@@ -21,13 +21,7 @@ constexpr double kProgramBytes = 14 * kMiB;
 constexpr double kThreadBytes = 6 * kMiB;      // a compute thread: its tasks' scratch
 constexpr double kTokenizerBytes = 22 * kMiB;  // tables, remembered pieces, text on its way
 // On a GPU: kernels' code and the workspaces of libraries and of our own kernels.
-constexpr double kGpuBytes = 400 * kMiB;
-// NCCL's buffers and channels, from what runs on H200s of one host had taken beyond the other rows:
-// of a group, and of one direction between two ranks of a pipeline. Over a network that was not
-// measured; a link has 32 channels at most, with a buffer for each of NCCL's protocols (4, 4.8 and
-// 0.5 MiB).
-constexpr double kNcclGroupBytes = 80 * kMiB, kNcclLinkBytes = 950 * kMiB;
-constexpr double kNcclNetworkLinkBytes = 32 * 10 * kMiB;
+constexpr double kGpuBytes = 80 * kMiB;
 
 std::string bytes(double b) {
   return b >= kGiB ? fmt::format("{:9.2f} GiB", b / kGiB) : fmt::format("{:9.2f} MiB", b / kMiB);
@@ -122,13 +116,40 @@ int64_t message_bytes(const Engine::Options& o, const ModelArgs& args, const Ran
 }
 
 // What NCCL and the copies of what is sent (comm/nccl_ranks.h) take of a GPU.
-void add_libraries(MemoryTable& table, const RunLayout& layout, const RankWorld& world,
-                   int64_t message) {
-  table.rows.push_back({"kernels and libraries (fixed)", kGpuBytes, "measured"});
+void add_communication(MemoryTable& table, const RunLayout& layout, const RankWorld& world,
+                       const TokenDispatcher& dispatcher, int64_t message) {
   if (world.ranks() == 1) return;
-  int groups = 1;  // of all ranks
-  for (const MeshGroup g : RankWorld::groups())
-    if (world.size(g) > 1) ++groups;
+  const auto on_several_hosts = [](std::span<const int> ranks) {
+    return ranks.front() / kMostGpusOfAHost != ranks.back() / kMostGpusOfAHost;
+  };
+  const auto note = [](bool network) {
+    return network ? "upper bound, not measured over a network" : "measured";
+  };
+  const bool network = world.ranks() > kMostGpusOfAHost;
+  bool pairs = false;
+  double groups =
+      static_cast<double>(kNcclBytes + nccl_group_bytes({.sms = most_sms(GroupUse::records),
+                                                         .ranks = world.ranks(),
+                                                         .network = network}));
+  int count = 1;  // of all ranks
+  for (const MeshGroup g : RankWorld::groups()) {
+    const int size = world.size(g);
+    if (size == 1) continue;
+    ++count;
+    const std::vector<int> ranks = world.mesh().members(g, world.rank());
+    NcclGroup nccl{.sms = most_sms(RankWorld::use_of(g, size)),
+                   .ranks = size,
+                   .network = on_several_hosts(ranks)};
+    if (g == MeshGroup::ep && dispatcher.name() == std::string_view("host_counts")) {
+      nccl.pairs = std::min(size, kMostGpusOfAHost) - 1;
+      nccl.over_network = nccl.network;
+      pairs = true;
+    }
+    groups += static_cast<double>(nccl_group_bytes(nccl));
+  }
+  if (pairs) groups += kNcclPairsBytes;
+  table.rows.push_back({fmt::format("NCCL, {} groups (fixed)", count), groups, note(network)});
+
   const std::vector<int>& rank_of = layout.pipeline.schedule.rank_of_stage;
   const int me = world.position(MeshGroup::pp);
   std::set<int> to, from;
@@ -138,18 +159,19 @@ void add_libraries(MemoryTable& table, const RunLayout& layout, const RankWorld&
       if (a == me && b != me) to.insert(b);
       if (b == me && a != me) from.insert(a);
     }
-  const bool network = world.ranks() > kGpusOfAHost;
-  const char* const note = network ? "upper bound, not measured over a network" : "measured";
+  if (to.empty() && from.empty()) return;
+  const std::vector<int> ranks = world.mesh().members(MeshGroup::pp, world.rank());
+  const auto of = [&](int position) { return ranks[static_cast<size_t>(position)]; };
+  int64_t links = pairs ? 0 : kNcclPairsBytes;
+  for (const int other : to) links += nccl_link_bytes(of(me), of(other), true);
+  for (const int other : from) links += nccl_link_bytes(of(other), of(me), false);
+  table.rows.push_back({fmt::format("NCCL, {} links (fixed)", to.size() + from.size()),
+                        static_cast<double>(links), note(on_several_hosts(ranks))});
   table.rows.push_back(
-      {fmt::format("NCCL, {} groups (fixed)", groups), groups * kNcclGroupBytes, note});
-  const size_t links = to.size() + from.size();
-  if (links == 0) return;
-  table.rows.push_back(
-      {fmt::format("NCCL, {} links (fixed)", links),
-       static_cast<double>(links) * (network ? kNcclNetworkLinkBytes : kNcclLinkBytes), note});
-  table.rows.push_back({"messages on their way (fixed)",
-                        static_cast<double>(to.size() * kMostSends) * static_cast<double>(message),
-                        "of a pipeline"});
+      {"messages on their way (fixed)",
+       static_cast<double>(to.size()) * messages_waiting(layout.pipeline.schedule) *
+           static_cast<double>(message),
+       "of a pipeline"});
 }
 
 }  // namespace
@@ -192,7 +214,9 @@ MemoryTable memory_table(const JobConfig& config, const ModelArgs& args, const R
   table.largest = executor.largest;
   table.kept = executor.kept;
   if (gpu) {
-    add_libraries(table, layout, world, message_bytes(options, args, world));
+    table.rows.push_back({"kernels and libraries (fixed)", kGpuBytes, "measured"});
+    add_communication(table, layout, world, engine.dispatcher(),
+                      message_bytes(options, args, world));
     return table;
   }
   const std::string& dataset = config.training.dataset;

@@ -335,7 +335,8 @@ TEST(MemoryTable, OfAGpuHasRowsForItsLibraries) {
                               "--parallelism.pipeline_parallel_degree=2"};
   const MemoryTable t = gpu(pipeline);
   // To the other rank and back; four messages of a microbatch wait at most.
-  EXPECT_EQ(bytes_of(t, "NCCL, 2 links (fixed)"), 2 * 320.0 * (1 << 20));
+  EXPECT_EQ(bytes_of(t, "NCCL, 2 links (fixed)"),
+            (58 + 2 * (4 + 4 * 14 + 4 * 60 + 4 * 10)) * 1048576.0);
   const double edge = bytes_of(t, "edges for other ranks");
   EXPECT_EQ(bytes_of(t, "messages on their way (fixed)"), 4 * edge);
   for (const MemoryTable::Row& r : t.rows)

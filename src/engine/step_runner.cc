@@ -33,6 +33,9 @@ void StepRunner::enqueue(const Step& step) {
 }
 
 void StepRunner::launch(const Step& step) {
+  if (!rehearsed_ && engine_.executor().needs_rehearsal())
+    engine_.executor().rehearse(step.microbatches, loss_scale(tokens(step)), loss());
+  rehearsed_ = true;
   optimizer_.status().signal(step.signal);
   optimizer_.status().attention_pairs(step.attention_pairs);
   engine_.reset_expert_load();

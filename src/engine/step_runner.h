@@ -101,6 +101,7 @@ class StepRunner {
   Options options_;
   Optimizer optimizer_;
   std::vector<Step> unconfirmed_;  // oldest first, at most kAhead
+  bool rehearsed_ = false;
   int64_t reruns_ = 0;
   RankFigures highest_;
 };

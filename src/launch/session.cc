@@ -1,6 +1,8 @@
 #include "launch/session.h"
 
+#include <cstdlib>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/check.h"
@@ -20,6 +22,17 @@ namespace nereus {
 namespace {
 
 using Work = FunctionRef<void(ThisRank&)>;
+
+// Before CUDA starts. With few queues, as scripts for other programs ask for, a send that waits for
+// its receiver holds up this rank's kernels, and the receiver may be waiting in the same way.
+void ask_for_queues() {
+  constexpr const char *kVariable = "CUDA_DEVICE_MAX_CONNECTIONS", *kMost = "32";
+  const char* const had = std::getenv(kVariable);
+  if (had != nullptr && had != std::string_view(kMost))
+    log::info("{}={} is taken as {}: with fewer queues a pipeline's ranks could wait in a circle.",
+              kVariable, had, kMost);
+  setenv(kVariable, kMost, 1);
+}
 
 void bind_near(int gpu) {
   if constexpr (kHasCuda) {
@@ -46,15 +59,16 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
   }
   run_thread_world(ranks, {.timeout = options.init_timeout}, [&](Communicator& host, World& world) {
     const int rank = world.rank();
-    const auto run = [&](Communicator& all, EndGuard* guard) {
-      ThisRank me{all, world, rank, ranks, 1, Device{options.device, rank}, guard};
+    const auto run = [&](Communicator& all, EndGuard* guard, int64_t free_memory = 0) {
+      ThisRank me{all, world, rank, ranks, 1, Device{options.device, rank}, guard, free_memory};
       run_guarded(me, work);
     };
     if (!kHasCuda || options.device != Device::Kind::cuda) return run(host, nullptr);
     if constexpr (kHasCuda) {
       bind_near(rank);
       EndGuard guard(world, options.end_time);
-      run(*nccl_ranks(world, rank), &guard);
+      const int64_t free_memory = cuda::memory_info(rank).free;
+      run(*nccl_ranks(world, rank), &guard, free_memory);
     }
   });
 }
@@ -90,16 +104,19 @@ void run_rank(const LaunchEnvironment& launch, const RankOptions& options, Contr
   const int local_rank = launch.local_rank >= 0 ? launch.local_rank : control.local_rank();
   const int local_world_size =
       launch.local_world_size > 0 ? launch.local_world_size : control.local_world_size();
-  const auto run = [&](Communicator& ranks, Device device) {
-    ThisRank me{ranks, world, local_rank, local_world_size, control.hosts(), device, &guard};
+  const auto run = [&](Communicator& ranks, Device device, int64_t free_memory = 0) {
+    ThisRank me{ranks,           world,  local_rank, local_world_size,
+                control.hosts(), device, &guard,     free_memory};
     run_guarded(me, work);
   };
   if (!kHasCuda || options.device != Device::Kind::cuda)
     return run(host_ranks(), Device{options.device, 0});
   if constexpr (kHasCuda) {
     const int gpu = gpu_of(local_rank);
+    ask_for_queues();
     bind_near(gpu);
-    run(*nccl_ranks(world, gpu), Device::cuda(gpu));
+    const int64_t free_memory = cuda::memory_info(gpu).free;
+    run(*nccl_ranks(world, gpu), Device::cuda(gpu), free_memory);
   }
 }
 

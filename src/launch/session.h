@@ -41,6 +41,7 @@ struct ThisRank {
   int hosts = 1;
   Device device;  // of the kind that was asked for
   EndGuard* guard = nullptr;
+  int64_t free_memory = 0;  // of a GPU, in bytes, before the groups of several ranks took some
 
   // Calls work. When it throws, the others are told before the exception goes on, while all that
   // `work` uses still lives: destructors wait for a GPU's streams, which may wait for other ranks,

@@ -14,13 +14,6 @@ constexpr MeshGroup kGroups[] = {
     MeshGroup::tp,           MeshGroup::dp_shard_cp,  MeshGroup::ep,
     MeshGroup::expert_shard, MeshGroup::expert_tp,    MeshGroup::cp_tp};
 
-// Weights come and gradients go while blocks compute.
-GroupUse use_of(MeshGroup g) {
-  const bool data =
-      g == MeshGroup::dp_shard_cp || g == MeshGroup::expert_shard || g == MeshGroup::dp_replicate;
-  return data ? GroupUse::background : GroupUse::foreground;
-}
-
 std::vector<int> all_ranks(const Mesh& mesh) {
   std::vector<int> out(static_cast<size_t>(mesh.world()));
   std::iota(out.begin(), out.end(), 0);
@@ -31,13 +24,23 @@ std::vector<int> all_ranks(const Mesh& mesh) {
 
 std::span<const MeshGroup> RankWorld::groups() { return kGroups; }
 
+// Weights come and gradients go while blocks compute. Stages send by pairs' own groups, and keys
+// come by cp_tp. Experts' rows go as fast as they can, unless a network is slower than few SMs.
+GroupUse RankWorld::use_of(MeshGroup g, int size) {
+  if (g == MeshGroup::dp_shard_cp || g == MeshGroup::expert_shard || g == MeshGroup::dp_replicate)
+    return GroupUse::background;
+  if (g == MeshGroup::pp || g == MeshGroup::cp) return GroupUse::records;
+  const bool network = g == MeshGroup::ep && size > kMostGpusOfAHost;
+  return network ? GroupUse::background : GroupUse::foreground;
+}
+
 RankWorld::RankWorld() : RankWorld(Mesh({.dp_shard = 1}, 1), 0) {}
 
 RankWorld::RankWorld(const Mesh& mesh, Communicator& world) : mesh_(mesh), world_(world) {
   for (const MeshGroup g : kGroups)
     groups_[g] = mesh.size(g) == 1 ? single_rank(name_of(g), rank())
                                    : world.split(name_of(g), mesh.index(g, rank()),
-                                                 mesh.position(g, rank()), use_of(g));
+                                                 mesh.position(g, rank()), use_of(g, mesh.size(g)));
 }
 
 RankWorld::RankWorld(const Mesh& mesh, int rank)

@@ -99,7 +99,9 @@ void Executor::connect() {
     add(rank_of(stage), rank_of(stage + 1));
     if (options_.backward) add(rank_of(stage + 1), rank_of(stage));
   }
-  options_.pp->connect(pairs, options_.message_bytes);
+  const int64_t free = stream_.free_now();
+  options_.pp->connect(pairs, options_.message_bytes, options_.messages_waiting);
+  memory_.links = free - stream_.free_now();
 }
 
 // What one microbatch needs on each stage, by running it on the meta device, and what that makes of
@@ -380,13 +382,45 @@ void Executor::backward_weight(const Action& a) {
   release_slot(a.stage, a.microbatch);
 }
 
+void Executor::begin_step() {
+  store_.begin_step(stream_);
+  for (LocalStage& l : stages_) l.forward_wrote = l.dgrad_wrote = l.wgrad_wrote = false;
+}
+
+// With one microbatch on its way no rank waits for another that waits for it. The second adds to
+// gradients, by kernels of their own.
+void Executor::rehearse(std::span<const HostMicrobatch> microbatches, float loss_scale,
+                        TensorView loss) {
+  ops::fill(stream_, {.out = loss, .value = 0});
+  begin_step();
+  for (int stage = 0; stage < stages(); ++stage)
+    if (is_local(stage)) gather(stage);
+  const Pass pass{loss_scale, loss, true, nullptr};
+  for (int m = 0; m < std::min(2, static_cast<int>(microbatches_)); ++m) {
+    const auto exchange = [&](const Action& a, auto work) {
+      if (!is_local(a.stage)) return;
+      for (const Edge& e : edges_needed(a, stages()))
+        if (!is_local(e.producer())) receive(e);
+      work(a);
+      for (const Edge& e : edges_produced(a, stages()))
+        if (!is_local(e.consumer)) send(e);
+    };
+    for (int stage = 0; stage < stages(); ++stage)
+      exchange({.kind = Action::Kind::forward, .stage = stage, .microbatch = m},
+               [&](const Action& a) { forward(a, microbatches[static_cast<size_t>(m)], pass); });
+    for (int stage = stages(); stage-- > 0;)
+      exchange({.kind = Action::Kind::backward, .stage = stage, .microbatch = m},
+               [&](const Action& a) { backward(a); });
+  }
+  store_.finish(stream_);
+}
+
 void Executor::run(std::span<const HostMicrobatch> microbatches, float loss_scale, TensorView loss,
                    const std::function<void()>& update) {
   NEREUS_CHECK(kContract, microbatches.size() == microbatches_, "{} microbatches for a step of {}",
                microbatches.size(), microbatches_);
   ops::fill(stream_, {.out = loss, .value = 0});
-  store_.begin_step(stream_);
-  for (LocalStage& l : stages_) l.forward_wrote = l.dgrad_wrote = l.wgrad_wrote = false;
+  begin_step();
   const Pass pass{loss_scale, loss, true, observer_};
   const auto tokens = [&](const Action& a) {
     return microbatches[static_cast<size_t>(a.microbatch)];

@@ -36,6 +36,7 @@ class Executor {
     // Of the largest tensor of any edge of the pipeline, those between other ranks too: ranks make
     // ready for messages of so many bytes.
     int64_t message_bytes = 0;
+    int messages_waiting = 1;  // of a rank to another, at once: sends_needed(), or more
     // Where activations and scratch lie: memory of so many bytes, which is another's. Not given, or
     // null: the executor's own.
     std::function<std::byte*(int64_t bytes)> memory = {};
@@ -53,6 +54,7 @@ class Executor {
     int64_t sent = 0;                   // edges that are made for other ranks
     int64_t tokens = 0;                 // ids, labels and what follows from them
     int64_t total = 0;                  // in_flight, pass, sent and tokens
+    int64_t links = 0;                  // taken of a GPU by what connects stages; not in total
     std::vector<Arena::Entry> largest;  // of `pass`, by name
     std::vector<Arena::Entry> kept;     // of the stage that keeps the most of a microbatch, by name
   };
@@ -61,6 +63,13 @@ class Executor {
   // They and `store` must outlive the executor, whose memory is on stream's device. Throws
   // Error{kContract} for stages that do not fit together.
   Executor(Stream&, std::vector<const PipelineStage*> stages, ParameterStore& store, Options);
+
+  // Between ranks of a pipeline on GPUs, before the first step: two of its microbatches, one after
+  // the other, forward and backward through all stages. A kernel's first use waits until the GPU
+  // has nothing to do; in the middle of a step sends wait there for other ranks, which may be
+  // waiting for theirs in the same way. Leaves nothing behind but load of experts and `loss`.
+  void rehearse(std::span<const HostMicrobatch> microbatches, float loss_scale, TensorView loss);
+  bool needs_rehearsal() const { return stream_.on_gpu() && memory_.sent > 0; }
 
   // A step: microbatch m of the actions is microbatches[m], and there are as many. loss f32 [1] is
   // set to sum_m loss_scale * (summed token losses), on the rank that has the last stage. `update`
@@ -139,6 +148,7 @@ class Executor {
   void send(const Edge&);
   void receive(const Edge&);
 
+  void begin_step();
   void gather(int stage);
   void reduce(int stage);
   // Passes; `a` is F, B, I or W.

@@ -436,6 +436,49 @@ TEST(Executor, EvaluationAddsTheLossOfEachMicrobatchAndLeavesNothingBehind) {
   }
 }
 
+// It uses the places that the plan gave, with released memory poisoned, and adds the second.
+TEST(Executor, ARehearsalRunsTwoMicrobatchesInTurnAndLeavesNothingBehind) {
+  for (const char* name : {"1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV"}) {
+    SCOPED_TRACE(name);
+    const Schedule schedule = make_schedule(name, 2, std::string(name) == "1F1B" ? 1 : 2, 4);
+    std::array<Outcome, 2> plain, after;
+    std::array<Log, 2> logs;
+    const auto both = [&](std::array<Outcome, 2>& out, bool rehearse) {
+      ranks(schedule, [&](ToyRank& rank, int r) {
+        const auto i = static_cast<size_t>(r);
+        if (rehearse) {
+          std::vector<Tokens> tokens;
+          for (int m = 0; m < 4; ++m) tokens.emplace_back(0, m);
+          std::vector<HostMicrobatch> host;
+          for (const Tokens& t : tokens) host.push_back(t.host());
+          const test::Tensor loss = test::Tensor(Device::cpu(), DType::f32, {1}).poison();
+          rank.executor->rehearse(host, kLossScale, loss);
+          logs[i] = rank.log;
+        }
+        rank.run(0, 4, out[i]);
+      });
+    };
+    both(plain, false);
+    both(after, true);
+    for (size_t r = 0; r < 2; ++r) {
+      EXPECT_EQ(after[r].loss, plain[r].loss);
+      // As text, since a number that no stage uses is NaN.
+      EXPECT_EQ(testing::PrintToString(after[r].gradients),
+                testing::PrintToString(plain[r].gradients));
+      const auto passes = [&](const char* which) {
+        return std::count_if(logs[r].begin(), logs[r].end(), [&](const std::string& pass) {
+          return pass.find(which) != std::string::npos;
+        });
+      };
+      const auto stages = static_cast<int64_t>(schedule.stages_of(static_cast<int>(r)).size());
+      EXPECT_EQ(passes("F0"), stages);
+      EXPECT_EQ(passes("F1"), stages);
+      EXPECT_GE(passes("+"), stages);  // the second adds
+      EXPECT_EQ(passes("F2") + passes("F3"), 0);
+    }
+  }
+}
+
 // In units of the arenas' 256 bytes a microbatch keeps its number for dgrad, a and dloss for wgrad;
 // litter is scratch, and so are dx in B and a', b' of the last stage. Edges have a, rounded up, and
 // b: two units of memory.

@@ -82,10 +82,16 @@ std::string RunReport::layout_text(const Engine& engine, const std::string& libr
              word(config_.activation_checkpoint.mode));
 }
 
-void RunReport::log_memory(const MemoryTable& table) const {
+void RunReport::log_memory(const MemoryTable& table, const Connections& taken) const {
   if (table.rows.empty()) return;
-  log::info("Memory before step 1: {:.2f} GiB taken, {:.2f} GiB by the table: {}",
-            memory_use(stream_).peak_gib, table.total() / (1 << 30), table.line());
+  const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  const std::string connections =
+      taken.groups > 0
+          ? fmt::format(" ({:.2f} by groups of ranks, {:.2f} by links of the pipeline)",
+                        gib(taken.groups), gib(taken.links))
+          : "";
+  log::info("Memory before step 1: {:.2f} GiB taken{}, {:.2f} GiB by the table: {}",
+            memory_use(stream_).peak_gib, connections, table.total() / (1 << 30), table.line());
 }
 
 void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {

@@ -32,7 +32,10 @@ class RunReport {
 
   // Likewise: what the table says that this rank needs, beside what it has taken. (On a CPU the
   // ranks of a process have it together.)
-  void log_memory(const MemoryTable&) const;
+  struct Connections {
+    int64_t groups = 0, links = 0;  // bytes of a GPU
+  };
+  void log_memory(const MemoryTable&, const Connections& taken) const;
 
   // Before a step is reported: the run goes on after `step`, with `tokens` seen.
   void go_on_from(int64_t step, int64_t tokens);

@@ -46,6 +46,7 @@ Trainer::~Trainer() = default;
 void Trainer::set_up() {
   const auto started = Clock::now();
   ranks_ = std::make_unique<RankWorld>(layout_.mesh, all_);
+  const int64_t after_groups = stream_.free_now();
   make_folder();
   log::info("Starting job: {}", config_.job.description);
   if (!layout_.warning.empty()) log::warning("{}", layout_.warning);
@@ -98,7 +99,8 @@ void Trainer::set_up() {
   checkpoint_->begin();
   report_.open(folder_.get());
   report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
-  report_.log_memory(memory_);
+  report_.log_memory(memory_, {.groups = stream_.free_at_start() - after_groups,
+                               .links = engine_->executor().memory().links});
 }
 
 // One rank makes it; when it cannot, the others end with its message.
