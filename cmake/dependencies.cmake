@@ -2,8 +2,8 @@
 # package to install; at the end a table says what was found.
 #
 # Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, nereus_yaml,
-# nereus_sqlite, nereus_zstd, nereus_curl, nereus_crypto, and for tests nereus_gtest (GoogleTest,
-# GoogleMock, RapidCheck).
+# nereus_sqlite, nereus_zstd, nereus_protozero, nereus_prometheus, nereus_curl, nereus_crypto, and
+# for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
 
 set(dependency_table "")
 set(missing_packages "")
@@ -83,6 +83,18 @@ find_plain_library(nereus_sqlite sqlite3.h sqlite3 "")
 dependency_row(SQLite ${nereus_sqlite_FOUND} "${nereus_sqlite_LIBRARY}" libsqlite3-dev)
 find_plain_library(nereus_zstd zstd.h zstd "")
 dependency_row(zstd ${nereus_zstd_FOUND} "${nereus_zstd_LIBRARY}" libzstd-dev)
+
+find_plain_headers(nereus_protozero protozero/pbf_writer.hpp)
+dependency_row(protozero ${nereus_protozero_FOUND} "${nereus_protozero_INCLUDE_DIR}"
+               libprotozero-dev)
+find_library(nereus_prometheus_CORE_LIBRARY prometheus-cpp-core)
+mark_as_advanced(nereus_prometheus_CORE_LIBRARY)
+find_plain_library(nereus_prometheus prometheus/exposer.h prometheus-cpp-pull "")
+dependency_row(prometheus ${nereus_prometheus_FOUND} "${nereus_prometheus_LIBRARY}"
+               prometheus-cpp-dev)
+if(nereus_prometheus_FOUND)
+  target_link_libraries(nereus_prometheus INTERFACE ${nereus_prometheus_CORE_LIBRARY})
+endif()
 
 # Their headers alone: src/hub opens them when they are needed.
 find_plain_headers(nereus_curl curl/curl.h)

@@ -5,6 +5,9 @@
 #   scripts/bootstrap.sh test     and, for root, Slurm with its accounting: tests that start it are
 #                                 skipped where it cannot be installed
 #   scripts/bootstrap.sh check    and clang-format, clang-tidy, clang with libFuzzer
+#   scripts/bootstrap.sh viewers  what the tests read a run's files with: Chromium, and in
+#                                 .cache/viewers TensorBoard, wandb and promtool; their tests are
+#                                 skipped where one cannot be installed
 #
 # Debian 12 and Ubuntu 24.04, as root or with sudo. Exit code 2: something is missing and cannot be
 # installed from here; the message names the packages.
@@ -23,6 +26,8 @@ build_packages=(
   "libyaml-cpp-dev header:yaml-cpp/yaml.h"
   "libsqlite3-dev header:sqlite3.h"
   "libzstd-dev header:zstd.h"
+  "libprotozero-dev header:protozero/pbf_writer.hpp"
+  "prometheus-cpp-dev header:prometheus/exposer.h"
   "libcurl4-openssl-dev header:curl/curl.h"
   "libssl-dev header:openssl/evp.h"
   "libgtest-dev header:gtest/gtest.h"
@@ -37,6 +42,10 @@ test_packages=(
   "munge command:munged"
   "slurmdbd command:slurmdbd"
   "mariadb-server-core command:mariadbd"
+)
+viewer_packages=(
+  "chromium command:chromium"
+  "python3-venv python:ensurepip"
 )
 check_packages=(
   "clang-format-14 command:clang-format-14"
@@ -55,24 +64,33 @@ is_there() {
       done
       return 1
       ;;
+    python) python3 -c "import $name" 2>/dev/null ;;
     clang) command -v clang++ >/dev/null && [[ -e $(clang++ --print-file-name="$name") ]] ||
       compgen -G "/usr/lib/clang/*/lib/linux/$name" >/dev/null ;;
   esac
 }
 
 wanted=("${build_packages[@]}")
-optional=
+optional=  # the tests that are skipped when a package cannot be installed
 case ${1:-} in
   "") ;;
   test)
     "$0"
     [[ $EUID -eq 0 ]] || exit 0
     wanted=("${test_packages[@]}")
-    optional=1
+    optional="that start Slurm"
+    ;;
+  viewers)
+    "$0" viewer-packages
+    exec "$(dirname "$0")/install-viewers.sh"
+    ;;
+  viewer-packages)
+    wanted=("${viewer_packages[@]}")
+    optional="that open files in viewers"
     ;;
   check) wanted+=("${check_packages[@]}") ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -87,7 +105,7 @@ refuse() {
   echo "error: $1" >&2
   echo "  Missing, by their names in Debian and Ubuntu: ${missing[*]}" >&2
   echo "  $2" >&2
-  [[ -z $optional ]] || { echo "  The tests that start Slurm will be skipped." >&2 && exit 0; }
+  [[ -z $optional ]] || { echo "  The tests $optional will be skipped." >&2 && exit 0; }
   exit 2
 }
 
