@@ -71,6 +71,8 @@ int run_configured_ranks(int argc, char** argv, const LoadedConfig& loaded, int6
                          const std::function<int(Stream&, ThisRank&)>& work) {
   const LaunchEnvironment launch =
       read_launch_environment(launch_variables(), {.nproc = static_cast<int>(nproc)});
+  if (kHasCuda && loaded.config.device.kind != DeviceChoice::cpu)
+    ask_for_gpu_queues(launch.rank <= 0);
   if (launch.launcher == Launcher::threads &&
       choose_device(loaded.config.device.kind).kind == Device::Kind::cuda) {
     std::vector<std::string> command = without_nproc({argv, argv + argc});

@@ -23,17 +23,6 @@ namespace {
 
 using Work = FunctionRef<void(ThisRank&)>;
 
-// Before CUDA starts. With few queues, as scripts for other programs ask for, a send that waits for
-// its receiver holds up this rank's kernels, and the receiver may be waiting in the same way.
-void ask_for_queues() {
-  constexpr const char *kVariable = "CUDA_DEVICE_MAX_CONNECTIONS", *kMost = "32";
-  const char* const had = std::getenv(kVariable);
-  if (had != nullptr && had != std::string_view(kMost))
-    log::info("{}={} is taken as {}: with fewer queues a pipeline's ranks could wait in a circle.",
-              kVariable, had, kMost);
-  setenv(kVariable, kMost, 1);
-}
-
 void bind_near(int gpu) {
   if constexpr (kHasCuda) {
     const std::vector<int> cores = bind_thread_near_gpu(gpu);
@@ -113,7 +102,6 @@ void run_rank(const LaunchEnvironment& launch, const RankOptions& options, Contr
     return run(host_ranks(), Device{options.device, 0});
   if constexpr (kHasCuda) {
     const int gpu = gpu_of(local_rank);
-    ask_for_queues();
     bind_near(gpu);
     const int64_t free_memory = cuda::memory_info(gpu).free;
     run(*nccl_ranks(world, gpu), Device::cuda(gpu), free_memory);
@@ -171,6 +159,15 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
 }
 
 }  // namespace
+
+void ask_for_gpu_queues(bool speaks) {
+  constexpr const char *kVariable = "CUDA_DEVICE_MAX_CONNECTIONS", *kMost = "32";
+  const char* const had = std::getenv(kVariable);
+  if (speaks && had != nullptr && had != std::string_view(kMost))
+    log::info("{}={} is taken as {}: with fewer queues a pipeline's ranks could wait in a circle.",
+              kVariable, had, kMost);
+  setenv(kVariable, kMost, 1);
+}
 
 void ThisRank::run(FunctionRef<void()> work) {
   try {

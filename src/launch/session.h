@@ -49,6 +49,11 @@ struct ThisRank {
   void run(FunctionRef<void()> work);
 };
 
+// Before CUDA is first called, for then it reads the variable. With few queues, as scripts for other
+// programs ask for, a send that waits for its receiver holds up this rank's kernels, and the
+// receiver may be waiting in the same way.
+void ask_for_gpu_queues(bool speaks);
+
 // Calls work once for each rank of this process, on that rank's thread, and returns when all have
 // ended. An exception of `work` ends the other ranks with this rank and its message, and is thrown
 // again here (of several threads', the first).
