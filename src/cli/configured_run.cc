@@ -24,17 +24,28 @@ int64_t launched_ranks() {
   return outer.launcher == Launcher::single ? 0 : outer.world_size;
 }
 
+// What a rank needs before it meets the others. Their answer to an Error is that they learn of it.
+template <class Work>
+auto before_meeting(const LaunchEnvironment& launch, Work work) {
+  try {
+    return work();
+  } catch (const Error& e) {
+    fail_before_meeting(launch, e);
+  }
+}
+
 // This process's ranks of a run.
 int run_here(const LaunchEnvironment& launch, const LoadedConfig& loaded,
              const std::function<int(Stream&, ThisRank&)>& work) {
   const JobConfig& config = loaded.config;
   const char* const log_rank = std::getenv("LOG_RANK");
-  const std::set<int> speaking = log_ranks(log_rank == nullptr ? "" : log_rank);
+  const std::set<int> speaking =
+      before_meeting(launch, [&] { return log_ranks(log_rank == nullptr ? "" : log_rank); });
   const int threads = config.cpu.threads > 0
                           ? static_cast<int>(config.cpu.threads)
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   ThreadPool pool(threads);
-  const Device device = choose_device(config.device.kind);
+  const Device device = before_meeting(launch, [&] { return choose_device(config.device.kind); });
   int code = 0;
   run_ranks(launch,
             {.init_timeout = std::chrono::seconds(config.comm.init_timeout_seconds),
@@ -61,10 +72,16 @@ int run_here(const LaunchEnvironment& launch, const LoadedConfig& loaded,
 }  // namespace
 
 LoadedConfig load_run_config(std::span<const std::string> arguments, TrainFlags& flags) {
-  flags = parse_command_line(arguments).flags;
   // Who describes or plans needs no launcher, and may have half of one's variables from a shell.
-  const bool alone = flags.help || flags.config_reference || flags.dry_run;
-  return load_config(arguments, flags, alone ? 0 : launched_ranks());
+  bool alone = false;
+  try {
+    flags = parse_command_line(arguments).flags;
+    alone = flags.help || flags.config_reference || flags.dry_run;
+    return load_config(arguments, flags, alone ? 0 : launched_ranks());
+  } catch (const Error& e) {
+    if (alone || flags.print_config) throw;
+    fail_before_meeting(read_launch_environment(launch_variables(), {}), e);
+  }
 }
 
 int run_configured_ranks(int argc, char** argv, const LoadedConfig& loaded, int64_t nproc,

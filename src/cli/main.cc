@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "base/error.h"
+#include "base/shown_error.h"
 #include "base/suggest.h"
 #include "cli/archive.h"
 #include "cli/bench.h"
@@ -38,27 +38,27 @@ struct Command {
 constexpr Command kCommands[] = {
     {"train", nereus::run_train,
      "train a model; --dry-run describes it, --print-config its settings"},
-    {"probe", nereus::run_probe, "logits, loss, hidden states and gradients of given tokens"},
-    {"eval", nereus::run_eval, "loss and perplexity of a checkpoint on a set, on any layout"},
-    {"generate", nereus::run_generate, "text that a model goes on with, token by token"},
-    {"convert", nereus::run_convert, "weights to another type, in files of another size"},
+    {"probe", nereus::run_probe,
+     "compute logits, loss, hidden states and gradients of given tokens"},
+    {"eval", nereus::run_eval, "compute loss and perplexity of a checkpoint on a data set"},
+    {"generate", nereus::run_generate, "generate text with a checkpoint"},
+    {"convert", nereus::run_convert, "convert weights to another type or format"},
     {"tokenize", nereus::run_tokenize, "encode and decode text, measure the tokenizer"},
-    {"checkpoint", nereus::run_checkpoint,
-     "what is in a checkpoint, whether it is whole, where two differ"},
+    {"checkpoint", nereus::run_checkpoint, "show, verify or compare checkpoints"},
     {"setup", nereus::run_setup_command,
      "install the recipe: folders, program, tokenizer, data set, cluster_config.yaml"},
     {"download", nereus::run_download_command,
-     "tokenizer, data set or weights from the Hugging Face hub"},
+     "download tokenizer, data set or weights from the Hugging Face hub"},
     {"doctor", nereus::run_doctor,
      "check this machine before a run: GPUs, links, libraries, disks"},
     {"submit", nereus::run_submit, "submit jobs of the recipe to Slurm (as llmb-run does)"},
-    {"list", nereus::run_list, "the installed workloads, their sizes, data types and scales"},
-    {"jobs", nereus::run_jobs, "the jobs that were submitted: states, speed, logs"},
-    {"archive", nereus::run_archive, "the runs of all workloads as one .tar.zst"},
+    {"list", nereus::run_list, "list the installed workloads with sizes, data types and scales"},
+    {"jobs", nereus::run_jobs, "show submitted jobs: states, speed, logs"},
+    {"archive", nereus::run_archive, "archive the runs of all workloads as one .tar.zst"},
     {"recipe", nereus::run_recipe, "run the recipe DeepSeek-V3 671B in a Slurm job (launch.sh)"},
     {"plan", nereus::run_plan, "draw a pipeline's schedule, its idle time and activations"},
     {"bench", nereus::run_bench,
-     "how fast ops, a training step and the data are, against stated figures"},
+     "measure ops, a training step and data loading, against stated figures"},
 };
 
 void print_usage(std::FILE* out) {
@@ -103,6 +103,8 @@ int main(int argc, char** argv) {
   try {
     if (called.substr(called.rfind('/') + 1) == "llmb-run") return nereus::run_llmb_run(argc, argv);
     return dispatch(argc, argv);
+  } catch (const nereus::ShownError& e) {
+    return e.exit_code();
   } catch (const nereus::Error& e) {
     std::fflush(stdout);
     std::fprintf(stderr, "%s: %s\n",

@@ -18,15 +18,15 @@ bool has_mpi();
 class MpiSession {
  public:
   MpiSession();
-  // Ends all processes of the job after abort_at_end(), and when the last world has failed: MPI
-  // cannot close down among ranks that have left a collective.
+  // Ends all processes of the job after abort_at_end(), with its code, and when the last world has
+  // failed: MPI cannot close down among ranks that have left a collective.
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
   int rank() const;  // in MPI_COMM_WORLD
   int size() const;
-  void abort_at_end();
+  void abort_at_end(int code);
 
   // A control plane of all processes, each of which calls this: rank 0 listens at options.port (0:
   // a free one), and tells the others where. `rank` and `world_size` are filled in; `address` where

@@ -208,7 +208,7 @@ bool has_mpi() { return true; }
 
 struct MpiSession::Impl {
   int rank = 0, size = 1;
-  bool abort = false;
+  std::optional<int> abort;
   std::shared_ptr<MpiState> state = std::make_shared<MpiState>();
 };
 
@@ -224,14 +224,14 @@ MpiSession::~MpiSession() {
   if (impl_->abort || impl_->state->last_failed) {
     // The others get the time to say why they end.
     std::this_thread::sleep_for(std::chrono::seconds(1));
-    MPI_Abort(MPI_COMM_WORLD, Error(Fault::kComm, "").exit_code());
+    MPI_Abort(MPI_COMM_WORLD, impl_->abort.value_or(Error(Fault::kComm, "").exit_code()));
   }
   MPI_Finalize();
 }
 
 int MpiSession::rank() const { return impl_->rank; }
 int MpiSession::size() const { return impl_->size; }
-void MpiSession::abort_at_end() { impl_->abort = true; }
+void MpiSession::abort_at_end(int code) { impl_->abort = code; }
 
 std::unique_ptr<ControlPlane> MpiSession::meet(ControlPlaneOptions options) {
   options.rank = rank();

@@ -18,7 +18,7 @@ MpiSession::~MpiSession() = default;
 
 int MpiSession::rank() const { return 0; }
 int MpiSession::size() const { return 1; }
-void MpiSession::abort_at_end() {}
+void MpiSession::abort_at_end(int) {}
 std::unique_ptr<ControlPlane> MpiSession::meet(ControlPlaneOptions) { return nullptr; }
 std::unique_ptr<Communicator> MpiSession::ranks(World&) { return nullptr; }
 

@@ -3,7 +3,11 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
+#include <optional>
 #include <string>
+
+#include "base/error.h"
 
 namespace nereus {
 
@@ -15,8 +19,14 @@ struct ControlPlaneOptions {
   std::string version;        // of the program; must be equal
   std::string configuration;  // lines of "key=value"; must be equal. No secrets: keys are shown
   std::chrono::milliseconds rendezvous_timeout{300'000};
+  std::chrono::milliseconds name_timeout{30'000};  // for a name server to learn rank 0's name
   std::chrono::milliseconds heartbeat{1'000};
   std::chrono::milliseconds silence{30'000};  // of a rank that is taken to hang
+  // This rank has failed before the ranks have met, and comes to end the world with it.
+  std::optional<Error> failed = {};
+  // Of rank 0: shows the user's mistake (Fault::kConfig) that ends the world, before any rank
+  // learns of it; ranks then end with a ShownError. Called once at most, on the server's thread.
+  std::function<void(const std::string& text)> show = {};
 };
 
 }  // namespace nereus

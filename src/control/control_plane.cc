@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/shown_error.h"
 #include "control/control_protocol.h"
 #include "control/control_server.h"
 
@@ -29,6 +30,21 @@ using tcp::Clock;
 namespace {
 
 double seconds(milliseconds t) { return std::chrono::duration<double>(t).count(); }
+
+// Of a failure's frame.
+ControlPlane::Failure read_failure(Reader& r) {
+  ControlPlane::Failure f;
+  f.fault = static_cast<Fault>(r.number());
+  f.text = r.text();
+  f.rank_is_gone = r.number() != 0;
+  f.shown = r.number() != 0;
+  return f;
+}
+
+[[noreturn]] void raise(const ControlPlane::Failure& f) {
+  if (f.shown) throw ShownError(f.fault, f.text);
+  throw Error(f.fault, f.text);
+}
 
 }  // namespace
 
@@ -58,7 +74,8 @@ struct ControlPlane::Impl {
 
   void meet() {
     const auto deadline = Clock::now() + options.rendezvous_timeout;
-    const auto unknown_until = Clock::now() + std::min(options.rendezvous_timeout, kNameTime);
+    const auto unknown_until =
+        Clock::now() + std::min(options.rendezvous_timeout, options.name_timeout);
     const std::string host = options.rank == 0 ? "127.0.0.1" : options.address;
     std::string reason = "no answer";
     for (;;) {
@@ -106,6 +123,8 @@ struct ControlPlane::Impl {
     hello.text(options.run_id).text(options.version).number(options.rank);
     hello.number(options.world_size).text(tcp::host_name()).number(getpid());
     hello.text(options.configuration);
+    if (options.failed)
+      hello.number(static_cast<int64_t>(options.failed->fault())).text(options.failed->what());
     if (!tcp::write_all(fd, hello.frame())) return reason = "the connection closed", false;
     // The server's own time-out decides, and it knows who is missing; it may have begun later.
     bool open = true;
@@ -117,10 +136,7 @@ struct ControlPlane::Impl {
                                options.run_id);
           return false;
         }
-        if (r.kind() == Kind::failure) {
-          const auto fault = static_cast<Fault>(r.number());
-          throw Error(fault, r.text());
-        }
+        if (r.kind() == Kind::failure) raise(read_failure(r));
         if (r.kind() != Kind::welcome) continue;
         local_rank = static_cast<int>(r.number());
         local_world_size = static_cast<int>(r.number());
@@ -188,13 +204,8 @@ struct ControlPlane::Impl {
       case Kind::beat:
         zero_step = r.number();
         return;
-      case Kind::failure: {
-        Failure why;
-        why.fault = static_cast<Fault>(r.number());
-        why.text = r.text();
-        why.rank_is_gone = r.number() != 0;
-        return end(std::move(why));
-      }
+      case Kind::failure:
+        return end(read_failure(r));
       case Kind::leaves:
         over = true;
         return;
@@ -246,7 +257,7 @@ struct ControlPlane::Impl {
   template <class Done>
   bool wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, Done done) {
     while (!done()) {
-      if (note) throw Error(note->fault, note->text);
+      if (note) raise(*note);
       if (changed.wait_until(lock, deadline) == std::cv_status::timeout) return done();
     }
     return true;
@@ -262,7 +273,6 @@ struct ControlPlane::Impl {
     return note.value_or(Failure{fault, otherwise});
   }
 
-  static constexpr milliseconds kNameTime{30'000};  // for a name server to learn a name
   static constexpr milliseconds kLostTime{
       10'000};  // for rank 0 to come back: an earlier run's ends
 

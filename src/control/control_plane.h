@@ -13,7 +13,9 @@
 // beats. What it costs: docs/operations.md.
 //
 // Errors: Error{kConfig} for versions, configurations or numbers of ranks that differ, a port in
-// use and an unknown host; Error{kComm} for ranks that do not come or have died. Thread-safe.
+// use and an unknown host; Error{kComm} for ranks that do not come or have died; of a rank that
+// failed before (options.failed), its own on all ranks. ShownError where rank 0 has shown it.
+// Thread-safe.
 #pragma once
 
 #include <chrono>
@@ -63,6 +65,7 @@ class ControlPlane {
     Fault fault = Fault::kComm;
     std::string text = {};      // the same on all ranks
     bool rank_is_gone = false;  // it died, or gives no sign of life
+    bool shown = false;         // to the user, by rank 0
     std::string doing = {};     // what this rank did when it learned of that, by describe_by()
   };
   std::optional<Failure> failure() const;

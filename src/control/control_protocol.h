@@ -17,7 +17,8 @@ inline constexpr uint32_t kMaxFrame = uint32_t{64} << 20;
 
 enum class Kind : uint8_t {
   // from a rank
-  hello,  // run id, version, rank, ranks, host, process, configuration
+  hello,  // run id, version, rank, ranks, host, process, configuration; of a rank that has failed
+          // before: fault, text
   beat,   // step, activity
   set,    // key, value
   get,    // key: answered by `value`, when it has been set
@@ -30,7 +31,7 @@ enum class Kind : uint8_t {
   another,  // its run id: this is another run
   value,    // key, value
   answer,   // number of the question, texts
-  failure,  // fault, text, 1 when a rank is gone
+  failure,  // fault, text, 1 when a rank is gone, 1 when the user has been shown the text
   leaves,   // all is well
 };
 

@@ -304,6 +304,11 @@ struct ControlServer::Impl {
     m.host = r.text();
     m.process = r.number();
     const std::string configuration = r.text();
+    std::optional<Error> failed;
+    if (r.more()) {
+      const auto fault = static_cast<Fault>(r.number());
+      failed.emplace(fault, r.text());
+    }
     if (!r.ok()) return false;
     if (run_id != options.run_id) {
       c.draining = true;
@@ -314,6 +319,8 @@ struct ControlServer::Impl {
     const std::string me = fmt::format("rank 0 (host {})", tcp::host_name());
     if (failure) {
       // It comes too late for anything but this.
+    } else if (failed) {
+      fail(failed->fault(), failed->what());
     } else if (version != options.version) {
       fail(Fault::kConfig,
            fmt::format("the ranks run different builds of the program: {} has {}, {} has {}.\n  "
@@ -389,8 +396,11 @@ struct ControlServer::Impl {
   // The first is everybody's.
   void fail(Fault fault, const std::string& text, bool rank_is_gone = false) {
     if (failure) return;
+    const bool shown = fault == Fault::kConfig && options.show;
+    if (shown) options.show(text);
     Writer w(Kind::failure);
     w.number(static_cast<int64_t>(fault)).text(text).number(rank_is_gone ? 1 : 0);
+    w.number(shown ? 1 : 0);
     failure = std::make_shared<const std::string>(w.frame());
     for (Member& m : members)
       if (m.connection != nullptr) send(*m.connection, failure);

@@ -56,12 +56,12 @@ class LocalWorld::Rank final : public World {
     const std::lock_guard lock(state_.mutex);
     return state_.reason;
   }
-  std::string fail(const std::string& reason) override {
+  std::string fail(const std::string& reason, Fault) override {
     const std::string first = world_.note(reason);
     world_.announce();
     return first;
   }
-  std::string lost(const std::string& reason) override { return fail(reason); }
+  std::string lost(const std::string& reason) override { return fail(reason, Fault::kComm); }
   void set_timeout(milliseconds t) override { state_.timeout_ms = t.count(); }
   milliseconds timeout() const override { return milliseconds(state_.timeout_ms); }
   void set_step(int64_t step) override { member(rank_).step = step; }

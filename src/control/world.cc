@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/shown_error.h"
 
 namespace nereus {
 
@@ -38,8 +39,10 @@ void World::meet_on_host() {
 }
 
 void World::check() const {
-  if (const auto note = failure()) throw Error(Fault::kComm, *note);
+  if (const auto note = failure()) raise(*note);
 }
+
+void World::raise(const std::string& words) const { throw Error(Fault::kComm, words); }
 
 std::string World::give_up(const std::string& reason) { return fail(failed_text(rank(), reason)); }
 
@@ -47,11 +50,19 @@ std::string failed_text(int rank, const std::string& reason) {
   return fmt::format("rank {} of the world failed, which ends the others: {}", rank, reason);
 }
 
+std::string mistake_text(int rank, const std::string& reason) {
+  return fmt::format("{}\n  Found by rank {} (host {}).", reason, rank, tcp::host_name());
+}
+
 void run_as_rank(World& world, const std::function<void()>& work) {
   const auto tell = [&](const std::string& reason, Fault fault = Fault::kContract) {
-    const std::string mine = failed_text(world.rank(), reason);
-    const std::string note = fault == Fault::kDevice ? world.lost(mine) : world.fail(mine);
-    if (note != mine) throw Error(Fault::kComm, world.last_words());
+    const bool mistake = fault == Fault::kConfig;
+    const std::string mine =
+        mistake ? mistake_text(world.rank(), reason) : failed_text(world.rank(), reason);
+    const std::string note = fault == Fault::kDevice ? world.lost(mine)
+                             : mistake               ? world.fail(mine, fault)
+                                                     : world.fail(mine);
+    if (note != mine || world.shown()) world.raise(world.last_words());
   };
   try {
     work();
@@ -94,7 +105,18 @@ class ControlWorld final : public World {
     return fmt::format("{}\n  rank {} of the world (host {}): {}", f->text, rank(),
                        tcp::host_name(), f->doing);
   }
-  std::string fail(const std::string& reason) override { return control_.fail(reason).text; }
+  std::string fail(const std::string& reason, Fault fault) override {
+    return control_.fail(reason, fault).text;
+  }
+  void raise(const std::string& words) const override {
+    const auto f = control_.failure();
+    if (f && f->shown) throw ShownError(f->fault, words);
+    throw Error(f && f->fault == Fault::kConfig ? f->fault : Fault::kComm, words);
+  }
+  bool shown() const override {
+    const auto f = control_.failure();
+    return f && f->shown;
+  }
   std::string lost(const std::string& reason) override { return control_.lost(reason).text; }
   void set_timeout(milliseconds t) override { timeout_ms_ = t.count(); }
   milliseconds timeout() const override { return milliseconds(timeout_ms_); }

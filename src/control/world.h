@@ -45,14 +45,19 @@ class World {
   void meet(const std::string& key, const std::string& what, const std::vector<int>& ranks);
   void meet_on_host();  // of all ranks, which call it in step
 
-  // What the world ended with, and the same as an exception.
+  // What the world ended with, and the same as an exception: Error{kComm}, or of the user's mistake
+  // that a rank has found Error{kConfig}, a ShownError where one rank has shown it for all.
   virtual std::optional<std::string> failure() const = 0;
   void check() const;
   // What this rank says at the end: the note, and when it is about a rank that died, what this one
   // waited in.
   virtual std::string last_words() const { return failure().value_or(""); }
   // Ends the world with `reason`, unless it has ended: returns what it ended with.
-  virtual std::string fail(const std::string& reason) = 0;
+  std::string fail(const std::string& reason) { return fail(reason, Fault::kComm); }
+  virtual std::string fail(const std::string& reason, Fault) = 0;
+  // After a failure: throws `words` as check() does.
+  [[noreturn]] virtual void raise(const std::string& words) const;
+  virtual bool shown() const { return false; }  // the failure, to the user
   // The same for what another rank's death brings about too (a connection that closed, a GPU that
   // read a dead rank's memory): a death has a second to be announced first.
   virtual std::string lost(const std::string& reason) = 0;
@@ -79,11 +84,13 @@ class World {
   int64_t meetings_ = 0;
 };
 
-// The note of a rank that failed by itself.
+// The note of a rank that failed by itself, and of one that found a mistake of the user's.
 std::string failed_text(int rank, const std::string& reason);
+std::string mistake_text(int rank, const std::string& reason);
 
 // Calls `work`, this rank's part of the run. When it throws, the world ends with give_up() before
-// the exception goes on, so that the others know before anything of this rank is taken down. Where
+// the exception goes on, so that the others know before anything of this rank is taken down: with
+// give_up(), or for the user's mistake with its text and who found it. Where
 // the world had ended before, its note is the reason for whatever was thrown, and Error{kComm} with
 // its last words is thrown instead. May be nested.
 void run_as_rank(World&, const std::function<void()>& work);

@@ -1,5 +1,7 @@
 #include "launch/session.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <memory>
 #include <string_view>
@@ -7,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/shown_error.h"
 #include "comm/mpi_ranks.h"
 #include "comm/nccl_ranks.h"
 #include "comm/single_rank.h"
@@ -62,6 +65,21 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
   });
 }
 
+// As main() would: one write, whatever other threads do.
+void show(const std::string& text) {
+  const std::string line = fmt::format("error: {}\n", text);
+  for (size_t done = 0; done < line.size();) {
+    const ssize_t n = ::write(STDERR_FILENO, line.data() + done, line.size() - done);
+    if (n <= 0) return;
+    done += static_cast<size_t>(n);
+  }
+}
+
+// srun starts ranks on nodes whose names Slurm itself uses; elsewhere a name may be new.
+constexpr std::chrono::seconds kSlurmNameTime{5};
+// For the others to come to a rank that failed before they met.
+constexpr std::chrono::seconds kTellTime{10};
+
 ControlPlaneOptions control_options(const LaunchEnvironment& launch, const RankOptions& options) {
   ControlPlaneOptions o;
   o.rank = launch.rank;
@@ -74,6 +92,8 @@ ControlPlaneOptions control_options(const LaunchEnvironment& launch, const RankO
       build.empty() ? options.version : fmt::format("{} (build {})", options.version, build);
   o.configuration = options.configuration;
   o.rendezvous_timeout = options.init_timeout;
+  if (launch.launcher == Launcher::slurm) o.name_timeout = kSlurmNameTime;
+  o.show = show;
   return o;
 }
 
@@ -123,13 +143,24 @@ void run_sockets(const LaunchEnvironment& launch, const RankOptions& options, Wo
 // A world that failed ends the process with its session (MPI cannot close down): nobody would be
 // left to show the message.
 [[noreturn]] void show_and_rethrow(MpiSession& session) {
-  session.abort_at_end();
+  session.abort_at_end(Error(Fault::kComm, "").exit_code());
   try {
+    throw;
+  } catch (const ShownError& e) {
+    session.abort_at_end(e.exit_code());
     throw;
   } catch (const std::exception& e) {
     log::error("{}", e.what());
     throw;
   }
+}
+
+// Where processes of an MPI launcher meet.
+std::unique_ptr<ControlPlane> meet(MpiSession& session, const LaunchEnvironment& launch,
+                                   ControlPlaneOptions options) {
+  const bool one_host = launch.local_world_size == launch.world_size;
+  if (options.address.empty() && one_host) options.address = "127.0.0.1";
+  return session.meet(options);
 }
 
 void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
@@ -143,10 +174,7 @@ void run_mpi(LaunchEnvironment launch, const RankOptions& options, Work work) {
   launch.rank = session.rank();
   launch.world_size = session.size();
   try {
-    ControlPlaneOptions meeting = control_options(launch, options);
-    const bool one_host = launch.local_world_size == launch.world_size;
-    if (meeting.address.empty() && one_host) meeting.address = "127.0.0.1";
-    const auto control = session.meet(meeting);
+    const auto control = meet(session, launch, control_options(launch, options));
     const auto world = world_of(*control, options.init_timeout);
     EndGuard guard(*world, options.end_time);
     std::unique_ptr<Communicator> ranks;  // goes when all have left: MPI works while it is called
@@ -178,6 +206,46 @@ void ThisRank::run(FunctionRef<void()> work) {
   }
 }
 
+namespace {
+
+bool meets_by_sockets(const LaunchEnvironment& launch) {
+  if (launch.launcher != Launcher::mpi) return true;
+  const bool meets = launch.size_known && !launch.master_address.empty() && launch.master_port > 0;
+  return !has_mpi() && meets;
+}
+
+}  // namespace
+
+void fail_before_meeting(const LaunchEnvironment& launch, const Error& error) {
+  const bool alone = launch.launcher == Launcher::single || launch.launcher == Launcher::threads ||
+                     (launch.size_known && launch.world_size == 1);
+  if (alone) throw error;
+  const int rank = std::max(0, launch.rank);
+  const Error mine(error.fault(),
+                   error.fault() == Fault::kConfig
+                       ? mistake_text(rank, error.what())
+                       : fmt::format("rank {} (host {}) failed before the ranks met: {}", rank,
+                                     tcp::host_name(), error.what()));
+  RankOptions shortly;
+  shortly.init_timeout = kTellTime;
+  ControlPlaneOptions options = control_options(launch, shortly);
+  options.failed = mine;
+  try {
+    if (meets_by_sockets(launch)) {
+      const ControlPlane told(options);
+    } else {
+      MpiSession session;
+      session.abort_at_end(error.exit_code());
+      meet(session, launch, options);
+    }
+  } catch (const ShownError&) {
+    throw;
+  } catch (const Error&) {
+    // Nobody to tell, or the others know; this rank says what it met.
+  }
+  throw mine;
+}
+
 void run_ranks(const LaunchEnvironment& launch, const RankOptions& options, Work work) {
   switch (launch.launcher) {
     case Launcher::single:
@@ -190,9 +258,7 @@ void run_ranks(const LaunchEnvironment& launch, const RankOptions& options, Work
       return run_sockets(launch, options, work);
     case Launcher::mpi: {
       if (launch.world_size == 1 && launch.size_known) return run_threads(1, options, work);
-      const bool meets =
-          launch.size_known && !launch.master_address.empty() && launch.master_port > 0;
-      if (!has_mpi() && meets) return run_sockets(launch, options, work);
+      if (meets_by_sockets(launch)) return run_sockets(launch, options, work);
       return run_mpi(launch, options, work);
     }
   }

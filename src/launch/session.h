@@ -57,6 +57,13 @@ void ask_for_gpu_queues(bool speaks);
 // Calls work once for each rank of this process, on that rank's thread, and returns when all have
 // ended. An exception of `work` ends the other ranks with this rank and its message, and is thrown
 // again here (of several threads', the first).
+//
+// The user's mistake (Fault::kConfig) ends all processes with its exit code, and is shown once: by
+// rank 0 on standard error, whichever rank found it. It comes out as a ShownError.
 void run_ranks(const LaunchEnvironment&, const RankOptions&, FunctionRef<void(ThisRank&)> work);
+
+// Throws `error`, which this process met before run_ranks(). Where a launcher started others, they
+// learn of it first, as run_ranks() tells them; they wait in it, or come with errors of their own.
+[[noreturn]] void fail_before_meeting(const LaunchEnvironment&, const Error& error);
 
 }  // namespace nereus

@@ -12,7 +12,7 @@
 #include <fstream>
 #include <thread>
 
-#include "base/error.h"
+#include "base/shown_error.h"
 #include "comm/mpi_ranks.h"
 #include "launch/build_id.h"
 #include "launch/local_processes.h"
@@ -148,6 +148,30 @@ const ChildFunction fails_stuck("session_fails_stuck", [] {
             });
 });
 
+// A mistake that the ranks named in WRONG find, as main() would show it: before they meet (EARLY)
+// or when they have.
+const ChildFunction refuses("session_refuses", [] {
+  tell_errors();
+  const LaunchEnvironment launch = read_launch_environment(launch_variables(), {});
+  const bool wrong = given("WRONG").find(std::to_string(launch.rank)) != std::string::npos;
+  const bool device = !given("DEVICE").empty();
+  const Error mistake(device ? Fault::kDevice : Fault::kConfig,
+                      device ? "no GPU is here" : "training.steps = 0: 1 or more are needed");
+  try {
+    if (wrong && !given("EARLY").empty()) fail_before_meeting(launch, mistake);
+    run_ranks(launch, {.init_timeout = milliseconds(60'000)}, [&](ThisRank& me) {
+      Stream stream(me.device, &test::pool());
+      if (wrong) throw mistake;
+      me.ranks.barrier(stream);
+    });
+  } catch (const ShownError& e) {
+    std::_Exit(e.exit_code());
+  } catch (const Error& e) {
+    tell(std::string("error: ") + e.what());
+    std::_Exit(e.exit_code());
+  }
+});
+
 TEST(Session, OneRankAndThreadsRunInThisProcess) {
   for (const int nproc : {0, 3}) {
     std::atomic<int> right{0};
@@ -189,6 +213,49 @@ TEST(Session, AnExceptionOfOneRankEndsTheOthers) {
   for (const size_t r : {size_t{0}, size_t{2}})
     EXPECT_EQ(ranks[r].wait(),
               "rank 1 of the world failed, which ends the others: the loss is NaN\n");
+}
+
+TEST(Session, AMistakeOfTheUsersIsShownOnceByRankZeroAndEndsAllWithTwo) {
+  for (const char* early : {"", "yes"}) {
+    for (const char* wrong : {"0", "2", "012"}) {
+      const auto begin = Clock::now();
+      std::vector<Child> ranks =
+          test::start_ranks("session_refuses", 3, {{"WRONG", wrong}, {"EARLY", early}});
+      const std::string shown = ranks[0].wait();
+      EXPECT_THAT(shown, testing::MatchesRegex(
+                             "error: training.steps = 0: 1 or more are needed\n  Found by rank [" +
+                             std::string(wrong) + "] \\(host .*\\)\\.\n"))
+          << early << " " << wrong;
+      for (const size_t r : {size_t{1}, size_t{2}}) EXPECT_EQ(ranks[r].wait(), "") << wrong;
+      for (const Child& c : ranks) EXPECT_EQ(c.status(), 2) << early << " " << wrong;
+      EXPECT_LT(Clock::now() - begin, test::soon(milliseconds(4000)));
+    }
+  }
+}
+
+TEST(Session, WhatARankMeetsBeforeTheOthersEndsThemWithItsNameAndHost) {
+  const auto begin = Clock::now();
+  std::vector<Child> ranks =
+      test::start_ranks("session_refuses", 3, {{"WRONG", "1"}, {"EARLY", "y"}, {"DEVICE", "y"}});
+  for (Child& c : ranks) {
+    EXPECT_EQ(c.wait(), "error: rank 1 (host " + tcp::host_name() +
+                            ") failed before the ranks met: no GPU is here\n");
+    EXPECT_EQ(c.status(), 71);
+  }
+  EXPECT_LT(Clock::now() - begin, test::soon(milliseconds(4000)));
+}
+
+// Nobody listens where rank 0 should be.
+TEST(Session, ARankThatCannotTellTheOthersSaysWhoItIs) {
+  Child alone("session_refuses", {{"RANK", "1"},
+                                  {"WORLD_SIZE", "2"},
+                                  {"MASTER_ADDR", "no.such.host.invalid"},
+                                  {"MASTER_PORT", std::to_string(test::free_port())},
+                                  {"WRONG", "1"},
+                                  {"EARLY", "y"}});
+  EXPECT_THAT(alone.wait(), HasSubstr("error: training.steps = 0: 1 or more are needed\n  Found by "
+                                      "rank 1 (host "));
+  EXPECT_EQ(alone.status(), 2);
 }
 
 TEST(Session, TheOthersAreToldBeforeWhatFailedIsTakenDown) {
