@@ -39,6 +39,8 @@ struct DownloadProgress {
   std::string finished;  // path of the file that has just become whole; else empty
 };
 
+using DownloadReport = std::function<void(const DownloadProgress&)>;
+
 // Asks the hub and looks into the folder; writes nothing. Throws Error{kConfig} when nothing
 // matches, a named file is not there, or the folder's file system has not the space.
 DownloadPlan plan_download(const HubSettings&, const DownloadRequest&);
@@ -47,6 +49,6 @@ DownloadPlan plan_download(const HubSettings&, const DownloadRequest&);
 // the folder cannot be written to. What was received is kept for the next call. `report` is called
 // by one thread at a time.
 void run_download(const HubSettings&, const DownloadRequest&, const DownloadPlan&,
-                  const std::function<void(const DownloadProgress&)>& report);
+                  const DownloadReport& report);
 
 }  // namespace nereus::hub

@@ -249,16 +249,31 @@ TEST_F(Download, RefusalsSayWhatToDo) {
                 url + "/owner/name if it has any, make a token at " + url +
                 "/settings/tokens, export HF_TOKEN=..., and run this again.");
   const std::string refused = answer(401, "", "hf_secret");
-  EXPECT_THAT(refused, HasSubstr("the hub does not take HF_TOKEN"));
-  EXPECT_THAT(refused, Not(HasSubstr("hf_secret")));
+  EXPECT_EQ(refused,
+            "owner/name, revision main: the hub rejected HF_TOKEN (HTTP 401: invalid or "
+            "expired).\n  Make a new one at " +
+                url +
+                "/settings/tokens. Without a token owner/name is not to be had either: it "
+                "is gated or private, or its name is another (look at " +
+                url + "/owner/name).");
+  // A public repository needs none.
+  hub.before = [](const TestRequest& r) -> TestAnswer {
+    return {.status = r.header("authorization").empty() ? 0 : 401};
+  };
+  EXPECT_EQ(refusal(hub.settings("hf_secret"), request(), Fault::kConfig),
+            "owner/name, revision main: the hub rejected HF_TOKEN (HTTP 401: invalid or expired).\n"
+            "  Make a new one at " +
+                url + "/settings/tokens, or unset it: owner/name is public.");
   EXPECT_EQ(answer(403, "GatedRepo", "hf_secret"),
             "owner/name, revision main: access to owner/name is refused (HTTP 403, GatedRepo).\n  "
             "The owner of HF_TOKEN must accept the terms at " +
                 url +
                 "/owner/name; a fine-grained token also needs the right to read this repository.");
-  EXPECT_EQ(answer(404, "RepoNotFound", ""),
-            "owner/name, revision main: the hub has no owner/name (HTTP 404).\n  Look at " + url +
-                "/owner/name for the spelling; 127.0.0.1 hub is asked.");
+  EXPECT_EQ(
+      answer(404, "RepoNotFound", ""),
+      "owner/name, revision main: the hub has no owner/name (HTTP 404).\n  Check the spelling "
+      "at " +
+          url + "/owner/name (hub: " + url + ", from HF_ENDPOINT).");
   hub.before = {};
   DownloadRequest r = request();
   r.repository.revision = "v9";
@@ -271,6 +286,33 @@ TEST_F(Download, RefusalsSayWhatToDo) {
             "owner/name at main has no file that matches *.bin.xz, en/*.txt");
 }
 
+// The hub leads to a store by links that expire. A 403 of the store is not the hub's: it is asked
+// for a new link; a 403 of the hub itself is the repository's.
+TEST_F(Download, AnExpiredLinkIsAskedForAgain) {
+  const std::string bytes = text_of(5000);
+  FakeHub hub({{"a.bin", {bytes, true}}});
+  int asked = 0;
+  bool gives_in = true;
+  TestServer store([&](const TestRequest& r) -> TestAnswer {
+    if (r.target == "/link/1" || !gives_in) return {.status = 403, .body = "Request has expired"};
+    return serve_range(r, bytes);
+  });
+  hub.before = [&](const TestRequest& r) -> TestAnswer {
+    if (r.target != hub.resolve("a.bin")) return {.status = 0};
+    return {.status = 302,
+            .headers = {"Location: " + store.url() + "/link/" + std::to_string(++asked)}};
+  };
+  get(hub.settings("hf_secret"), request());
+  EXPECT_EQ(read(folder_ / "a.bin"), bytes);
+  EXPECT_EQ(asked, 2);
+  gives_in = false;
+  fs::remove(folder_ / "a.bin");
+  EXPECT_EQ(
+      refusal(hub.settings(), request(), Fault::kComm),
+      "a.bin: 127.0.0.1 refuses the link that the hub gives (HTTP 403), 3 times in a row.\n  "
+      "What came is kept: run the same command again; a proxy or firewall may be in the way.");
+}
+
 TEST_F(Download, NoNetworkIsSaid) {
   HubSettings settings;
   {
@@ -278,7 +320,7 @@ TEST_F(Download, NoNetworkIsSaid) {
     settings = gone.settings();
   }
   EXPECT_THAT(refusal(settings, request(), Fault::kComm),
-              AllOf(HasSubstr("owner/name, revision main: the hub does not give it: 127.0.0.1: "
+              AllOf(HasSubstr("owner/name, revision main: cannot be fetched: 127.0.0.1: "
                               "Failed to connect"),
                     HasSubstr("run the command on a login node")));
 }
@@ -295,7 +337,7 @@ TEST_F(Download, WhatIsNotAHubIsSaid) {
   FakeHub hub({});
   hub.before = [](const TestRequest&) { return TestAnswer{.body = "<html>sign in</html>"}; };
   EXPECT_EQ(refusal(hub.settings(), request(), Fault::kComm),
-            "owner/name: 127.0.0.1 does not answer as a hub does; look at HF_ENDPOINT");
+            "owner/name: 127.0.0.1 does not answer as a Hugging Face hub; check HF_ENDPOINT");
 }
 
 TEST_F(Download, AFolderThatCannotBeWrittenToIsNamed) {

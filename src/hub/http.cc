@@ -150,6 +150,7 @@ void HttpClient::State::take(std::span<const std::byte> bytes) {
 void HttpClient::State::hop(const std::string& url, int64_t from) {
   reply = {};
   reply.host = host_of(url);
+  reply.origin = origin(url);
   started = false;
   thrown = nullptr;
   why[0] = '\0';
@@ -246,8 +247,8 @@ bool Retry::again(const HttpReply& reply) {
   if (!asked.empty() && asked.find_first_not_of("0123456789") == std::string::npos)
     seconds = std::min(policy_.longest_seconds, std::strtod(asked.c_str(), nullptr));
   if (seconds >= 1)
-    log::warning("{}: trying again in {:.0f} s, for the {}. of {} times", reply.outcome(), seconds,
-                 failed_, policy_.attempts - 1);
+    log::warning("{}: retry {} of {} in {:.0f} s", reply.outcome(), failed_, policy_.attempts - 1,
+                 seconds);
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
   return true;
 }

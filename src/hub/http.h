@@ -30,6 +30,7 @@ struct HttpReply {
   std::string failure;   // why the transfer did not end well; empty when it did
   bool lasting = false;  // another try would fail in the same way
   std::string host;      // that answered last
+  std::string origin;    // its scheme://host:port
 
   bool ok() const { return failure.empty() && status >= 200 && status < 300; }
   std::string header(const std::string& name) const;

@@ -90,6 +90,33 @@ RepoFile parse_file(const json& entry, const Repository& repo) {
   return file;
 }
 
+// The hub refused the token. Whether the repository is public decides what to do: it is asked for
+// once more, without one.
+[[noreturn]] void refuse_token(const HubSettings& settings, const Repository& repo,
+                               const std::string& what) {
+  HubSettings without_token;
+  without_token.endpoint = settings.endpoint;
+  HttpClient client(without_token, {.total_seconds = 30});
+  const bool is_public =
+      client.get(api(settings, repo) + "/revision/" + escaped_part(repo.revision)).ok();
+  NEREUS_FAIL(kConfig,
+              "{}: the hub rejected HF_TOKEN (HTTP 401: invalid or expired).\n  Make a new one at "
+              "{}/settings/tokens{}",
+              what, settings.endpoint,
+              is_public
+                  ? fmt::format(", or unset it: {} is public.", repo.name)
+                  : fmt::format(". Without a token {} is not to be had either: it is gated or "
+                                "private, or its name is another (look at {}).",
+                                repo.name, page(settings, repo)));
+}
+
+// The hub's address, and where it comes from if not from here.
+std::string hub_text(const HubSettings& settings) {
+  return settings.endpoint == HubSettings().endpoint
+             ? settings.endpoint
+             : fmt::format("{}, from HF_ENDPOINT", settings.endpoint);
+}
+
 }  // namespace
 
 void refuse(const HttpReply& reply, const HubSettings& settings, const Repository& repo,
@@ -100,9 +127,9 @@ void refuse(const HttpReply& reply, const HubSettings& settings, const Repositor
   if (!reply.failure.empty() || worth_retrying(reply))
     NEREUS_FAIL(
         kComm,
-        "{}: the hub does not give it: {}.\n  If this machine has no way out (compute "
-        "nodes often have none), run the command on a login node; a proxy is taken from "
-        "https_proxy, another hub from HF_ENDPOINT, other certificates from CURL_CA_BUNDLE.",
+        "{}: cannot be fetched: {}.\n  If this machine cannot reach the internet (compute nodes "
+        "often cannot), run the command on a login node. https_proxy names a proxy, HF_ENDPOINT "
+        "another hub, CURL_CA_BUNDLE other certificates.",
         what, reply.outcome());
   if (reply.status == 401 && !token)
     NEREUS_FAIL(kConfig,
@@ -110,11 +137,7 @@ void refuse(const HttpReply& reply, const HubSettings& settings, const Repositor
                 "HF_TOKEN is not set.\n  Accept its terms at {} if it has any, make a token at "
                 "{}/settings/tokens, export HF_TOKEN=..., and run this again.",
                 what, repo.name, where, settings.endpoint);
-  if (reply.status == 401)
-    NEREUS_FAIL(kConfig,
-                "{}: the hub does not take HF_TOKEN, or there is no repository {} (HTTP 401).\n  "
-                "Look at {} and {}/settings/tokens; a token may have expired.",
-                what, repo.name, where, settings.endpoint);
+  if (reply.status == 401) refuse_token(settings, repo, what);
   if (reply.status == 403)
     NEREUS_FAIL(kConfig, "{}: access to {} is refused (HTTP 403{}).\n  {} the terms at {}{}.", what,
                 repo.name, code.empty() ? "" : ", " + code,
@@ -127,11 +150,9 @@ void refuse(const HttpReply& reply, const HubSettings& settings, const Repositor
     NEREUS_FAIL(kConfig, "{}: {} at {} has no such file or folder (HTTP 404); {}/tree/{} shows it.",
                 what, repo.name, repo.revision, where, repo.revision);
   if (reply.status == 404)
-    NEREUS_FAIL(kConfig,
-                "{}: the hub has no {} (HTTP 404).\n  Look at {} for the spelling; {} hub is "
-                "asked.",
-                what, repo.name, where, host_of(settings.endpoint));
-  NEREUS_FAIL(kComm, "{}: the hub answers {}, which is not understood.", what, reply.outcome());
+    NEREUS_FAIL(kConfig, "{}: the hub has no {} (HTTP 404).\n  Check the spelling at {} (hub: {}).",
+                what, repo.name, where, hub_text(settings));
+  NEREUS_FAIL(kComm, "{}: unexpected answer of the hub: {}.", what, reply.outcome());
 }
 
 std::string resolve_commit(HttpClient& client, const HubSettings& settings, const Repository& repo,
@@ -143,8 +164,8 @@ std::string resolve_commit(HttpClient& client, const HubSettings& settings, cons
           fmt::format("{}, revision {}", repo.name, repo.revision), first);
   const json body = json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
   const bool good = body.is_object() && body.contains("sha") && body["sha"].is_string();
-  NEREUS_CHECK(kComm, good, "{}: {} does not answer as a hub does; look at HF_ENDPOINT", repo.name,
-               host_of(settings.endpoint));
+  NEREUS_CHECK(kComm, good, "{}: {} does not answer as a Hugging Face hub; check HF_ENDPOINT",
+               repo.name, host_of(settings.endpoint));
   return body["sha"].get<std::string>();
 }
 
@@ -163,7 +184,7 @@ std::vector<RepoFile> list_files(HttpClient& client, const HubSettings& settings
       for (const json& entry : json::parse(reply.body))
         if (entry.at("type") == "file") out.push_back(parse_file(entry, repo));
     } catch (const json::exception& e) {
-      NEREUS_FAIL(kComm, "{}: the hub's list of files is not understood: {}", repo.name, e.what());
+      NEREUS_FAIL(kComm, "{}: the hub's list of files cannot be read: {}", repo.name, e.what());
     }
     url = next_page(reply.header("link"));
   }

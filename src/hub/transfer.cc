@@ -46,10 +46,13 @@ class FolderLock {
 
 struct Stopped {};  // another thread has failed
 
+// Links of the hub to another host that in a row may be refused there.
+constexpr int kExpiredLinks = 3;
+
 class Transfer {
  public:
   Transfer(const HubSettings& settings, const DownloadRequest& request, const DownloadPlan& plan,
-           const std::function<void(const DownloadProgress&)>& report)
+           const DownloadReport& report)
       : settings_(settings), request_(request), plan_(plan), report_(report) {
     progress_.of_bytes = plan.missing_bytes;
     progress_.of_files = plan.missing.size();
@@ -104,6 +107,7 @@ class Transfer {
   void fill(HttpClient& client, const RepoFile& file, FileWriter& writer) {
     const std::string url = file_url(settings_, request_.repository, plan_.commit, file.path);
     Retry retry(request_.retry);
+    int expired = 0;
     while (writer.offset() < file.size) {
       const int64_t begin = writer.offset();
       const HttpReply reply = client.get(
@@ -117,7 +121,10 @@ class Transfer {
             note(static_cast<int64_t>(bytes.size()), "");
           });
       if (writer.offset() == file.size) return;
-      if (writer.offset() > begin) retry.progressed();
+      if (writer.offset() > begin) {
+        retry.progressed();
+        expired = 0;
+      }
       if (reply.status == 416) {  // the partial file is no part of it
         note(-writer.offset(), "");
         writer.restart();
@@ -125,6 +132,15 @@ class Transfer {
       HttpReply short_answer = reply;  // a cut connection may look like a good end
       if (reply.ok() || reply.status == 416)
         short_answer.failure = fmt::format("{}: the connection was cut", reply.host);
+      // The hub leads to another host by a link that expires: it gives a new one.
+      const bool refused_link = reply.status == 403 && reply.origin != origin(url);
+      if (refused_link)
+        short_answer.failure = fmt::format("{}: HTTP 403, the link has expired", reply.host);
+      NEREUS_CHECK(kComm, !refused_link || ++expired < kExpiredLinks,
+                   "{}: {} refuses the link that the hub gives (HTTP 403), {} times in a row.\n  "
+                   "What came is kept: run the same command again; a proxy or firewall may be in "
+                   "the way.",
+                   file.path, reply.host, expired);
       if (retry.again(short_answer)) continue;
       if (!worth_retrying(short_answer)) refuse(reply, settings_, request_.repository, file.path);
       NEREUS_FAIL(kComm,
@@ -157,7 +173,7 @@ class Transfer {
   const HubSettings& settings_;
   const DownloadRequest& request_;
   const DownloadPlan& plan_;
-  const std::function<void(const DownloadProgress&)>& report_;
+  const DownloadReport& report_;
   std::mutex mutex_;
   DownloadProgress progress_;
   std::exception_ptr failure_;
@@ -168,8 +184,7 @@ class Transfer {
 }  // namespace
 
 void run_download(const HubSettings& settings, const DownloadRequest& request,
-                  const DownloadPlan& plan,
-                  const std::function<void(const DownloadProgress&)>& report) {
+                  const DownloadPlan& plan, const DownloadReport& report) {
   if (!plan.missing.empty()) Transfer(settings, request, plan, report).run();
 }
 
