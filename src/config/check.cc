@@ -1,4 +1,4 @@
-// Rules across keys: what TorchTitan asserts, with its sentence first, and what is not built yet.
+// Rules across keys: what TorchTitan asserts, with its sentence first, and what is not implemented.
 #include "base/check.h"
 
 #include <algorithm>
@@ -37,21 +37,21 @@ void check_classes(LoadedConfig& loaded) {
         without_meaning.push_back(key.name);
         break;
       case KeyClass::ignored:
-        loaded.notices.push_back(fmt::format(
-            "{} = {} ({}): not built yet; it only observes, so the run goes on without it",
-            key.name, value_text(key), origin->second));
+        loaded.notices.push_back(
+            fmt::format("{} = {} ({}): not implemented. Training continues without it.", key.name,
+                        value_text(key), origin->second));
         break;
       case KeyClass::refused:
         NEREUS_FAIL(
             kConfig,
-            "{}: {} = {}: not built yet, and the run would not be what was asked for.\n  Leave "
+            "{}: {} = {}: not implemented, and the run would not be what was asked for.\n  Leave "
             "it at {} ({}).",
             origin->second, key.name, value_text(key), value_text(default_keys[i]), key.meaning);
     }
   }
   if (!without_meaning.empty())
-    loaded.notices.push_back(
-        fmt::format("Accepted, with nothing here to act on: {}", fmt::join(without_meaning, ", ")));
+    loaded.notices.push_back(fmt::format("These settings have no effect in Nereus: {}",
+                                         fmt::join(without_meaning, ", ")));
 }
 
 void check_model(LoadedConfig& loaded, const Origins& at) {

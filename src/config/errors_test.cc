@@ -216,7 +216,7 @@ TEST(CheckpointErrors, SayWhatDoesNotGoTogether) {
   for (const Case& c : cases) EXPECT_EQ(toml_message(c.given), c.expected) << c.given;
 }
 
-// What would change a run's results and is not built yet ends it.
+// What would change a run's results and is not implemented ends it.
 TEST(NotBuiltYet, IsRefusedUnlessItIsSetToItsDefault) {
   const std::vector<std::pair<std::string, std::string>> refused = {
       {"model.converters", "quantize.linear.float8"},
@@ -231,7 +231,7 @@ TEST(NotBuiltYet, IsRefusedUnlessItIsSetToItsDefault) {
   for (const auto& [key, value] : refused)
     EXPECT_THAT(message({fmt::format("--{}={}", key, value)}),
                 testing::AllOf(testing::StartsWith(fmt::format("command line: {} = ", key)),
-                               testing::HasSubstr("not built yet")));
+                               testing::HasSubstr("not implemented")));
   EXPECT_EQ(message({"--parallelism.tensor_parallel_degree=1", "--training.dtype=float32",
                      "--fault_tolerance.semi_sync_method=None"}),
             "no error");

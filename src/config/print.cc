@@ -67,8 +67,8 @@ What becomes of a key:
 |---|---|
 | works | does what TorchTitan documents, or what this page says |
 | no meaning here | accepted: there is nothing for it to act on; named once when set |
-| refused | not built yet and would change results: another value than the default ends the run with exit code 2 |
-| warned of | not built yet and only observes: one warning, and the run goes on |
+| refused | not implemented and would change results: another value than the default ends the run with exit code 2 |
+| warned of | not implemented and only observes: one warning, and the run goes on |
 
 This page is made by `nereus train --config-reference`.
 

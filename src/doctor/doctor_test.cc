@@ -50,7 +50,7 @@ TEST(Report, TheBriefOneHasOnlyWhatIsWrongAndTheHost) {
             "n0: 4 checks: 1 failed, 1 warning, 1 skipped\n");
   EXPECT_EQ(
       table({.host = "n1", .time = "", .findings = {{"GPU 0", Verdict::ok, "well", ""}}}, true),
-      "n1: 1 checks, nothing wrong, 0 skipped\n");
+      "n1: 1 check, nothing wrong, 0 skipped\n");
 }
 
 TEST(Report, AsJsonItHasTheSame) {
@@ -182,7 +182,7 @@ TEST(Clock, IsComparedWithATimeServers) {
   }
   const Finding none = check_time_server("no-such-host.invalid");
   EXPECT_EQ(none.verdict, Verdict::warning);
-  EXPECT_THAT(none.found, HasSubstr("no-such-host.invalid gives no time: "));
+  EXPECT_THAT(none.found, HasSubstr("no-such-host.invalid does not answer: "));
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ std::string sum(const Report& r) {
   const int failed = r.count(Verdict::failed), warnings = r.count(Verdict::warning);
   const int skipped = r.count(Verdict::skipped);
   if (failed + warnings == 0)
-    return fmt::format("{} checks, nothing wrong, {} skipped", r.findings.size(), skipped);
+    return fmt::format("{} check{}, nothing wrong, {} skipped", r.findings.size(),
+                       r.findings.size() == 1 ? "" : "s", skipped);
   return fmt::format("{} checks: {} failed, {} warning{}, {} skipped", r.findings.size(), failed,
                      warnings, warnings == 1 ? "" : "s", skipped);
 }

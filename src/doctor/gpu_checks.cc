@@ -78,13 +78,13 @@ class Judge {
                       *gpu_.uncorrected_errors),
           fmt::format(fmt::runtime(kDrain), gpu_.index));
     if (gpu_.remap_failed)
-      add("memory", Verdict::failed, "a broken row of memory could not be replaced by a spare",
-          "The GPU is to be replaced: have the node drained.");
+      add("memory", Verdict::failed, "row remapping failed: a faulty row of memory has no spare",
+          "Replace the GPU: have the node drained.");
     if (gpu_.remap_pending)
-      add("memory", Verdict::warning, "a row of memory waits to be replaced by a spare",
+      add("memory", Verdict::warning, "row remapping pending: a reset is needed",
           fmt::format("Reset it when nobody uses it: nvidia-smi --gpu-reset -i {}.", gpu_.index));
     if (gpu_.ecc && !*gpu_.ecc)
-      add("memory", Verdict::warning, "ECC is off: a flipped bit goes unseen",
+      add("memory", Verdict::warning, "ECC is off: bit flips go undetected",
           fmt::format("nvidia-smi -i {} -e 1, then reset it.", gpu_.index));
   }
 
@@ -93,7 +93,7 @@ class Judge {
     const auto held = [&](uint64_t bit, const char* what, Verdict v, const char* remedy) {
       if (why & bit)
         add("clock", v,
-            fmt::format("held down by {}{}", what,
+            fmt::format("throttled by {}{}", what,
                         gpu_.sm_clock && gpu_.sm_clock_max
                             ? fmt::format(": {} of {} MHz", *gpu_.sm_clock, *gpu_.sm_clock_max)
                             : ""),
@@ -101,7 +101,7 @@ class Judge {
     };
     held(slowdown::kHardwareThermal, "the hardware, too hot", Verdict::failed,
          "Look at the node's cooling; have it drained.");
-    held(slowdown::kPowerBrake, "the power brake: the node's supply asks for it", Verdict::failed,
+    held(slowdown::kPowerBrake, "the power brake (the node's power supply)", Verdict::failed,
          "Look at the node's power supplies; have it drained.");
     // The first bit comes with the two above.
     if (!(why & (slowdown::kHardwareThermal | slowdown::kPowerBrake)))
@@ -109,8 +109,8 @@ class Judge {
            "Look at temperature and power: nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE.");
     held(slowdown::kSoftwareThermal, "the driver, too hot", Verdict::warning,
          "Look at the node's cooling.");
-    held(slowdown::kApplicationClocks, "application clocks that somebody set", Verdict::warning,
-         "Take them back: nvidia-smi -rac, nvidia-smi -rgc.");
+    held(slowdown::kApplicationClocks, "application clocks that were set", Verdict::warning,
+         "Reset them: nvidia-smi -rac, nvidia-smi -rgc.");
     if (gpu_.temperature && gpu_.slowdown_at && *gpu_.slowdown_at > 0 &&
         *gpu_.temperature + kHotMargin >= *gpu_.slowdown_at)
       add("temperature", Verdict::warning,
@@ -157,7 +157,7 @@ class Judge {
           fmt::format("{:.1f} GiB in use{}{}", gib(gpu_.memory_used),
                       gpu_.processes.empty() ? "" : ", by processes ",
                       fmt::join(gpu_.processes, ", ")),
-          "Somebody else computes on it, or an earlier job has not ended.");
+          "Another job uses it, or an earlier one has not ended.");
   }
 
   const GpuFacts& gpu_;
@@ -230,14 +230,13 @@ Finding judge_peers(const std::vector<std::vector<double>>& bandwidth) {
     if (b >= 0 && b < kSlowPair * median) name(slow, i, j);
   });
   Finding f{"peer bandwidth", Verdict::ok,
-            all.empty() ? "no direct way between any two GPUs"
+            all.empty() ? "no peer access between any two GPUs"
                         : fmt::format("{} pairs, {:.0f} to {:.0f} GB/s", all.size(),
                                       all.front() / 1e9, all.back() / 1e9),
             ""};
   if (!apart.empty()) {
     f.verdict = Verdict::warning;
-    f.remedy =
-        fmt::format("No direct way from {}: what ranks exchange goes through the host.", apart);
+    f.remedy = fmt::format("No peer access from {}: transfers go through host memory.", apart);
   }
   if (!slow.empty()) {
     f.verdict = Verdict::warning;

@@ -34,10 +34,10 @@ TEST(Gpus, AreReadThroughNvml) {
           "GPU 0 ok NVIDIA H100 80GB HBM3, 80 GiB, 31 C, 72 of 700 W, 345 of 1980 MHz, no ECC "
           "error, 18 NVLinks",
           "GPU 1 memory FAILED 3 uncorrected ECC errors since the driver was loaded",
-          "GPU 1 memory FAILED a broken row of memory could not be replaced by a spare",
-          "GPU 1 memory warning a row of memory waits to be replaced by a spare",
-          "GPU 1 memory warning ECC is off: a flipped bit goes unseen",
-          "GPU 1 clock FAILED held down by the hardware, too hot: 345 of 1980 MHz",
+          "GPU 1 memory FAILED row remapping failed: a faulty row of memory has no spare",
+          "GPU 1 memory warning row remapping pending: a reset is needed",
+          "GPU 1 memory warning ECC is off: bit flips go undetected",
+          "GPU 1 clock FAILED throttled by the hardware, too hot: 345 of 1980 MHz",
           "GPU 1 temperature warning 86 C before the run, and clocks fall at 89 C",
           "GPU 1 power warning limited to 500 W, 700 W is its default",
           "GPU 1 PCIe warning 8 of 16 lanes", "GPU 1 NVLink FAILED 17 of 18 links are up",
@@ -104,12 +104,12 @@ TEST(Gpus, TheReasonsOfSlowClocksAreTold) {
     return lines(judge_gpus(i, 0)).back();
   };
   EXPECT_EQ(told(slowdown::kPowerBrake | slowdown::kHardware),
-            "GPU 0 clock FAILED held down by the power brake: the node's supply asks for it");
-  EXPECT_EQ(told(slowdown::kHardware), "GPU 0 clock FAILED held down by the hardware");
+            "GPU 0 clock FAILED throttled by the power brake (the node's power supply)");
+  EXPECT_EQ(told(slowdown::kHardware), "GPU 0 clock FAILED throttled by the hardware");
   EXPECT_EQ(told(slowdown::kSoftwareThermal),
-            "GPU 0 clock warning held down by the driver, too hot");
+            "GPU 0 clock warning throttled by the driver, too hot");
   EXPECT_EQ(told(slowdown::kApplicationClocks),
-            "GPU 0 clock warning held down by application clocks that somebody set");
+            "GPU 0 clock warning throttled by application clocks that were set");
   EXPECT_THAT(told(slowdown::kIdle | slowdown::kPowerCap), HasSubstr("GPU 0 ok"));
 }
 
@@ -122,8 +122,8 @@ TEST(Peers, ASlowPairAndAMissingWayAreNamed) {
   EXPECT_EQ(slow.found, "5 pairs, 40 to 392 GB/s; slow: 0 to 2");
   const Finding apart = judge_peers({{0, -1}, {-1, 0}});
   EXPECT_EQ(apart.verdict, Verdict::warning);
-  EXPECT_EQ(apart.found, "no direct way between any two GPUs");
-  EXPECT_THAT(apart.remedy, HasSubstr("No direct way from 0 to 1, 1 to 0"));
+  EXPECT_EQ(apart.found, "no peer access between any two GPUs");
+  EXPECT_THAT(apart.remedy, HasSubstr("No peer access from 0 to 1, 1 to 0"));
 }
 
 }  // namespace

@@ -25,8 +25,8 @@ double now() {
 }
 
 constexpr const char* kKeepTime =
-    "Let a time service keep it (chronyd, systemd-timesyncd): certificates, and the order of log "
-    "lines of several nodes, depend on it.";
+    "Start chronyd or systemd-timesyncd: certificates, and the order of several nodes' log lines, "
+    "depend on the clock.";
 
 Finding judge_skew(double skew, double limit, const std::string& against) {
   const bool off = std::abs(skew) > limit;
@@ -86,11 +86,11 @@ std::vector<Finding> check_hub(const hub::HubSettings& settings, const hub::Http
   const double received = now();
   std::vector<Finding> out;
   if (!reply.ok()) {
-    out.push_back(
-        {"hub", Verdict::warning,
-         fmt::format("{} does not answer: {}", settings.endpoint, reply.outcome()),
-         "Runs do not need it. Download on a node that has a way out (nereus download), or "
-         "set https_proxy or HF_ENDPOINT."});
+    out.push_back({"hub", Verdict::warning,
+                   fmt::format("{} does not answer: {}", settings.endpoint, reply.outcome()),
+                   "Runs do not need it. Download on a node that can reach the internet (nereus "
+                   "download), or "
+                   "set https_proxy or HF_ENDPOINT."});
   } else {
     out.push_back(
         {"hub", Verdict::ok,
@@ -112,7 +112,7 @@ Finding check_time_server(const std::string& server) {
   const auto offset = ask_time(has_port ? server.substr(0, colon) : server,
                                has_port ? server.substr(colon + 1) : "123", &why);
   if (!offset)
-    return {"clock", Verdict::warning, fmt::format("{} gives no time: {}", server, why),
+    return {"clock", Verdict::warning, fmt::format("{} does not answer: {}", server, why),
             "Name another time server with --time-server (chronyc sources shows this node's)."};
   return judge_skew(-*offset, 0.5, server);
 }
@@ -123,8 +123,7 @@ Finding check_kernel_clock() {
   if (state == -1) return {"clock service", Verdict::skipped, std::strerror(errno), ""};
   const bool loose = state == TIME_ERROR || (t.status & STA_UNSYNC) != 0;
   return {"clock service", loose ? Verdict::warning : Verdict::ok,
-          loose ? "the kernel says that nothing keeps its clock" : "the clock is kept",
-          loose ? kKeepTime : ""};
+          loose ? "system clock not synchronised" : "synchronised", loose ? kKeepTime : ""};
 }
 
 }  // namespace nereus::doctor
