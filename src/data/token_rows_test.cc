@@ -203,6 +203,25 @@ TEST(Loader, HandsOutBatchesInOrderWithTheirStatesAndRethrows) {
   EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<Error>(HasSubstr("row 5")));  // still
 }
 
+// What a data set has to say comes from a thread of the loader: with the label of the rank that
+// made it, and not at all from a rank that LOG_RANK leaves out.
+TEST(Loader, ItsThreadsSpeakAsTheRankThatMadeThem) {
+  for (const bool speaks : {true, false}) {
+    const log::Capture capture;
+    log::set_rank(3, speaks);
+    Loader loader(token_rows(golden_batches(), {.seq_len = 32, .global_batch = 2}, 256, true),
+                  {.seq_len = 32, .global_batch = 2});
+    for (int step = 0; step < 21; ++step) {
+      loader.next();
+      loader.confirm();
+    }
+    log::set_rank(-1, true);
+    const std::string text = capture.text();
+    EXPECT_EQ(text.starts_with("[rank3]:[titan] "), speaks) << text;
+    EXPECT_EQ(text.find("is being re-looped") != std::string::npos, speaks) << text;
+  }
+}
+
 TEST(Loader, EndsWithTheSource) {
   const test::TemporaryFolder folder;
   const std::string path = folder.write("x.npy", npy("|u1", "(9,)", std::string(9, '\3')));
