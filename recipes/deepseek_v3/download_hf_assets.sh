@@ -7,7 +7,7 @@ if [[ -z ${LLMB_WORKLOAD:-} ]]; then
   echo "Error: LLMB_WORKLOAD environment variable is not set" >&2
   exit 1
 fi
-repository=$(cd "$(dirname "$0")/../.." && pwd)
+repository=$(cd -P "$(dirname "$0")/../.." && pwd)
 source "$repository/recipes/deepseek_v3/program.sh"
 
 # The token is read from the environment: on a command line every user of the machine could see it.

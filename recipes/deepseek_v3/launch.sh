@@ -26,9 +26,9 @@ fi
 # Under sbatch this script is a copy in Slurm's spool folder: the repository is found from outside.
 repository=
 for place in "${LLMB_REPO:-}" "$(dirname "$0")/../.." "${SLURM_SUBMIT_DIR:-.}" \
-  "${SLURM_SUBMIT_DIR:-.}/../.."; do
+  "${SLURM_SUBMIT_DIR:-.}/../.." "$LLMB_INSTALL/llmb_repo"; do
   if [[ -n $place && -f $place/recipes/deepseek_v3/deepseek_v3_671b.toml ]]; then
-    repository=$(cd "$place" && pwd)
+    repository=$(cd -P "$place" && pwd)
     break
   fi
 done

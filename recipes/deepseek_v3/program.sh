@@ -9,6 +9,11 @@ for place in "${NEREUS_BIN:-}" "${LLMB_INSTALL:+$LLMB_INSTALL/bin/nereus}" "$rep
   fi
 done
 if [[ -z $program ]]; then
-  echo "${0##*/}: no nereus: set NEREUS_BIN, or build one in $repository (make PRESET=cuda)." >&2
+  if [[ -n ${LLMB_INSTALL:-} && ! -d $LLMB_INSTALL ]]; then
+    echo "${0##*/}: LLMB_INSTALL = $LLMB_INSTALL: there is no such folder. \`nereus setup\` makes it." >&2
+  else
+    echo "${0##*/}: no nereus in ${LLMB_INSTALL:-LLMB_INSTALL}/bin or below $repository: set NEREUS_BIN," \
+      "run \`nereus setup\`, or build one (make PRESET=cuda)." >&2
+  fi
   exit 1
 fi

@@ -18,6 +18,7 @@ struct State {
   std::mutex mutex;
   Level lowest = Level::info;
   int file = STDOUT_FILENO;
+  bool plain = false;
   std::optional<std::string> captured;
 };
 
@@ -56,9 +57,10 @@ void write(Level level, std::string_view message) {
   State& s = state();
   if (!voice().speaks && level < Level::error) return;
   const std::string label = voice().rank < 0 ? "" : fmt::format("[rank{}]:", voice().rank);
-  const std::string line =
-      fmt::format("{}[titan] {} - root - {} - {}\n", label, timestamp(), name(level), message);
   const std::lock_guard lock(s.mutex);
+  const std::string line = s.plain ? fmt::format("{}: {}\n", name(level), message)
+                                   : fmt::format("{}[titan] {} - root - {} - {}\n", label,
+                                                 timestamp(), name(level), message);
   if (s.captured) {
     *s.captured += line;
     return;
@@ -82,6 +84,17 @@ ToStandardError::ToStandardError() {
 }
 ToStandardError::~ToStandardError() {
   const std::lock_guard lock(state().mutex);
+  state().file = STDOUT_FILENO;
+}
+
+PlainLines::PlainLines() {
+  const std::lock_guard lock(state().mutex);
+  state().plain = true;
+  state().file = STDERR_FILENO;
+}
+PlainLines::~PlainLines() {
+  const std::lock_guard lock(state().mutex);
+  state().plain = false;
   state().file = STDOUT_FILENO;
 }
 

@@ -12,4 +12,13 @@ class ToStandardError {
   ToStandardError& operator=(const ToStandardError&) = delete;
 };
 
+// While one lives, lines are for people at a terminal: "WARNING: message", on standard error.
+class PlainLines {
+ public:
+  PlainLines();
+  ~PlainLines();
+  PlainLines(const PlainLines&) = delete;
+  PlainLines& operator=(const PlainLines&) = delete;
+};
+
 }  // namespace nereus::log

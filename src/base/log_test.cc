@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/log_output.h"
 #include "base/suggest.h"
 
 namespace nereus {
@@ -15,6 +16,13 @@ TEST(Log, WritesTheLineThatReadersOfTorchTitansLogsExpect) {
       capture.text(),
       testing::MatchesRegex("\\[titan\\] [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2},"
                             "[0-9]{3} - root - INFO - step:  7\n"));
+}
+
+TEST(Log, HasPlainLinesForPeopleAtATerminal) {
+  const log::PlainLines plain;
+  testing::internal::CaptureStderr();
+  log::warning("retry {} of {} in {} s", 1, 3, 2);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "WARNING: retry 1 of 3 in 2 s\n");
 }
 
 TEST(Suggest, FindsTheNearestNameAndNothingWhenAllAreFar) {

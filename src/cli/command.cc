@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/suggest.h"
+#include "cli/help_text.h"
 
 namespace nereus {
 namespace {
@@ -20,6 +21,9 @@ std::vector<std::string> names_of(const CLI::App& app) {
 }  // namespace
 
 std::optional<int> parse_command(CLI::App& app, int argc, char** argv) {
+  const auto help = std::make_shared<HelpText>();
+  app.formatter(help);
+  for (CLI::App* sub : app.get_subcommands({})) sub->formatter(help);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& e) {
@@ -33,8 +37,9 @@ std::optional<int> parse_command(CLI::App& app, int argc, char** argv) {
       const std::vector<std::string> names = names_of(app);
       if (std::find(names.begin(), names.end(), word) == names.end()) near = nearest(word, names);
     }
-    NEREUS_FAIL(kConfig, "{}: {}{}\n  `{} --help` shows the usage.", app.get_name(), e.what(),
-                near.empty() ? "" : fmt::format("; did you mean {}?", near), app.get_name());
+    NEREUS_FAIL(kConfig, "{}: {}{}\n  `{} --help` shows the usage.", called_name(app.get_name()),
+                e.what(), near.empty() ? "" : fmt::format("; did you mean {}?", near),
+                called_name(app.get_name()));
   }
   return std::nullopt;
 }

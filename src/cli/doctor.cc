@@ -31,7 +31,7 @@ int run_doctor(int argc, char** argv) {
       ->check(CLI::Range(1, 65536));
   app.add_option("--time-server", options.time_server,
                  "HOST[:PORT] that speaks NTP, to compare the clock with; default the hub's clock");
-  app.add_flag("--no-hub", no_hub, "do not ask the hub: compute nodes often have no way out");
+  app.add_flag("--no-hub", no_hub, "do not ask the hub: compute nodes often cannot reach it");
   app.add_flag("--no-peers", no_peers, "do not measure the bandwidth between GPUs");
   app.add_flag("--brief", brief, "only what is wrong, with the host's name: for many nodes");
   app.add_flag("--json", as_json, "as JSON");

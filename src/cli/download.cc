@@ -1,43 +1,22 @@
 #include "cli/download.h"
 
 #include <CLI/CLI.hpp>
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 
 #include "base/check.h"
+#include "base/log_output.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/download_progress.h"
 #include "hub/download.h"
 #include "recipe/artifacts.h"
 
 namespace nereus {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr double kLineSeconds = 5;  // between lines while no file ends
-
-// A line when a file is whole, and now and then between.
-class Reporter {
- public:
-  void operator()(const hub::DownloadProgress& p) {
-    const auto now = Clock::now();
-    if (p.finished.empty() && seconds(last_, now) < kLineSeconds) return;
-    last_ = now;
-    const double rate = static_cast<double>(p.bytes) / std::max(1e-3, seconds(begin_, now));
-    fmt::print("{:>9} of {}, {}/s, {} of {} files{}\n", size_text(p.bytes), size_text(p.of_bytes),
-               size_text(static_cast<int64_t>(rate)), p.files, p.of_files,
-               p.finished.empty() ? "" : ": " + p.finished);
-    std::fflush(stdout);
-  }
-
- private:
-  static double seconds(Clock::time_point from, Clock::time_point to) {
-    return std::chrono::duration<double>(to - from).count();
-  }
-  Clock::time_point begin_ = Clock::now(), last_ = begin_;
-};
+constexpr size_t kListed = 20;  // files that --dry-run names
 
 int download(const hub::DownloadRequest& request, bool dry_run) {
   const hub::HubSettings settings = hub::HubSettings::from_environment();
@@ -46,29 +25,32 @@ int download(const hub::DownloadRequest& request, bool dry_run) {
              settings.token.empty() ? "" : ", with the token of HF_TOKEN");
   std::fflush(stdout);
   const hub::DownloadPlan plan = hub::plan_download(settings, request);
-  fmt::print("{} files, {}; to come: {} files, {}\n", plan.files.size(), size_text(plan.bytes),
-             plan.missing.size(), size_text(plan.missing_bytes));
+  fmt::print("{}; still to download: {}\n", files_text(plan.files.size(), plan.bytes),
+             files_text(plan.missing.size(), plan.missing_bytes));
+  std::fflush(stdout);
   if (dry_run) {
-    for (const hub::RepoFile& file : plan.missing)
-      fmt::print("  {:>9}  {}\n", size_text(file.size), file.path);
+    for (size_t i = 0; i < std::min(kListed, plan.missing.size()); ++i)
+      fmt::print("  {:>9}  {}\n", size_text(plan.missing[i].size), plan.missing[i].path);
+    if (plan.missing.size() > kListed) fmt::print("  and {} more\n", plan.missing.size() - kListed);
     return 0;
   }
-  Reporter reporter;
-  hub::run_download(settings, request, plan, [&](const hub::DownloadProgress& p) { reporter(p); });
-  fmt::print("{} is complete: {} files, {}, commit {}\n", request.folder, plan.files.size(),
-             size_text(plan.bytes), plan.commit);
+  hub::run_download(settings, request, plan, download_progress());
+  fmt::print("{} is complete: {}, commit {}\n", request.folder,
+             files_text(plan.files.size(), plan.bytes), plan.commit);
   return 0;
 }
 
 }  // namespace
 
 int run_download_command(int argc, char** argv) {
+  const log::PlainLines plain;
   CLI::App app(
       "Download tokenizer, data set or weights from the Hugging Face hub.\n\n"
-      "A file gets its name when it is whole and its checksum is right; an interrupted download\n"
-      "goes on where it ended. HF_TOKEN (for gated repositories) and HF_ENDPOINT (another hub) "
+      "A file gets its name when it is complete and its checksum is right; an interrupted "
+      "download\n"
+      "is resumed. HF_TOKEN (for gated repositories), HF_ENDPOINT (another hub) and https_proxy "
       "are\n"
-      "taken from the environment, proxies from https_proxy.",
+      "taken from the environment.",
       "nereus download");
   app.require_subcommand(1);
   const recipe::Variables variables = recipe::artifact_variables();
@@ -86,19 +68,19 @@ int run_download_command(int argc, char** argv) {
     command->add_option("--workers", workers, "files at once")
         ->capture_default_str()
         ->check(CLI::Range(1, 64));
-    command->add_flag("--verify", verify, "read what is there again and compare its checksum");
-    command->add_flag("--dry-run", dry_run, "say what is missing, and stop");
+    command->add_flag("--verify", verify, "read what is there again and compare checksums");
+    command->add_flag("--dry-run", dry_run, "print what is missing, and stop");
     return command;
   };
   const std::string assets = recipe::model_folder(variables, recipe::kModelRepository);
-  const CLI::App* tokenizer = add("tokenizer", "tokenizer.json and what belongs to it",
+  const CLI::App* tokenizer = add("tokenizer", "download tokenizer.json and what belongs to it",
                                   recipe::kModelRepository, assets.c_str());
-  CLI::App* dataset = add("dataset", "C4's English texts (1,024 shards of 0.3 GB)",
+  CLI::App* dataset = add("dataset", "download C4's English texts (1,024 shards of 0.3 GB)",
                           recipe::kDatasetRepository, recipe::dataset_folder(variables).c_str());
   dataset->add_option("--shards", shards,
                       "the first N training shards, and one for validation; default all");
-  add("model", "weights in Hugging Face's format, with the tokenizer", recipe::kModelRepository,
-      assets.c_str());
+  add("model", "download weights in Hugging Face's format, with the tokenizer",
+      recipe::kModelRepository, assets.c_str());
   if (const std::optional<int> done = parse_command(app, argc, argv)) return *done;
 
   const CLI::App* chosen = app.get_subcommands().front();

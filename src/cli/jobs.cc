@@ -9,10 +9,12 @@
 #include <functional>
 
 #include "base/check.h"
+#include "base/files.h"
 #include "cli/command.h"
 #include "cli/installation.h"
 #include "recipe/command_output.h"
 #include "recipe/jobs.h"
+#include "recipe/run_config.h"
 
 namespace nereus {
 namespace {
@@ -43,7 +45,7 @@ recipe::JobRecord known_job(recipe::JobDatabase& database, int64_t id) {
 int list(const Options&) {
   recipe::JobDatabase database = open_database(read_installation());
   const recipe::Refreshed refreshed = recipe::refresh(database, {}, recipe::process_environment());
-  std::puts(recipe::table(database.jobs()).c_str());
+  std::puts(recipe::table(database.jobs(), refreshed.live).c_str());
   std::fflush(stdout);
   warn(refreshed.warning);
   return 0;
@@ -52,9 +54,31 @@ int list(const Options&) {
 int show(const Options& o) {
   recipe::JobDatabase database = open_database(read_installation());
   const recipe::Refreshed refreshed = recipe::refresh(database, {}, recipe::process_environment());
-  std::puts(recipe::details(known_job(database, o.id)).c_str());
+  const recipe::JobRecord job = known_job(database, o.id);
+  const auto live = refreshed.live.find(o.id);
+  const auto submitted = recipe::read_run_config(job.config_path);
+  std::puts(recipe::details(job, live == refreshed.live.end() ? recipe::LiveJob{} : live->second,
+                            submitted ? submitted->gpu_type : "")
+                .c_str());
+  std::fflush(stdout);
   warn(refreshed.warning);
   return 0;
+}
+
+// The end of the log. Of a run that did not come to its end the errors too, and where neither says
+// anything Slurm's own log, each under its name.
+void print_log(const recipe::JobRecord& job, const recipe::RunLog& log, int64_t lines) {
+  const std::string text = recipe::tail(log.path, lines);
+  if (!text.empty()) std::puts(text.c_str());
+  if (!log.restart || recipe::parse_log(job.log_folder, job.id).finished) return;
+  bool said = !text.empty();
+  const auto add = [&](const std::string& path) {
+    const std::string more = is_there(path) ? recipe::tail(path, lines) : "";
+    if (!more.empty()) fmt::print("{}==> {} <==\n{}\n", said ? "\n" : "", path, more);
+    said = said || !more.empty();
+  };
+  if (!log.errors.empty()) add(log.errors);
+  if (!said) add(fmt::format("{}/slurm-{}.out", job.log_folder, job.id));
 }
 
 int log(const Options& o) {
@@ -73,21 +97,23 @@ int log(const Options& o) {
   }
   const std::vector<recipe::RunLog> logs = recipe::find_logs(job.log_folder, o.id);
   NEREUS_CHECK(kConfig, !logs.empty(), "No log file found for job {} in {}.", o.id, job.log_folder);
-  const std::string active = logs.back().path;
+  const recipe::RunLog& active = logs.back();
   if (o.files) {
-    for (const recipe::RunLog& one : logs)
+    for (const recipe::RunLog& one : logs) {
       fmt::print("{}: {}{}\n", one.restart ? std::to_string(*one.restart) : "slurm", one.path,
-                 one.path == active ? " (active)" : "");
+                 one.path == active.path ? " (active)" : "");
+      if (!one.errors.empty()) fmt::print("   {} (errors)\n", one.errors);
+    }
   } else if (o.path) {
-    std::puts(active.c_str());
+    std::puts(active.path.c_str());
   } else if (o.follow) {
     const std::string lines = std::to_string(o.tail);
     std::fflush(stdout);
-    execlp("tail", "tail", "-n", lines.c_str(), "-F", active.c_str(), nullptr);
+    execlp("tail", "tail", "-n", lines.c_str(), "-F", active.path.c_str(),
+           active.errors.empty() ? nullptr : active.errors.c_str(), nullptr);
     NEREUS_FAIL(kIo, "tail cannot be started: {}", std::strerror(errno));
   } else {
-    const std::string text = recipe::tail(active, o.tail);
-    if (!text.empty()) std::puts(text.c_str());
+    print_log(job, active, o.tail);
   }
   return 0;
 }
@@ -112,8 +138,7 @@ int rebuild(const Options&) {
                                             recipe::process_environment());
   if (!r.aside.empty()) fmt::print("The unusable database is kept as {}\n", r.aside);
   fmt::print("Job history database: {}\n", r.database);
-  fmt::print("Scanned {} llmb-config files; imported {}, skipped {}.\n", r.scanned, r.imported,
-             r.skipped);
+  fmt::print("Found {} runs: {} recorded, {} skipped.\n", r.scanned, r.imported, r.skipped);
   std::fflush(stdout);
   for (const std::string& w : r.warnings) warn(w);
   return 0;
@@ -122,8 +147,11 @@ int rebuild(const Options&) {
 }  // namespace
 
 int run_jobs(int argc, char** argv) {
-  CLI::App app("The jobs that were submitted: states from Slurm, speed from their logs",
-               "nereus jobs");
+  CLI::App app(
+      "Show submitted jobs: states from Slurm, speed from their logs. Ordered by workload, size, "
+      "data\n"
+      "type and scale, the latest first",
+      "nereus jobs");
   Options o;
   std::function<int(const Options&)> chosen = list;
   const auto add = [&](const char* name, const char* help, int (*body)(const Options&)) {
@@ -132,19 +160,21 @@ int run_jobs(int argc, char** argv) {
     return command;
   };
   app.require_subcommand(0, 1);
-  add("list", "all of them, as without a command", list);
-  add("show", "all that is known of one", show)->add_option("job", o.id, "job id")->required();
-  CLI::App* logs = add("log", "the end of a job's log", log);
+  add("list", "show all of them (the default)", list);
+  add("show", "show all that is known of a job", show)
+      ->add_option("job", o.id, "job id")
+      ->required();
+  CLI::App* logs = add("log", "print the end of a job's log, and of a failed job its errors", log);
   logs->add_option("job", o.id, "job id")->required();
-  logs->add_option("--tail", o.tail, "number of lines")->capture_default_str();
-  logs->add_flag("-f,--follow", o.follow, "and what follows");
-  logs->add_flag("--path", o.path, "its path alone");
-  logs->add_flag("--dir", o.folder, "the run's folder alone");
-  logs->add_flag("--list", o.files, "the logs of all restarts");
-  add("refresh", "ask Slurm for jobs again and read their logs again", refresh)
+  logs->add_option("--tail", o.tail, "lines to print")->capture_default_str();
+  logs->add_flag("-f,--follow", o.follow, "keep printing what is added");
+  logs->add_flag("--path", o.path, "print only its path");
+  logs->add_flag("--dir", o.folder, "print only the run's folder");
+  logs->add_flag("--list", o.files, "list the logs and error files of all restarts");
+  add("refresh", "ask Slurm again and read the logs again", refresh)
       ->add_option("jobs", o.ids, "job ids")
       ->required();
-  add("rebuild", "record every run found below $LLMB_INSTALL/workloads", rebuild);
+  add("rebuild", "record every run below $LLMB_INSTALL/workloads", rebuild);
   if (const auto done = parse_command(app, argc, argv)) return *done;
   return chosen(o);
 }

@@ -9,7 +9,7 @@
 namespace nereus {
 
 int run_list(int argc, char** argv) {
-  CLI::App app("The installed workloads and what they run at", "nereus list");
+  CLI::App app("List the installed workloads with sizes, data types and scales", "nereus list");
   std::string workload;
   app.add_option("-w,--workload", workload, "these alone, with commas");
   if (const auto done = parse_command(app, argc, argv)) return *done;

@@ -17,9 +17,9 @@ constexpr const char* kHelp =
     "llmb-run: launches benchmark workloads; this one is Nereus\n\n"
     "Usage: llmb-run COMMAND [OPTIONS]\n\n"
     "  submit     submit jobs of installed workloads to Slurm\n"
-    "  list       the installed workloads and what they run at\n"
-    "  jobs       the jobs that were submitted [list|show|log|refresh|rebuild]\n"
-    "  archive    the runs of all workloads as one .tar.zst\n\n"
+    "  list       list the installed workloads and their scales\n"
+    "  jobs       show submitted jobs [list|show|log|refresh|rebuild]\n"
+    "  archive    archive the runs of all workloads as one .tar.zst\n\n"
     "`llmb-run COMMAND --help` has the options of a command.\n";
 
 int dispatch(int argc, char** argv) {
@@ -47,7 +47,7 @@ int dispatch(int argc, char** argv) {
   NEREUS_CHECK(kConfig, name != "exemplar",
                "exemplar: its suite's DeepSeek-V3 is the one of Megatron-Bridge, which Nereus does "
                "not run. `llmb-run submit` runs the workloads of `llmb-run list`.");
-  NEREUS_FAIL(kConfig, "there is no command {}; `llmb-run --help` has them", name);
+  NEREUS_FAIL(kConfig, "there is no command {}; `llmb-run --help` lists them", name);
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ class LlmbRun : public testing::Test {
     unsetenv("SLURM_JOB_ID");
     program("sacct", "exit 1");
     program("scontrol", "exit 1");
+    program("squeue", "exit 1");
   }
   void TearDown() override {
     setenv("PATH", old_path_.c_str(), 1);
@@ -88,16 +89,19 @@ TEST_F(LlmbRun, ADryRunPrintsTheJobsAndSubmitsNothing) {
                         "--slurm-arg", "exclusive", "--nice", "10", "--", "--training.steps=7"})),
             0);
   EXPECT_THAT(out_, StartsWith("Jobs (2):\n  - " + kJob +
-                               "_671b dtype=bf16   scale=512    "
-                               "profile=True "));
-  EXPECT_THAT(out_, HasSubstr(" JOB_TOTAL_GPUS=512 "));
-  EXPECT_THAT(out_, HasSubstr("--ntasks-per-node=8 --nice=10 --exclusive "));
-  EXPECT_THAT(out_, HasSubstr("launch.sh --training.steps=7\n"));
-  EXPECT_THAT(out_, HasSubstr("HF_TOKEN=... "));
-  EXPECT_THAT(out_, testing::EndsWith("Dry run enabled. Jobs will not be submitted.\n"));
-  EXPECT_THAT(out_, HasSubstr("\n      attention causal, routing forced balance\n      memory "));
+                               "_671b dtype=bf16 scale=512 profile=yes env=(A=b HF_TOKEN=...)\n"));
+  EXPECT_THAT(out_, HasSubstr("\n        JOB_TOTAL_GPUS=512\n"));
+  EXPECT_THAT(out_, HasSubstr(" -N 64 \\\n          --ntasks-per-node=8 \\\n          --nice=10 "
+                              "\\\n          --exclusive \\\n"));
+  EXPECT_THAT(out_, HasSubstr("launch.sh \\\n          --training.steps=7\n"));
+  EXPECT_THAT(out_, HasSubstr("\n        HF_TOKEN=...\n"));
+  EXPECT_THAT(out_, testing::EndsWith("Dry run: nothing was submitted.\n"));
+  EXPECT_THAT(
+      out_,
+      HasSubstr("\n      pp 8 x dp_shard 64, ep 32; batch 16 a GPU, 1024 in all; 7 steps of 4096 "
+                "tokens a row\n      attention causal, routing forced balance\n      memory "));
   EXPECT_THAT(out_, HasSubstr("\n      pipeline idle for 18 % of a step "));
-  EXPECT_THAT(err_, HasSubstr("WARNING: not on this machine; the job looks for it when it "
+  EXPECT_THAT(err_, HasSubstr("WARNING: not found on this machine; the job checks again when it "
                               "starts:\n  the data set " +
                               folder_.file("datasets/c4")));
   EXPECT_EQ(err_.find("WARNING"), err_.rfind("WARNING")) << err_;
@@ -108,7 +112,7 @@ TEST_F(LlmbRun, ADryRunPrintsTheJobsAndSubmitsNothing) {
 TEST_F(LlmbRun, AJobIsSubmittedRecordedShownAndArchived) {
   program("sbatch", "echo 4711");
   EXPECT_EQ(run(submit_), 0);
-  EXPECT_THAT(out_, HasSubstr("SUBMITTED: " + kJob + "_671b dtype=bf16   scale=512 "));
+  EXPECT_THAT(out_, HasSubstr("SUBMITTED: " + kJob + "_671b dtype=bf16 scale=512 "));
   EXPECT_THAT(out_, HasSubstr("jobid=4711 workdir=" + folder_.file("workloads/" + kJob)));
   program("sacct", "echo '4711|RUNNING|00:00:09|2026-11-28T17:00:00|n1|0:0'");
   EXPECT_EQ(run({"jobs"}), 0);
@@ -123,14 +127,52 @@ TEST_F(LlmbRun, AJobIsSubmittedRecordedShownAndArchived) {
                 "a\nb\nc\n");
   EXPECT_EQ(run({"jobs", "log", "4711", "--tail", "2"}), 0);
   EXPECT_EQ(out_, "b\nc\n");
+  // Of a run that did not come to its end, the errors too.
+  const auto file = [&](const std::string& name, const std::string& text) {
+    return folder_.write(fs::path(run_folder + "/" + name).lexically_relative(folder_.path()),
+                         text);
+  };
+  const std::string errors = file("log-x_4711_0.err", "error: the disk is full\n");
+  EXPECT_EQ(run({"jobs", "log", "4711", "--tail", "1"}), 0);
+  EXPECT_EQ(out_, "c\n\n==> " + errors + " <==\nerror: the disk is full\n");
+  const std::string log = file("log-x_4711_0.out", "");
+  EXPECT_EQ(run({"jobs", "log", "4711"}), 0);
+  EXPECT_EQ(out_, "==> " + errors + " <==\nerror: the disk is full\n");
+  EXPECT_EQ(run({"jobs", "log", "4711", "--list"}), 0);
+  EXPECT_EQ(out_, "0: " + log + " (active)\n   " + errors + " (errors)\n");
+  EXPECT_EQ(run({"jobs", "log", "4711", "--path"}), 0);
+  EXPECT_EQ(out_, log + "\n");
+  file("log-x_4711_0.err", "");
+  const std::string slurm = file("slurm-4711.out", "srun: error: n1: task 3: Killed\n");
+  EXPECT_EQ(run({"jobs", "log", "4711"}), 0);
+  EXPECT_EQ(out_, "==> " + slurm + " <==\nsrun: error: n1: task 3: Killed\n");
+  file("log-x_4711_0.out", "[titan] Training completed\n");
+  file("log-x_4711_0.err", "a library's noise\n");
+  EXPECT_EQ(run({"jobs", "log", "4711"}), 0);
+  EXPECT_EQ(out_, "[titan] Training completed\n");
+  fs::remove(errors);
   EXPECT_EQ(run({"jobs", "log", "4711", "--list"}), 0);
   EXPECT_EQ(out_, "0: " + run_folder + "/log-x_4711_0.out (active)\n");
   EXPECT_EQ(run({"jobs", "refresh", "4711"}), 0);
   EXPECT_EQ(out_, "Refreshed 1 job status records.\n");
   EXPECT_EQ(run({"jobs", "rebuild"}), 0);
-  EXPECT_THAT(out_, HasSubstr("Scanned 1 llmb-config files; imported 1, skipped 0.\n"));
+  EXPECT_THAT(out_, HasSubstr("Found 1 runs: 1 recorded, 0 skipped.\n"));
   EXPECT_EQ(run({"archive", "--output", folder_.file("a.tar.zst")}), 0);
-  EXPECT_EQ(out_, "Archive created: " + folder_.file("a.tar.zst") + "\nArchived 1 experiments.\n");
+  EXPECT_EQ(out_, "Archive created: " + folder_.file("a.tar.zst") + "\nArchived 1 run.\n");
+}
+
+TEST_F(LlmbRun, AProfileThatAVariableAsksForIsShownAndRecorded) {
+  setenv("ENABLE_PROFILE", "true", 1);
+  program("sbatch", "echo 12");
+  EXPECT_EQ(run(submit({"--dry-run", "--", "--training.dataset=random"})), 0);
+  unsetenv("ENABLE_PROFILE");
+  EXPECT_THAT(out_, HasSubstr("profile=yes"));
+  EXPECT_EQ(run(submit({"--env", "ENABLE_PROFILE=true", "--", "--training.dataset=random"})), 0);
+  EXPECT_EQ(run({"jobs", "show", "12"}), 0);
+  EXPECT_THAT(out_, HasSubstr("\nProfile      : Yes\n"));
+  EXPECT_EQ(run(submit({"--env", "ENABLE_PROFILE=false", "-p", "--", "--training.dataset=random"})),
+            0);
+  EXPECT_THAT(out_, testing::Not(HasSubstr("profile=yes"))) << "--env wins over -p in the job";
 }
 
 // By every way that a variable has to the job.
@@ -166,9 +208,10 @@ TEST_F(LlmbRun, SecretsReachTheJobAndNothingThatIsShownOrKept) {
   std::vector<std::string> dry = submit;
   dry.push_back("--dry-run");
   call(dry);
-  EXPECT_THAT(out_, HasSubstr("env={'COMET_API_KEY': '...', 'HF_TOKEN': '...', 'Mlflow_Password': "
-                              "'...', 'my_secret': '...'} params={'other_token': '...'}"));
-  for (const auto& [name, value] : secrets) EXPECT_THAT(out_, HasSubstr(name + "=... "));
+  EXPECT_THAT(out_,
+              HasSubstr("env=(COMET_API_KEY=... HF_TOKEN=... Mlflow_Password=... my_secret=...) "
+                        "params=(other_token=...)"));
+  for (const auto& [name, value] : secrets) EXPECT_THAT(out_, HasSubstr(name + "=...\n"));
   std::vector<std::string> real = submit;
   real.insert(real.end(), {"--", "--training.dataset=random"});
   call(real);
@@ -255,7 +298,7 @@ TEST_F(LlmbRun, NothingThatCannotRunIsQueued) {
     EXPECT_FALSE(fs::exists(folder_.file("workloads")));
     return err_;
   };
-  EXPECT_THAT(refused({}), StartsWith("ERROR: what the run reads is not there:\n  the data set " +
+  EXPECT_THAT(refused({}), StartsWith("ERROR: input of the run is missing:\n  the data set " +
                                       folder_.file("datasets/c4")));
   EXPECT_THAT(refused({"--", "--training.stepz=2"}), HasSubstr("training.stepz"));
   EXPECT_THAT(refused({"--env", "LOG_RANK=512", "--", "--training.dataset=random"}),
@@ -266,11 +309,11 @@ TEST_F(LlmbRun, NothingThatCannotRunIsQueued) {
                                           "--",    "--training.dataset=random"};
   EXPECT_THAT(refused(large), testing::AllOf(StartsWith("ERROR: the run needs "),
                                              HasSubstr("a GPU of type h200 has 139.8"),
-                                             HasSubstr("--force starts it all the same.\n")));
+                                             HasSubstr("--force starts it anyway.\n")));
   std::vector<std::string> forced = {"--force", "--env", "LOG_RANK=511"};
   forced.insert(forced.end(), large.begin(), large.end());
   EXPECT_EQ(run(submit(forced)), 0);
-  EXPECT_THAT(err_, HasSubstr("Started all the same (--force).\n"));
+  EXPECT_THAT(err_, HasSubstr("Started anyway (--force).\n"));
   EXPECT_TRUE(fs::exists(folder_.file("called")));
   // One bad task of several is named, and none is queued.
   EXPECT_EQ(run({"submit", "-w", kJob, "-s", "671b", "--scale", "512,1024", "--env", "LOG_RANK=600",
@@ -293,12 +336,14 @@ TEST_F(LlmbRun, TheRecipesDryRunEndsWithTheCommand) {
   };
   err_.clear();
   EXPECT_EQ(launch({{"RUN_CONF_IMAGE", "/none.sqsh"}}, {"--dry-run"}), 0);
-  EXPECT_THAT(err_, StartsWith("WARNING: not on this machine; the job looks for it when it "
-                               "starts:\n  the data set "));
+  EXPECT_THAT(err_, StartsWith("WARNING: RUN_CONF_IMAGE: this program needs this machine's "
+                               "libraries in the image. "));
+  EXPECT_THAT(err_, HasSubstr("\nWARNING: not found on this machine; the job checks again when it "
+                              "starts:\n  the data set "));
   EXPECT_THAT(err_, HasSubstr("\n  the tokenizer (model.hf_assets_path): "));
   EXPECT_THAT(err_, HasSubstr("\n  the container image /none.sqsh "));
-  EXPECT_EQ(err_.find("WARNING"), err_.rfind("WARNING")) << err_;
-  EXPECT_THAT(out_, HasSubstr("\n  attention causal, routing forced balance\n  memory "));
+  EXPECT_THAT(out_,
+              HasSubstr("tokens a row\n  attention causal, routing forced balance\n  memory "));
   const std::string last = out_.substr(out_.rfind('\n', out_.size() - 2) + 1);
   EXPECT_THAT(last, StartsWith("srun --ntasks=512 "));
   EXPECT_THAT(last, HasSubstr(" train --job.config_file="));
@@ -307,13 +352,13 @@ TEST_F(LlmbRun, TheRecipesDryRunEndsWithTheCommand) {
   EXPECT_THAT(out_, testing::EndsWith("mode=full --optimizer.lr=1\n"));
 
   EXPECT_EQ(launch({}, {}), 2);
-  EXPECT_THAT(err_, StartsWith("what the run reads is not there:\n  the data set "));
+  EXPECT_THAT(err_, StartsWith("input of the run is missing:\n  the data set "));
   const Variables large = {{"PIPELINE_PARALLEL_DEGREE", "1"},
                            {"ACTIVATION_CHECKPOINT_MODE", "none"}};
   EXPECT_EQ(launch(large, {"--dry-run"}), 2);
   EXPECT_THAT(err_, StartsWith("the run needs "));
   EXPECT_EQ(launch(large, {"--dry-run", "--", "--force"}), 0);
-  EXPECT_THAT(err_, HasSubstr("Started all the same (--force)."));
+  EXPECT_THAT(err_, HasSubstr("Started anyway (--force)."));
   EXPECT_THAT(out_, testing::Not(HasSubstr("--force")));
 }
 

@@ -26,6 +26,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Is this program of a package (scripts/package.sh)?
+#ifdef NEREUS_RELOCATABLE
+constexpr bool kRelocatable = true;
+#else
+constexpr bool kRelocatable = false;
+#endif
+
 constexpr const char* kHelp =
     "Runs the recipe \"DeepSeek-V3 671B with TorchTitan\": what its launch.sh calls in a batch "
     "job.\n\n"
@@ -127,6 +134,12 @@ int run_recipe(int argc, char** argv) {
                                   : queues ? recipe::Purpose::queue
                                            : recipe::Purpose::launch;
   recipe::check_allocation(run, variables, script);
+  if (!kRelocatable && !run.image.empty())
+    std::fprintf(
+        stderr,
+        "WARNING: RUN_CONF_IMAGE: this program needs this machine's libraries in the image. "
+        "One that needs none comes with `make package` (docs/recipe.md, Containers).\n");
+  for (const std::string& w : run.warnings) std::fprintf(stderr, "WARNING: %s\n", w.c_str());
   for (const std::string& w : hold(facts, run, purpose, force))
     std::fprintf(stderr, "WARNING: %s\n", w.c_str());
   if (queues) {
@@ -142,14 +155,12 @@ int run_recipe(int argc, char** argv) {
   std::printf("%s\n", recipe::quoted(run.command()).c_str());
   if (dry_run) return 0;
   std::error_code error;
-  for (const char* below :
-       {"", "/profile_trace", "/tb", "/checkpoint", "/comm_traces", "/memory_snapshot"}) {
-    fs::create_directories(run.outputs + below, error);
-    NEREUS_CHECK(kConfig, !error,
-                 "{}{}: cannot be made: {}. It is below {}: set "
-                 "LLMB_EXPERIMENT_DIR or LLMB_INSTALL to a place that can be written to.",
-                 run.outputs, below, error.message(), run.experiment);
-  }
+  fs::create_directories(run.outputs, error);
+  NEREUS_CHECK(
+      kConfig, !error,
+      "{}: cannot be made: {}. Set LLMB_EXPERIMENT_DIR or LLMB_INSTALL to a place that can "
+      "be written to.",
+      run.outputs, error.message());
   if (!run.doctor.empty())
     if (const int code = examine_nodes(run.doctor)) return code;
   become(run.command());

@@ -38,6 +38,12 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run, const GpuMemories& clust
   if (config.device.kind == DeviceChoice::automatic) config.device.kind = DeviceChoice::cuda;
   if (config.device.gpu_type.empty()) config.device.gpu_type = run.gpu_type;
   const RunCheck check = check_run(config, run.gpus);
+  const auto& p = config.parallelism;
+  out.lines.push_back(fmt::format(
+      "pp {} x dp_shard {}, ep {}; batch {} a GPU, {} in all; {} steps of {} tokens a row",
+      p.pipeline_parallel_degree, check.layout.mesh.size(MeshGroup::dp_shard),
+      p.expert_parallel_degree, config.training.local_batch_size, check.layout.global_batch,
+      config.training.steps, config.training.seq_len));
   out.lines.push_back(fmt::format("attention {}, routing {}", check.args.mask_name(),
                                   routing_name(check.args.moe)));
   const double need = check.memory.total() / kGiB;

@@ -36,12 +36,15 @@ std::string refused(const Variables& more, const std::vector<std::string>& argum
 
 TEST(RunFacts, AreOfTheRankThatNeedsMostOfThePipelineAndOfTheMask) {
   const RunFacts f = facts({});
-  EXPECT_THAT(f.lines,
-              ElementsAre("attention causal, routing forced balance",
-                          MatchesRegex("memory [0-9]+\\.[0-9] GiB on rank [0-9]+, which needs most "
-                                       "\\(gb200: 184\\.[0-9] GiB\\)"),
-                          "pipeline idle for 18 % of a step at equal costs of its parts "
-                          "(Interleaved1F1B, 16 stages, 16 microbatches)"));
+  EXPECT_THAT(
+      f.lines,
+      ElementsAre("pp 8 x dp_shard 32, ep 32; batch 16 a GPU, 512 in all; 200 steps of 4096 "
+                  "tokens a row",
+                  "attention causal, routing forced balance",
+                  MatchesRegex("memory [0-9]+\\.[0-9] GiB on rank [0-9]+, which needs most "
+                               "\\(gb200: 184\\.[0-9] GiB\\)"),
+                  "pipeline idle for 18 % of a step at equal costs of its parts "
+                  "(Interleaved1F1B, 16 stages, 16 microbatches)"));
   EXPECT_EQ(f.too_large, "");
   ASSERT_EQ(f.missing.size(), 2u);
   EXPECT_EQ(f.missing[0].path, "/none/datasets/c4");
@@ -52,7 +55,7 @@ TEST(RunFacts, AreOfTheRankThatNeedsMostOfThePipelineAndOfTheMask) {
   // The last words of the command line count.
   EXPECT_THAT(facts({}, {"--model_overrides.attn_mask_type=block_causal",
                          "--training.debug_moe_force_load_balance=false"})
-                  .lines[0],
+                  .lines[1],
               "attention document mask, routing learned");
 }
 

@@ -8,7 +8,9 @@
 #include "base/assets.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "base/log_output.h"
 #include "cli/command.h"
+#include "cli/download_progress.h"
 #include "cli/installation.h"
 #include "recipe/artifacts.h"
 #include "recipe/command_output.h"
@@ -71,13 +73,16 @@ void say_end(const SetupAnswers& a, bool downloaded) {
 }  // namespace
 
 int run_setup_command(int argc, char** argv) {
+  const log::PlainLines plain;
   CLI::App app(
       "Install the recipe below a folder, $LLMB_INSTALL: program, recipe files, tokenizer, data "
       "set\n"
-      "and cluster_config.yaml. Asks for what is not given, with what Slurm says as defaults.\n"
-      "A setup that was stopped goes on where it was when it is called again. Of an installation\n"
-      "that is there, what is not asked for stays as it is.\n\n"
-      "HF_TOKEN is taken from the environment for the downloads, and kept nowhere.",
+      "and cluster_config.yaml. Asks for what is not given; defaults come from Slurm. Called "
+      "again\n"
+      "after an interruption, it resumes. In an existing installation, what is not asked for "
+      "stays\n"
+      "as it is.\n\n"
+      "HF_TOKEN is taken from the environment for the downloads, and stored nowhere.",
       "nereus setup");
   recipe::Given given;
   std::string play, record, repository;
@@ -88,21 +93,21 @@ int run_setup_command(int argc, char** argv) {
         std::string("--") + name, [&given, name](const std::string& text) { given[name] = text; },
         help);
   };
-  value("install", "the folder; default LLMB_INSTALL");
+  value("install", "the folder (default LLMB_INSTALL)");
   value("account", "Slurm account");
   value("gpu-partition", "partition for runs on GPUs");
   value("cpu-partition", "partition for work without GPUs");
   value("gpus-per-node", "GPUs a node");
   value("gpu-type", "h100, h200, b200 or gb200");
-  value("shards", "of C4: a number, all or none");
-  app.add_option("--play", play, "take all answers from this file; asks nothing");
-  app.add_option("--record", record, "ask, write the answers to this file, install nothing");
+  value("shards", "how many of C4's 1,024 shards: a number, all or none");
+  app.add_option("--play", play, "take all answers from this file, without asking");
+  app.add_option("--record", record, "ask, write the answers to this file, and install nothing");
   app.add_option("--repo", repository, "folder with recipes/deepseek_v3; default the program's");
   app.add_flag("-y,--yes", yes, "take the defaults without asking");
   app.add_flag("-d,--dev", options.link,
                "link to program and recipe files instead of copying them");
-  app.add_flag("--no-download", no_download, "leave tokenizer and data set out");
-  app.add_flag("--dry-run", dry_run, "say what would be done, and write nothing");
+  app.add_flag("--no-download", no_download, "do not download tokenizer and data set");
+  app.add_flag("--dry-run", dry_run, "print what would be done, and write nothing");
   app.fallthrough();  // options may stand behind `express` too
   CLI::App* express = app.add_subcommand(
       "express", "take the answers of the last setup (~/.config/llmb/system_config.yaml)");
@@ -166,6 +171,7 @@ int run_setup_command(int argc, char** argv) {
   options.resume = !environment.count("LLMB_DISABLE_RESUME");
   options.workers = recipe::download_workers(recipe::artifact_variables());
   options.cluster_name = cluster_name;
+  options.progress = download_progress;
   const auto steps = recipe::setup_steps(
       answers, {.program = program, .repository = absolute(repository), .assets = asset_path("")},
       options, say);

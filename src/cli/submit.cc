@@ -47,6 +47,7 @@ struct Options {
   recipe::TaskRequest request;
   recipe::SlurmOptions slurm;
   std::vector<std::string> environment;
+  std::vector<std::string> mbridge;
   bool dry_run = false, dump_environment = false;
 };
 
@@ -55,25 +56,28 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("-w,--workload", r.workload,
                  "workloads, separated by commas; a size may follow the name (NAME_671b)");
   app.add_option("-s,--model-size", r.size, "model size, with one --workload");
-  app.add_option("-d,--dtype", r.dtype, "data types, separated by commas; default: all");
+  app.add_option("-d,--dtype", r.dtype, "data types, separated by commas (default all)");
   app.add_option("--scale", r.scale, "numbers of GPUs, separated by commas");
   app.add_option("--max-scale", r.max_scale,
-                 "all listed scales up to this, and powers of two above them");
+                 "all listed scales up to N, and powers of two above them");
   app.add_flag("--min-scale", r.min_scale, "the smallest listed scale");
-  app.add_flag("--exact-scales", r.exact_scales, "with --max-scale: listed scales alone");
-  app.add_option("-f,--file", r.file, "tasks from a .yaml or .txt file");
+  app.add_flag("--exact-scales", r.exact_scales, "with --max-scale: only the listed scales");
+  app.add_option("-f,--file", r.file, "read tasks from a .yaml or .txt file");
   app.add_option("-r,--repeats", r.repeats, "submit each task N times");
   app.add_flag("-p,--profile", r.profile, "record a profile");
-  app.add_flag("--proxy", r.proxy, "at the workload's proxy scales");
+  app.add_flag("--proxy", r.proxy, "submit at the workload's proxy scales");
   app.add_flag("--dry-run", o.dry_run, "print the jobs and their sbatch commands; submit nothing");
   app.add_flag("--force", r.force, "submit one task whatever its data type, scale and memory");
   app.add_flag("--dump-env", o.dump_environment, "ignored (Megatron-Bridge only)");
+  app.add_option("--mbridge-arg", o.mbridge, "ignored (Megatron-Bridge only); repeatable")
+      ->expected(1)
+      ->take_all();
   app.add_option("--nice", o.slurm.nice, "passed to sbatch");
   app.add_option("--nodelist", o.slurm.nodelist, "passed to sbatch");
   app.add_option("--exclude", o.slurm.exclude, "passed to sbatch");
   app.add_option("--reservation", o.slurm.reservation, "passed to sbatch");
   app.add_option("--segment", o.slurm.segment,
-                 "passed to sbatch; default on GB200: chosen from the number of nodes");
+                 "passed to sbatch (default on GB200: chosen from the number of nodes)");
   // One value each, so that options may be repeated and nothing else is taken for a value.
   app.add_option("--slurm-arg", o.slurm.more,
                  "any other option of sbatch, as key=value or flag; repeatable")
@@ -82,16 +86,24 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--env", o.environment, "KEY=value in the job's environment; repeatable")
       ->expected(1)
       ->take_all();
-  app.footer("Words after -- go to `nereus train`: nereus submit ... -- --metrics.log_freq=1");
+  app.footer("Arguments after -- go to `nereus train`: nereus submit ... -- --metrics.log_freq=1");
 }
 
-// Command lines and the variables that the job gets, so that a user sees what would run.
+// The variables that the job gets and the command line, so that a user sees what would run.
 void print_job(const recipe::Submitter& submitter, const Task& t) {
   const std::string folder = submitter.folder(t, submitter.now());
-  std::string line;
+  std::printf("      variables of the job:\n");
   for (const auto& [key, value] : recipe::masked(submitter.variables(t, folder)))
-    line += key + "=" + recipe::quoted(value) + " ";
-  std::printf("%s%s\n", line.c_str(), recipe::quoted(submitter.command(t, folder)).c_str());
+    std::printf("        %s=%s\n", key.c_str(), recipe::quoted(value).c_str());
+  std::printf("      command:\n        ");
+  // An option a line, with its value.
+  const std::vector<std::string> words = submitter.command(t, folder);
+  for (size_t i = 0; i < words.size(); ++i) {
+    const bool value = i > 0 && words[i - 1].size() == 2 && words[i - 1][0] == '-';
+    if (i > 0) std::printf("%s", value ? " " : " \\\n          ");
+    std::printf("%s", recipe::quoted(words[i]).c_str());
+  }
+  std::printf("\n");
 }
 
 // Of several tasks the message says which it is.
@@ -127,14 +139,16 @@ int run_submit(int argc, char** argv) {
   const recipe::ClusterConfig config = read_installation();
   const recipe::Workloads workloads = recipe::read_workloads(config.llmb_repo);
 
-  const recipe::TaskList list = recipe::make_tasks(o.request, workloads, config);
+  recipe::TaskList list = recipe::make_tasks(o.request, workloads, config);
   if (!list.dropped.empty()) std::fprintf(stderr, "ERROR: %s\n", list.dropped.c_str());
   std::vector<std::string> warnings = list.warnings;
-  if (o.dump_environment) warnings.push_back("--dump-env has a meaning for Megatron-Bridge alone.");
+  if (o.dump_environment) warnings.push_back("--dump-env is ignored: Megatron-Bridge only.");
+  if (!o.mbridge.empty()) warnings.push_back("--mbridge-arg is ignored: Megatron-Bridge only.");
   recipe::Submitter submitter(config, workloads, recipe::process_environment(), program_path(),
                               o.slurm, arguments);
   submitter.run_check = run_check(config.gpu_memory_gib);
   submitter.force = o.request.force;
+  for (Task& t : list.tasks) t.profile = submitter.profiles(t);
   std::vector<std::vector<std::string>> facts;  // by task
   for (const Task& t : list.tasks) {
     recipe::Submitter::Checked checked =
@@ -151,10 +165,10 @@ int run_submit(int argc, char** argv) {
     std::puts(recipe::describe(list.tasks[i], "  - ", "").c_str());
     if (i == 0 || facts[i] != facts[i - 1])
       for (const std::string& line : facts[i]) std::printf("      %s\n", line.c_str());
+    if (o.dry_run) print_job(submitter, list.tasks[i]);
   }
   if (o.dry_run) {
-    for (const Task& t : list.tasks) print_job(submitter, t);
-    std::puts("Dry run enabled. Jobs will not be submitted.");
+    std::puts("Dry run: nothing was submitted.");
     return 0;
   }
   size_t failed = 0;

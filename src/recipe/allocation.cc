@@ -49,14 +49,21 @@ void check_allocation(const RecipeRun& run, const Variables& variables, const st
                 tasks = number(variables, "SLURM_NTASKS");
   const Wanted w = wanted(run, variables);
   const bool enough = tasks > 0 ? tasks >= run.gpus : nodes == 0 || nodes >= w.nodes;
+  // What was set for the run, to be typed again.
+  std::string again = fmt::format("GPU_TYPE={} JOB_TOTAL_GPUS={} ", run.gpu_type, run.gpus);
+  for (const auto& [name, text] : variables) {
+    const bool own = name == "GPU_TYPE" || name == "JOB_TOTAL_GPUS" || name.starts_with("LLMB_") ||
+                     name.starts_with("SLURM_") || name.starts_with("SBATCH_");
+    if (!own && !text.empty()) again += name + "=" + quoted(text) + " ";
+  }
   NEREUS_CHECK(kConfig, enough,
                "JOB_TOTAL_GPUS = {} needs {} of {}, and this job has {}{}. Submit it like this:\n"
-               "  GPU_TYPE={} JOB_TOTAL_GPUS={} {}\n"
+               "  {}{}\n"
                "  NEREUS_SUBMIT=true {} asks for nodes and tasks by itself; GPUS_PER_NODE says how "
                "many GPUs "
                "a node has, where it is not {}.",
                run.gpus, count(w.nodes, "node"), count(w.tasks, "task"), count(nodes, "node"),
-               tasks > 0 ? " with " + count(tasks, "task") + " in all" : "", run.gpu_type, run.gpus,
+               tasks > 0 ? " with " + count(tasks, "task") + " in all" : "", again,
                quoted(sbatch_for(run, variables, script)), script, w.tasks);
 }
 

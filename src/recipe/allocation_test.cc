@@ -26,6 +26,15 @@ TEST(Allocation, OfTooFewNodesOrTasksIsRefusedWithTheLineThatWorks) {
             "like this:\n  GPU_TYPE=h100 JOB_TOTAL_GPUS=512 sbatch -N 64 --ntasks-per-node=8 "
             "/r/launch.sh\n  NEREUS_SUBMIT=true /r/launch.sh asks for nodes and tasks by itself; "
             "GPUS_PER_NODE says how many GPUs a node has, where it is not 8.");
+  // With what was set for the run; the installation is exported, Slurm's are the job's own.
+  EXPECT_THAT(said(run(1024), {{"SLURM_JOB_NUM_NODES", "1"},
+                               {"GPU_TYPE", "h100"},
+                               {"LLMB_INSTALL", "/i"},
+                               {"TRAINING_STEPS", "5000"},
+                               {"ADDITIONAL_SLURM_PARAMS", "constraint=a&b;exclusive"}}),
+              testing::HasSubstr("\n  GPU_TYPE=h100 JOB_TOTAL_GPUS=1024 "
+                                 "ADDITIONAL_SLURM_PARAMS='constraint=a&b;exclusive' "
+                                 "TRAINING_STEPS=5000 sbatch -N 128 "));
   EXPECT_THAT(
       said(run(8), {{"SLURM_JOB_NUM_NODES", "2"}, {"SLURM_NTASKS", "4"}}),
       StartsWith("JOB_TOTAL_GPUS = 8 needs 1 node of 8 tasks, and this job has 2 nodes with "

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
+#include <set>
 
 #include "base/atomic_file.h"
 #include "base/check.h"
@@ -79,6 +80,7 @@ ArchiveResult make_archive(const ClusterConfig& config, const std::string& outpu
   const std::string top = std::string("llmb-archive-") + stamp;
   TarZst tar(partial.path());
   tar.add_folder(top);
+  std::set<std::string> runs;
   for (const ArchiveEntry& entry : entries) {
     if (!tar.add(entry.source, top + "/" + entry.name)) {
       result.warnings.push_back(
@@ -86,8 +88,10 @@ ArchiveResult make_archive(const ClusterConfig& config, const std::string& outpu
       continue;
     }
     const std::string name = fs::path(entry.name).filename().string();
-    if (matches_one(name, {"llmb-config_*.yaml"})) ++result.experiments;
+    if (matches_one(name, {"llmb-config_*.yaml", "log-*.out"}))
+      runs.insert(fs::path(entry.name).parent_path().string());
   }
+  result.runs = static_cast<int64_t>(runs.size());
   tar.finish();
   error = partial.commit();
   NEREUS_CHECK(kIo, !error, "{}: cannot be renamed: {}.", partial.path(), error.message());

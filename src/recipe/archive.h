@@ -15,7 +15,7 @@ struct ArchiveEntry {
 
 struct ArchiveResult {
   std::string path;
-  int64_t experiments = 0;  // llmb-config_*.yaml files
+  int64_t runs = 0;  // folders with a log or an llmb-config_*.yaml
   std::vector<std::string> warnings;
 };
 

@@ -74,7 +74,7 @@ TEST(Archive, LogsAndSettingsGoInProfilesAndCheckpointsDoNot) {
                          longest, "outputs/memory_snapshot/rank0.pickle", "outputs/metrics.jsonl"));
 
   const ArchiveResult result = make_archive(there.config, "");
-  EXPECT_EQ(result.experiments, 1);
+  EXPECT_EQ(result.runs, 1);
   EXPECT_THAT(result.path, testing::MatchesRegex(there.config.llmb_install +
                                                  "/llmb-archive_.*_[0-9]{8}T[0-9]{6}Z.tar.zst"));
   const std::string folder = there.folder.file("unpacked");
@@ -102,7 +102,7 @@ TEST(Archive, WhatIsRemovedMeanwhileIsLeftOut) {
   fs::remove_all(run + "/gone");
   fs::remove(run + "/llmb-config_7.yaml");
   const ArchiveResult result = make_archive(there.config, there.folder.file("a.tar.zst"), entries);
-  EXPECT_EQ(result.experiments, 0);
+  EXPECT_EQ(result.runs, 0);
   EXPECT_THAT(result.warnings,
               ElementsAre(run + "/gone/b: was removed meanwhile and is left out.",
                           run + "/llmb-config_7.yaml: was removed meanwhile and is left out."));
@@ -140,7 +140,7 @@ TEST(Archive, NothingIsOverwrittenOrHalfWritten) {
             "Output directory does not exist: /nowhere");
   const std::string run = there.run_folder("1");
   std::ofstream(run + "/log") << "x";
-  EXPECT_EQ(make_archive(there.config, there.folder.file("b.tar.zst")).experiments, 0);
+  EXPECT_EQ(make_archive(there.config, there.folder.file("b.tar.zst")).runs, 0);
   EXPECT_EQ(std::distance(fs::directory_iterator(there.folder.path()), {}), 4)
       << "the archives, bin and llmb";
   // The disk is full.

@@ -87,20 +87,20 @@ ClusterSurvey survey_cluster(const Variables& environment) {
     out.notes.push_back(
         "sbatch: not found in PATH. Jobs are submitted where it is; setup does not need it.");
   out.partitions = parse_partitions(
-      ask({"sinfo", "--noheader", "-o", "%P|%G|%D"}, "Partitions are not known here."));
+      ask({"sinfo", "--noheader", "-o", "%P|%G|%D"}, "Partitions could not be listed."));
   const std::string user = value(environment, "USER").empty() ? value(environment, "LOGNAME")
                                                               : value(environment, "USER");
   if (!user.empty()) {
     std::set<std::string> accounts;
     for (const std::string& line : split(ask({"sacctmgr", "--noheader", "--parsable2", "show",
                                               "assoc", "user=" + user, "format=account"},
-                                             "Accounts are not known here."),
+                                             "Accounts could not be listed."),
                                          '\n'))
       if (!line.empty()) accounts.insert(line);
     out.accounts.assign(accounts.begin(), accounts.end());
   }
   out.cluster_name = parse_cluster_name(
-      ask({"scontrol", "show", "config"}, "The cluster's name is not known here."));
+      ask({"scontrol", "show", "config"}, "The cluster's name could not be read."));
   return out;
 }
 

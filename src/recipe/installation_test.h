@@ -35,7 +35,7 @@ class Installation {
     environment = {{"PATH", folder.file("bin") + ":/usr/bin:/bin"}};
     std::filesystem::create_directories(folder.file("bin"));
     std::filesystem::create_directories(config.llmb_install);
-    for (const char* name : {"sbatch", "sacct", "scontrol"}) program(name, "exit 1");
+    for (const char* name : {"sbatch", "sacct", "scontrol", "squeue"}) program(name, "exit 1");
   }
 
   // A script of that name, first in PATH.

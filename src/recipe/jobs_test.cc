@@ -115,14 +115,86 @@ echo '3|RUNNING|00:01:00|2026-11-28T17:03:00|n1|0:0')");
 
   const std::string text = table(database.jobs());
   EXPECT_THAT(text, StartsWith("Workload                              DType  Scale  Job ID  "
-                               "Profile  Submit Time       Slurm Status  Elapsed   s/iter  "
+                               "Profile  Submit Time       Slurm Status  Elapsed   Step  s/iter  "
                                "TFLOPS/GPU  Tokens/s/GPU\n"));
-  EXPECT_THAT(text, HasSubstr("pretrain_deepseek-v3-torchtitan_671b  bf16     512       1  -      "
-                              "  2026-11-28 17:01  COMPLETED     00:10:00    2.50       56.78     "
-                              "  1234.00\n"));
+  EXPECT_THAT(text,
+              HasSubstr("pretrain_deepseek-v3-torchtitan_671b  bf16     512       1  -      "
+                        "  2026-11-28 17:01  COMPLETED     00:10:00          2.50       56.78     "
+                        "  1234.00\n"));
   EXPECT_THAT(text, HasSubstr("2026-11-28 17:02  CANCELLED     00:00:05\n"));
   EXPECT_THAT(details(*database.job(1)),
               HasSubstr("\nPerf Parse   : short\ns/iter       : 2.50\n"));
+}
+
+TEST_F(Jobs, AWaitingJobSaysWhyAndARunningOneHowFarItIs) {
+  there_.program("sacct", R"(
+echo '1|RUNNING|00:01:00|2026-11-28T17:03:00|n1|0:0'
+echo '2|PENDING|00:00:00|2026-11-28T17:03:00|None assigned|0:0'
+echo '3|PENDING|00:00:00|2026-11-28T17:03:00|None assigned|0:0')");
+  there_.program("squeue", R"(case "$*" in *--me*PENDING*) ;; *) exit 9 ;; esac
+echo '2|Resources'; echo '3|None'; echo '99|Priority')");
+  JobDatabase database(path_);
+  for (int64_t id : {1, 2, 3}) database.record(job(id));
+  std::ofstream(job(1).log_folder + "/log-torchtitan_x_512gpus_1_0.out")
+      << "[titan] x - root - INFO - sequence length 4096, total steps 60 (warmup 60)\n"
+      << kFinished;
+  const Refreshed r = refresh(database, {}, there_.environment);
+  const std::string text = table(database.jobs(), r.live);
+  EXPECT_THAT(text, HasSubstr("  RUNNING              00:01:00  2/60"));
+  EXPECT_THAT(text, HasSubstr("  PENDING (Resources)  00:00:00\n"));
+  EXPECT_THAT(text, HasSubstr("  PENDING              00:00:00"));
+  EXPECT_THAT(details(*database.job(2), r.live.at(2)), HasSubstr("\nReason       : Resources\n"));
+  EXPECT_THAT(details(*database.job(1), r.live.at(1)), HasSubstr("\nStep         : 2/60\n"));
+}
+
+TEST_F(Jobs, ShortStepsHaveThreeDigitsAndTheRecipesMfuIsOfItsTable) {
+  JobRecord j = job(1);
+  j.step_seconds = 0.0504321;
+  j.tflops_per_gpu = 245;
+  j.tokens_per_second_per_gpu = 1234.567;
+  EXPECT_THAT(details(j), HasSubstr("\ns/iter       : 0.0504\nTFLOPS/GPU   : 245.00\nMFU          "
+                                    ": \nTokens/s/GPU : 1234.57\n"));
+  EXPECT_THAT(
+      details(j, {}, "gb200"),
+      HasSubstr("\nMFU          : 10.0 % of 2450 TFLOPS (gb200, bf16: the recipe's table)\n"));
+  EXPECT_THAT(details(j, {}, "h100"), HasSubstr("\nMFU          : 24.8 % of 989 TFLOPS "));
+  j.dtype = "fp8";
+  EXPECT_THAT(details(j, {}, "B200"), HasSubstr("\nMFU          : 5.4 % of 4500 TFLOPS "));
+}
+
+// `sbatch launch.sh` leaves no llmb-config: names of log and folders say what it was.
+TEST_F(Jobs, RunsOfTheScriptAloneAreRebuiltToo) {
+  there_.program("sacct", "echo '4|COMPLETED|00:10:00||n1|0:0'; echo '5|FAILED|00:00:10||n1|2:0'");
+  const std::string experiments = "llmb/workloads/" + std::string(kKey) + "/experiments/";
+  const std::string run = experiments + "deepseek-v3-torchtitan_671b_bf16_gpus256/job_4/";
+  for (const char* restart : {"0", "1"})
+    there_.folder.write(run + "log-torchtitan_deepseek-v3-torchtitan_256gpus_4_" + restart + ".out",
+                        kFinished);
+  there_.folder.write(run + "outputs/torchtitan_x_256gpus_4_profile_trace/rank0.json", "{}");
+  there_.folder.write(experiments + "mine/log-torchtitan_deepseek-v3-torchtitan_8gpus_5_0.out", "");
+  const JobRecord recorded = job(6);
+  RunConfig config;
+  config.job_id = "6";
+  config.launcher_type = "configured_sbatch";
+  write_run_config(config, recorded.config_path);
+  write_log(recorded);
+  const Rebuilt rebuilt = rebuild(there_.config, there_.workloads, there_.environment);
+  EXPECT_EQ(rebuilt.scanned, 3);
+  EXPECT_EQ(rebuilt.imported, 3);
+  JobDatabase database(path_);
+  const JobRecord found = *database.job(4);
+  EXPECT_EQ(found.launcher_type, "sbatch");
+  EXPECT_EQ(found.workload, kKey);
+  EXPECT_EQ(found.model, "deepseek-v3-torchtitan");
+  EXPECT_EQ(found.size + " " + found.dtype, "671b bf16");
+  EXPECT_EQ(found.scale, 256);
+  EXPECT_TRUE(found.profile);
+  EXPECT_EQ(found.submitted, "2025-10-02T12:00:01");
+  EXPECT_EQ(found.state, "COMPLETED");
+  EXPECT_DOUBLE_EQ(*found.step_seconds, 2.5);
+  EXPECT_EQ(database.job(5)->scale, 8);
+  EXPECT_EQ(database.job(5)->size, "");
+  EXPECT_EQ(database.job(6)->launcher_type, "configured_sbatch");
 }
 
 TEST_F(Jobs, AYoungJobThatSacctDoesNotKnowIsNotGone) {

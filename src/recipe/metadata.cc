@@ -185,7 +185,7 @@ Workloads read_workloads(const std::string& repository) {
   const fs::path root = fs::is_directory(recipes, error) ? recipes : fs::path(repository);
   NEREUS_CHECK(kConfig, fs::is_directory(root, error),
                "{}: there is no such folder, and cluster_config.yaml names it as llmb_repo. Set it "
-               "to where Nereus (or NVIDIA's dgxc-benchmarking) is.",
+               "to where Nereus (or NVIDIA's exemplar-performance) is.",
                repository);
   Workloads out;
   for (auto it = fs::recursive_directory_iterator(

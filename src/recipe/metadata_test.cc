@@ -84,7 +84,7 @@ TEST(Metadata, WhatIsWrongIsToldWithItsLine) {
             "2: run.gpu_configs.h100.model_configs has no dtypes.");
   EXPECT_EQ(refusal([] { read_workloads("/nowhere"); }),
             "/nowhere: there is no such folder, and cluster_config.yaml names it as llmb_repo. Set "
-            "it to where Nereus (or NVIDIA's dgxc-benchmarking) is.");
+            "it to where Nereus (or NVIDIA's exemplar-performance) is.");
 }
 
 TEST(Metadata, ASizeIsTheEndOfAName) {

@@ -126,6 +126,7 @@ class Reader {
   const Variables& v_;
 };
 
+// The recipe's text, of the release that the preset is of.
 std::string gpu_type(const Reader& env) {
   const std::string asked = env.text("GPU_TYPE"), type = lower(asked);
   NEREUS_CHECK(kConfig, !asked.empty(), "GPU_TYPE is a required variable.");
@@ -133,8 +134,10 @@ std::string gpu_type(const Reader& env) {
   NEREUS_CHECK(
       kConfig,
       std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* t) { return type == t; }),
-      "Torchtitan recipes only supports h100, b200, and gb200 GPU types, got "
-      "'{}'\n  Nereus takes h200 too, with h100's settings.",
+      "{} '{}'\n  Nereus takes h200 too, with h100's settings.",
+      env.text("NEREUS_PRESET") == "newer"
+          ? "TorchTitan recipe supports only h100, b200, and gb200 GPU types; got"
+          : "Torchtitan recipes only supports h100, b200, and gb200 GPU types, got",
       asked);
   return type;
 }
@@ -149,14 +152,28 @@ std::string dtype(const Reader& env) {
   return type;
 }
 
-// "key=value;flag" as Slurm's options. A value may have commas and ampersands.
-std::vector<std::string> slurm_options(const std::string& text) {
+// "key=value;flag" as Slurm's options, by the rules of the recipe's script: blanks around keys and
+// values are no part of them, and a key or a value without the other is left out. A value may have
+// commas and ampersands.
+std::vector<std::string> slurm_options(const std::string& text,
+                                       std::vector<std::string>& warnings) {
   std::vector<std::string> out;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(';', begin), text.size());
     const std::string item = trimmed(std::string_view(text).substr(begin, end - begin));
-    if (!item.empty()) out.push_back(item.starts_with("-") ? item : "--" + item);
     begin = end + 1;
+    const size_t equals = item.find('=');
+    const std::string key = trimmed(std::string_view(item).substr(0, equals));
+    const std::string value =
+        equals == std::string::npos ? "" : trimmed(std::string_view(item).substr(equals + 1));
+    if (item.empty()) continue;
+    if (key.empty() || (value.empty() && equals != std::string::npos)) {
+      warnings.push_back(fmt::format(
+          "ADDITIONAL_SLURM_PARAMS: \"{}\" is left out: it is neither key=value nor a flag.",
+          item));
+      continue;
+    }
+    out.push_back((key.starts_with("-") ? "" : "--") + key + (value.empty() ? "" : "=" + value));
   }
   return out;
 }
@@ -233,6 +250,12 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   run.preset = env.text("NEREUS_PRESET", "original");
   const Preset preset = preset_of(run.preset, run.gpu_type, run.gpus);
 
+  const bool hopper = run.gpu_type == "h100" || run.gpu_type == "h200";
+  if (run.preset == "newer" && hopper && run.gpus != 512)
+    run.warnings.push_back(
+        fmt::format("the newer recipe lists 512 GPUs alone for {}; {} are not among its results.",
+                    run.gpu_type, run.gpus));
+
   const int64_t pp = env.number("PIPELINE_PARALLEL_DEGREE", preset.pp);
   const int64_t ep = env.number("EXPERT_PARALLEL_DEGREE", preset.ep);
   // The presets' dp is for the recipe's scales; at others it is what the pipeline leaves.
@@ -260,6 +283,8 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
       container_options(env, {run.experiment, recipe_folder + ":ro", dataset + ":ro",
                               tokenizer + ":ro", folder_of(program) + ":ro"});
   run.srun.insert(run.srun.end(), container.begin(), container.end());
+  if (run.image.empty() && !env.text("RUN_CONF_MOUNTS").empty())
+    run.warnings.push_back("RUN_CONF_MOUNTS has no effect without RUN_CONF_IMAGE.");
   if (lower(env.text("NEREUS_DOCTOR", "false")) == "true") {
     const int64_t per_node = gpus_per_node(variables, run.gpu_type, 0);  // 0: any number
     const int64_t nodes = env.number(
@@ -273,7 +298,7 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
                                     "--folder=" + run.outputs, std::string("--write-mib=64")})
       run.doctor.push_back(word);
   }
-  for (const std::string& option : slurm_options(env.text("ADDITIONAL_SLURM_PARAMS")))
+  for (const std::string& option : slurm_options(env.text("ADDITIONAL_SLURM_PARAMS"), run.warnings))
     run.srun.push_back(option);
 
   const auto set = [&run](const std::string& key, const std::string& value) {
@@ -282,6 +307,8 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   };
   run.train = {program, "train", "--job.config_file=" + recipe_folder + "/deepseek_v3_671b.toml"};
   set("job.dump_folder", run.outputs);
+  if (run.preset == "newer")
+    set("job.save_config_file", run.experiment + "/configs/torchtitan_resolved_config.json");
   set("model.hf_assets_path", tokenizer);
   set("training.dataset_path", dataset);
   set("training.steps", fmt::format("{}", env.number("TRAINING_STEPS", preset.steps)));

@@ -13,15 +13,16 @@ namespace nereus::recipe {
 struct RecipeRun {
   std::string gpu_type, dtype, preset;
   int64_t gpus = 0;
-  std::string install;                       // LLMB_INSTALL
-  std::string log_rank;                      // LOG_RANK; "": not given
-  std::string image;                         // RUN_CONF_IMAGE; "": no container
-  std::string experiment;                    // folder of the run: logs, and outputs/ below
-  std::string outputs;                       // job.dump_folder
-  std::vector<std::string> srun;             // `srun` and its options
-  std::vector<std::string> doctor;           // with NEREUS_DOCTOR: the check of all nodes, before
-  std::vector<std::string> train;            // `nereus train` and its arguments
-  std::vector<std::string> settings;         // what was chosen, a line each, for the log
+  std::string install;                // LLMB_INSTALL
+  std::string log_rank;               // LOG_RANK; "": not given
+  std::string image;                  // RUN_CONF_IMAGE; "": no container
+  std::string experiment;             // folder of the run: logs, and outputs/ below
+  std::string outputs;                // job.dump_folder
+  std::vector<std::string> srun;      // `srun` and its options
+  std::vector<std::string> doctor;    // with NEREUS_DOCTOR: the check of all nodes, before
+  std::vector<std::string> train;     // `nereus train` and its arguments
+  std::vector<std::string> settings;  // what was chosen, a line each, for the log
+  std::vector<std::string> warnings;
   std::vector<std::string> command() const;  // srun, then train
 };
 
@@ -29,8 +30,8 @@ struct RecipeRun {
 // to `nereus train` last. Throws Error{kConfig} with the recipe's texts.
 //
 // NEREUS_PRESET: original (the recipe's first release: EP 32, PP 8, Interleaved1F1B, full
-// recompute, 200 steps), newer (its later settings: EP 64, ...), ours. A variable that is set wins
-// over any preset.
+// recompute, 200 steps), newer (its later settings, of v26.08: EP 64, ...), ours. A variable that
+// is set wins over any preset.
 RecipeRun resolve_run(const Variables& environment, const std::string& program,
                       const std::string& recipe_folder, const std::vector<std::string>& arguments);
 

@@ -52,6 +52,28 @@ TEST(RecipeRun, TheOriginalPresetIsTheRecipesFirstRelease) {
           "--activation_checkpoint.mode=full"));
 }
 
+// Since v26.08 the recipe has results of 512 H100s alone, saves its configuration, and words its
+// refusal in another way.
+TEST(RecipeRun, TheNewerPresetFollowsTheNewerRecipe) {
+  const auto newer = [](const char* gpus) {
+    return resolve(with({{"JOB_TOTAL_GPUS", gpus}, {"NEREUS_PRESET", "newer"}}));
+  };
+  EXPECT_THAT(newer("512").train,
+              Contains(testing::MatchesRegex(
+                  "--job.save_config_file=.*/job_77/configs/torchtitan_resolved_config.json")));
+  EXPECT_TRUE(newer("512").warnings.empty());
+  EXPECT_THAT(newer("1024").warnings,
+              testing::ElementsAre("the newer recipe lists 512 GPUs alone for h100; 1024 are not "
+                                   "among its results."));
+  EXPECT_TRUE(resolve(with({{"JOB_TOTAL_GPUS", "1024"}})).warnings.empty());
+  EXPECT_THAT(
+      [] {
+        resolve(with({{"GPU_TYPE", "a100"}, {"NEREUS_PRESET", "newer"}}));
+      },
+      ThrowsMessage<Error>(testing::StartsWith(
+          "TorchTitan recipe supports only h100, b200, and gb200 GPU types; got 'a100'\n")));
+}
+
 TEST(RecipeRun, PresetsFollowTheGpuType) {
   const auto newer = [](const char* gpu, const char* gpus) {
     return resolve(with({{"GPU_TYPE", gpu}, {"JOB_TOTAL_GPUS", gpus}, {"NEREUS_PRESET", "newer"}}));
@@ -132,12 +154,14 @@ TEST(RecipeRun, WhatTheUserSetsWins) {
 
 TEST(RecipeRun, SlurmsOptionsAndContainers) {
   const RecipeRun run = resolve(
-      with({{"ADDITIONAL_SLURM_PARAMS", "reservation=a;exclusive; constraint=x&y,z ;;--mpi=none"},
+      with({{"ADDITIONAL_SLURM_PARAMS",
+             "reservation=a;exclusive; constraint=x&y,z ;;--mpi=none; nodelist = n1,n2 ;key="},
             {"RUN_CONF_IMAGE", "/images/a.sqsh"},
             {"RUN_CONF_MOUNTS", "/a:/b"},
             {"LLMB_CONTAINER_ENV", "A,B"}}));
-  for (const char* option : {"--reservation=a", "--exclusive", "--constraint=x&y,z", "--mpi=none",
-                             "--container-image=/images/a.sqsh", "--container-env=A,B"})
+  for (const char* option :
+       {"--reservation=a", "--exclusive", "--constraint=x&y,z", "--mpi=none", "--nodelist=n1,n2",
+        "--container-image=/images/a.sqsh", "--container-env=A,B"})
     EXPECT_THAT(run.srun, Contains(option));
   const std::string l = "/lustre/llmb", w = l + "/workloads/pretrain_deepseek-v3-torchtitan";
   const std::string tokenizer = w + "/torchtitan/assets/hf/DeepSeek-V3.1-Base";

@@ -27,27 +27,27 @@ std::string listed(const std::vector<RunFacts::Missing>& missing) {
 std::vector<std::string> hold(const RunFacts& facts, const RecipeRun& run, Purpose purpose,
                               bool force) {
   std::vector<std::string> warnings;
-  NEREUS_CHECK(kConfig, facts.too_large.empty() || force, "{}\n  --force starts it all the same.",
+  NEREUS_CHECK(kConfig, facts.too_large.empty() || force, "{}\n  --force starts it anyway.",
                facts.too_large);
   if (!facts.too_large.empty())
     warnings.push_back(facts.too_large.substr(0, facts.too_large.find('\n')) +
-                       " Started all the same (--force).");
+                       " Started anyway (--force).");
 
   std::vector<RunFacts::Missing> missing = facts.missing, elsewhere;
   const bool is_path = run.image.starts_with("/") || run.image.starts_with("./");
   if (is_path && !is_there(run.image))
     missing.push_back(
         {run.image,
-         fmt::format("the container image {} (RUN_CONF_IMAGE): it is not there", run.image)});
+         fmt::format("the container image {} (RUN_CONF_IMAGE): it does not exist", run.image)});
   if (purpose != Purpose::launch)
     std::erase_if(missing, [&](const RunFacts::Missing& m) {
       if (purpose == Purpose::queue && is_seen(m.path, run)) return false;
       elsewhere.push_back(m);
       return true;
     });
-  NEREUS_CHECK(kConfig, missing.empty(), "what the run reads is not there:{}", listed(missing));
+  NEREUS_CHECK(kConfig, missing.empty(), "input of the run is missing:{}", listed(missing));
   if (!elsewhere.empty())
-    warnings.push_back("not on this machine; the job looks for it when it starts:" +
+    warnings.push_back("not found on this machine; the job checks again when it starts:" +
                        listed(elsewhere));
   return warnings;
 }

@@ -23,15 +23,14 @@ TEST(Hold, WhatIsMissingIsRefusedWhereItWouldBeMissedByTheJobToo) {
   const auto refused = [&](std::vector<RunFacts::Missing> missing, Purpose purpose) {
     return refusal([&] { warnings(std::move(missing), purpose); });
   };
-  const std::string elsewhere = "not on this machine; the job looks for it when it starts:";
+  const std::string elsewhere = "not found on this machine; the job checks again when it starts:";
   EXPECT_THAT(warnings({}, Purpose::launch), ElementsAre());
   EXPECT_THAT(warnings({installed, local}, Purpose::look), ElementsAre(elsewhere + "\n  A\n  C"));
   EXPECT_THAT(warnings({local}, Purpose::queue), ElementsAre(elsewhere + "\n  C"));
-  EXPECT_EQ(refused({installed, local}, Purpose::queue), "what the run reads is not there:\n  A");
-  EXPECT_EQ(refused({beside}, Purpose::queue), "what the run reads is not there:\n  B");
-  EXPECT_EQ(refused({unnamed}, Purpose::queue), "what the run reads is not there:\n  D");
-  EXPECT_EQ(refused({installed, local}, Purpose::launch),
-            "what the run reads is not there:\n  A\n  C");
+  EXPECT_EQ(refused({installed, local}, Purpose::queue), "input of the run is missing:\n  A");
+  EXPECT_EQ(refused({beside}, Purpose::queue), "input of the run is missing:\n  B");
+  EXPECT_EQ(refused({unnamed}, Purpose::queue), "input of the run is missing:\n  D");
+  EXPECT_EQ(refused({installed, local}, Purpose::launch), "input of the run is missing:\n  A\n  C");
 }
 
 TEST(Hold, AnImageIsAFileOrANameInARegistry) {
@@ -45,11 +44,11 @@ TEST(Hold, AnImageIsAFileOrANameInARegistry) {
   EXPECT_EQ(refused("nvcr.io#nvidia/pytorch:25.10-py3"), "no error");
   EXPECT_EQ(refused(folder.write("a.sqsh", "x")), "no error");
   EXPECT_EQ(refused("/none/a.sqsh"),
-            "what the run reads is not there:\n  the container image /none/a.sqsh "
-            "(RUN_CONF_IMAGE): it is not there");
+            "input of the run is missing:\n  the container image /none/a.sqsh "
+            "(RUN_CONF_IMAGE): it does not exist");
   EXPECT_THAT(hold({}, run, Purpose::look, false),
-              ElementsAre("not on this machine; the job looks for it when it starts:\n  the "
-                          "container image /none/a.sqsh (RUN_CONF_IMAGE): it is not there"));
+              ElementsAre("not found on this machine; the job checks again when it starts:\n  the "
+                          "container image /none/a.sqsh (RUN_CONF_IMAGE): it does not exist"));
 }
 
 }  // namespace

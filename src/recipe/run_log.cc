@@ -74,26 +74,61 @@ double time_of(const std::string& line) {
 
 // Means over steps `first` to `last`, each of which has the values of the line that covers it.
 void average(const std::map<int64_t, Sample>& samples, int64_t first, int64_t last, RunSpeed& out) {
-  double seconds = 0, tps = 0, tflops = 0;
-  int64_t steps = 0, timed = 0;
+  struct Part {
+    double steps, seconds, tps, tflops;  // seconds: of a step
+  };
+  std::vector<Part> parts;
+  double steps = 0, seconds = 0;
+  bool timed = true;
   for (auto it = samples.begin(); it != samples.end(); ++it) {
-    const int64_t before = it == samples.begin() ? 0 : std::prev(it)->first;
-    const int64_t from = std::max(first, before + 1), to = std::min(last, it->first);
+    const auto before = it == samples.begin() ? it : std::prev(it);
+    const int64_t done = it == samples.begin() ? 0 : before->first;
+    const int64_t from = std::max(first, done + 1), to = std::min(last, it->first);
     if (from > to) continue;
-    const auto n = static_cast<double>(to - from + 1);
-    steps += to - from + 1;
-    tps += n * it->second.tps / it->second.lines;
-    tflops += n * it->second.tflops / it->second.lines;
-    if (it == samples.begin() || it->second.seconds == 0 || std::prev(it)->second.seconds == 0)
-      continue;
-    seconds += n * (it->second.seconds - std::prev(it)->second.seconds) /
-               static_cast<double>(it->first - before);
-    timed += to - from + 1;
+    const Sample& s = it->second;
+    parts.push_back({static_cast<double>(to - from + 1),
+                     (s.seconds - before->second.seconds) / static_cast<double>(it->first - done),
+                     s.tps / s.lines, s.tflops / s.lines});
+    timed = timed && it != before && s.seconds > 0 && before->second.seconds > 0;
+    steps += parts.back().steps;
+    seconds += parts.back().steps * parts.back().seconds;
   }
-  if (steps == 0) return;
-  out.tokens_per_second_per_gpu = tps / static_cast<double>(steps);
-  out.tflops_per_gpu = tflops / static_cast<double>(steps);
-  if (timed == steps) out.step_seconds = seconds / static_cast<double>(steps);
+  if (parts.empty()) return;
+  if (timed) out.step_seconds = seconds / steps;
+  // Without times of its own a step took what its rate says: all have the same tokens.
+  const auto share = [&](const Part& p) {
+    return p.steps * (timed && seconds > 0 ? p.seconds : p.tps > 0 ? 1 / p.tps : 1);
+  };
+  double all = 0, tps = 0, tflops = 0;
+  for (const Part& p : parts) {
+    all += share(p);
+    tps += share(p) * p.tps;
+    tflops += share(p) * p.tflops;
+  }
+  out.tokens_per_second_per_gpu = tps / all;
+  out.tflops_per_gpu = tflops / all;
+}
+
+// The whole number that `text` is; -1 for others.
+int64_t whole_number(const std::string& text) {
+  if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
+    return -1;
+  return std::strtoll(text.c_str(), nullptr, 10);
+}
+
+struct LogName {
+  int64_t job = 0, restart = 0;
+};
+std::optional<LogName> log_name(const std::string& name) {
+  if (!name.starts_with("log-") || !name.ends_with(".out")) return std::nullopt;
+  const size_t end = name.size() - 4, last = name.rfind('_');
+  if (last == std::string::npos || last < 5) return std::nullopt;
+  const size_t first = name.rfind('_', last - 1);
+  if (first == std::string::npos) return std::nullopt;
+  const int64_t job = whole_number(name.substr(first + 1, last - first - 1));
+  const int64_t restart = whole_number(name.substr(last + 1, end - last - 1));
+  if (job <= 0 || restart < 0) return std::nullopt;
+  return LogName{job, restart};
 }
 
 }  // namespace
@@ -101,22 +136,19 @@ void average(const std::map<int64_t, Sample>& samples, int64_t first, int64_t la
 std::vector<RunLog> find_logs(const std::string& folder, int64_t job) {
   std::error_code error;
   NEREUS_CHECK(kConfig, fs::is_directory(folder, error), "Log directory not found: {}", folder);
-  const std::string middle = "_" + std::to_string(job) + "_";
   std::vector<RunLog> out;
   for (const auto& entry : entries_of(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    const size_t at = name.rfind('_');
-    if (!name.starts_with("log-") || !name.ends_with(".out") || at == std::string::npos ||
-        at + 1 < middle.size() || name.compare(at + 1 - middle.size(), middle.size(), middle) != 0)
-      continue;
-    const std::string restart = name.substr(at + 1, name.size() - 4 - at - 1);
-    if (restart.empty() || restart.find_first_not_of("0123456789") != std::string::npos) continue;
-    out.push_back({entry.path().string(), std::strtoll(restart.c_str(), nullptr, 10)});
+    const std::optional<LogName> name = log_name(entry.path().filename().string());
+    if (!name || name->job != job) continue;
+    const std::string errors = fs::path(entry.path()).replace_extension(".err").string();
+    out.push_back({.path = entry.path().string(),
+                   .errors = is_there(errors) ? errors : "",
+                   .restart = name->restart});
   }
   std::sort(out.begin(), out.end(),
             [](const RunLog& a, const RunLog& b) { return a.restart < b.restart; });
   const std::string slurm = fmt::format("{}/slurm-{}.out", folder, job);
-  if (out.empty() && fs::is_regular_file(slurm, error)) out.push_back({slurm, std::nullopt});
+  if (out.empty() && fs::is_regular_file(slurm, error)) out.push_back({.path = slurm});
   return out;
 }
 
@@ -128,6 +160,8 @@ RunSpeed parse_log(std::istream& log) {
   while (std::getline(log, raw)) {
     const std::string line = without_colors(raw);
     if (line.find("Training completed") != std::string::npos) out.finished = true;
+    if (const size_t total = line.find("total steps "); total != std::string::npos)
+      out.steps = std::strtoll(line.c_str() + total + 12, nullptr, 10);
     const size_t at = line.find("step: ");
     if (at == std::string::npos || (at >= 9 && line.compare(at - 9, 9, "validate ") == 0)) continue;
     const double tps = field(line, "tps: ", at), tflops = field(line, "tflops: ", at);
@@ -167,6 +201,20 @@ RunSpeed parse_log(const std::string& folder, int64_t job) {
   std::ifstream log(logs.back().path);
   if (!log) return {.status = "no_log"};
   return parse_log(log);
+}
+
+int64_t job_of_log(const std::string& name) {
+  const std::optional<LogName> found = log_name(name);
+  return found ? found->job : 0;
+}
+
+int64_t job_of_config(const std::string& name) {
+  constexpr std::string_view kBegin = "llmb-config_", kEnd = ".yaml";
+  if (!name.starts_with(kBegin) || !name.ends_with(kEnd) ||
+      name.size() < kBegin.size() + kEnd.size())
+    return 0;
+  return std::max<int64_t>(
+      0, whole_number(name.substr(kBegin.size(), name.size() - kBegin.size() - kEnd.size())));
 }
 
 std::string tail(const std::string& path, int64_t lines) {

@@ -38,8 +38,9 @@ TEST(RunLog, StepsThirtyFiveToFortyFourCount) {
   const RunSpeed speed = parse(text + kDone);
   EXPECT_EQ(speed.status, "success");
   EXPECT_NEAR(*speed.step_seconds, 0.0395, 1e-6);  // the mean of 35..44 milliseconds
-  EXPECT_DOUBLE_EQ(*speed.tokens_per_second_per_gpu, 1039.5);
-  EXPECT_DOUBLE_EQ(*speed.tflops_per_gpu, 40.0);
+  // Over time: of 395 ms, 35 had the rate of step 35, and so on. The sum of 35^2 to 44^2 is 15685.
+  EXPECT_NEAR(*speed.tokens_per_second_per_gpu, 1000 + 15685.0 / 395, 1e-4);
+  EXPECT_NEAR(*speed.tflops_per_gpu, 0.5 + 15685.0 / 395, 1e-4);
   EXPECT_EQ(speed.last_step, 50);
 }
 
@@ -53,8 +54,46 @@ TEST(RunLog, ALineSpeaksForTheStepsSinceTheOneBefore) {
   const RunSpeed speed = parse(text + kDone);
   EXPECT_EQ(speed.status, "success");
   EXPECT_NEAR(*speed.step_seconds, (6 * 2.0 + 4 * 3.0) / 10, 1e-9);
-  EXPECT_DOUBLE_EQ(*speed.tokens_per_second_per_gpu, (6 * 100.0 + 4 * 200.0) / 10);
-  EXPECT_DOUBLE_EQ(*speed.tflops_per_gpu, (6 * 10.0 + 4 * 20.0) / 10);
+  EXPECT_DOUBLE_EQ(*speed.tokens_per_second_per_gpu, (12 * 100.0 + 12 * 200.0) / 24);
+  EXPECT_DOUBLE_EQ(*speed.tflops_per_gpu, (12 * 10.0 + 12 * 20.0) / 24);
+}
+
+// A step has 512 tokens on 4 devices; the rates of the lines are those of their own times, rounded.
+TEST(RunLog, TokensASecondTimesSecondsAreAStepsTokens) {
+  std::string text = line(1, 900, "142");
+  int64_t time = 900;
+  for (const auto& [step, each] : std::vector<std::pair<int64_t, int64_t>>{
+           {10, 520}, {20, 610}, {30, 480}, {40, 431}, {50, 613}}) {
+    time += each * (step == 10 ? 9 : 10);
+    text += line(step, time, std::to_string((128 * 1000 + each / 2) / each));
+  }
+  const RunSpeed speed = parse(text + kDone);
+  EXPECT_NEAR(*speed.step_seconds, 0.6 * 0.431 + 0.4 * 0.613, 1e-6);
+  EXPECT_NEAR(*speed.tokens_per_second_per_gpu * *speed.step_seconds, 128, 0.1);
+}
+
+// With times that are not there a step took what its rate says.
+TEST(RunLog, WithoutTimesRatesAreMeansOverTimeToo) {
+  std::string text;
+  for (int64_t step = 1; step <= 44; ++step)
+    text +=
+        fmt::format("step: {:2}  loss:  8.0  grad_norm:  1.5  tps: {}  tflops: {}.00  mfu: 1%\n",
+                    step, step <= 39 ? 100 : 300, step <= 39 ? 10 : 30);
+  const RunSpeed speed = parse(text + kDone);
+  EXPECT_FALSE(speed.step_seconds);
+  EXPECT_NEAR(*speed.tokens_per_second_per_gpu, 150, 1e-9);
+  EXPECT_NEAR(*speed.tflops_per_gpu, 15, 1e-9);
+}
+
+TEST(RunLog, ARunThatGoesOnSaysHowFarItIs) {
+  const RunSpeed speed = parse(
+      "[titan] 2025-10-02 12:00:00,000 - root - INFO - Trainer is initialized with local batch "
+      "size "
+      "16, sequence length 4096, total steps 200 (warmup 100)\n" +
+      line(1, 1000, "1") + line(10, 2000, "1"));
+  EXPECT_EQ(speed.last_step, 10);
+  EXPECT_EQ(speed.steps, 200);
+  EXPECT_FALSE(speed.finished);
 }
 
 // Under srun each rank of TorchTitan writes, coloured, and those without the loss write -1.
@@ -84,7 +123,7 @@ TEST(RunLog, AShortRunGivesTheStepsAfterItsFirstLine) {
   const RunSpeed speed = parse(text + kDone);
   EXPECT_EQ(speed.status, "short");
   EXPECT_NEAR(*speed.step_seconds, 1.5, 1e-9);
-  EXPECT_DOUBLE_EQ(*speed.tokens_per_second_per_gpu, 150);
+  EXPECT_DOUBLE_EQ(*speed.tokens_per_second_per_gpu, (100 + 2 * 200) / 3.0);
   const RunSpeed one = parse(line(1, 5000, "1") + kDone);
   EXPECT_EQ(one.status, "short");
   EXPECT_FALSE(one.step_seconds);
@@ -114,11 +153,13 @@ TEST(RunLog, TheLogOfTheLastRestartIsTheActiveOne) {
        {"log-torchtitan_x_512gpus_77_0.out", "log-torchtitan_x_512gpus_77_10.out",
         "log-torchtitan_x_512gpus_77_9.out", "log-torchtitan_x_512gpus_78_11.out",
         "log-torchtitan_x_512gpus_77_x.out", "log-torchtitan_x_512gpus_77_12.err",
-        "log-torchtitan_x_512gpus_177_13.out"})
+        "log-torchtitan_x_512gpus_77_10.err", "log-torchtitan_x_512gpus_177_13.out"})
     folder.write(name, line(1, 1, "1") + kDone);
   const std::vector<RunLog> logs = find_logs(folder.path(), 77);
   ASSERT_EQ(logs.size(), 3u);
   EXPECT_EQ(logs[0].restart, 0);
+  EXPECT_EQ(logs[2].errors, folder.file("log-torchtitan_x_512gpus_77_10.err"));
+  EXPECT_EQ(logs[1].errors, "");
   EXPECT_EQ(logs[2].path, folder.file("log-torchtitan_x_512gpus_77_10.out"));
   EXPECT_EQ(parse_log(folder.path(), 77).status, "short");
   EXPECT_EQ(refusal([] { find_logs("/nowhere", 1); }), "Log directory not found: /nowhere");

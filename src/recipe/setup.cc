@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr const char* kRecipe = "recipes/deepseek_v3";
+constexpr const char* kLibraries = "nereus-libraries";  // beside a package's program
 constexpr const char* kDatasetStep = "dataset";
 
 std::string state_path(const std::string& install) { return install + "/.llmb/setup.json"; }
@@ -55,16 +56,29 @@ void make_folders(const std::string& install) {
   }
 }
 
-void download(hub::DownloadRequest request, int workers, const Say& say) {
-  request.workers = workers;
+// Where the recipe's own page has its files. What is there already and is no link stays: it may be
+// the recipe itself.
+void link_recipes_paths(const std::string& install, const Say& say) {
+  const auto link = [&say](const std::string& target, const std::string& path) {
+    std::error_code error;
+    const fs::file_status there = fs::symlink_status(path, error);
+    if (fs::exists(there) && !fs::is_symlink(there))
+      return say(fmt::format("  {} is there and stays as it is", path));
+    fs::create_directories(fs::path(path).parent_path(), error);
+    make_link(target, path);
+  };
+  link(std::string("../../") + kRecipe, install + "/llmb_repo/deepseek_v3/pretrain/torchtitan");
+  link(std::string("../../llmb_repo/") + kRecipe + "/download_dataset.sh",
+       fmt::format("{}/workloads/{}/download_dataset.sh", install, kWorkload));
+}
+
+void download(hub::DownloadRequest request, const SetupOptions& o, const Say& say) {
+  request.workers = o.workers;
   const hub::HubSettings settings = hub::HubSettings::from_environment();
   const hub::DownloadPlan plan = hub::plan_download(settings, request);
-  say(fmt::format("  {}: {} files, {}; to come: {}", request.repository.name, plan.files.size(),
-                  size_text(plan.bytes), size_text(plan.missing_bytes)));
-  hub::run_download(settings, request, plan, [&](const hub::DownloadProgress& p) {
-    if (!p.finished.empty())
-      say(fmt::format("  {} of {}: {}", size_text(p.bytes), size_text(p.of_bytes), p.finished));
-  });
+  say(fmt::format("  {}: {} files, {}; still to download: {}", request.repository.name,
+                  plan.files.size(), size_text(plan.bytes), size_text(plan.missing_bytes)));
+  hub::run_download(settings, request, plan, o.progress ? o.progress() : hub::DownloadReport());
 }
 
 }  // namespace
@@ -126,6 +140,7 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
          for (const char* part : {"recipes", "configs"})
            if (fs::exists(s.repository + "/" + part, error))
              copy_folder(s.repository + "/" + part, repository + "/" + part);
+         link_recipes_paths(install, say);
        }});
   steps.push_back(
       {"program",
@@ -134,6 +149,9 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
            make_link(s.program, bin + "/nereus");
          else
            copy_file(s.program, bin + "/nereus");
+         const std::string libraries = fs::path(s.program).parent_path() / kLibraries;
+         if (std::error_code error; !o.link && fs::is_directory(libraries, error))
+           copy_folder(libraries, bin + "/" + kLibraries);
          make_link("nereus", bin + "/llmb-run");
          const std::string assets = install + "/share/nereus/assets";
          if (s.assets.empty()) return;
@@ -147,7 +165,7 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
     const std::string folder = model_folder(where, kModelRepository);
     steps.push_back({"tokenizer",
                      fmt::format("downloads {}'s tokenizer to {}", kModelRepository, folder),
-                     [=] { download(tokenizer_request(kModelRepository, folder), o.workers, say); },
+                     [=] { download(tokenizer_request(kModelRepository, folder), o, say); },
                      kModelRepository, folder});
   }
   if (o.download && a.dataset_shards != "none") {
@@ -159,8 +177,7 @@ std::vector<SetupStep> setup_steps(const SetupAnswers& a, const SetupSources& s,
         {kDatasetStep,
          fmt::format("downloads {} of C4's English texts to {}",
                      shards ? fmt::format("{} shards", *shards) : "all 1024 shards", folder),
-         [=] { download(dataset_request(shards, folder), o.workers, say); }, a.dataset_shards,
-         folder});
+         [=] { download(dataset_request(shards, folder), o, say); }, a.dataset_shards, folder});
   }
   const std::string file = install + "/cluster_config.yaml";
   steps.push_back({"cluster_config.yaml", "writes " + file, [=] {

@@ -2,7 +2,9 @@
 //
 //   bin/{nereus,llmb-run}          the program, and llmb-run's name for it
 //   share/nereus/assets            what comes with the program
-//   llmb_repo/{recipes,configs}    the recipe's files
+//   llmb_repo/{recipes,configs}    the recipe's files; links at the places of the recipe's page:
+//                                  llmb_repo/deepseek_v3/pretrain/torchtitan, and in the
+//                                  workload's folder download_dataset.sh
 //   images, datasets/c4            containers (none is needed), the data set
 //   workloads/pretrain_.../        tokenizer (torchtitan/assets/hf/...), runs (experiments/)
 //   cluster_config.yaml            written last: where it is, the installation is whole
@@ -17,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "hub/download.h"
 #include "recipe/setup_answers.h"
 
 namespace nereus::recipe {
@@ -32,7 +35,8 @@ struct SetupOptions {
   bool download = true;  // tokenizer and data set
   bool resume = true;    // downloads that are done are left out
   int workers = 4;
-  std::string cluster_name;
+  std::string cluster_name = {};
+  std::function<hub::DownloadReport()> progress = {};  // one for each download; null: not shown
 };
 
 // Where this program's recipe files are: next to its build folder, or in share/nereus of where it

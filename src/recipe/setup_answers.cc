@@ -82,7 +82,7 @@ SetupAnswers read(const std::string& path, bool with_path) {
   need(slurm, "slurm.", "account");
   need(slurm, "slurm.", "gpu_partition");
   NEREUS_CHECK(kConfig, missing.empty(),
-               "{}: misses {}. `nereus setup --record FILE` asks for everything and writes one.",
+               "{}: missing {}. `nereus setup --record FILE` asks for everything and writes one.",
                path, missing);
 
   SetupAnswers a;

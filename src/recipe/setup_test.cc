@@ -60,8 +60,10 @@ class Setup : public testing::Test {
     SetupSources s;
     s.program = file("build/nereus", "a program");
     fs::permissions(s.program, fs::perms::owner_all);
+    file("build/nereus-libraries/libisal.so.2", "a library");
     s.assets = fs::path(file("assets/sample/en", "text")).parent_path().parent_path().string();
     file("recipes/deepseek_v3/launch.sh", "launch");
+    file("recipes/deepseek_v3/download_dataset.sh", "data");
     file("configs/a.toml", "toml");
     s.repository = root_.string();
     return s;
@@ -164,9 +166,10 @@ TEST_F(Setup, RefusesAPlayFileThatItCannotFollow) {
             p + ":17: there is no key gpu_typ; did you mean gpu_type?");
   EXPECT_EQ(play("slurm:\n  acount: a\n"),
             p + ":2: there is no key slurm.acount; did you mean account?");
-  EXPECT_EQ(play("gpu_type: h100\n"),
-            p + ": misses install_path, slurm.account, slurm.gpu_partition. `nereus setup --record "
-                "FILE` asks for everything and writes one.");
+  EXPECT_EQ(
+      play("gpu_type: h100\n"),
+      p + ": missing install_path, slurm.account, slurm.gpu_partition. `nereus setup --record "
+          "FILE` asks for everything and writes one.");
   const std::string head = "install_path: /a\nslurm: {account: a, gpu_partition: b";
   EXPECT_EQ(play(head + "}\ngpu_type: a100\n"),
             p + ":3: gpu_type = a100: it must be one of h100, h200, b200, gb200.");
@@ -203,10 +206,10 @@ TEST_F(Setup, AsksSlurmAndSaysWhatItCannot) {
       none.notes,
       ElementsAre("sbatch: not found in PATH. Jobs are submitted where it is; setup does not "
                   "need it.",
-                  "sinfo: sinfo: not found in PATH. Partitions are not known here.",
-                  "sacctmgr: sacctmgr: not found in PATH. Accounts are not known here.",
-                  "scontrol: scontrol: not found in PATH. The cluster's name is not known "
-                  "here."));
+                  "sinfo: sinfo: not found in PATH. Partitions could not be listed.",
+                  "sacctmgr: sacctmgr: not found in PATH. Accounts could not be listed.",
+                  "scontrol: scontrol: not found in PATH. The cluster's name could not be "
+                  "read."));
   program("sbatch", "");
   program("sinfo", "echo 'batch*|gpu:h100:8|64'");
   program("sacctmgr", "[ \"$5\" = user=me ] && echo research && echo other && echo research");
@@ -221,7 +224,7 @@ TEST_F(Setup, AsksSlurmAndSaysWhatItCannot) {
           "exit 1");
   EXPECT_THAT(survey_cluster(v).notes,
               ElementsAre("sinfo: slurm_load_partitions: Unable to contact slurm controller. "
-                          "Partitions are not known here."));
+                          "Partitions could not be listed."));
 }
 
 TEST_F(Setup, MakesTheTree) {
@@ -235,6 +238,10 @@ TEST_F(Setup, MakesTheTree) {
   EXPECT_EQ(fs::read_symlink(l / "bin/llmb-run"), "nereus");
   EXPECT_EQ(read(l / "share/nereus/assets/sample/en"), "text");
   EXPECT_EQ(read(l / "llmb_repo/recipes/deepseek_v3/launch.sh"), "launch");
+  EXPECT_EQ(read(l / "bin/nereus-libraries/libisal.so.2"), "a library");
+  // Where the recipe's page has them.
+  EXPECT_EQ(read(l / "llmb_repo/deepseek_v3/pretrain/torchtitan/launch.sh"), "launch");
+  EXPECT_EQ(read(l / "workloads/pretrain_deepseek-v3-torchtitan/download_dataset.sh"), "data");
   EXPECT_EQ(read(l / "llmb_repo/configs/a.toml"), "toml");
   EXPECT_TRUE(fs::is_directory(l / "datasets/c4"));
   EXPECT_TRUE(
@@ -287,6 +294,19 @@ TEST_F(Setup, ASecondRunMendsWhatIsDamagedOrOutOfDate) {
   EXPECT_EQ(read(l / "bin/nereus"), "a program");
   EXPECT_EQ(fs::read_symlink(l / "bin/llmb-run"), "nereus");
   EXPECT_TRUE(fs::is_directory(l / "images"));
+}
+
+// An installation of the recipe itself, which Nereus is set up in.
+TEST_F(Setup, TheRecipesOwnFilesStay) {
+  sources_ = sources();
+  const std::string script =
+      file("llmb/llmb_repo/deepseek_v3/pretrain/torchtitan/launch.sh", "its");
+  const std::string data =
+      file("llmb/workloads/pretrain_deepseek-v3-torchtitan/download_dataset.sh", "its");
+  run(answers());
+  EXPECT_EQ(read(script), "its");
+  EXPECT_EQ(read(data), "its");
+  EXPECT_THAT(said_, HasSubstr("  " + data + " is there and stays as it is\n"));
 }
 
 TEST_F(Setup, AnInstallationKeepsWhatItIsNotAskedAbout) {

@@ -141,6 +141,10 @@ Variables Submitter::job_environment(const Task& t, const std::string& run_folde
   return over(environment_, variables(t, run_folder));
 }
 
+bool Submitter::profiles(const Task& t) const {
+  return lower(get(job_environment(t, ""), "ENABLE_PROFILE")) == "true";
+}
+
 std::vector<std::string> Submitter::command(const Task& t, const std::string& run_folder) const {
   const Variables all = job_environment(t, run_folder);
   const int64_t per_node = gpus_per_node(all, config_.gpu_type);
@@ -198,6 +202,7 @@ Submitter::Checked Submitter::check(const Task& t, Purpose purpose) const {
     out.warnings = hold(facts, *run, purpose, force);
     out.facts = facts.lines;
   }
+  if (run) out.warnings.insert(out.warnings.end(), run->warnings.begin(), run->warnings.end());
   if (find_program("sbatch", environment_).empty())
     out.warnings.push_back(
         "sbatch is not in PATH: jobs are submitted from a login node of the cluster.");
@@ -284,7 +289,7 @@ SubmittedJob Submitter::submit(const Task& t) const {
   const CommandOutput said =
       run_command(command(t, job.folder), all, workload(t).folder, sbatch_seconds);
   NEREUS_CHECK(kIo, said.code != kTookTooLong,
-               "{}. The job may have been submitted all the same: see `squeue --me`. It would run "
+               "{}. The job may have been submitted anyway: see `squeue --me`. It would run "
                "in {}, which is kept, and is not in the job history.",
                said.err, job.folder);
   job.id = std::strtoll(said.out.c_str(), nullptr, 10);

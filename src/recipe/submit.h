@@ -53,6 +53,8 @@ class Submitter {
   std::vector<std::string> command(const Task& task, const std::string& folder) const;
   // The variables that differ from this process's own.
   Variables variables(const Task& task, const std::string& folder) const;
+  // Whether the job profiles: `profile` of the task, or ENABLE_PROFILE of any of the variables.
+  bool profiles(const Task& task) const;
   // The folder of a run that starts at `seconds` since 1970.
   std::string folder(const Task& task, int64_t seconds) const;
 

@@ -246,7 +246,7 @@ TEST_F(Submit, AfterASbatchThatDoesNotAnswerTheFolderStays) {
     EXPECT_EQ(e.fault(), Fault::kIo);
     EXPECT_EQ(e.what(),
               "sbatch: error: timed out, retrying\nsbatch did not answer within 1 s. The job may "
-              "have been submitted all the same: see `squeue --me`. It would run in " +
+              "have been submitted anyway: see `squeue --me`. It would run in " +
                   run_folder() + ", which is kept, and is not in the job history.");
   }
   EXPECT_TRUE(fs::exists(run_folder()));
@@ -330,10 +330,10 @@ TEST_F(Submit, HoldsARunAgainstWhatItNeeds) {
               Contains("--training.dataset_path=" + there_.config.llmb_install + "/datasets/c4"));
   facts.too_large = "it needs 90 GiB.\nTABLE";
   EXPECT_EQ(refusal([&] { check(Purpose::queue); }),
-            "it needs 90 GiB.\nTABLE\n  --force starts it all the same.");
+            "it needs 90 GiB.\nTABLE\n  --force starts it anyway.");
   EXPECT_EQ(refusal([&] { check(Purpose::look); }), refusal([&] { check(Purpose::queue); }));
   EXPECT_THAT(check(Purpose::queue, true).warnings,
-              ElementsAre("it needs 90 GiB. Started all the same (--force)."));
+              ElementsAre("it needs 90 GiB. Started anyway (--force)."));
   Submitter s = submitter();
   s.force = true;
   EXPECT_THAT(s.command(task(), "/run"), Contains("--force"));

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "recipe/command_output.h"
 
 namespace nereus::recipe {
 namespace {
@@ -294,19 +295,18 @@ Variables parse_environment(const std::vector<std::string>& words) {
 }
 
 std::string describe(const Task& t, const std::string& prefix, const std::string& suffix) {
-  const auto boolean = [](bool b) { return b ? "True" : "False"; };
-  const auto braces = [](const Variables& values) {
+  const auto list = [](const Variables& values) {
     std::string out;
     for (const auto& [key, value] : masked(values))
-      out += fmt::format("{}'{}': '{}'", out.empty() ? "" : ", ", key, value);
-    return "{" + out + "}";
+      out += fmt::format("{}{}={}", out.empty() ? "" : " ", key, quoted(value));
+    return out;
   };
-  std::string out = fmt::format(
-      "{}{:<30} {:<12} {:<12} {:<15} {:<12}", prefix, t.workload + "_" + t.size, "dtype=" + t.dtype,
-      fmt::format("scale={}", t.scale), fmt::format("profile={}", boolean(t.profile)),
-      fmt::format("proxy={}", boolean(t.proxy)));
-  if (!t.environment.empty()) out += " env=" + braces(t.environment);
-  if (!t.parameters.empty()) out += " params=" + braces(t.parameters);
+  std::string out =
+      fmt::format("{}{}_{} dtype={} scale={}", prefix, t.workload, t.size, t.dtype, t.scale);
+  if (t.profile) out += " profile=yes";
+  if (t.proxy) out += " proxy=yes";
+  if (!t.environment.empty()) out += fmt::format(" env=({})", list(t.environment));
+  if (!t.parameters.empty()) out += fmt::format(" params=({})", list(t.parameters));
   if (!suffix.empty()) out += " " + suffix;
   return out;
 }
@@ -325,7 +325,7 @@ TaskList make_tasks(const TaskRequest& asked, const Workloads& workloads,
                    [](const Task& a, const Task& b) { return a.scale > b.scale; });
 
   TaskList out;
-  if (r.force) out.warnings.push_back("⚠️  --force: bypassing dtype/scale validation.");
+  if (r.force) out.warnings.push_back("--force: data type, scale and memory are not checked.");
   struct Problem {
     Task first;
     std::string text;
@@ -350,12 +350,12 @@ TaskList make_tasks(const TaskRequest& asked, const Workloads& workloads,
   out.dropped = fmt::format(
       "Validation failed for {} out of {} tasks:", all.size() - out.tasks.size(), all.size());
   for (const Problem& p : problems)
-    out.dropped += fmt::format("\n  ❌ {}x {}_{} (dtype={}): {}", p.count, p.first.workload,
+    out.dropped += fmt::format("\n  {}x {}_{} (dtype={}): {}", p.count, p.first.workload,
                                p.first.size, p.first.dtype, indented(p.text));
-  NEREUS_CHECK(kConfig, !out.tasks.empty(),
-               "{}\n❌ No valid tasks found. Aborting submit submission.", out.dropped);
-  out.warnings.push_back(fmt::format("⚠️  Proceeding with {} valid tasks out of {} total.",
-                                     out.tasks.size(), all.size()));
+  NEREUS_CHECK(kConfig, !out.tasks.empty(), "{}\nNo valid task is left: nothing is submitted.",
+               out.dropped);
+  out.warnings.push_back(
+      fmt::format("{} of {} tasks are valid and are submitted.", out.tasks.size(), all.size()));
   return out;
 }
 

@@ -50,7 +50,7 @@ std::vector<Task> read_tasks(const std::string& path);
 Variables parse_environment(const std::vector<std::string>& words);
 void check_variable(const std::string& key, const std::string& value, const std::string& source);
 
-// A task as one line with aligned columns.
+// A task as one line.
 std::string describe(const Task& task, const std::string& prefix, const std::string& suffix);
 
 // A token or password by the end of its name, in whatever case: neither shown nor written to files.

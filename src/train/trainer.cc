@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -94,7 +95,8 @@ void Trainer::set_up() {
   if (writes()) {
     folder_->keep();
     if (config_.job.save_config_file)
-      save_config(config_, config_.job.dump_folder + "/" + *config_.job.save_config_file);
+      save_config(config_, std::filesystem::path(config_.job.dump_folder) /
+                               *config_.job.save_config_file);  // which may be absolute
   }
   checkpoint_->begin();
   report_.open(folder_.get());

@@ -6,7 +6,8 @@
 #                                              COMMAND with SLURM_CONF set, and ends all of it
 #
 # Daemons, sockets and ports are its own, so that it disturbs neither a Slurm of this machine nor
-# another test; their logs are in FOLDER/log. COMMAND finds NO_ACCOUNTING set to the reason where
+# another test; their logs are in FOLDER/log. PRETENDED_NODES=N adds a partition `gpus` of the last
+# node and N further ones with 8 GPUs each, which are down: their jobs stay queued. COMMAND finds NO_ACCOUNTING set to the reason where
 # there is no sacct. Exit 77: nothing was started here, with the reason.
 # shellcheck disable=SC1091
 set -u
@@ -121,8 +122,15 @@ PropagatePrioProcess=1
 $(for i in "${!nodes[@]}"; do
   echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1 + i)) CPUs=2 RealMemory=1000 State=UNKNOWN"
 done)
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:8
+PartitionName=main Nodes=$(IFS=, && echo "${nodes[*]}") Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:8
 EOF
+if [[ -n ${PRETENDED_NODES:-} ]]; then
+  cat >>"$SLURM_CONF" <<EOF
+GresTypes=gpu
+NodeName=gpu[001-$PRETENDED_NODES] NodeHostname=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=1000 Gres=gpu:8 State=DOWN
+PartitionName=gpus Nodes=${nodes[-1]},gpu[001-$PRETENDED_NODES] MaxTime=INFINITE State=UP OverSubscribe=FORCE:8
+EOF
+fi
 echo CgroupPlugin=cgroup/v1 >"$run/cgroup.conf"
 mkdir -p "$run/state" "${nodes[@]/#/$run/}" "${nodes[@]/#/$run/tmp_}"
 . "$here/accounting.sh"
@@ -132,7 +140,7 @@ wait_for 120 scontrol ping || fail "slurmctld does not start: $(said slurmctld)"
 for node in "${nodes[@]}"; do
   VIRTUAL_NODE=$node start "$node" slurmd -D -N "$node"
 done
-all_idle() { [[ $(sinfo -h -N -o %T | sort | uniq -c | tr -d ' ') == "${#nodes[@]}idle" ]]; }
+all_idle() { [[ $(sinfo -h -p main -N -o %T | sort | uniq -c | tr -d ' ') == "${#nodes[@]}idle" ]]; }
 wait_for 180 all_idle || fail "the nodes do not come up: $(sinfo -N -o '%N %T %E'; said "$host"; said slurmctld)"
 echo "Slurm of ${#nodes[@]} virtual nodes: up after $SECONDS s${NO_ACCOUNTING:+, without accounting: $NO_ACCOUNTING}"
 

@@ -19,8 +19,9 @@ runs() {
   check "the batch log has the command" contains "$batch_log" '^srun --ntasks=4 .*nereus train'
   local below
   for below in profile_trace tb checkpoint comm_traces memory_snapshot; do
-    check "outputs/$below is there" test -d "$job_folder/outputs/$below"
+    check "outputs/$below, which is off, is not there" test ! -e "$job_folder/outputs/$below"
   done
+  note_first_step
   check "metrics.jsonl has four steps" test "$(wc -l <"$job_folder/outputs/metrics.jsonl")" = 4
   accounted "$job" COMPLETED 0:0
   accounted "$job.0" COMPLETED 0:0
@@ -35,12 +36,16 @@ default_folder() {
   job_folder=$LLMB_INSTALL/workloads/pretrain_deepseek-v3-torchtitan/experiments/deepseek-v3-torchtitan_671b_bf16_gpus4/job_$job
   check "the log is in it" trains "$(log_of "$job" 0)"
   check "the outputs are in it" test -s "$job_folder/outputs/metrics.jsonl"
+  log=$(log_of "$job" 0) scripts_job=$job  # `submitted` looks for it
+  note_first_step
 }
 
 log_rank() {
   new_folder log_rank
-  LOG_RANK=3 submit
+  LOG_RANK=3 NEREUS_PRESET=newer submit
   check "the job completes" ends COMPLETED
+  note_first_step
+  check "the newer recipe saves its configuration" contains "$job_folder/configs/torchtitan_resolved_config.json" '"seq_len": 64'
   check "rank 3 writes the steps and the loss" contains "$log" '^\[rank3\]:.* step:  4  loss: '
   check "no other rank writes" lacks "$log" '^\[rank[012]\]:'
 }
@@ -49,6 +54,7 @@ slurm_params() {
   new_folder slurm_params
   ADDITIONAL_SLURM_PARAMS='label; export=ALL,LOG_RANK=2' submit
   check "the job completes" ends COMPLETED
+  note_first_step
   check "a flag: srun labels the lines" contains "$log" '^[0-3]: \[rank'
   check "a value with a comma: rank 2 writes" contains "$log" '^2: \[rank2\]:.* step:  4 '
   check "a value with a comma: no other rank does" lacks "$log" '^[013]: '
@@ -57,6 +63,18 @@ slurm_params() {
   ADDITIONAL_SLURM_PARAMS=nonsense=1 submit
   check "an unknown option: the job fails" ends FAILED
   check "an unknown option: the batch log names it" contains "$batch_log" "unrecognized option '--nonsense=1'"
+}
+
+# Of the cases before, and of one more job.
+first_steps() {
+  new_folder first_steps
+  submit
+  check "the job completes" ends COMPLETED
+  note_first_step
+  local median
+  median=$(printf '%s\n' "${first_step_ms[@]}" | sort -n | sed -n "$(((${#first_step_ms[@]} + 1) / 2))p")
+  echo "from sbatch to the first step: ${first_step_ms[*]} ms, median $median"
+  check "the median is below 3 s" test "$median" -lt "$(soon 3000)"
 }
 
 # The command line over SBATCH_* over #SBATCH.
@@ -102,7 +120,7 @@ refused() {
   check "sbatch launch.sh alone: the job fails" ends FAILED
   check "sbatch launch.sh alone: exit code 2" is ExitCode 2:0
   check "sbatch launch.sh alone: what works is said" contains "$batch_log" 'this job has 1 node.* Submit it like this'
-  check "sbatch launch.sh alone: with its line" contains "$batch_log" 'JOB_TOTAL_GPUS=4 sbatch -N 2 --ntasks-per-node=2 '
+  check "sbatch launch.sh alone: with its line" contains "$batch_log" 'JOB_TOTAL_GPUS=4 .* sbatch -N 2 --ntasks-per-node=2 '
   submit -- --training.nonsense=1
   check "a key that is not there: the job fails" ends FAILED
   check "a key that is not there: exit code 2" is ExitCode 2:0
@@ -113,4 +131,16 @@ refused() {
   check "a data set that is not there: exit code 2" is ExitCode 2:0
   check "a data set that is not there: said once" \
     test "$(grep -c 'the data set /none ' "$batch_log")" = 1 -a ! -e "$errors"
+
+  # What only the ranks can find, and what they find before they meet.
+  local what
+  for what in --training.dataset_path=/none --training.nonsense=1; do
+    job=$(sbatch --parsable -N 2 --ntasks-per-node=2 -w "$first_node,zz1" "--output=$job_folder/slurm-%j.out" --wrap \
+      "srun $program train ${small[*]} --training.dataset=c4 --training.steps=1 --job.dump_folder=$job_folder/plain $what")
+    look_at refused "$job"
+    check "$what by srun alone: the job fails" ends FAILED
+    check "$what by srun alone: all ranks end with 2" is ExitCode 2:0
+    check "$what by srun alone: said once" test "$(grep -c '^error: ' "$batch_log")" = 1
+    check "$what by srun alone: by rank and host" contains "$batch_log" 'Found by rank [0-3] \(host '
+  done
 }

@@ -29,22 +29,24 @@ jobs_say_without_accounting() {
   sed '/^AccountingStorage/d' "$SLURM_CONF" >"${SLURM_CONF%/*}/unaccounted.conf"
   SLURM_CONF=${SLURM_CONF%/*}/unaccounted.conf jobs_say "$1"
 }
-# Whether the last columns of the job's line are the means of steps 35 to 44: the seconds between the
-# log's lines, and the tokens/s in them, rounded.
+# Whether the last columns of the job's line are the means of steps 35 to 44 over time: the seconds
+# between the log's lines, and the tokens/s in them, rounded.
 speed_is_of_log() {
   local seconds tokens said
   read -r seconds tokens < <(awk -F'step: *' '/step: / {
     split($1, word, "[ ,]"); split(word[3], clock, ":")
     time = clock[1] * 3600 + clock[2] * 60 + clock[3] + word[4] / 1000
-    if ($2 + 0 == 34) begin = time
-    if ($2 + 0 == 44) end = time < begin ? time + 86400 : time
+    took = time - before + (time < before ? 86400 : 0); before = time
     if ($2 + 0 < 35 || $2 + 0 > 44) next
-    tps = $2; sub(/.*tps: */, "", tps); sub(/ .*/, "", tps); gsub(/,/, "", tps); sum += tps
+    tps = $2; sub(/.*tps: */, "", tps); sub(/ .*/, "", tps); gsub(/,/, "", tps)
+    all += took; sum += took * tps
   }
-  END { print (end - begin) / 10, sum / 10 }' "$log")
+  END { print all / 10, sum / all }' "$log")
   said=$("$program" jobs | awk -v job="$job" '$4 == job { print $(NF - 2), $NF }')
   echo "$seconds $tokens $said" | awk '{ exit !(NF == 4 && $1 > 0 && ($1 - $3)^2 < 1e-4 && ($2 - $4)^2 < 1e-3) }'
 }
+
+rebuilt_with() { "$program" jobs rebuild && "$program" jobs | grep -qE "^pretrain_deepseek-v3-torchtitan_671b +bf16 +4 +$1 "; }
 
 submitted() {
   new_folder submitted
@@ -58,9 +60,10 @@ submitted() {
   TRAINING_STEPS=1000000 submit_task --slurm-arg time=30
   check "--slurm-arg reaches sbatch" is TimeLimit 00:30:00
   check "the second job trains" trains
-  check "nereus jobs has it as running" wait_for $patience jobs_say 'RUNNING +[0-9:]+'
+  check "nereus jobs has it as running" wait_for $patience jobs_say 'RUNNING +[0-9:]+ +[0-9]+/1000000'
   check "nereus jobs log has its log" grep -q 'step:  1 ' <("$program" jobs log "$job")
   scancel "$job"
+  check "nereus jobs rebuild finds the run of launch.sh alone" rebuilt_with "$scripts_job"
   check "it can be cancelled" ends CANCELLED
   check "without accounting nereus jobs has that from scontrol" wait_for $patience jobs_say_without_accounting 'CANCELLED.*'
   accounted "$job" CANCELLED

@@ -73,6 +73,7 @@ look_at() {
 # Submits launch.sh: sbatch's options, "--", the program's.
 submit() {
   local options=()
+  submit_began=$(date +%s%N)
   while [[ $# -gt 0 && $1 != -- ]]; do options+=("$1") && shift; done
   job=$(nice -n "${niceness:-0}" sbatch --parsable -N 2 --ntasks-per-node=2 -w "$first_node,zz1" "--output=$job_folder/slurm-%j.out" \
     "${options[@]}" recipes/deepseek_v3/launch.sh "${small[@]}" "${@:2}")
@@ -83,6 +84,12 @@ of_job() { scontrol show job -o "$job" | grep -oE "(^| )$1=[^ ]*" | cut -d= -f2-
 is() { [[ $(of_job "$1") == "$2" ]]; }  # key, value
 has_ended() { [[ $(of_job JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 ends() { wait_for "$patience" has_ended && is JobState "$1"; }  # state
+# Milliseconds from the last sbatch to the time of the log's step 1, for `first_steps`.
+note_first_step() {
+  local line
+  line=$(grep -m 1 'step:  1 ' "$log") && first_step_ms+=($((($(date -d "$(sed -E 's/.*\[titan\] ([^,]*),([0-9]*) .*/\1.\2/' <<<"$line")" +%s%N) - submit_began) / 1000000)))
+}
+first_step_ms=()
 has_step() { contains "${1:-$log}" 'step:  1 '; }
 has_step_or_end() { has_step "$@" || has_ended; }
 trains() { wait_for "$patience" has_step_or_end "$@" && has_step "$@"; }
@@ -111,6 +118,7 @@ ranks_end() { wait_for "$patience" ranks_ended "$@"; }
 . "$here/launch_cases.sh"
 . "$here/end_cases.sh"
 . "$here/submit_cases.sh"
+. "$here/seed_cases.sh"
 
 begin=$(date +%s%N)
 sbatch -Q --wait -N 2 --ntasks-per-node=2 -w "$first_node,zz1" --output=/dev/null --wrap "srun true"
@@ -119,7 +127,7 @@ echo "a job of nothing: $empty_job_ms ms"
 
 # Slurm looks at time limits twice a minute, and gives ranks time to die: those jobs run beside the
 # other cases.
-all=(limit_begins step_dies runs default_folder log_rank slurm_params precedence refused submitted cancelled requeued rank_killed node_down
+all=(limit_begins step_dies runs default_folder log_rank slurm_params first_steps precedence refused seed submitted cancelled requeued rank_killed node_down
   step_is_dead node_dies limit_ends)
 for case_name in "${@:-${all[@]}}"; do
   begin=$(date +%s%N) before=$failures job=""
