@@ -7,7 +7,9 @@
 #include <ctime>
 #include <mutex>
 #include <optional>
+#include <vector>
 
+#include "base/log_listener.h"
 #include "base/log_output.h"
 #include "base/log_rank.h"
 
@@ -20,6 +22,8 @@ struct State {
   int file = STDOUT_FILENO;
   bool plain = false;
   std::optional<std::string> captured;
+  std::mutex listeners_mutex;  // of its own: a listener may take long
+  std::vector<Listener*> listeners;
 };
 
 State& state() {
@@ -55,6 +59,11 @@ std::string timestamp() {
 
 void write(Level level, std::string_view message) {
   State& s = state();
+  if (level >= Level::info) {
+    const std::lock_guard lock(s.listeners_mutex);
+    for (const Listener* l : s.listeners)
+      if (l->rank_ == voice().rank) l->function_(level >= Level::warning, message);
+  }
   if (!voice().speaks && level < Level::error) return;
   const std::string label = voice().rank < 0 ? "" : fmt::format("[rank{}]:", voice().rank);
   const std::lock_guard lock(s.mutex);
@@ -96,6 +105,14 @@ PlainLines::~PlainLines() {
   const std::lock_guard lock(state().mutex);
   state().plain = false;
   state().file = STDOUT_FILENO;
+}
+Listener::Listener(Function function) : rank_(voice().rank), function_(std::move(function)) {
+  const std::lock_guard lock(state().listeners_mutex);
+  state().listeners.push_back(this);
+}
+Listener::~Listener() {
+  const std::lock_guard lock(state().listeners_mutex);
+  std::erase(state().listeners, this);
 }
 
 void set_rank(int rank, bool speaks) { speak_as({rank, speaks}); }

@@ -86,7 +86,7 @@ Measured measure(const Options& options, const Setting& setting, ThreadPool& poo
   const auto begin = std::chrono::steady_clock::now();
   Stream stream(choose_device(loaded.config.device.kind), &pool);
   const OneRank one;
-  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
+  Trainer trainer(loaded, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   const double ready =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -64,7 +64,7 @@ int run_train(int argc, char** argv) {
     std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others
     int code = 0;
     me.run([&] {
-      trainer = std::make_unique<Trainer>(loaded.config, stream, me.ranks, me.world);
+      trainer = std::make_unique<Trainer>(loaded, stream, me.ranks, me.world);
       trainer->set_up();
       code = trainer->run();
     });

@@ -12,7 +12,22 @@ namespace {
 using M = StepMetrics;
 using Value = MetricField::Value;
 
-Value known(const std::optional<double>& x) { return x ? Value(*x) : Value(std::monostate()); }
+template <class T>
+Value known(const std::optional<T>& x) {
+  return x ? Value(double{*x}) : Value(std::monostate());
+}
+
+// Of the experts, where there are any.
+template <auto kMember>
+Value of_experts(const M& m) {
+  if (!m.experts) return {};
+  const auto& x = (*m.experts).*kMember;
+  if constexpr (requires { x.has_value(); })
+    return known(x);
+  else
+    return x;
+}
+using E = ExpertFigures;
 
 constexpr std::array kFields{
     MetricField{"step", [](const M& m) -> Value { return m.step; }, 1, "\033[31m",
@@ -48,6 +63,14 @@ constexpr std::array kFields{
     MetricField{"expert_overflows", [](const M& m) -> Value { return m.expert_overflows; }},
     MetricField{"expert_load_max_over_mean",
                 [](const M& m) -> Value { return m.expert_load_max_over_mean; }},
+    MetricField{"expert_load_p5", of_experts<&E::p5>},
+    MetricField{"expert_load_p50", of_experts<&E::p50>},
+    MetricField{"expert_load_p95", of_experts<&E::p95>},
+    MetricField{"expert_load_entropy", of_experts<&E::lowest_entropy>},
+    MetricField{"expert_dead", of_experts<&E::dead>},
+    MetricField{"expert_dropped", of_experts<&E::dropped>},
+    MetricField{"expert_bias_min", of_experts<&E::bias_min>},
+    MetricField{"expert_bias_max", of_experts<&E::bias_max>},
 };
 
 }  // namespace

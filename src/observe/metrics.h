@@ -9,11 +9,14 @@
 #include <string>
 #include <variant>
 
+#include "observe/expert_table.h"
+
 namespace nereus {
 
 // Of the run, not of the rank that writes them.
 struct StepMetrics {
   int64_t step = 0;
+  double time = 0;                            // Unix seconds
   double loss = 0, grad_norm = 0, lr = 0;     // of this step; the norm before clipping
   double memory_gib = 0, memory_percent = 0;  // highest so far, of any device or process
   double tokens_per_second = 0;       // a device, over the interval since the last logged step
@@ -26,10 +29,12 @@ struct StepMetrics {
   int64_t tokens_seen = 0;       // by all ranks, since the start
   int64_t expert_overflows = 0;  // steps run again with more expert capacity, so far
   double expert_load_max_over_mean = 0;  // of the busiest expert, worst layer; 0 without experts
+  std::optional<ExpertFigures> experts;  // of this step; none: the model has none
 };
 
 struct ValidationMetrics {
   int64_t step = 0;
+  double time = 0;                            // Unix seconds
   double loss = 0;                            // mean over the held-out tokens
   double memory_gib = 0, memory_percent = 0;  // highest so far
   double tokens_per_second = 0;               // a device

@@ -1,15 +1,18 @@
-// Where a run's figures go: the console, metrics.jsonl, files of kernel times, and whatever else
-// shows a run. A sink belongs to one rank; it is notified of what happens and never asked.
+// Where a run's figures go: the console, files of kernel times, and whatever else shows a run
+// (observe/jsonl_sinks.h). A sink belongs to one rank; it is notified of what happens and never
+// asked.
 //
-// Errors: Error{kIo} naming the file.
+// Errors: Error{kIo} naming the file. A sink that threw is not used again; the run goes on.
 #pragma once
 
-#include <fstream>
 #include <string>
 #include <vector>
 
+#include "base/append_file.h"
+#include "observe/expert_table.h"
 #include "observe/kernel_times.h"
 #include "observe/metrics.h"
+#include "observe/run_event.h"
 
 namespace nereus {
 
@@ -26,8 +29,14 @@ class Sink {
  public:
   virtual ~Sink() = default;
   virtual void step(const StepMetrics&) {}
+  // Of the step before it, now and then (metrics.histogram_freq).
+  virtual void experts(int64_t /*step*/, const ExpertTable&) {}
   virtual void validation(const ValidationMetrics&) {}
+  virtual void event(const RunEvent&) {}
+  virtual void log_line(const LogLine&) {}
   virtual void profile(const KernelProfile&) {}
+  // What it writes as the run goes; null: nothing of that kind.
+  virtual const AppendFile* file() const { return nullptr; }
 };
 
 // TorchTitan's lines in the log.
@@ -40,21 +49,6 @@ class ConsoleSink final : public Sink {
 
  private:
   bool color_;
-};
-
-// metrics.jsonl of a run: one JSON object a step with every field in full precision, and
-// {"step":.., "validation_loss":..} of a validation. Appended to, a line flushed at a time, so that
-// a killed run keeps its lines.
-class JsonlSink final : public Sink {
- public:
-  explicit JsonlSink(const std::string& path);
-  void step(const StepMetrics&) override;
-  void validation(const ValidationMetrics&) override;
-
- private:
-  void line(const std::string& text);
-  std::string path_;
-  std::ofstream out_;
 };
 
 // kernels.csv and kernels_trace.json in a folder, each whole or absent.

@@ -2,11 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <filesystem>
-#include <limits>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -23,33 +20,6 @@ StepMetrics example() {
   m.lr = 2.2e-4;
   m.tokens_seen = int64_t{1} << 60;
   return m;
-}
-
-TEST(JsonlSink, WritesOneObjectAStepWithEveryFieldInFullPrecision) {
-  const test::TemporaryFolder folder;
-  StepMetrics m = example();
-  {
-    JsonlSink sink(folder.file("metrics.jsonl"));
-    sink.step(m);
-    m.loss = std::numeric_limits<double>::quiet_NaN();
-    sink.step(m);
-    sink.validation({.step = 7, .loss = 6.5});
-  }
-  std::istringstream text(test::read_file(folder.file("metrics.jsonl")));
-  std::vector<nlohmann::json> lines;
-  for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line));
-  ASSERT_EQ(lines.size(), 3u);
-  EXPECT_EQ(lines[0].size(), step_fields().size());
-  EXPECT_EQ(lines[0]["loss"].get<double>(), 8.01234);
-  EXPECT_EQ(lines[0]["lr"].get<double>(), 0.00022);
-  EXPECT_EQ(lines[0]["tokens_seen"].get<int64_t>(), int64_t{1} << 60);
-  EXPECT_TRUE(lines[0]["mfu"].is_null());
-  EXPECT_TRUE(lines[1]["loss"].is_null());
-  EXPECT_EQ(lines[2].dump(), "{\"step\":7,\"validation_loss\":6.5}");
-}
-
-TEST(JsonlSink, NamesAFileThatCannotBeWritten) {
-  EXPECT_THROW(JsonlSink("/proc/none/metrics.jsonl"), Error);
 }
 
 TEST(ConsoleSink, WritesTorchTitansLines) {

@@ -71,10 +71,19 @@ void RunCheckpoint::save(Engine& engine, const RunState& now, const std::string&
   } else {
     const std::string failure = save_native(engine, now, data, false);
     report(now.step, failure);
-    if (!failure.empty()) return;
+    if (!failure.empty()) return tell(now.step, "failed", begin);
   }
+  tell(now.step, asynchronous() ? "staged" : "saved", begin);
   log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
             seconds_since(begin));
+}
+
+// Training stood still since `begin`.
+void RunCheckpoint::tell(int64_t step, const char* state, Clock::time_point begin) const {
+  tell_({.kind = EventKind::checkpoint,
+         .step = step,
+         .text = fmt::format("checkpoint of step {} {}", step, state),
+         .facts = {{"state", state}, {"seconds", seconds_since(begin)}}});
 }
 
 // Once a save has ended.
@@ -134,6 +143,7 @@ void RunCheckpoint::finish_writer() {
   const std::shared_ptr<Writer> ended = std::move(writer_);
   if (ended->error) std::rethrow_exception(ended->error);
   report(ended->step, ended->failure);
+  tell(ended->step, ended->failure.empty() ? "complete" : "failed", Clock::now());
   if (ended->failure.empty())
     log::info("The checkpoint of step {} is complete, {:.2f} seconds after its save began.",
               ended->step, seconds_since(ended->begin));
@@ -163,6 +173,7 @@ void RunCheckpoint::save_last(Engine& engine, const RunState& now, const std::st
   NEREUS_CHECK(kIo, failure.empty(), "the checkpoint of step {} was not saved: {}", now.step,
                failure);
   if (rank0() && (stopped || !c.last_save_model_only)) purge();
+  tell(now.step, "saved", begin);
   log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
             seconds_since(begin));
 }

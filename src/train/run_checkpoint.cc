@@ -36,6 +36,14 @@ std::string utc(const char* format) {
   return {text, std::strftime(text, sizeof text, format, &parts)};
 }
 
+std::string local_time(const char* format) {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::localtime_r(&now, &parts);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, format, &parts)};
+}
+
 // Not the same for any two starts.
 std::string new_id() {
   const auto ns = std::chrono::system_clock::now().time_since_epoch().count();
@@ -127,10 +135,13 @@ void RunCheckpoint::log_start() const {
             facts_.layout, ranks(facts_.ranks));
 }
 
-void RunCheckpoint::begin() {
+void RunCheckpoint::begin(std::function<void(RunEvent)> tell) {
+  tell_ = std::move(tell);
   facts_.lineage = start_.state.lineage;
-  std::string id = rank0() ? new_id() : "";
-  facts_.lineage.push_back({std::move(id), start_.state.step});  // rank 0's are those saved
+  const std::string mine = broadcast_text(rank0() ? new_id() + " " + local_time("%Y%m%d-%H%M") : "",
+                                          0, ranks_.world(), stream_);
+  const size_t blank = mine.find(' ');
+  facts_.lineage.push_back({mine.substr(0, blank), start_.state.step, mine.substr(blank + 1)});
   if (!rank0() || !saves()) return;
   remove_remains(folder_);
   const bool resumed = start_.own && start_.kind == Kind::resume;

@@ -14,8 +14,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "checkpoint/save_together.h"
 #include "checkpoint/snapshot.h"
@@ -24,6 +26,7 @@
 #include "control/world.h"
 #include "engine/engine.h"
 #include "engine/run_layout.h"
+#include "observe/run_event.h"
 #include "parallel/rank_world.h"
 #include "train/checkpoint_start.h"
 #include "train/checkpoint_state.h"
@@ -44,7 +47,10 @@ class RunCheckpoint {
 
   // The initial weights: those of start(), or the seed's.
   void load(Engine&);
-  void begin();
+  // `tell` is told of saves.
+  void begin(std::function<void(RunEvent)> tell);
+  // After begin(), on every rank: the starts of the run, this one last.
+  const std::vector<RunState::Start>& lineage() const { return facts_.lineage; }
 
   bool due(int64_t step) const;  // a save after this step, which is not the last
   bool due_by_time() const;      // rank 0: checkpoint.interval_minutes have gone by
@@ -77,6 +83,7 @@ class RunCheckpoint {
   void save_beside(Engine&, const RunState& now, const std::string& data);
   void finish_writer();
   void report(int64_t step, const std::string& failure);
+  void tell(int64_t step, const char* state, Clock::time_point begin) const;
   void save_hugging_face(Engine&, const std::string& folder);
   void warn_of_little_space() const;
   void purge() const;
@@ -90,6 +97,7 @@ class RunCheckpoint {
   const std::string folder_;  // of the run's checkpoints
   RunState facts_;            // what is the same in all saves of this run's start
   CheckpointStart start_;
+  std::function<void(RunEvent)> tell_ = [](const RunEvent&) {};
   int64_t saves_ = 0;
   int64_t saved_step_ = -1;  // of the last save that succeeded
   Clock::time_point last_save_ = Clock::now();

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/files.h"
 #include "control/tcp.h"
@@ -100,20 +101,31 @@ void RunFolder::lock() {
               path_, holder.empty() ? "of an unknown process" : holder);
 }
 
-std::string RunFolder::new_metrics_file() const {
-  const fs::path folder = path_, metrics = folder / "metrics.jsonl";
-  std::error_code error;
-  if (is_there(metrics)) {
-    int n = 1;
-    while (is_there(folder / fmt::format("metrics.{}.jsonl", n))) ++n;
-    const fs::path aside = folder / fmt::format("metrics.{}.jsonl", n);
-    fs::rename(metrics, aside, error);
+RunFolder::Files RunFolder::new_files() const {
+  const fs::path folder = path_;
+  const Files files = {.metrics = folder / "metrics.jsonl",
+                       .experts = folder / "experts.jsonl",
+                       .events = folder / "events.jsonl"};
+  int n = 1;
+  while (is_there(folder / fmt::format("metrics.{}.jsonl", n))) ++n;
+  const auto set_aside = [&](const std::string& path, const std::string& name) {
+    if (!is_there(path)) return;
+    std::error_code error;
+    fs::rename(path, folder / name, error);
     NEREUS_CHECK(kIo, !error,
                  "{}: an earlier run's, which cannot be set aside as {}: {}. Choose another folder "
                  "with --job.dump_folder=..., or move the file.",
-                 metrics.string(), aside.filename().string(), error.message());
-  }
-  return metrics.string();
+                 path, name, error.message());
+  };
+  set_aside(files.metrics, fmt::format("metrics.{}.jsonl", n));
+  set_aside(files.experts, fmt::format("experts.{}.jsonl", n));
+  return files;
+}
+
+void RunFolder::write_configuration(const std::string& toml) const {
+  const std::string path = path_ + "/resolved_config.toml";
+  const std::error_code error = replace_file(path, toml);
+  NEREUS_CHECK(kIo, !error, "cannot write {}: {}", path, error.message());
 }
 
 bool log_in_color(const JobConfig& config) {

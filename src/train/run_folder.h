@@ -22,9 +22,15 @@ class RunFolder {
   RunFolder& operator=(const RunFolder&) = delete;
 
   void keep() { kept_ = true; }
+  // resolved_config.toml. Throws Error{kIo}.
+  void write_configuration(const std::string& toml) const;
 
-  // {folder}/metrics.jsonl, after an earlier run's was set aside as metrics.1.jsonl, .2, ...
-  std::string new_metrics_file() const;
+  // Paths in the folder, of files that are not there: an earlier start's were set aside as
+  // metrics.1.jsonl and experts.1.jsonl, .2, ... events.jsonl goes on.
+  struct Files {
+    std::string metrics, experts, events;
+  };
+  Files new_files() const;
 
  private:
   void lock();

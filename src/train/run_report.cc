@@ -9,20 +9,29 @@
 #include "config/model_flops.h"
 #include "device/cuda_runtime.h"
 #include "observe/device_info.h"
+#include "observe/jsonl_sinks.h"
 
 namespace nereus {
+namespace {
+
+constexpr int64_t kHistogramFreq = 100;  // logged steps between those with every expert's load
+
+}  // namespace
 
 RunReport::RunReport(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
                      Stream& stream)
     : config_(config), args_(args), layout_(layout), stream_(stream) {}
 
 void RunReport::open(const RunFolder* folder) {
-  sinks_.push_back(std::make_unique<ConsoleSink>(log_in_color(config_)));
-  if (folder != nullptr) {
-    metrics_path_ = folder->new_metrics_file();
-    sinks_.push_back(std::make_unique<JsonlSink>(metrics_path_));
-    sinks_.push_back(std::make_unique<KernelFilesSink>(config_.job.dump_folder));
-  }
+  sinks_.add(std::make_unique<ConsoleSink>(log_in_color(config_)));
+  if (folder == nullptr) return;
+  const RunFolder::Files files = folder->new_files();
+  metrics_path_ = files.metrics;
+  sinks_.add(std::make_unique<MetricsFileSink>(files.metrics));
+  sinks_.add(std::make_unique<EventsFileSink>(files.events));
+  if (args_.n_layers > args_.n_dense_layers)
+    sinks_.add(std::make_unique<ExpertsFileSink>(files.experts));
+  sinks_.add(std::make_unique<KernelFilesSink>(config_.job.dump_folder));
 }
 
 // Which kernels attention goes through.
@@ -149,7 +158,7 @@ RankFigures RunReport::figures() const {
 }
 
 void RunReport::step(int64_t step, const StepResult& result, const RankFigures& highest, double lr,
-                     int64_t reruns) {
+                     int64_t reruns, const ExpertTable* experts) {
   const double seconds = std::chrono::duration<double>(Clock::now() - interval_.begin).count();
   const auto steps = static_cast<double>(interval_.steps);
   const auto flops =
@@ -175,19 +184,26 @@ void RunReport::step(int64_t step, const StepResult& result, const RankFigures& 
       first_tokens_ + (step - first_step_) * layout_.global_batch * config_.training.seq_len;
   m.expert_overflows = reruns;
   m.expert_load_max_over_mean = result.max_over_mean;
-  for (const auto& sink : sinks_) sink->step(m);
+  if (experts != nullptr) m.experts = expert_figures(*experts);
+  sinks_.step(std::move(m));
+  if (experts != nullptr && (logged_ % kHistogramFreq == 0 || step == config_.training.steps))
+    sinks_.experts(step, *experts);
+  ++logged_;
   begin_interval();
 }
 
 void RunReport::validation(int64_t step, double loss, const RankFigures& highest, int64_t tokens,
                            double seconds) {
   const double per_device = static_cast<double>(tokens) / static_cast<double>(layout_.mesh.world());
-  for (const auto& sink : sinks_)
-    sink->validation({.step = step,
-                      .loss = loss,
-                      .memory_gib = highest.memory_gib,
-                      .memory_percent = highest.memory_percent,
-                      .tokens_per_second = per_device / seconds});
+  sinks_.validation({.step = step,
+                     .loss = loss,
+                     .memory_gib = highest.memory_gib,
+                     .memory_percent = highest.memory_percent,
+                     .tokens_per_second = per_device / seconds});
+  event({.kind = EventKind::validation,
+         .step = step,
+         .text = fmt::format("loss on held-out rows {:.4f}", loss),
+         .facts = {{"loss", loss}, {"seconds", seconds}}});
 }
 
 void RunReport::profile(const std::vector<KernelRun>& runs, double step_seconds) {
@@ -196,7 +212,7 @@ void RunReport::profile(const std::vector<KernelRun>& runs, double step_seconds)
                               .step_seconds = step_seconds,
                               .flops = tokens_per_device() * computed_flops(),
                               .peak = peak_flops(stream_)};
-  for (const auto& sink : sinks_) sink->profile(profile);
+  sinks_.profile(profile);
 }
 
 void RunReport::log_summary(const Summary& s) const {

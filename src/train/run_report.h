@@ -3,7 +3,6 @@
 #pragma once
 
 #include <chrono>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,7 +11,7 @@
 #include "engine/memory_table.h"
 #include "engine/run_layout.h"
 #include "engine/step_runner.h"
-#include "observe/sink.h"
+#include "observe/sink_group.h"
 #include "train/run_folder.h"
 
 namespace nereus {
@@ -53,10 +52,13 @@ class RunReport {
   RankFigures figures() const;
 
   // All steps so far are confirmed; ends the interval. `highest`: of all ranks' figures.
-  void step(int64_t step, const StepResult&, const RankFigures& highest, double lr, int64_t reruns);
+  // `experts`: of this step; null: the model has none.
+  void step(int64_t step, const StepResult&, const RankFigures& highest, double lr, int64_t reruns,
+            const ExpertTable* experts);
   void validation(int64_t step, double loss, const RankFigures& highest, int64_t tokens,
                   double seconds);
   void profile(const std::vector<KernelRun>&, double step_seconds);
+  void event(RunEvent e) { sinks_.event(std::move(e)); }
 
   struct Summary {
     int64_t steps = 0;
@@ -86,10 +88,11 @@ class RunReport {
   const ModelArgs& args_;
   const RunLayout& layout_;
   Stream& stream_;
-  std::vector<std::unique_ptr<Sink>> sinks_;
+  SinkGroup sinks_;
   std::string metrics_path_;  // "": this rank writes none
   Interval interval_;
   int64_t first_step_ = 0, first_tokens_ = 0;
+  int64_t logged_ = 0;  // steps
 };
 
 }  // namespace nereus

@@ -42,7 +42,7 @@ std::string to_json(const RunState& s) {
   for (const auto& [from, to] : s.skipped) j["skipped_steps"].push_back({from, to});
   j["lineage"] = ordered_json::array();
   for (const RunState::Start& l : s.lineage)
-    j["lineage"].push_back({{"id", l.id}, {"step", l.step}});
+    j["lineage"].push_back({{"id", l.id}, {"step", l.step}, {"time", l.time}});
   j["fingerprint"] = fmt::format("{:016x}", s.fingerprint);
   j["model"] = s.model;
   j["config"] = s.config;
@@ -73,7 +73,8 @@ RunState parse_run_state(const std::string& text, const std::string& path) {
     for (const json& r : j.at("skipped_steps"))
       s.skipped.emplace_back(r.at(0).get<int64_t>(), r.at(1).get<int64_t>());
     for (const json& l : j.at("lineage"))
-      s.lineage.push_back({l.at("id").get<std::string>(), l.at("step").get<int64_t>()});
+      s.lineage.push_back({l.at("id").get<std::string>(), l.at("step").get<int64_t>(),
+                           l.value("time", std::string())});
     s.fingerprint = std::stoull(j.at("fingerprint").get<std::string>(), nullptr, 16);
     s.model = j.at("model").get<std::map<std::string, std::string>>();
     s.config = j.at("config").get<std::map<std::string, std::string>>();

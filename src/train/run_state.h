@@ -33,10 +33,12 @@ struct RunState {
   std::map<std::string, std::string> model = {};   // what changes the model's arithmetic
   uint64_t fingerprint = 0;                        // of `model` and the tensors
 
-  // The starts of the run, the first one first: an id, and the step that it went on from.
+  // The starts of the run, the first one first: an id, the step that it went on from, and when it
+  // was in local time (20251130-0316; "" where an older program did not say).
   struct Start {
     std::string id;
     int64_t step = 0;
+    std::string time = {};
     bool operator==(const Start&) const = default;
   };
   std::vector<Start> lineage = {};

@@ -32,15 +32,16 @@ LrSchedule lr_schedule(const JobConfig& c) {
 
 }  // namespace
 
-Trainer::Trainer(const JobConfig& config, Stream& stream, Communicator& all, World& world)
-    : config_(config),
+Trainer::Trainer(const LoadedConfig& loaded, Stream& stream, Communicator& all, World& world)
+    : loaded_(loaded),
+      config_(loaded.config),
       stream_(stream),
       all_(all),
       world_(world),
-      args_(training_model_args(config)),
-      layout_(run_layout(config, args_, all.size())),
-      lr_(lr_schedule(config)),
-      report_(config, args_, layout_, stream) {}
+      args_(training_model_args(config_)),
+      layout_(run_layout(config_, args_, all.size())),
+      lr_(lr_schedule(config_)),
+      report_(config_, args_, layout_, stream) {}
 
 Trainer::~Trainer() = default;
 
@@ -88,21 +89,32 @@ void Trainer::set_up() {
   report_.go_on_from(start.step, start.tokens);
   skipped_ = start.skipped;
   profiler_.emplace(stream_, world_, writes(), report_);
+  experts_.emplace(*engine_, stream_, layout_.global_batch * config_.training.seq_len);
 
   loader_ = std::move(data.loader);
   if (!loader_->has(1)) std::rethrow_exception(loader_->failure());
   all_.barrier(stream_);  // no rank refuses the run: files may be written
   if (writes()) {
     folder_->keep();
+    folder_->write_configuration(print_config(loaded_));
     if (config_.job.save_config_file)
       save_config(config_, std::filesystem::path(config_.job.dump_folder) /
                                *config_.job.save_config_file);  // which may be absolute
   }
-  checkpoint_->begin();
+  checkpoint_->begin([this](RunEvent e) { report_.event(std::move(e)); });
   report_.open(folder_.get());
   report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
   report_.log_memory(memory_, {.groups = stream_.free_at_start() - after_groups,
                                .links = engine_->executor().memory().links});
+  const auto& lineage = checkpoint_->lineage();
+  report_.event({.kind = start.step > 0 ? EventKind::resume : EventKind::start,
+                 .step = start.step,
+                 .text = start.step > 0 ? "goes on from " + checkpoint_->start().path
+                                        : config_.job.description,
+                 .facts = {{"run", lineage.front().id},
+                           {"start", lineage.back().id},
+                           {"ranks", int64_t{all_.size()}},
+                           {"setup_seconds", seconds_since(started)}}});
 }
 
 // One rank makes it; when it cannot, the others end with its message.
@@ -134,6 +146,17 @@ void Trainer::check_capacity(int64_t rows) {
 }
 
 int Trainer::run() {
+  try {
+    return run_steps();
+  } catch (const Error& e) {
+    report_.event({.kind = e.fault() == Fault::kNumeric ? EventKind::nonfinite : EventKind::error,
+                   .step = confirmed_,
+                   .text = e.what()});
+    throw;
+  }
+}
+
+int Trainer::run_steps() {
   const auto& t = config_.training;
   const RunState& start = checkpoint_->start().state;
   if (checkpoint_->complete()) {
@@ -178,7 +201,7 @@ int Trainer::run() {
     if (profiled) profiler_->stop();
     if (logged)
       report_.step(step, result_, runner_->highest(), lr_.at(schedule_step(step)),
-                   runner_->reruns());
+                   runner_->reruns(), experts_->read());
     save_due(step);
     if (validated) validation_->run(step, *runner_, report_);
     if (step == first_step())
@@ -186,6 +209,17 @@ int Trainer::run() {
     if (alone) signal_ = std::max(signal_, StopSignal::received());
   }
   name_step_in_device_errors(step, [&] { confirm(step); });
+  return end_run(step);
+}
+
+// After the last step, or where a signal came or the data ended.
+int Trainer::end_run(int64_t step) {
+  const auto& t = config_.training;
+  if (signal_ != 0 && signal_ != kNoMoreData)
+    report_.event({.kind = EventKind::signal,
+                   .step = step,
+                   .text = std::string(StopSignal::name(signal_)) + " received",
+                   .facts = {{"signal", int64_t{signal_}}}});
   if (signal_ == kNoMoreData)
     log::warning("The data set cannot be read on: stopped after step {} of {}", step, t.steps);
   else if (signal_ != 0)
@@ -198,11 +232,17 @@ int Trainer::run() {
                        .first_validation = validation_->first().value_or(0),
                        .last_validation = validation_->last(),
                        .data = of_all_ranks(loader_->status(), stream_, all_)});
-  if (signal_ == kNoMoreData) {
-    tell_why_no_data();
-    return Error(Fault::kIo, "").exit_code();
-  }
-  return signal_ == 0 ? 0 : 128 + signal_;
+  if (signal_ == kNoMoreData) tell_why_no_data();
+  const int code = signal_ == kNoMoreData ? Error(Fault::kIo, "").exit_code()
+                   : signal_ == 0         ? 0
+                                          : 128 + signal_;
+  report_.event({.kind = EventKind::end,
+                 .step = step,
+                 .text = signal_ == kNoMoreData ? "the data set cannot be read on"
+                         : signal_ == 0         ? "all steps are done"
+                                                : "stopped by a signal",
+                 .facts = {{"exit_code", int64_t{code}}}});
+  return code;
 }
 
 // To rank 0: what the first rank without data met. What is no fault of the data set is thrown.
@@ -260,6 +300,10 @@ void Trainer::skip_data(int64_t step) {
     loader_->confirm();
   }
   skipped_.emplace_back(skip[0], skip[1]);
+  report_.event({.kind = EventKind::skip,
+                 .step = step,
+                 .text = "data is passed over",
+                 .facts = {{"first", skip[0]}, {"last", skip[1]}}});
   log::info(
       "The data of steps {} to {} is passed over (training.skip_steps): step {} has that of "
       "step {}.",
@@ -309,7 +353,14 @@ void Trainer::enqueue(int64_t step) {
 // All steps up to `step`.
 void Trainer::confirm(int64_t step) {
   while (confirmed_ < step) {
-    result_ = runner_->confirm(++confirmed_);
+    const int64_t reruns = runner_->reruns();
+    result_ = runner_->confirm(confirmed_ + 1);
+    ++confirmed_;
+    if (runner_->reruns() > reruns)
+      report_.event({.kind = EventKind::rerun,
+                     .step = confirmed_,
+                     .text = "ran again with more expert capacity",
+                     .facts = {{"reruns", runner_->reruns()}}});
     if (result_.signal == kSaveAsked) {
       save_asked_ = true;
     } else {

@@ -9,10 +9,11 @@
 #include <optional>
 #include <vector>
 
-#include "config/job_config.h"
+#include "config/load.h"
 #include "control/world.h"
 #include "data/loader.h"
 #include "engine/step_runner.h"
+#include "train/expert_watch.h"
 #include "train/lr_schedule.h"
 #include "train/run_checkpoint.h"
 #include "train/run_folder.h"
@@ -27,7 +28,7 @@ class Trainer {
   // `all` has every rank of the run, `world` what they need of each other besides tensors. All
   // arguments must outlive the trainer. Throws Error{kConfig} for settings that contradict each
   // other; set_up() must follow.
-  Trainer(const JobConfig& config, Stream& stream, Communicator& all, World& world);
+  Trainer(const LoadedConfig&, Stream& stream, Communicator& all, World& world);
   ~Trainer();
 
   // Checks everything that can be checked and allocates everything that will be needed. Throws
@@ -50,6 +51,8 @@ class Trainer {
   using Clock = std::chrono::steady_clock;
 
   bool writes() const { return all_.rank() == 0; }
+  int run_steps();
+  int end_run(int64_t step);
   void make_folder();
   void check_memory();
   void check_capacity(int64_t rows);
@@ -65,6 +68,7 @@ class Trainer {
   void confirm(int64_t step);
   void name_step_in_device_errors(int64_t step, const std::function<void()>& work) const;
 
+  const LoadedConfig& loaded_;
   const JobConfig& config_;
   Stream& stream_;
   Communicator& all_;
@@ -82,6 +86,7 @@ class Trainer {
   std::unique_ptr<StepRunner> runner_;
   std::optional<Validation> validation_;
   std::optional<StepProfiler> profiler_;
+  std::optional<ExpertWatch> experts_;
 
   // Of the steps that are enqueued and not confirmed; step n has [n % kAhead].
   std::array<std::vector<HostMicrobatch>, StepRunner::kAhead> microbatches_;

@@ -44,7 +44,7 @@ int train(const Arguments& arguments, int threads = 2, Device device = Device::c
   ThreadPool pool(threads);
   Stream stream(device, &pool);
   const OneRank one;
-  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
+  Trainer trainer(loaded, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   return trainer.run();
 }
@@ -230,7 +230,7 @@ TEST(Trainer, ASignalEndsTheRunAfterItsStep) {
   ThreadPool pool(1);
   Stream stream(Device::cpu(), &pool);
   const OneRank one;
-  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
+  Trainer trainer(loaded, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   std::thread sender([] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));

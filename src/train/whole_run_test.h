@@ -44,7 +44,7 @@ inline WholeRun train_on(int ranks, Arguments arguments) {
   const auto rank = [&](Communicator& all, World& world) {
     if (all.size() > 1) log::set_rank(all.rank(), all.rank() == 0);
     Stream stream(Device::cpu(), &threads);
-    Trainer trainer(loaded.config, stream, all, world);
+    Trainer trainer(loaded, stream, all, world);
     trainer.set_up();
     const int code = trainer.run();
     if (all.rank() != 0) return;

@@ -1,0 +1,31 @@
+// The load of all experts of a step, and their biases, put together from the ranks that have the
+// layers: each rank of a tensor-parallel or data-parallel group knows those of its stages, so that
+// only pipeline ranks have something to tell each other.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "engine/engine.h"
+#include "observe/expert_table.h"
+
+namespace nereus {
+
+class ExpertWatch {
+ public:
+  // `tokens`: of a step, over all ranks. The engine must outlive it.
+  ExpertWatch(const Engine&, Stream&, int64_t tokens);
+
+  // A collective of all ranks, where a step is confirmed and none is enqueued after it. Null: the
+  // model has no experts. Valid until the next call.
+  const ExpertTable* read();
+
+ private:
+  const Engine& engine_;
+  Stream& stream_;
+  ExpertTable table_;
+  Buffer buffer_;  // of several pipeline ranks: counts and biases of all layers
+  TensorView counts_, bias_;
+};
+
+}  // namespace nereus
