@@ -2,8 +2,8 @@
 # package to install; at the end a table says what was found.
 #
 # Defines: nereus_zlib, nereus_isal (empty without ISA-L), nereus_pcre2, nereus_yaml,
-# nereus_sqlite, nereus_zstd, nereus_protozero, nereus_prometheus, nereus_curl, nereus_crypto, and
-# for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
+# nereus_sqlite, nereus_zstd, nereus_simdjson, nereus_protozero, nereus_prometheus, nereus_curl,
+# nereus_crypto, and for tests nereus_gtest (GoogleTest, GoogleMock, RapidCheck).
 
 set(dependency_table "")
 set(missing_packages "")
@@ -83,6 +83,9 @@ find_plain_library(nereus_sqlite sqlite3.h sqlite3 "")
 dependency_row(SQLite ${nereus_sqlite_FOUND} "${nereus_sqlite_LIBRARY}" libsqlite3-dev)
 find_plain_library(nereus_zstd zstd.h zstd "")
 dependency_row(zstd ${nereus_zstd_FOUND} "${nereus_zstd_LIBRARY}" libzstd-dev)
+
+find_plain_library(nereus_simdjson simdjson.h simdjson "")
+dependency_row(simdjson ${nereus_simdjson_FOUND} "${nereus_simdjson_LIBRARY}" libsimdjson-dev)
 
 find_plain_headers(nereus_protozero protozero/pbf_writer.hpp)
 dependency_row(protozero ${nereus_protozero_FOUND} "${nereus_protozero_INCLUDE_DIR}"

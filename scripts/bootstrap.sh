@@ -26,6 +26,7 @@ build_packages=(
   "libyaml-cpp-dev header:yaml-cpp/yaml.h"
   "libsqlite3-dev header:sqlite3.h"
   "libzstd-dev header:zstd.h"
+  "libsimdjson-dev header:simdjson.h"
   "libprotozero-dev header:protozero/pbf_writer.hpp"
   "prometheus-cpp-dev header:prometheus/exposer.h"
   "libcurl4-openssl-dev header:curl/curl.h"

@@ -22,6 +22,7 @@
 #include "cli/plan.h"
 #include "cli/probe.h"
 #include "cli/recipe.h"
+#include "cli/report.h"
 #include "cli/setup.h"
 #include "cli/submit.h"
 #include "cli/tokenize.h"
@@ -40,6 +41,7 @@ constexpr Command kCommands[] = {
      "train a model; --dry-run describes it, --print-config its settings"},
     {"probe", nereus::run_probe,
      "compute logits, loss, hidden states and gradients of given tokens"},
+    {"report", nereus::run_report, "show what a run did; compare several runs"},
     {"eval", nereus::run_eval, "compute loss and perplexity of a checkpoint on a data set"},
     {"generate", nereus::run_generate, "generate text with a checkpoint"},
     {"convert", nereus::run_convert, "convert weights to another type or format"},
