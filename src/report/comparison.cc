@@ -7,8 +7,18 @@
 namespace nereus::report {
 namespace {
 
+// How far apart two numbers of a source may be and stand for the same one: a log has four decimals,
+// event files 32 bits.
+double rounding(Source source, double x) {
+  if (source == Source::torchtitan) return 5.1e-5;
+  return source == Source::tensorboard ? 1e-7 * std::abs(x) : 0;
+}
+
 Comparison::Pair compare(const Run& a, const Run& b) {
   Comparison::Pair out;
+  const auto same = [&](double x, double y) {
+    return x == y || std::abs(x - y) <= rounding(a.source, x) + rounding(b.source, y);
+  };
   size_t i = 0;
   for (const LoggedStep& s : b.logged) {
     while (i < a.logged.size() && a.logged[i].step < s.step) ++i;
@@ -16,12 +26,12 @@ Comparison::Pair compare(const Run& a, const Run& b) {
     const LoggedStep& r = a.logged[i];
     if (r.step != s.step) continue;
     if (out.norm_step < 0 && std::isfinite(r.grad_norm) && std::isfinite(s.grad_norm) &&
-        r.grad_norm != s.grad_norm)
+        !same(r.grad_norm, s.grad_norm))
       out.norm_step = s.step;
     const bool known = !std::isnan(r.loss) || !std::isnan(s.loss);
     if (!known) continue;
     ++out.common;
-    if (r.loss == s.loss) continue;
+    if (same(r.loss, s.loss)) continue;
     if (out.first_step < 0) {
       out.first_step = s.step;
       out.loss_a = r.loss;

@@ -176,7 +176,8 @@ TEST_F(OwnRun, ReadsExpertsOverAnEvenShare) {
   const Run run = read_run(folder_);
   EXPECT_THAT(run.experts.layers, ElementsAre(1, 2, 10));
   EXPECT_EQ(run.experts.experts, 2);
-  EXPECT_LE(run.experts.samples.size(), 96U);
+  EXPECT_LE(run.experts.samples.size(), 97U);
+  EXPECT_EQ(run.experts.samples.back().step, 300);
   EXPECT_THAT(run.experts.samples.front().load, ElementsAre(0.5F, 1.5F, 2, 0, 1, 1));
   EXPECT_THAT(run.experts.samples.front().bias, ElementsAre(0.5F, -0.5F, 0, 1, 0, 0));
 }

@@ -109,6 +109,16 @@ TEST_F(Page, SaysWhereTwoRunsFirstDiffer) {
                     HasSubstr("training.seed: 1 | 2"), Not(HasSubstr("different models"))));
 }
 
+TEST_F(Page, ALogsFourDecimalsAreNoDifference) {
+  std::string log;
+  for (int n = 1; n <= 20; ++n)
+    log +=
+        fmt::format("step: {}  loss: {:.4f}  tps: 10\n", n, n == 9 ? 9.912 : 10 - 0.01 * n + 4e-5);
+  const Comparison c = compare({run_of("a", steps(1, 20)), read_run(write("b.log", log))});
+  EXPECT_EQ(c.pairs.at(0).common, 20);
+  EXPECT_EQ(c.pairs.at(0).first_step, 9);
+}
+
 TEST_F(Page, RunsOfDifferentModelsAreDrawnAndSaid) {
   std::vector<Run> runs{run_of("a", steps(1, 3), "[model]\nflavor = \"16B\"  # a.toml:1\n"),
                         run_of("b", steps(1, 3), "[model]\nflavor = \"671B\"  # b.toml:1\n")};

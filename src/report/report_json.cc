@@ -190,6 +190,18 @@ ordered_json json_of(const Experts& e, size_t bytes) {
       high = std::max(high, b);
     }
   out["bias"] = {low, high};
+  // Of every sample, while whole ones are as many as there is room for.
+  out["busiest"] = {{"steps", ordered_json::array()}, {"load", ordered_json::array()}};
+  for (const Experts::Sample& s : e.samples) {
+    ordered_json layers = ordered_json::array();
+    for (size_t at = 0; at < s.load.size(); at += static_cast<size_t>(e.experts)) {
+      const float* const first = s.load.data() + at;
+      const float most = *std::max_element(first, first + e.experts);
+      layers.push_back(std::round(100 * static_cast<double>(most)) / 100);
+    }
+    out["busiest"]["steps"].push_back(s.step);
+    out["busiest"]["load"].push_back(std::move(layers));
+  }
   const size_t each = e.layers.size() * static_cast<size_t>(e.experts) * 4 / 3 * (biased ? 2 : 1);
   const size_t most = std::max<size_t>(2, bytes / std::max<size_t>(1, each));
   const size_t n = e.samples.size(), stride = (n + most - 1) / most;

@@ -132,35 +132,46 @@ void read_experts(const std::string& path, Run& run, size_t most) {
   JsonLines lines(path);
   Experts& out = run.experts;
   int64_t n = 0, stride = 1;
-  std::vector<int64_t> layers;
-  std::vector<JsonField> fields;
   bool other_shape = false;
-  while (lines.next(fields)) {
-    Experts::Sample sample;
-    for (const JsonField& f : fields)
-      if (f.key == "step") sample.step = static_cast<int64_t>(f.number);
-    while (!out.samples.empty() && out.samples.back().step >= sample.step) out.samples.pop_back();
-    if (n++ % stride != 0) continue;
-    const json line = json::parse(lines.line(), nullptr, false);
-    if (!lists_of(line.value("counts", json()), layers, sample.load)) continue;
+  const auto take = [&](std::string_view text, int64_t step) {
+    const json line = json::parse(text, nullptr, false);
+    Experts::Sample sample{.step = step, .load = {}, .bias = {}};
+    std::vector<int64_t> layers;
+    if (!lists_of(line.value("counts", json()), layers, sample.load)) return;
     const auto experts = static_cast<int64_t>(sample.load.size() / layers.size());
     if (out.samples.empty()) {
       out.layers = layers;
       out.experts = experts;
     } else if (layers != out.layers || experts != out.experts) {
       other_shape = true;
-      continue;
+      return;
     }
     over_mean(sample.load, static_cast<size_t>(experts));
     if (!lists_of(line.value("bias", json()), layers, sample.bias) ||
         sample.bias.size() != sample.load.size())
       sample.bias.clear();
     out.samples.push_back(std::move(sample));
+  };
+  std::string passed;  // the last line that was
+  int64_t passed_step = 0;
+  for (std::vector<JsonField> fields; lines.next(fields);) {
+    int64_t step = 0;
+    for (const JsonField& f : fields)
+      if (f.key == "step") step = static_cast<int64_t>(f.number);
+    while (!out.samples.empty() && out.samples.back().step >= step) out.samples.pop_back();
+    passed.clear();
+    if (n++ % stride != 0) {
+      passed = lines.line();
+      passed_step = step;
+      continue;
+    }
+    take(lines.line(), step);
     if (out.samples.size() < 2 * most) continue;
     for (size_t i = 1; i < most; ++i) out.samples[i] = std::move(out.samples[2 * i]);
     out.samples.resize(most);
     stride *= 2;
   }
+  if (!passed.empty()) take(passed, passed_step);
   if (other_shape) run.notes.push_back("experts.jsonl: lines of another model are left out.");
 }
 

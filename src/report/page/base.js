@@ -97,9 +97,9 @@ function table(columns, rows, rowClass) {
 
 // One of several, as buttons side by side.
 function choice(names, chosen, act, label) {
-  const buttons = names.map((name, i) => el("button", {type: "button", "aria-pressed": i === chosen,
+  const buttons = names.map((name, i) => el("button", {type: "button", "aria-pressed": String(i === chosen),
     onclick() {
-      buttons.forEach((b, k) => b.setAttribute("aria-pressed", k === i));
+      buttons.forEach((b, k) => b.setAttribute("aria-pressed", String(k === i)));
       act(i);
     }}, name));
   return el("div", {class: "seg", role: "group", "aria-label": label}, buttons);

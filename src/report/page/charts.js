@@ -1,6 +1,7 @@
 // Curves over steps: one zoom and one cursor for all.
 const charts = [];
-let smoothing = 0.9;
+// Over a fortieth of what the longest curve has.
+let smoothing = Math.min(0.95, Math.max(0, 1 - 40 / Math.max(1, ...runs.map((r) => ((c) => (c ? (c.mean || c).x.length : 0))(curve(r, "loss"))))));
 let logLoss = false;
 let range = null;  // [first, last] step shown; null: all
 

@@ -61,7 +61,7 @@ class Heat {
     ctx.textAlign = "right";
     ctx.textBaseline = "middle";
     const every = Math.ceil(14 / cell);
-    for (let r = 0; r < this.rows; r += every) ctx.fillText(this.labels.row(r), left - 6, r * cell + cell / 2);
+    for (let r = 0; r < this.rows; r += every) ctx.fillText(this.labels.row(r), left - 6, Math.max(6, r * cell + cell / 2));
     ctx.textBaseline = "alphabetic";
     ctx.textAlign = "center";
     const step = Math.max(1, Math.ceil(this.columns / Math.max(2, Math.floor((width - left) / 56))));
@@ -126,17 +126,17 @@ function expertMaps(grid) {
     grid.append(card);
     heats.push({heat, show});
 
-    if (loads.length < 2) return;
-    const over = el("div", {class: "card wide"}), overHost = el("div", {});
-    const busiest = loads.map((l) => e.layers.map((_, r) => e.unit * Math.max(...l.subarray(r * columns, (r + 1) * columns))));
-    const time = new Heat(overHost, rows, loads.length, {row: (r) => e.layers[r], column: (k) => short(e.samples[k].step)});
+    const b = e.busiest;
+    if (b.steps.length < 4) return;
+    const over = el("div", {class: "card wide"}), overHost = el("div", {}), legendOver = el("span", {});
+    const time = new Heat(overHost, rows, b.steps.length, {row: (r) => e.layers[r], column: (k) => short(b.steps[k])});
     over.append(el("header", {}, el("h3", {}, named("Busiest expert of each layer"), el("span", {class: "unit"}, "over steps, over an even share")),
-      el("span", {class: "spring"}), el("span", {})), overHost);
+      el("span", {class: "spring"}), legendOver), overHost);
     grid.append(over);
     heats.push({heat: time, show() {
-      time.draw((r, k) => busiest[k][r], (r, k) => `layer ${e.layers[r]}, step ${group(e.samples[k].step, 0)}: ${busiest[k][r].toFixed(2)} of an even share`, 3,
+      time.draw((r, k) => b.load[k][r], (r, k) => `layer ${e.layers[r]}, step ${group(b.steps[k], 0)}: ${b.load[k][r].toFixed(2)} of an even share`, 3,
         "Load of the busiest expert of each layer over steps");
-      over.querySelector("header > span:last-child").replaceChildren(ramp(3, "0", "3 × even"));
+      legendOver.replaceChildren(ramp(3, "0", "3 × even"));
     }});
   });
 }

@@ -90,16 +90,16 @@ const kPartColors = [2, 1, 4, 0, 5, 3, 7, 6];
 function timeSection() {
   const cards = runs.filter((r) => r.summary.goodput.wall_seconds > 0).map((r) => {
     const s = r.summary, g = s.goodput;
-    const parts = D.time_parts.map(([name, label], i) => ({name, label, i: kPartColors[i], seconds: g.seconds[name]})).filter((p) => p.seconds > 0);
+    const parts = D.time_parts.map(([name, label], i) => ({name, label, i: kPartColors[i], seconds: g.seconds[name]})).filter((p) => p.seconds > 5e-4 * g.wall_seconds);
     const share = (x) => percent((100 * x) / g.wall_seconds);
     const bar = el("div", {class: "share", role: "img", "aria-label": `Goodput ${percent(100 * g.share)}`},
       parts.map((p) => el("div", {style: `${colorOf(p.i)};flex:${p.seconds} 0 0`, title: `${p.label}: ${duration(p.seconds)}, ${share(p.seconds)}`},
         p.seconds > 0.08 * g.wall_seconds ? share(p.seconds) : "")));
     const legend = el("div", {class: "legend", style: "margin:10px 0 4px"}, parts.map((p) => el("span", {class: "item", style: colorOf(p.i)},
       el("i", {class: "box"}), p.label, el("b", {}, duration(p.seconds)))));
-    const columns = [{head: "Start", n: true}, {head: "Steps"}, {head: "Began (UTC)"}, ...D.time_parts.map(([, label]) => ({head: label, n: true})), {head: "Ended"}];
+    const columns = [{head: "Start", n: true}, {head: "Steps", class: "short"}, {head: "Began (UTC)", class: "short"}, ...D.time_parts.map(([, label]) => ({head: label, n: true})), {head: "Ended"}];
     const starts = s.starts.map((t, i) => [i + 1, t.first ? `${group(t.first, 0)} to ${group(t.last, 0)}` : "none", clock(t.begin),
-      ...D.time_parts.map(([name]) => (t.seconds[name] > 0 ? duration(t.seconds[name]) + (name === "again" && t.again_steps ? ` (${group(t.again_steps, 0)} steps)` : "") : "–")), t.ended || "–"]);
+      ...D.time_parts.map(([name]) => (t.seconds[name] > 0 ? duration(t.seconds[name]) + (name === "again" && t.again_steps ? ` (${group(t.again_steps, 0)} steps)` : "") : "–")), t.ended || (i + 1 < s.starts.length && s.source === "nereus" ? "not recorded" : "–")]);
     // Parts that no start has are no column.
     const used = columns.map((_, k) => k < 2 || starts.some((row) => row[k] !== "–" && row[k] !== ""));
     return el("div", {class: "card wide"}, el("header", {}, el("h3", {}, several ? `Goodput: ${s.name}` : "Goodput"),
@@ -112,7 +112,7 @@ function timeSection() {
 }
 
 function measureTable() {
-  const columns = [several ? {head: "Run"} : null, {head: "Steps"}, {head: "Tokens a step", n: true}, {head: "Step time, mean", n: true}, {head: "Tokens/s, mean", n: true},
+  const columns = [several ? {head: "Run"} : null, {head: "Steps", class: "short"}, {head: "Tokens a step", n: true}, {head: "Step time, mean", n: true}, {head: "Tokens/s, mean", n: true},
     {head: "median", n: true}, {head: "deviation", n: true}, {head: "a device", n: true}, {head: "1 T tokens", n: true}].filter(Boolean);
   return table(columns, runs.map((r, i) => {
     const s = r.summary, t = s.tokens_per_second;
