@@ -113,5 +113,41 @@ TEST(Attention, OwnKernelsGiveTheSameBitsEachTime) {
   }
 }
 
+// On a GPU a thread block computes one tile after the other: what it computes is not to depend on
+// the tiles before. The same heads, few enough at a time that each tile has a block of its own, are
+// the judge; short documents make for many ends of tiles.
+TEST(Attention, AGpusThreadBlocksComputeEachTileAsIfItWereTheirFirst) {
+  constexpr int64_t S = 2048, H = 32, kAtOnce = 4, Dqk = 192, Dv = 128, kDocument = 512;
+  for (const Device device : test::devices()) {
+    if (device.kind == Device::Kind::cpu) continue;
+    std::vector<double> starts(S);
+    for (int64_t t = 0; t < S; ++t)
+      starts[static_cast<size_t>(t)] = static_cast<double>(t - t % kDocument);
+    auto documents = test::Tensor(device, DType::i32, {S});
+    documents.set(starts);
+    Stream s = test::stream(device);
+    AttentionTensors x(device, DType::bf16, {1, S, H, Dqk, Dv});
+    AttentionCall call = x.call(documents, 0.07f);
+    call.mask = AttentionMask::document;
+    for (int64_t h = 0; h < H; h += kAtOnce) {
+      AttentionCall part = call;
+      part.o = call.o.slice(1, h, h + kAtOnce);
+      part.lse = call.lse.slice(1, h, h + kAtOnce);
+      part.q = call.q.slice(1, h, h + kAtOnce);
+      part.k = call.k.slice(1, h, h + kAtOnce);
+      part.v = call.v.slice(1, h, h + kAtOnce);
+      part.forward(s);
+    }
+    s.synchronize();
+    const auto o = x.o.values(), lse = x.lse.values();
+    for (int i = 0; i < 6; ++i) {
+      x.poison_results();
+      call.forward(s);
+      s.synchronize();
+      EXPECT_TRUE(x.o.values() == o && x.lse.values() == lse) << "run " << i;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nereus::ops

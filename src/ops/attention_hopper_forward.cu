@@ -157,8 +157,8 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory, int group) 
                  : "=r"(query), "=r"(head), "=r"(begin), "=r"(blocks)
                  : "r"(memory + M::work + 16 * (n & 1))
                  : "memory");
-    arrive(memory + M::work_empty + 8 * (n & 1));
     if (query < 0) return;
+    arrive(memory + M::work_empty + 8 * (n & 1));
 
     const int b = head / a.H, row = query + 64 * group + 16 * warp + lane / 4;
     int first[2] = {0, 0};
@@ -202,11 +202,12 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory, int group) 
       const int r = 64 * group + 16 * warp + lane % 16, chunk = i % 4 * 2 + lane / 16;
       load_matrices(q[i], memory + M::q + i / 4 * M::kBlock + r * 128 + (chunk ^ r % 8) * 16);
     }
-    arrive(memory + M::q_empty);
     wait(memory + M::k_full + 8 * (n_k % M::kStages), n_k / M::kStages & 1);
     products_begin();
     scores(s);
     products_commit();
+    // Not before the products have taken q: an arrival overtakes loads that are on their way.
+    arrive(memory + M::q_empty);
 #pragma unroll
     for (int i = 0; i < Dv / 2; ++i) o[i] = 0;
     products_wait<0>();
