@@ -104,9 +104,13 @@ void attention(Bench& bench) {
       {.name = "causal", .rows = 1, .sequence = 32768},
       {.name = "as one document", .mask = kDocuments},
       {.name = "2 documents", .mask = kDocuments, .documents = 2},
+      {.name = "4 documents", .mask = kDocuments, .documents = 4},
       {.name = "8 documents", .mask = kDocuments, .documents = 8},
       {.name = "64 documents", .mask = kDocuments, .documents = 64},
-      {.name = "chunk of 16384 from 8192", .rows = 1, .keys = 16384, .begin = 8192}};
+      {.name = "chunk of 4096 from 2048", .sequence = 2048, .keys = 4096, .begin = 2048},
+      {.name = "chunk of 16384 from 4096", .rows = 1, .keys = 16384, .begin = 4096},
+      {.name = "chunk of 16384 from 8192", .rows = 1, .keys = 16384, .begin = 8192},
+      {.name = "chunk of 16384 from 12288", .rows = 1, .keys = 16384, .begin = 12288}};
   for (const AttentionCase& c : cases) attention_case(bench, c);
 }
 

@@ -11,8 +11,10 @@ namespace {
 // Two chunks of every sequence as queries and all keys, as a rank of context parallelism has them,
 // against the same rows of the whole attention; together with the other chunks' they give dk and
 // dv.
-TEST(Attention, ChunksOfQueriesAgainstAllKeysAreTheirPartOfTheWhole) {
-  constexpr int64_t B = 2, S = 80, H = 3, Dqk = 24, Dv = 16, kChunks = 4, C = S / kChunks;
+class ChunksOfQueries : public testing::TestWithParam<int64_t> {};
+TEST_P(ChunksOfQueries, AgainstAllKeysAreTheirPartOfTheWhole) {
+  constexpr int64_t B = 2, H = 3, Dqk = 24, Dv = 16, kChunks = 4;
+  const int64_t S = GetParam(), C = S / kChunks;
   constexpr float kScale = 0.2f;
   for (const Device device : test::devices()) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
@@ -81,6 +83,8 @@ TEST(Attention, ChunksOfQueriesAgainstAllKeysAreTheirPartOfTheWhole) {
     }
   }
 }
+// The longer: chunks of several tiles, whose queries several blocks of keys add to.
+INSTANTIATE_TEST_SUITE_P(Attention, ChunksOfQueries, testing::Values(80, 680));
 
 // No sum of our own kernels has an order that could change.
 TEST(Attention, OwnKernelsGiveTheSameBitsEachTime) {

@@ -68,7 +68,7 @@ template <class M, int group, int first, int n>
 __device__ inline void add_dq(const Parameters& a, float (&dq)[n], PartKind kind, uint32_t memory,
                               uint32_t slot, int tile) {
   const int thread = thread_of_group();
-  if (kind == kAdds) {
+  if (kind <= kAdds) {
     const uint32_t part =
         memory + M::dq + static_cast<uint32_t>(group * M::kDq + first * 8192 + thread * 16);
 #pragma unroll
@@ -111,13 +111,13 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory) {
       tile_operand<64>(memory + M::k + group * (Dqk / 64) * M::kKBlock, M::kKBlock);
   uint32_t at = 0;
   for (uint32_t n = 0;; ++n) {
-    const uint32_t slot = memory + M::work + 16 * (n & 1);
-    wait(memory + M::work_full + 8 * (n & 1), n >> 1 & 1);
+    const uint32_t slot = memory + M::work + 16 * (n % M::kSlots);
+    wait(memory + M::work_full + 8 * (n % M::kSlots), n / M::kSlots & 1);
     const Work begin = read_work(slot);
     if (begin.block < 0) return;
     const int key = begin.block * kKeys + 64 * group, end = begin.end;
-    int tile = begin.begin;
-    const bool some = tile < end;
+    int walked = begin.begin;
+    const bool some = walked < end;
     float dk[Dqk / 2], dv[Dv / 2], s[32];
     uint32_t p[4][4];
 #pragma unroll
@@ -141,7 +141,7 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory) {
     // From scores to weights.
     const auto weigh = [&](int next, uint32_t number) {
       const int thread = thread_of_group();
-      const int query = a.chunk_start + next * kQueries;
+      const int query = a.chunk_start + tile_of(next) * kQueries;
       bool hides = key + 63 > query;
       if (a.documents) {
         int first;
@@ -217,19 +217,20 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory) {
                    : "=r"(kind)
                    : "r"(memory + M::part_kind + 4 * (number & 1))
                    : "memory");
-      add_dq<M, group, first>(a, dq, static_cast<PartKind>(kind), memory, slot, tile);
+      add_dq<M, group, first>(a, dq, static_cast<PartKind>(kind), memory, slot, tile_of(walked));
       if (first * 32 + columns == Dqk / 2)
         arrive_threads(kAdded + 2 * static_cast<int>(number & 1) + group, 128 + 32);
     };
 
-    wait(memory + M::kv_full, n & 1);
+    wait(memory + M::k_full, n & 1);
     if (some) {
       scores(at);
       products_wait<0>();
       written(s);
-      weigh(tile, at);
+      weigh(walked, at);
+      wait(memory + M::v_full, n & 1);
       gradients(at);
-      for (; tile + 1 < end; ++tile, ++at) {
+      for (; walked + 1 < end; ++walked, ++at) {
         sync_threads<kExchange>(kMultiplying);
         // One warpgroup makes dq first and the other the next weights, so that the tensor cores
         // work for one while the other computes exponentials or moves dq.
@@ -243,13 +244,13 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory) {
           written(s);
           written(dk);
           arrive(memory + M::q_empty + 8 * (at % M::kStages));
-          weigh(tile + 1, at + 1);
+          weigh(walked + 1, at + 1);
         } else {
           scores(at + 1);
           add_dk(at);
           products_wait<1>();
           written(s);
-          weigh(tile + 1, at + 1);
+          weigh(walked + 1, at + 1);
           products_wait<0>();
           written(dk);
           arrive(memory + M::q_empty + 8 * (at % M::kStages));
@@ -263,6 +264,7 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory) {
         }
         gradients(at + 1);
       }
+      arrive(memory + M::v_empty);
       sync_threads<kExchange>(kMultiplying);
       query_gradients.template operator()<0, Dqk / 2>(at, [&] {
         add_dk(at);
@@ -271,19 +273,22 @@ __device__ void multiply_tiles(const Parameters& a, uint32_t memory) {
       products_wait<0>();
       arrive(memory + M::q_empty + 8 * (at % M::kStages));
       ++at;
+    } else {
+      arrive(memory + M::v_empty);
     }
     written(dk);
     written(dv);
-    arrive(memory + M::kv_empty);
+    arrive(memory + M::k_empty);
     const Work w = read_work(slot);
     const int thread = thread_of_group(), lane = thread % 32, warp = thread / 32;
     const int row = key + 16 * warp, h = w.head % a.H, b = w.head / a.H;
     const int64_t token = int64_t{b} * a.Sk + row;
-    write_rows(Place{a.dk + token * a.dk_token + h * a.dk_head, a.dk_token, a.Sk - row, a.width_qk},
-               dk, a.scale, a.scale, lane, a.accumulate);
-    write_rows(Place{a.dv + token * a.dv_token + h * a.dv_head, a.dv_token, a.Sk - row, a.width_v},
-               dv, 1.0f, 1.0f, lane, a.accumulate);
-    arrive(memory + M::work_empty + 8 * (n & 1));
+    const int rows = some || !a.accumulate ? a.Sk - row : 0;
+    write_rows(Place{a.dk + token * a.dk_token + h * a.dk_head, a.dk_token, rows, a.width_qk}, dk,
+               a.scale, a.scale, lane, a.accumulate);
+    write_rows(Place{a.dv + token * a.dv_token + h * a.dv_head, a.dv_token, rows, a.width_v}, dv,
+               1.0f, 1.0f, lane, a.accumulate);
+    arrive(memory + M::work_empty + 8 * (n % M::kSlots));
   }
 }
 
@@ -294,20 +299,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   using M = Shared<Dqk, Dv>;
   const uint32_t memory = dynamic_shared_address();
   if (threadIdx.x == 0) {
-    barrier_init(memory + M::kv_full, 1);
-    barrier_init(memory + M::kv_empty, kMultiplying);
+    barrier_init(memory + M::k_full, 1);
+    barrier_init(memory + M::k_empty, kMultiplying);
+    barrier_init(memory + M::v_full, 1);
+    barrier_init(memory + M::v_empty, kMultiplying);
     barrier_init(memory + M::dout_full, 1);
     barrier_init(memory + M::dout_empty, kMultiplying);
     barrier_init(memory + M::part_free, 1);
+    barrier_init(memory + M::draw, 1);
     for (int i = 0; i < M::kStages; ++i) {
       barrier_init(memory + M::q_full + 8 * i, 1);
       barrier_init(memory + M::q_empty + 8 * i, kMultiplying);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < M::kSlots; ++i) {
       barrier_init(memory + M::work_full + 8 * i, 1);
-      barrier_init(memory + M::work_empty + 8 * i, kMultiplying + kKeepers);
-      barrier_init(memory + M::part_full + 8 * i, 1);
+      barrier_init(memory + M::work_empty + 8 * i, kMultiplying + kKeepers + 1);
     }
+    for (int i = 0; i < 2; ++i) barrier_init(memory + M::part_full + 8 * i, 1);
     barriers_ready();
   }
   __syncthreads();
@@ -315,8 +323,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     shrink_registers<M::Registers::copying>();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    if (warp == 0) copy_tiles<Dqk, Dv>(a, memory, lane);
+    if (warp == 0 && lane == 0) copy_tiles<Dqk, Dv>(a, memory);
     if (warp == 1 || warp == 2) keep_turns<Dqk, Dv>(a, memory, warp - 1, lane);
+    if (warp == 3) draw_work<Dqk, Dv>(a, memory, lane);
   } else {
     grow_registers<M::Registers::multiplying>();
     if (group == 1) {
@@ -411,6 +420,14 @@ void start(const BackwardArguments& x) {
                                               .S = p.S,
                                               .Sk = p.Sk,
                                               .chunks = x.o.width / 8});
+  // Blocks of keys add to a tile of queries one after the other. Where all blocks of a head begin
+  // with the same queries (chunks), each waits until the one before has gone on, while thread
+  // blocks come free two or three times as fast: so many heads are walked together that none waits.
+  // Of those that are turned there are enough to fill the multiprocessors at the end. All by the
+  // shapes only: the order of sums depends on it.
+  const int heads = p.B * p.H, tiles = ceil_div_int(p.S, kQueries),
+            group = ceil_div_int(256, tiles);
+  const int turned = heads - std::min(2 * group, heads / 2);
   const Parameters parameters{.q = map_of(x.q, p.B, p.H, p.S, kQueries, 64),
                               .k = map_of(x.k, p.B, p.H, p.Sk, kKeys, 32),
                               .v = map_of(x.v, p.B, p.H, p.Sk, kKeys, 64),
@@ -436,6 +453,8 @@ void start(const BackwardArguments& x) {
                               .chunk_start = p.chunk_start,
                               .width_qk = x.q.width,
                               .width_v = x.v.width,
+                              .together = p.S == p.Sk ? 1 : std::min(group, turned),
+                              .turned = turned,
                               .scale = p.scale,
                               .documents = p.documents,
                               .accumulate = x.accumulate};

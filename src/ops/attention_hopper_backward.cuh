@@ -26,6 +26,8 @@ struct Parameters {
   const int* first_key;
   int B, H, S, Sk, chunk_start;
   int width_qk, width_v;
+  int together;  // heads whose blocks of keys take turns
+  int turned;    // the first of the heads that are walked the other way; see work_of
   float scale;
   bool documents, accumulate;
 };
@@ -38,17 +40,19 @@ struct Shared {
   static constexpr int kK = Dqk / 32 * kKBlock, kV = Dv / 64 * kVBlock, kDs = kKeys * 128;
   static constexpr int kDq = kQueries * Dqk * 2;  // of a warpgroup: half of the columns, in f32
   static constexpr int kStages = 2;               // of q
+  static constexpr int kSlots = 4;                // of work: the blocks before's, and the next
   using Registers =
       std::conditional_t<Dqk == 192, hopper::Registers<24, 240>, hopper::Registers<40, 232>>;
   static constexpr int k = 0, v = k + kK, q = v + kV, dout = q + kStages * kQ, ds = dout + kO,
                        dq = ds + 2 * kDs, stats = dq + 2 * kDq,
                        barriers = stats + kStages * kStatBytes;
-  static constexpr int kv_full = barriers, kv_empty = kv_full + 8, q_full = kv_empty + 8,
-                       q_empty = q_full + 8 * kStages, dout_full = q_empty + 8 * kStages,
-                       dout_empty = dout_full + 8, work_full = dout_empty + 8,
-                       work_empty = work_full + 16, part_full = work_empty + 16,
-                       part_free = part_full + 16, part_kind = part_free + 16,
-                       work = (part_kind + 8 + 15) / 16 * 16, kBytes = work + 32;
+  static constexpr int k_full = barriers, k_empty = k_full + 8, v_full = k_empty + 8,
+                       v_empty = v_full + 8, q_full = v_empty + 8, q_empty = q_full + 8 * kStages,
+                       dout_full = q_empty + 8 * kStages, dout_empty = dout_full + 8,
+                       work_full = dout_empty + 8, work_empty = work_full + 8 * kSlots,
+                       part_full = work_empty + 8 * kSlots, part_free = part_full + 16,
+                       draw = part_free + 8, part_kind = draw + 8,
+                       work = (part_kind + 8 + 15) / 16 * 16, kBytes = work + 16 * kSlots;
 };
 
 // Named barriers: the two multiplying warpgroups; from kAdded on, one for each warpgroup and parity
@@ -57,10 +61,13 @@ constexpr int kExchange = 1, kAdded = 2;
 constexpr int kKeepers = 2;  // warps
 constexpr int kDone = -1;    // instead of a block of keys: no more work
 
-// A block of keys of a head, and the tiles of queries that see some of it.
+// A block of keys of a head, and the tiles of queries that see some of it, in the order in which it
+// goes through them. A number below 0 stands for a tile of a head that is walked from the last
+// queries to the first: -1 for tile 0.
 struct Work {
   int block, head, begin, end;
 };
+__device__ inline int tile_of(int walked) { return walked < 0 ? ~walked : walked; }
 
 // The last and the first block of keys that a tile's queries see.
 __device__ inline int last_block(const Parameters& a, int tile) {
@@ -72,11 +79,22 @@ __device__ inline int first_block(const Parameters& a, int head, int tile) {
   return (a.first_key[int64_t{b} * a.S + tile * kQueries] - b * a.Sk) / kKeys;
 }
 
-// Heads one after the other, of a head the last keys first. All lanes of a warp call it.
+// The work of a ticket. All lanes of a warp call it.
+//
+// Heads one after the other, `together` at a time, of a head the last keys first: a tile's sum then
+// goes from its queries' own block down to the first. Under a causal mask no block waits so: each
+// starts at its own queries, which nobody has to reach before it. But the last to start has most to
+// do, so at the end of the work multiprocessors would idle: the heads from `turned` on are walked
+// the other way, the first keys and the last queries first, and summed from the first block up.
 __device__ Work work_of(int ticket, const Parameters& a, int lane) {
   const int blocks = ceil_div_int(a.Sk, kKeys), tiles = ceil_div_int(a.S, kQueries);
-  const int head = ticket / blocks, block = blocks - 1 - ticket % blocks;
-  if (head >= a.B * a.H) return {kDone, 0, 0, 0};
+  const bool turned = ticket >= a.turned * blocks;
+  const int first = turned ? a.turned : ticket / (a.together * blocks) * a.together;
+  const int count = turned ? a.B * a.H - first : min(a.together, a.turned - first);
+  const int rest = ticket - first * blocks;
+  if (rest >= count * blocks) return {kDone, 0, 0, 0};
+  const int head = first + rest % count;
+  const int block = turned ? rest / count : blocks - 1 - rest / count;
   const int key = block * kKeys - a.chunk_start;  // the first query that sees the block's first key
   if (key >= a.S) return {block, head, 0, 0};
   const int begin = max(key, 0) / kQueries;
@@ -97,6 +115,7 @@ __device__ Work work_of(int ticket, const Parameters& a, int lane) {
   } else {
     low = tiles;
   }
+  if (turned) return {block, head, -low, -begin};
   return {block, head, begin, low};
 }
 
@@ -109,66 +128,6 @@ __device__ inline Work read_work(uint32_t slot) {
   return w;
 }
 
-// The copying warp.
-template <int Dqk, int Dv>
-__device__ void copy_tiles(const Parameters& a, uint32_t memory, int lane) {
-  using M = Shared<Dqk, Dv>;
-  const int tiles = ceil_div_int(a.S, kQueries);
-  uint32_t at = 0;
-  for (uint32_t n = 0;; ++n) {
-    int ticket = 0;
-    if (lane == 0) ticket = atomicAdd(a.ticket, 1);
-    const Work w = work_of(__shfl_sync(0xffffffffu, ticket, 0), a, lane);
-    if (lane == 0) {
-      wait(memory + M::work_empty + 8 * (n & 1), (n >> 1 & 1) ^ 1);
-      asm volatile(
-          "st.shared.v4.s32 [%0], {%1, %2, %3, %4};\n" ::"r"(memory + M::work + 16 * (n & 1)),
-          "r"(w.block), "r"(w.head), "r"(w.begin), "r"(w.end)
-          : "memory");
-      arrive(memory + M::work_full + 8 * (n & 1));
-      if (w.block >= 0) {
-        const int h = w.head % a.H, b = w.head / a.H;
-        wait(memory + M::kv_empty, (n & 1) ^ 1);
-        arrive_expecting(memory + M::kv_full, M::kK + M::kV);
-#pragma unroll
-        for (int i = 0; i < Dqk / 32; ++i)
-          copy_box(memory + M::k + i * M::kKBlock, a.k, memory + M::kv_full, 32 * i,
-                   w.block * kKeys, h, b);
-#pragma unroll
-        for (int i = 0; i < Dv / 64; ++i)
-          copy_box(memory + M::v + i * M::kVBlock, a.v, memory + M::kv_full, 64 * i,
-                   w.block * kKeys, h, b);
-        for (int tile = w.begin; tile < w.end; ++tile, ++at) {
-          const uint32_t q_stage = at % M::kStages;
-          uint32_t full = memory + M::q_full + 8 * q_stage;
-          wait(memory + M::q_empty + 8 * q_stage, (at / M::kStages & 1) ^ 1);
-          arrive_expecting(full, M::kQ + kStatBytes);
-#pragma unroll
-          for (int i = 0; i < Dqk / 64; ++i)
-            copy_box(memory + M::q + q_stage * M::kQ + i * M::kQBlock, a.q, full, 64 * i,
-                     tile * kQueries, h, b);
-          copy_bytes(memory + M::stats + q_stage * kStatBytes,
-                     a.stats + (int64_t{w.head} * tiles + tile) * (kStatBytes / 4), kStatBytes,
-                     full);
-          full = memory + M::dout_full;
-          wait(memory + M::dout_empty, (at & 1) ^ 1);
-          arrive_expecting(full, M::kO);
-#pragma unroll
-          for (int i = 0; i < Dv / 64; ++i)
-            copy_box(memory + M::dout + i * M::kQBlock, a.dout, full, 64 * i, tile * kQueries, h,
-                     b);
-        }
-      }
-    }
-    if (w.block < 0) return;
-    __syncwarp();
-  }
-}
-
-// What a block does with its part of a tile's dq: it goes into the sum, or is the last of it, or
-// the only one.
-enum PartKind { kAdds, kFinishes, kIsAll };
-
 // One number of the work in a slot, read anew each time for want of registers: 0 block, 1 head, 2
 // begin, 3 end.
 template <int i>
@@ -177,6 +136,98 @@ __device__ inline int work_at(uint32_t slot) {
   asm volatile("ld.volatile.shared.s32 %0, [%1];\n" : "=r"(x) : "r"(slot + 4 * i) : "memory");
   return x;
 }
+
+// The warp that draws work, when the copying thread asks for it: two tiles before the end of the
+// last, so that its way to memory and back is not waited for, and no sooner, since others may come
+// to be idle.
+template <int Dqk, int Dv>
+__device__ void draw_work(const Parameters& a, uint32_t memory, int lane) {
+  using M = Shared<Dqk, Dv>;
+  for (uint32_t n = 0;; ++n) {
+    if (n > 0) wait(memory + M::draw, (n & 1) ^ 1);
+    int ticket = 0;
+    if (lane == 0) ticket = atomicAdd(a.ticket, 1);
+    const Work w = work_of(__shfl_sync(0xffffffffu, ticket, 0), a, lane);
+    if (lane == 0) {
+      const uint32_t slot = n % M::kSlots;
+      wait(memory + M::work_empty + 8 * slot, (n / M::kSlots & 1) ^ 1);
+      asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};\n" ::"r"(memory + M::work + 16 * slot),
+                   "r"(w.block), "r"(w.head), "r"(w.begin), "r"(w.end)
+                   : "memory");
+      arrive(memory + M::work_full + 8 * slot);
+    }
+    if (w.block < 0) return;
+    __syncwarp();
+  }
+}
+
+// The copying thread.
+template <int Dqk, int Dv>
+__device__ void copy_tiles(const Parameters& a, uint32_t memory) {
+  using M = Shared<Dqk, Dv>;
+  const int tiles = ceil_div_int(a.S, kQueries);
+  uint32_t at = 0;
+  for (uint32_t n = 0;; ++n) {
+    const uint32_t slot = memory + M::work + 16 * (n % M::kSlots);
+    wait(memory + M::work_full + 8 * (n % M::kSlots), n / M::kSlots & 1);
+    int block = work_at<0>(slot);  // until its keys and values are on their way
+    if (block < 0) return;
+    const int h = work_at<1>(slot) % a.H, b = work_at<1>(slot) / a.H;
+    const auto keys = [&](bool some) {
+      wait(memory + M::v_empty, (n & 1) ^ 1);
+      arrive_expecting(memory + M::v_full, some ? M::kV : 0);
+      if (some) {
+#pragma unroll
+        for (int i = 0; i < Dv / 64; ++i)
+          copy_box(memory + M::v + i * M::kVBlock, a.v, memory + M::v_full, 64 * i, block * kKeys,
+                   h, b);
+      }
+      wait(memory + M::k_empty, (n & 1) ^ 1);
+      arrive_expecting(memory + M::k_full, some ? M::kK : 0);
+      if (some) {
+#pragma unroll
+        for (int i = 0; i < Dqk / 32; ++i)
+          copy_box(memory + M::k + i * M::kKBlock, a.k, memory + M::k_full, 32 * i, block * kKeys,
+                   h, b);
+      }
+      block = kDone;
+    };
+    if (work_at<2>(slot) == work_at<3>(slot)) {
+      arrive(memory + M::draw);
+      keys(false);
+    }
+    for (int walked = work_at<2>(slot); walked < work_at<3>(slot); ++walked, ++at) {
+      const int left = work_at<3>(slot) - walked;
+      if (left == 2 || (left == 1 && block >= 0)) arrive(memory + M::draw);
+      const int tile = tile_of(walked);
+      const uint32_t stage = at % M::kStages;
+      uint32_t full = memory + M::q_full + 8 * stage;
+      wait(memory + M::q_empty + 8 * stage, (at / M::kStages & 1) ^ 1);
+      arrive_expecting(full, M::kQ + kStatBytes);
+#pragma unroll
+      for (int i = 0; i < Dqk / 64; ++i)
+        copy_box(memory + M::q + stage * M::kQ + i * M::kQBlock, a.q, full, 64 * i, tile * kQueries,
+                 h, b);
+      copy_bytes(memory + M::stats + stage * kStatBytes,
+                 a.stats + int64_t{(b * a.H + h) * tiles + tile} * (kStatBytes / 4), kStatBytes,
+                 full);
+      full = memory + M::dout_full;
+      wait(memory + M::dout_empty, (at & 1) ^ 1);
+      arrive_expecting(full, M::kO);
+#pragma unroll
+      for (int i = 0; i < Dv / 64; ++i)
+        copy_box(memory + M::dout + i * M::kQBlock, a.dout, full, 64 * i, tile * kQueries, h, b);
+      // The block before lets go of its values and keys last.
+      if (block >= 0) keys(true);
+    }
+    arrive(memory + M::work_empty + 8 * (n % M::kSlots));
+  }
+}
+
+// What a block does with its part of a tile's dq: it begins the sum, goes into it, is the last of
+// it, or the only one.
+enum PartKind { kBegins, kAdds, kFinishes, kIsAll };
+
 // The number of a tile among all heads'.
 __device__ inline int64_t number_of(const Parameters& a, uint32_t slot, int tile) {
   return int64_t{work_at<1>(slot)} * ceil_div_int(a.S, kQueries) + tile;
@@ -208,27 +259,34 @@ __device__ void keep_turns(const Parameters& a, uint32_t memory, uint32_t parity
   using M = Shared<Dqk, Dv>;
   uint32_t first = parity;  // of the block's tiles the first of this parity
   for (uint32_t n = 0;; ++n) {
-    const uint32_t slot = memory + M::work + 16 * (n & 1);
-    wait(memory + M::work_full + 8 * (n & 1), n >> 1 & 1);
+    const uint32_t slot = memory + M::work + 16 * (n % M::kSlots);
+    wait(memory + M::work_full + 8 * (n % M::kSlots), n / M::kSlots & 1);
     if (work_at<0>(slot) < 0) return;
-    for (int tile = work_at<2>(slot) + static_cast<int>(first); tile < work_at<3>(slot);
-         tile += 2) {
-      const int mine = last_block(a, tile) - work_at<0>(slot);
-      PartKind kind = kAdds;
-      if (first_block(a, work_at<1>(slot), tile) == work_at<0>(slot))
-        kind = mine > 0 ? kFinishes : kIsAll;
+    for (int walked = work_at<2>(slot) + static_cast<int>(first); walked < work_at<3>(slot);
+         walked += 2) {
+      const int tile = tile_of(walked);
+      // Blocks that are to have added before, and behind.
+      int before = last_block(a, tile) - work_at<0>(slot),
+          behind = work_at<0>(slot) - first_block(a, work_at<1>(slot), tile);
+      if (walked < 0) {
+        const int others = before;
+        before = behind;
+        behind = others;
+      }
+      const PartKind kind =
+          behind == 0 ? (before == 0 ? kIsAll : kFinishes) : (before == 0 ? kBegins : kAdds);
       if (lane == 0) {
-        if (kind == kAdds) post_part<M>(memory, parity, kind);
-        await_turn(a.turns + number_of(a, slot, tile), mine);
-        if (kind != kAdds) post_part<M>(memory, parity, kind);
+        if (kind <= kAdds) post_part<M>(memory, parity, kind);
+        await_turn(a.turns + number_of(a, slot, tile), before);
+        if (kind > kAdds) post_part<M>(memory, parity, kind);
       }
 #pragma unroll
       for (int group = 0; group < 2; ++group) {
         __syncwarp();
         sync_threads(kAdded + 2 * static_cast<int>(parity) + group, 128 + 32);
-        if (lane == 0 && kind == kAdds) {
+        if (lane == 0 && kind <= kAdds) {
           float* const sum = a.sums + (number_of(a, slot, tile) * 2 + group) * (M::kDq / 4);
-          if (mine == 0) {
+          if (kind == kBegins) {
             store_bytes(sum, memory + M::dq + group * M::kDq, M::kDq);
           } else {
             add_floats(sum, memory + M::dq + group * M::kDq, M::kDq);
@@ -238,7 +296,7 @@ __device__ void keep_turns(const Parameters& a, uint32_t memory, uint32_t parity
       if (lane == 0) {
         stores_read();
         arrive(memory + M::part_free);
-        if (kind == kAdds) {
+        if (kind <= kAdds) {
           stores_done();
           __threadfence();
           asm volatile(
@@ -248,9 +306,10 @@ __device__ void keep_turns(const Parameters& a, uint32_t memory, uint32_t parity
       }
       __syncwarp();
     }
+    asm volatile("" : "+r"(n));  // what was made of it does not stay in a register
     first = (first + static_cast<uint32_t>(work_at<3>(slot) - work_at<2>(slot))) & 1;
     __syncwarp();
-    if (lane == 0) arrive(memory + M::work_empty + 8 * (n & 1));
+    if (lane == 0) arrive(memory + M::work_empty + 8 * (n % M::kSlots));
   }
 }
 

@@ -14,21 +14,24 @@ struct Parameters {
   int* ticket;
   int B, H, S, Sk, chunk_start;
   int width;     // of v
-  int together;  // heads whose keys and values are to stay in the L2 cache
+  int together;  // heads whose keys and values are to stay in the L2 cache, at least
+  int larger;    // the first so many groups of heads have one more
   float scale;
   bool documents;
 };
 
-// A tile of the work, from its ticket: heads `together` at a time, of these the last queries, which
-// see most keys, first.
+// A tile of the work, from its ticket: a group of heads after the other, of these the last queries,
+// which see most keys, first. Groups are about as large as each other, so that the last one too has
+// short tiles enough for its long ones.
 struct Work {
   int query, h, b;
   __device__ static Work of(int ticket, const Parameters& a) {
-    const int tiles = ceil_div_int(a.S, kQueries), heads = a.B * a.H;
-    const int group = ticket / (a.together * tiles), rest = ticket % (a.together * tiles);
-    const int first = group * a.together, count = min(a.together, heads - first);
-    const int head = first + rest % count;
-    return {(tiles - 1 - rest / count) * kQueries, head % a.H, head / a.H};
+    const int tiles = ceil_div_int(a.S, kQueries), beyond = a.larger * (a.together + 1);
+    const bool large = ticket < beyond * tiles;
+    const int count = a.together + (large ? 1 : 0), start = large ? 0 : beyond;
+    const int rest = ticket - start * tiles, group = rest / (count * tiles);
+    const int in_group = rest % (count * tiles), head = start + group * count + in_group % count;
+    return {(tiles - 1 - in_group / count) * kQueries, head % a.H, head / a.H};
   }
 };
 
@@ -55,8 +58,9 @@ __device__ void copy_tiles(const Parameters& a, uint32_t memory) {
   prefetch_map(a.v);
   const int tiles = ceil_div_int(a.S, kQueries) * a.B * a.H;
   uint32_t n = 0, n_k = 0, n_v = 0;
+  int next = atomicAdd(a.ticket, 1);
   for (;; ++n) {
-    const int ticket = atomicAdd(a.ticket, 1);
+    const int ticket = next;
     const Work w = ticket < tiles ? Work::of(ticket, a) : Work{-1, 0, 0};
     int begin = 0;
     const int end = a.chunk_start + min(w.query + kQueries, a.S);
@@ -88,6 +92,7 @@ __device__ void copy_tiles(const Parameters& a, uint32_t memory) {
                    w.b);
         ++n_k;
       }
+      if (i == max(blocks - 2, 0)) next = atomicAdd(a.ticket, 1);  // on its way meanwhile
       if (i > 0) {
         const uint32_t stage = n_v % M::kStages, phase = n_v / M::kStages & 1;
         wait(memory + M::v_empty + 8 * stage, phase ^ 1);
@@ -323,10 +328,13 @@ void launch(const ForwardArguments& x) {
                .together = 1,
                .scale = p.scale,
                .documents = p.documents};
-  // Keys and values of these heads take a part of the 50 MB cache.
+  // Keys and values of a group take a part of the 50 MB cache.
   const int64_t head = int64_t{p.Sk} * (x.k.width + x.v.width) * 2;
-  a.together =
-      static_cast<int>(std::clamp<int64_t>((int64_t{24} << 20) / head, 1, int64_t{p.B} * p.H));
+  const int heads = p.B * p.H,
+            most = static_cast<int>(std::clamp<int64_t>((int64_t{24} << 20) / head, 1, heads));
+  const int groups = ceil_div_int(heads, most);
+  a.together = heads / groups;
+  a.larger = heads % groups;
   visit_widths(x.q.width, x.v.width, [&]<int Dqk, int Dv>() { start<Dqk, Dv>(a, p); });
 }
 

@@ -355,6 +355,21 @@ TEST(AttentionErrors, HeadsWiderThanAGpusKernelsAreRefusedWhenAGpuIsPlanned) {
               ThrowsMessage<Error>(HasSubstr("and 264 (values: v_head_dim)")));
 }
 
+TEST(AttentionErrors, AGpuRefusesHeadsThatAreWiderThanItsKernels) {
+  using testing::HasSubstr, testing::ThrowsMessage;
+  for (const Device device : test::devices()) {
+    if (device.kind == Device::Kind::cpu) continue;
+    AttentionTensors x(device, DType::f32, {1, 4, 2, 264, 16});
+    const auto first = test::Tensor(device, DType::i32, {4}).fill(0);
+    Stream s = test::stream(device);
+    const AttentionCall call = x.call(first, 1);
+    EXPECT_THAT([&] { call.forward(s); },
+                ThrowsMessage<Error>(HasSubstr("kernels take up to 256")));
+    EXPECT_THAT([&] { call.backward(s); },
+                ThrowsMessage<Error>(HasSubstr("kernels take up to 256")));
+  }
+}
+
 TEST(AttentionErrors, NameTheTensorOrTheTokenThatBreaksTheContract) {
   using testing::HasSubstr, testing::ThrowsMessage;
   const test::Tensor q(Device::cpu(), DType::f32, {6, 2, 4}),
