@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "device/trace.h"
 #include "tensor/format.h"
 
 namespace nereus {
@@ -15,6 +16,11 @@ bool can_reduce(DType t) {
 }
 
 int64_t sum(std::span<const int64_t> v) { return std::accumulate(v.begin(), v.end(), int64_t{0}); }
+
+// Of one rank nothing is exchanged, and nothing recorded.
+TraceRecorder* trace_of(const Communicator& group, const Stream& s) {
+  return group.size() > 1 ? s.trace() : nullptr;
+}
 
 bool any_negative(std::span<const int64_t> v) {
   return std::any_of(v.begin(), v.end(), [](int64_t n) { return n < 0; });
@@ -40,6 +46,8 @@ void Communicator::all_reduce(Stream& s, TensorView data, ReduceOp op) {
   check(s, "all_reduce", data);
   NEREUS_CHECK(kContract, can_reduce(data.dtype), "all_reduce of group {}: {} cannot be reduced",
                name_, data);
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "all_reduce",
+                         {.bytes = data.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_all_reduce(s, data, op);
 }
 
@@ -50,6 +58,8 @@ void Communicator::all_gather(Stream& s, TensorView out, ConstTensorView in) {
                "all_gather of group {}: out is {}, in is {}; out must hold {} times in, one of "
                "each rank",
                name_, out, in, size());
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "all_gather",
+                         {.bytes = out.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_all_gather(s, out, in);
 }
 
@@ -61,6 +71,8 @@ void Communicator::reduce_scatter(Stream& s, TensorView out, ConstTensorView in,
                "reduce_scatter of group {}: out is {}, in is {}; in must hold {} times out, of a "
                "type that can be reduced",
                name_, out, in, size());
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "reduce_scatter",
+                         {.bytes = in.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_reduce_scatter(s, out, in, op);
 }
 
@@ -83,6 +95,8 @@ void Communicator::all_to_all(Stream& s, TensorView out, ConstTensorView in,
   NEREUS_CHECK(kContract, sum(send_rows) <= in.dim(0) && sum(recv_rows) <= out.dim(0),
                "all_to_all of group {}: {} rows to send of {}, {} to receive into {}", name_,
                sum(send_rows), in, sum(recv_rows), out);
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "all_to_all",
+                         {.bytes = in.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_all_to_all(s, out, in, send_rows, recv_rows);
 }
 
@@ -90,6 +104,8 @@ void Communicator::broadcast(Stream& s, TensorView data, int root) {
   check(s, "broadcast", data);
   NEREUS_CHECK(kContract, root >= 0 && root < size(), "broadcast of group {}: root {} of {} ranks",
                name_, root, size());
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "broadcast",
+                         {.bytes = data.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_broadcast(s, data, root);
 }
 
@@ -97,6 +113,8 @@ void Communicator::send(Stream& s, ConstTensorView data, int to) {
   check(s, "send", data);
   NEREUS_CHECK(kContract, to >= 0 && to < size() && to != rank_,
                "send of group {}: from rank {} to rank {} of {}", name_, rank_, to, size());
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "send",
+                         {.bytes = data.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_send(s, data, to);
 }
 
@@ -104,10 +122,14 @@ void Communicator::recv(Stream& s, TensorView data, int from) {
   check(s, "recv", data);
   NEREUS_CHECK(kContract, from >= 0 && from < size() && from != rank_,
                "recv of group {}: at rank {} from rank {} of {}", name_, rank_, from, size());
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "recv",
+                         {.bytes = data.bytes(), .group = name_.c_str()});
   if (!s.on_meta()) do_recv(s, data, from);
 }
 
 void Communicator::barrier(Stream& s) {
+  const TraceRange range(trace_of(*this, s), TraceKind::collective, "barrier",
+                         {.group = name_.c_str()});
   if (!s.on_meta()) do_barrier(s);
 }
 

@@ -30,10 +30,12 @@ void Loader::work() {
   try {
     for (;;) {
       Item item;
+      TraceRecorder* trace = nullptr;
       {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return stopping_ || ready_.size() < ahead_; });
         if (stopping_) return;
+        trace = trace_;
         if (!free_.empty()) {
           item = std::move(free_.front());
           free_.pop_front();
@@ -42,7 +44,10 @@ void Loader::work() {
       Batch& batch = item.batch;
       batch.inputs.resize(static_cast<size_t>(tokens_));
       batch.labels.resize(static_cast<size_t>(tokens_));
-      batch.rows = source_->next(rows_, batch.inputs, batch.labels);
+      {
+        const TraceRange range(trace, TraceKind::data, "prepare a batch");
+        batch.rows = source_->next(rows_, batch.inputs, batch.labels);
+      }
       const bool whole = batch.rows == rows_;
       if (whole) {
         batch.counted = source_->counted();
@@ -60,6 +65,11 @@ void Loader::work() {
     failure_ = std::current_exception();
     changed_.notify_all();
   }
+}
+
+void Loader::set_trace(TraceRecorder* trace) {
+  const std::lock_guard lock(mutex_);
+  trace_ = trace;
 }
 
 const Batch& Loader::next() {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "data/row_source.h"
+#include "device/trace.h"
 
 namespace nereus::data {
 
@@ -38,6 +39,8 @@ class Loader {
   SourceStatus status() const;  // of the batches handed out so far, at least
   // Where the source was after the batch confirmed last: RowSource::save_state().
   const std::string& state() const { return state_; }
+  // Who records what the thread does; it must outlive the loader. Null: nobody.
+  void set_trace(TraceRecorder* trace);
 
  private:
   void work();
@@ -57,6 +60,7 @@ class Loader {
   std::string state_;
   SourceStatus status_;
   std::exception_ptr failure_;
+  TraceRecorder* trace_ = nullptr;
   bool stopping_ = false, ended_ = false;
   std::thread thread_;
 };

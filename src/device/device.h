@@ -70,8 +70,13 @@ class Stream {
 
   // CPU only: see ThreadPool::parallel_for.
   void parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task) const {
-    pool_->parallel_for(n, task);
+    pool_->parallel_for(n, task, trace_);
   }
+
+  // Who records what is done on the stream (device/trace.h); null: nobody. It must outlive the
+  // stream's work.
+  TraceRecorder* trace() const { return trace_; }
+  void set_trace(TraceRecorder* trace) { trace_ = trace; }
 
   int threads() const { return pool_->threads(); }  // CPU only: compute threads
 
@@ -121,6 +126,7 @@ class Stream {
 
   Device device_;
   ThreadPool* pool_;
+  TraceRecorder* trace_ = nullptr;
   void* native_ = nullptr;
   int sm_count_ = 0, reserved_sms_ = 0;
   int64_t free_at_start_ = 0;

@@ -21,7 +21,10 @@ class SideStream {
 
 class GpuSideStream final : public SideStream {
  public:
-  explicit GpuSideStream(Device device) : stream_(device), forked_(device), done_(device) {}
+  explicit GpuSideStream(Device device, TraceRecorder* trace = nullptr)
+      : stream_(device), forked_(device), done_(device) {
+    stream_.set_trace(trace);
+  }
 
   Stream& fork(Stream& stream) override {
     if (stream.on_meta()) return stream;

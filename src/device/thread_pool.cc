@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "device/trace.h"
 
 namespace nereus {
 namespace {
@@ -19,6 +20,8 @@ namespace {
 struct Job {
   int64_t n = 0;
   FunctionRef<void(int64_t, Scratch)> task;
+  TraceRecorder* trace = nullptr;  // null: not recorded
+  const char* name = nullptr;      // with it
   std::atomic<int64_t> next{0};
   std::atomic<int> helpers{0};
   std::exception_ptr failure;
@@ -84,7 +87,10 @@ struct ThreadPool::Impl {
       if (Job* job = oldest()) {
         ++job->helpers;
         lock.unlock();
-        job->work(own, mutex);
+        {
+          const TraceRange range(job->trace, TraceKind::tasks, job->name);
+          job->work(own, mutex);
+        }
         lock.lock();
         std::erase(jobs, job);
         if (--job->helpers == 0) left.notify_all();
@@ -123,9 +129,14 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::threads() const { return static_cast<int>(impl_->threads.size()) + 1; }
 
-void ThreadPool::parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task) {
+void ThreadPool::parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task,
+                              TraceRecorder* trace) {
   if (n <= 0) return;
   Job job{.n = n, .task = task, .failure = nullptr};
+  if (trace != nullptr && trace->records_ranges()) {
+    job.name = trace->innermost();
+    job.trace = job.name != nullptr ? trace : nullptr;
+  }
   std::unique_ptr<std::byte[]> own;
   {
     const std::lock_guard lock(impl_->mutex);

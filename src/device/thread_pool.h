@@ -11,6 +11,8 @@
 
 namespace nereus {
 
+class TraceRecorder;
+
 // Memory of one thread for the length of one task: contents are undefined at its start.
 using Scratch = std::span<std::byte>;
 
@@ -30,7 +32,10 @@ class ThreadPool {
   // caller's, and returns when all have ended. How the work is cut into tasks must not depend on
   // threads(): that is what makes results independent of it. A task must not call parallel_for.
   // The first exception of a task is rethrown here, after all tasks have ended or been dropped.
-  void parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task);
+  // `trace`, or null: is told when the pool's threads take part, under the name of what the caller
+  // is in.
+  void parallel_for(int64_t n, FunctionRef<void(int64_t, Scratch)> task,
+                    TraceRecorder* trace = nullptr);
 
  private:
   struct Impl;

@@ -82,7 +82,10 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
     mine.push_back(pipeline.parts[static_cast<size_t>(s)]);
 
   const ModelLayout layout = model_layout(args, shard_spec(world_.mesh(), world_.rank()), mine);
-  if (stream.on_gpu() && world_.ranks() > 1) exchange_ = std::make_unique<Stream>(stream.device());
+  if (stream.on_gpu() && world_.ranks() > 1) {
+    exchange_ = std::make_unique<Stream>(stream.device());
+    exchange_->set_trace(stream.trace());
+  }
   store_ = std::make_unique<ParameterStore>(
       stream.device(), layout.tensors, world_,
       ParameterStore::Options{
@@ -108,7 +111,7 @@ Engine::Engine(const ModelArgs& args, Stream& stream, const Options& options)
                                             options.rows, options.sequence);
   dispatcher_ = make_dispatcher(world_.group(MeshGroup::ep), stream, args.moe.num_experts, options);
   if (options.expert_overlap && stream.on_gpu() && !dispatcher_->takes_scratch())
-    expert_exchange_ = std::make_unique<GpuSideStream>(stream.device());
+    expert_exchange_ = std::make_unique<GpuSideStream>(stream.device(), stream.trace());
 
   expert_slots_ = options.rows * options.sequence / (tp * cp) * expert_tp_->size() * args.moe.top_k;
   bound_forced_rows(options);

@@ -10,6 +10,7 @@ Optimizer::Optimizer(Stream& stream, Engine& engine, const Options& options)
 }
 
 void Optimizer::update(int64_t step, double lr, bool changes) {
+  const TraceRange range(stream_.trace(), TraceKind::optimizer, "optimizer");
   ParameterStore& store = engine_.store();
   ops::sum_squares(stream_, {.out = status_.sum_squares(), .x = store.counted_gradients()});
   engine_.sum_expert_load(status_.max_over_mean());

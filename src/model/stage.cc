@@ -21,20 +21,24 @@ Stage::Stage(const ModelArgs& args, const ModelLayout& layout, const RopeTables&
       head_tensors_(layout.head) {
   const Part& part = options.part;
   if (part.embedding) {
-    modules_.push_back({.kind = Module::Kind::embedding, .bucket = layout.embedding_bucket});
+    modules_.push_back(
+        {.kind = Module::Kind::embedding, .name = "embedding", .bucket = layout.embedding_bucket});
   } else {
     input_edge_ = {options.edge};
   }
   for (int64_t layer = part.first_block; layer < part.end_block; ++layer) {
     const auto i = static_cast<size_t>(layer);
-    modules_.push_back(
-        {.kind = Module::Kind::block, .bucket = layout.block_buckets[i], .block = blocks_.size()});
+    modules_.push_back({.kind = Module::Kind::block,
+                        .name = "block",
+                        .bucket = layout.block_buckets[i],
+                        .block = blocks_.size(),
+                        .layer = static_cast<int>(layer)});
     blocks_.push_back(std::make_unique<Block>(args, layer, rope, parallel, options.recompute[i]));
     block_tensors_.push_back(layout.blocks[i]);
     load_.push_back(options.load[i]);
   }
   if (part.head) {
-    modules_.push_back({.kind = Module::Kind::head, .bucket = layout.head_bucket});
+    modules_.push_back({.kind = Module::Kind::head, .name = "head", .bucket = layout.head_bucket});
   } else {
     output_edge_ = {options.edge};
   }
@@ -70,6 +74,7 @@ void Stage::forward(Context& ctx, const Microbatch& mb, std::span<const TensorVi
 void Stage::forward_module(size_t i, Context& ctx, const Microbatch& mb, TensorView output,
                            TensorView loss, Saved& s) const {
   const Module& m = modules_[i];
+  const TraceRange range(ctx.stream.trace(), TraceKind::layer, m.name, {.layer = m.layer});
   s.kept[i] = {ctx.saved_for_dgrad.here(), ctx.saved_for_wgrad.here()};
   store_.unshard(ctx.stream, m.bucket, next_in_forward(i));
   switch (m.kind) {
@@ -132,6 +137,7 @@ void Stage::backward(Context& ctx, const Microbatch& mb, std::span<const TensorV
 
 void Stage::backward_module(size_t i, Context& ctx, const Microbatch& mb, Saved& s) const {
   const Module& m = modules_[i];
+  const TraceRange range(ctx.stream.trace(), TraceKind::layer, m.name, {.layer = m.layer});
   const Arena::Place again = ctx.saved_for_dgrad.here(), again_weight = ctx.saved_for_wgrad.here();
   if (m.kind == Module::Kind::embedding) {
     embedding_backward(ctx, mb, tp_.leave_backward(ctx, ctx.scratch, s.dhidden));
@@ -161,6 +167,7 @@ void Stage::backward_input(Context& ctx, const Microbatch& mb, std::span<const T
   if (!dy.empty()) s.dhidden = dy[0];
   for (size_t i = modules_.size(); i-- > 0;) {
     const Module& m = modules_[i];
+    const TraceRange range(ctx.stream.trace(), TraceKind::layer, m.name, {.layer = m.layer});
     if (m.kind == Module::Kind::embedding) {
       s.dembedding = tp_.leave_backward(ctx, ctx.saved_for_wgrad, s.dhidden);
       continue;
@@ -191,6 +198,7 @@ void Stage::backward_weight(Context& ctx, const Microbatch& mb, PipelineStage::S
   auto& s = static_cast<Saved&>(saved);
   for (size_t i = modules_.size(); i-- > 0;) {
     const Module& m = modules_[i];
+    const TraceRange range(ctx.stream.trace(), TraceKind::layer, m.name, {.layer = m.layer});
     if (m.kind == Module::Kind::block)
       blocks_[m.block]->backward_weight(ctx, s.blocks[m.block], s.pending[m.block],
                                         block_tensors_[m.block].map(gradient()));

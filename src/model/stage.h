@@ -69,8 +69,10 @@ class Stage final : public PipelineStage {
  private:
   struct Module {
     enum class Kind : uint8_t { embedding, block, head } kind;
+    const char* name;  // in traces
     int bucket;
     size_t block = 0;  // which of this stage's
+    int layer = -1;    // of the model, of a block
   };
   // What forward and backward do a module at a time, from the first to the last and back: what they
   // hand on is in Saved alone, so that the passes of two microbatches could take turns.

@@ -19,6 +19,41 @@ int64_t aligned(int64_t bytes) {
   return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
 }
 
+const char* name_of(Action::Kind kind) {
+  switch (kind) {
+    case Action::Kind::gather:
+      return "gather";
+    case Action::Kind::forward:
+      return "forward";
+    case Action::Kind::backward:
+      return "backward";
+    case Action::Kind::backward_input:
+      return "dgrad";
+    case Action::Kind::backward_weight:
+      return "wgrad";
+    case Action::Kind::forward_backward:
+      return "forward and backward";
+    case Action::Kind::send:
+      return "send";
+    case Action::Kind::recv:
+      return "recv";
+    case Action::Kind::wait:
+      return "wait";
+    case Action::Kind::reduce:
+      return "reduce";
+    case Action::Kind::update:
+      return "update";
+  }
+  return "?";
+}
+
+TraceArgs place_of(const Action& a) {
+  using Kind = Action::Kind;
+  if (a.kind == Kind::update) return {};
+  const bool whole = a.kind == Kind::gather || a.kind == Kind::reduce;
+  return {.stage = a.stage, .microbatch = whole ? -1 : a.microbatch};
+}
+
 template <class Views>
 void copy_edge(Stream& stream, std::span<const TensorView> to, const Views& from) {
   NEREUS_CHECK(kContract, to.size() == from.size(), "an edge of {} tensors where {} are read",
@@ -249,6 +284,7 @@ MicrobatchSlot& Executor::take_slot(int stage, int microbatch) {
                "microbatch {} of stage {} is one more than the {} that memory was made for",
                microbatch, stage, l.memory.size());
   MicrobatchSlot& slot = *l.memory[n];
+  edges_ += l.needs.bytes[StageMemory::input];
   if (activations_ == nullptr) return slot;
   const auto at = [&](StageMemory::Item item) {
     const bool there = l.needs.bytes[item] > 0;
@@ -277,6 +313,7 @@ void Executor::give_back(int stage, int microbatch, Arena& arena, StageMemory::I
 
 void Executor::give_back_edge(int stage, int microbatch, StageMemory::Item item) {
   const int64_t bytes = local(stage).needs.bytes[item];
+  edges_ -= bytes;
   if (bytes == 0 || activations_ == nullptr) return;
   const int64_t place = plan_.place(stage, microbatch, item);
   reached_ = std::max(reached_, place + aligned(bytes));
@@ -293,8 +330,9 @@ void Executor::release_slot(int stage, int microbatch) {
 }
 
 std::span<const TensorView> Executor::destination(const Edge& e) {
-  return e.kind == Edge::Kind::activation ? take_slot(e.consumer, e.microbatch).input
-                                          : slot_of(e.consumer, e.microbatch).output_gradient;
+  if (e.kind == Edge::Kind::activation) return take_slot(e.consumer, e.microbatch).input;
+  edges_ += local(e.consumer).needs.bytes[StageMemory::gradient];
+  return slot_of(e.consumer, e.microbatch).output_gradient;
 }
 
 std::span<const TensorView> Executor::outgoing(const Edge& e) {
@@ -338,6 +376,8 @@ void Executor::forward(const Action& a, const HostMicrobatch& host, const Pass& 
   const Arena::Scope scope(scratch_);
   l.stage->forward(ctx, s.microbatch, s.input, output, pass.loss, *s.saved);
   l.forward_wrote = true;
+  if (stream_.trace() != nullptr && stream_.trace()->records_ranges() && is_first(a.stage))
+    stream_.trace()->count("tokens", s.microbatch.tokens());
 }
 
 void Executor::backward(const Action& a) {
@@ -384,6 +424,7 @@ void Executor::backward_weight(const Action& a) {
 
 void Executor::begin_step() {
   store_.begin_step(stream_);
+  edges_ = 0;
   for (LocalStage& l : stages_) l.forward_wrote = l.dgrad_wrote = l.wgrad_wrote = false;
 }
 
@@ -422,48 +463,82 @@ void Executor::run(std::span<const HostMicrobatch> microbatches, float loss_scal
   ops::fill(stream_, {.out = loss, .value = 0});
   begin_step();
   const Pass pass{loss_scale, loss, true, observer_};
-  const auto tokens = [&](const Action& a) {
-    return microbatches[static_cast<size_t>(a.microbatch)];
-  };
   for (const Action& a : options_.actions) {
-    switch (a.kind) {
-      case Action::Kind::gather:
-        gather(a.stage);
-        break;
-      case Action::Kind::forward:
-        forward(a, tokens(a), pass);
-        break;
-      case Action::Kind::backward:
-        backward(a);
-        break;
-      case Action::Kind::backward_input:
-        backward_input(a);
-        break;
-      case Action::Kind::backward_weight:
-        backward_weight(a);
-        break;
-      case Action::Kind::forward_backward:
-        forward(a.forward_half(), tokens(a), pass);
-        backward(a.backward_half());
-        break;
-      case Action::Kind::send:
-        send(edge_of(a));
-        break;
-      case Action::Kind::recv:
-        receives_.post(a);
-        break;
-      case Action::Kind::wait:
-        receives_.complete(a, [this](const Edge& e) { receive(e); });
-        break;
-      case Action::Kind::reduce:
-        reduce(a.stage);
-        break;
-      case Action::Kind::update:
-        store_.finish(stream_);
-        update();
-        break;
+    const TraceMemory before = remembers() ? held() : TraceMemory();
+    {
+      const TraceRange range(stream_.trace(), TraceKind::action, name_of(a.kind), place_of(a));
+      run(a, microbatches, pass, update);
+    }
+    if (remembers()) tell_memory(a, before);
+  }
+}
+
+void Executor::run(const Action& a, std::span<const HostMicrobatch> microbatches, const Pass& pass,
+                   const std::function<void()>& update) {
+  const auto tokens = [&] { return microbatches[static_cast<size_t>(a.microbatch)]; };
+  switch (a.kind) {
+    case Action::Kind::gather:
+      gather(a.stage);
+      break;
+    case Action::Kind::forward:
+      forward(a, tokens(), pass);
+      break;
+    case Action::Kind::backward:
+      backward(a);
+      break;
+    case Action::Kind::backward_input:
+      backward_input(a);
+      break;
+    case Action::Kind::backward_weight:
+      backward_weight(a);
+      break;
+    case Action::Kind::forward_backward:
+      forward(a.forward_half(), tokens(), pass);
+      backward(a.backward_half());
+      break;
+    case Action::Kind::send:
+      send(edge_of(a));
+      break;
+    case Action::Kind::recv:
+      receives_.post(a);
+      break;
+    case Action::Kind::wait:
+      receives_.complete(a, [this](const Edge& e) { receive(e); });
+      break;
+    case Action::Kind::reduce:
+      reduce(a.stage);
+      break;
+    case Action::Kind::update:
+      store_.finish(stream_);
+      update();
+      break;
+  }
+}
+
+TraceMemory Executor::held() const {
+  TraceMemory out{};
+  out.edges = edges_;
+  if (alone_) return out;  // what is kept shares the memory of passes
+  for (const LocalStage& l : stages_) {
+    if (l.stage == nullptr) continue;
+    for (int slot = 0; slot < l.slots.most(); ++slot) {
+      if (!l.slots.taken(slot)) continue;
+      for (const Arena& a : l.memory[static_cast<size_t>(slot)]->arenas) out.kept += a.used_bytes();
     }
   }
+  return out;
+}
+
+void Executor::tell_memory(const Action& a, const TraceMemory& before) {
+  const TraceArgs place = place_of(a);
+  TraceMemory now = held();
+  now.action = name_of(a.kind);
+  now.stage = place.stage;
+  now.microbatch = place.microbatch;
+  now.kept = std::max(now.kept, before.kept);
+  now.edges = std::max(now.edges, before.edges);
+  now.pass = scratch_.take_recent_peak();
+  stream_.trace()->memory(now);
 }
 
 // Stage by stage in the model's order, which no rank waits in for ever: a send does not wait.

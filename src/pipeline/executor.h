@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/trace.h"
 #include "model/pipeline_stage.h"
 #include "parallel/parameter_store.h"
 #include "pipeline/memory_plan.h"
@@ -129,6 +130,10 @@ class Executor {
   int stages() const { return static_cast<int>(stages_.size()); }
   LocalStage& local(int stage) { return stages_[static_cast<size_t>(stage)]; }
   bool is_local(int stage) const { return stages_[static_cast<size_t>(stage)].stage != nullptr; }
+  bool is_first(int stage) const {  // of this rank's
+    while (stage > 0 && !is_local(stage - 1)) --stage;
+    return stage == 0;
+  }
   int rank_of(int stage) const { return options_.rank_of_stage[static_cast<size_t>(stage)]; }
 
   // A microbatch's memory on a stage: taken when the microbatch comes to the stage, found while it
@@ -151,6 +156,13 @@ class Executor {
   void begin_step();
   void gather(int stage);
   void reduce(int stage);
+  void run(const Action&, std::span<const HostMicrobatch>, const Pass&,
+           const std::function<void()>& update);
+  // What the microbatches that are here hold. Tells the recorder (device/trace.h) when it records
+  // memory.
+  TraceMemory held() const;
+  bool remembers() const { return stream_.trace() != nullptr && stream_.trace()->records_memory(); }
+  void tell_memory(const Action&, const TraceMemory& before);
   // Passes; `a` is F, B, I or W.
   void forward(const Action& a, const HostMicrobatch&, const Pass&);
   void backward(const Action& a);
@@ -165,6 +177,7 @@ class Executor {
   Memory memory_;
   MemoryPlan plan_;
   int64_t reached_ = 0;  // of it, in bytes
+  int64_t edges_ = 0;    // bytes of edges that have arrived and are still needed
   // One stage with one slot: that and the scratch grow towards each other.
   bool alone_ = false;
   Buffer buffer_;  // of passes, then of microbatches in flight, where it is the executor's own

@@ -18,6 +18,7 @@ class Slots {
   int take(int microbatch);
   int of(int microbatch) const;
   void release(int microbatch);
+  bool taken(int slot) const { return owner_[static_cast<size_t>(slot)] >= 0; }
   int most() const { return static_cast<int>(owner_.size()); }  // ever taken at once
 
  private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "base/check.h"
 #include "tensor/format.h"
@@ -53,6 +54,7 @@ TensorView Arena::take(DType dtype, const Shape& shape, const char* what) {
   used_ += bytes;
   entries_.push_back({what, bytes});
   peak_ = std::max(peak_, used_);
+  recent_peak_ = std::max(recent_peak_, taken + bytes);
   if (taken + bytes > shared_peak_) {
     shared_peak_ = taken + bytes;
     if (other_ != nullptr) other_->shared_peak_ = shared_peak_;
@@ -60,6 +62,14 @@ TensorView Arena::take(DType dtype, const Shape& shape, const char* what) {
     if (measuring() && other_ != nullptr) other_->peak_entries_ = peak_entries_;
   }
   return TensorView(data, dtype, shape);
+}
+
+// What the other arena took is in its own.
+int64_t Arena::take_recent_peak() {
+  const int64_t now = used_ + (other_ != nullptr ? other_->used_ : 0);
+  int64_t peak = std::exchange(recent_peak_, now);
+  if (other_ != nullptr) peak = std::max(peak, std::exchange(other_->recent_peak_, now));
+  return peak;
 }
 
 void Arena::share(Arena& other) {

@@ -40,6 +40,8 @@ class Arena {
   void share(Arena& other);
   // The highest sum of what the two arenas held; of this one alone when it shares nothing.
   int64_t shared_peak_bytes() const { return shared_peak_; }
+  // The same since the last call, from what is held now on.
+  int64_t take_recent_peak();
 
   // A place to return to: everything taken after mark() is given back by release().
   using Mark = size_t;
@@ -94,7 +96,8 @@ class Arena {
   int64_t used_ = 0;
   int64_t peak_ = 0;
   int64_t shared_peak_ = 0;
-  Arena* other_ = nullptr;  // that shares the block
+  int64_t recent_peak_ = 0;  // of the two, as shared_peak_
+  Arena* other_ = nullptr;   // that shares the block
   bool from_end_ = false;
   std::function<void(std::byte*, int64_t)> on_release_;
   std::vector<Entry> entries_;       // live, in order
