@@ -23,6 +23,7 @@
 #             with two GPUs and more, draws whose layouts have as many ranks, a process with a GPU
 #             each, against one GPU (LAYOUTS=FIRST:COUNT; one in seven has two ranks, one in three
 #             two to four)
+#   checkpoint  a copy of states beside the update; what a save beside steps costs configs/slice1.toml
 #   compare   the older nereus of the pack and this one in alternating pairs: configs/slice1.toml, and
 #             with two GPUs configs/slice2.toml with EP 2; medians of tokens/s a GPU after 10 steps
 set -uo pipefail
@@ -32,7 +33,7 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test engine_test}
+  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test engine_test checkpoint_test}
   # shellcheck disable=SC2086
   cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target $programs
   local program folder
@@ -189,6 +190,13 @@ run_suite() {
           --gtest_brief=1 --gtest_filter="${FILTER:-*Device*}"
         tail -5 "$out/$tool.log"
       done
+      ;;
+    checkpoint)
+      tests checkpoint_test 60 checkpoint_test 'Snapshot*'
+      step checkpoint 400 $gpu/bin/nereus bench checkpoint --folder="${FOLDER:-$out/checkpoint}" ${ARGS:-}
+      tail -12 "$out/checkpoint.log"
+      grep -E 'Finished saving|is complete|WARN|rror' "$out/checkpoint.log" | cut -c1-220
+      rm -rf "${FOLDER:-$out/checkpoint}"
       ;;
     doctor)
       step doctor 60 $gpu/bin/nereus doctor

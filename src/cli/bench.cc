@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/suggest.h"
+#include "cli/bench_checkpoint.h"
 #include "cli/bench_data.h"
 #include "cli/bench_gpu.h"
 #include "cli/bench_ops.h"
@@ -35,6 +36,7 @@ struct Benchmark {
 };
 
 constexpr Benchmark kBenchmarks[] = {
+    {"checkpoint", run_bench_checkpoint, "saving and loading states, next to what the disk can do"},
     {"data", run_bench_data, "a text data set from files to packed rows of tokens"},
     {"ops", run_bench_ops_here,
      "every op at the shapes of runs, GEMMs next to OpenBLAS's; on a GPU what `gpu` is, and with "
@@ -52,7 +54,7 @@ int run_bench(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "--help";
   if (name == "--help" || name == "-h") {
     std::puts("Usage: nereus bench BENCHMARK [OPTIONS]\n");
-    for (const Benchmark& b : kBenchmarks) std::printf("  %-6s %s\n", b.name, b.help);
+    for (const Benchmark& b : kBenchmarks) std::printf("  %-10s %s\n", b.name, b.help);
     std::puts("\n`nereus tokenize bench` measures the tokenizer.");
     return 0;
   }

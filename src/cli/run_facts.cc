@@ -68,6 +68,9 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run, const GpuMemories& clust
         "pipeline idle for {:.0f} % of a step at equal costs of its parts ({}, {} stages, {} "
         "microbatches)",
         100 * check.bubble, schedule.name, schedule.stages(), check.layout.microbatches));
+  for (const std::string& line : check.checkpoints.lines)
+    out.lines.push_back("checkpoints: " + line);
+  if (out.too_large.empty()) out.too_large = check.checkpoints.too_large;
   for (const DataFacts::Missing& m : check.data.missing) out.missing.push_back({m.path, m.text});
   return out;
 }

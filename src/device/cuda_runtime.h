@@ -33,6 +33,10 @@ void* make_stream(int index, bool high_priority = false);
 void destroy_stream(void* stream);
 void synchronize_stream(void* stream);
 
+// `work` is called with `data`, on a thread of the runtime, when the stream has come so far; what
+// is enqueued later waits for it. It may make no call of the runtime.
+void call_on_host(void* stream, void (*work)(void*), void* data);
+
 void* make_event(bool timing);
 void destroy_event(void* event);
 void record_event(void* event, void* stream);
@@ -42,6 +46,9 @@ float milliseconds_between(void* begin, void* end);
 
 void* allocate(int index, int64_t bytes);  // null when there is not that much
 void* allocate_pinned(int64_t bytes);      // null likewise
+// Pins host memory that is there, for copies of any device; false when the system does not let it.
+bool pin(int index, void* memory, int64_t bytes);
+void unpin(void* memory);
 void release(void* memory);
 void release_pinned(void* memory);
 void zero(void* memory, int64_t bytes);  // device memory; returns when done

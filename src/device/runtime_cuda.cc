@@ -100,6 +100,10 @@ void synchronize_stream(void* stream) {
   NEREUS_CUDA_CALL(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
 
+void call_on_host(void* stream, void (*work)(void*), void* data) {
+  NEREUS_CUDA_CALL(cudaLaunchHostFunc(static_cast<cudaStream_t>(stream), work, data));
+}
+
 void* make_event(bool timing) {
   cudaEvent_t event = nullptr;
   NEREUS_CUDA_CALL(
@@ -138,6 +142,14 @@ void* allocate_pinned(int64_t bytes) {
   cudaGetLastError();
   return nullptr;
 }
+bool pin(int index, void* memory, int64_t bytes) {
+  NEREUS_CUDA_CALL(cudaSetDevice(index));
+  if (cudaHostRegister(memory, static_cast<size_t>(bytes), cudaHostRegisterPortable) == cudaSuccess)
+    return true;
+  cudaGetLastError();
+  return false;
+}
+void unpin(void* memory) { cudaHostUnregister(memory); }
 void release(void* memory) { cudaFree(memory); }
 void release_pinned(void* memory) { cudaFreeHost(memory); }
 void zero(void* memory, int64_t bytes) {

@@ -20,7 +20,8 @@ HostStates::HostStates(Device device, int64_t elements, const std::vector<State>
   out_ = std::make_unique<Stream>(device);
 }
 
-void HostStates::visit(Stream& stream, int64_t begin, int64_t end, bool write, Body body) {
+void HostStates::visit(Stream& stream, int64_t begin, int64_t end, bool write, Body body,
+                       CopyBeside* copied) {
   Stream& in = in_ ? *in_ : stream;
   Stream& out = out_ ? *out_ : stream;
   for (const auto& slot : slots_) slot->free.wait(in);  // what the last visit changed is there
@@ -40,6 +41,7 @@ void HostStates::visit(Stream& stream, int64_t begin, int64_t end, bool write, B
     body(first, views);
     slot.used.record(stream);
     slot.used.wait(out);
+    if (write && copied != nullptr) copied->wait_on_host(out, first + n);
     for (size_t i = 0; write && i < host_.size() && !stream.on_meta(); ++i)
       copy_to_host(out, host_[i].data() + first * size_of(dtypes_[i]), views[i]);
     slot.free.record(out);

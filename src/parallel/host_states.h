@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "parallel/copy_beside.h"
 
 namespace nereus {
 
@@ -29,13 +30,17 @@ class HostStates {
   // views[i] is state i of them, n elements in device memory, filled as of `stream`. What the body
   // enqueues there may change them, and with `write` the changes are kept. All is done when
   // `stream` has passed what is enqueued on it, and in its order.
+  // A chunk in host memory is not changed before it has been copied from there.
   using Body = FunctionRef<void(int64_t first, const std::vector<TensorView>& views)>;
-  void visit(Stream& stream, int64_t begin, int64_t end, bool write, Body body);
+  void visit(Stream& stream, int64_t begin, int64_t end, bool write, Body body,
+             CopyBeside* copied = nullptr);
 
   // State `i`, all of it, in host memory: as of the last visit() when its stream is idle.
   TensorView host(size_t i) const {
     return TensorView(host_[i].data(), dtypes_[i], {host_[i].bytes() / size_of(dtypes_[i])});
   }
+
+  size_t size() const { return host_.size(); }  // states
 
   int64_t host_bytes(size_t state) const { return host_[state].bytes(); }
   int64_t device_bytes() const;

@@ -199,30 +199,84 @@ ParameterStates::States ParameterStates::states_of(int64_t begin, int64_t end,
   return s;
 }
 
+// The state of elements [begin, end) of tensor i, where copies are in place.
+ParameterStates::States ParameterStates::states_in_place(size_t i, int64_t begin,
+                                                         int64_t end) const {
+  States s = states_of(begin, end, {});
+  if (layout_.read_format(i) == ReadFormat::bf16_copy)
+    s.copy = at(copies_, copy_place(i) + begin - layout_.offset(i), DType::bf16, {end - begin});
+  return s;
+}
+
+// Elements that are apart in some state: those of one range are together in all.
+std::vector<FlatRange> ParameterStates::together() const {
+  const FlatRange full = layout_.f32_masters();
+  std::vector<FlatRange> out;
+  for (const FlatRange& r :
+       whole_masters()
+           ? std::vector<FlatRange>{{0, layout_.elements()}}
+           : std::vector<FlatRange>{{0, full.begin}, full, {full.end, layout_.elements()}})
+    if (r.count() > 0) out.push_back(r);
+  return out;
+}
+
 void ParameterStates::visit(Stream& stream, bool write, FunctionRef<void(const States&)> body) {
-  if (in_place().copies) {  // they are apart
+  const std::shared_ptr<CopyBeside> copied = write ? std::move(beside_) : nullptr;
+  // Elements from `begin` on that may be changed, at most to `end`.
+  const auto part = [&](int64_t begin, int64_t end) {
+    return copied ? copied->wait(stream, begin, end) : end;
+  };
+  if (in_place().copies) {
     for (const size_t i : in_place().by_offset) {
-      const int64_t count = layout_.shard_shape(i).count();
-      States s = states_of(layout_.offset(i), layout_.offset(i) + count, {});
-      if (layout_.read_format(i) == ReadFormat::bf16_copy)
-        s.copy = at(copies_, copy_place(i), DType::bf16, {count});
-      body(s);
+      const int64_t end = layout_.offset(i) + layout_.shard_shape(i).count();
+      for (int64_t at = layout_.offset(i), next = 0; at < end; at = next) {
+        next = part(at, end);
+        body(states_in_place(i, at, next));
+      }
     }
     return;
   }
-  const auto range = [&](int64_t begin, int64_t end) {
-    if (begin == end) return;
-    if (host_ == nullptr) return body(states_of(begin, end, {}));
-    host_->visit(stream, begin, end, write,
-                 [&](int64_t first, const std::vector<TensorView>& views) {
-                   body(states_of(first, first + views[0].count(), views));
-                 });
+  for (const FlatRange& r : together()) {
+    if (host_ != nullptr) {
+      host_->visit(
+          stream, r.begin, r.end, write,
+          [&](int64_t first, const std::vector<TensorView>& views) {
+            const int64_t end = first + views[0].count();
+            for (int64_t at = first; at < end;) at = part(at, end);
+            body(states_of(first, end, views));
+          },
+          copied.get());
+      continue;
+    }
+    for (int64_t at = r.begin, next = 0; at < r.end; at = next) {
+      next = part(at, r.end);
+      body(states_of(at, next, {}));
+    }
+  }
+}
+
+std::vector<ParameterStates::Kept> ParameterStates::kept() const {
+  std::vector<Kept> out;
+  const auto add = [&](int64_t count, States s) {
+    s.gradient = {};
+    out.push_back({s, count, moments_on_host(), masters_on_host()});
   };
-  if (whole_masters()) return range(0, layout_.elements());
-  const FlatRange full = layout_.f32_masters();
-  range(0, full.begin);
-  range(full.begin, full.end);
-  range(full.end, layout_.elements());
+  if (in_place().copies) {
+    for (const size_t i : in_place().by_offset) {
+      const int64_t begin = layout_.offset(i), count = layout_.shard_shape(i).count();
+      add(count, states_in_place(i, begin, begin + count));
+    }
+    return out;
+  }
+  for (const FlatRange& r : together()) {
+    std::vector<TensorView> host;
+    for (size_t i = 0; host_ != nullptr && i < host_->size(); ++i)
+      host.push_back(host_->host(i).rows(r.begin, r.end));
+    add(r.count(), states_of(r.begin, r.end, host));
+    const FlatRange full = layout_.f32_masters();
+    if (r == full) out.back().masters_on_host = false;
+  }
+  return out;
 }
 
 void ParameterStates::assemble_masters(Stream& stream) {

@@ -13,6 +13,7 @@
 
 #include "config/choices.h"
 #include "device/device.h"
+#include "parallel/copy_beside.h"
 #include "parallel/host_states.h"
 #include "parallel/in_place.h"
 #include "parallel/named_view.h"
@@ -75,6 +76,18 @@ class ParameterStates {
     // The sign of a second moment is the master's when that is split: its magnitude counts.
     TensorView first_moment = {}, second_moment = {};
   };
+  // Where the states of consecutive elements are kept, for a copy of them: nothing passes through
+  // the device's memory or is put together. A whole master, or the copy and the remainder.
+  struct Kept {
+    States states;  // no gradient
+    int64_t count = 0;
+    bool moments_on_host = false, masters_on_host = false;  // masters, or remainders
+  };
+  // Of elements that together are all but padding, ascending.
+  std::vector<Kept> kept() const;
+  // The next visit() that writes waits for the copy, part by part.
+  void copied_beside(std::shared_ptr<CopyBeside> copy) { beside_ = std::move(copy); }
+
   // Calls `body` for states that together are all, in ascending order; what it enqueues on the
   // stream may change them, and with `write` that is kept. With everything on the device and whole
   // it is one call.
@@ -126,6 +139,8 @@ class ParameterStates {
   TensorView flat(const Buffer& buffer, DType dtype) const;
   TensorView shard(const Buffer& buffer, DType dtype, size_t i, int64_t first = 0) const;
   States states_of(int64_t begin, int64_t end, const std::vector<TensorView>& on_host) const;
+  States states_in_place(size_t i, int64_t begin, int64_t end) const;
+  std::vector<FlatRange> together() const;
   int64_t copy_place(size_t i) const;  // of this rank's copy, in elements of copies_
   int64_t block(size_t i) const {      // this rank's place in the unsharded tensor, in elements
     return mine_.of(layout_.tensors()[i]) * layout_.shard_shape(i).count();
@@ -136,7 +151,8 @@ class ParameterStates {
   Options options_;
   Buffer masters_;  // not whole: of the tensors whose masters kernels read
   Buffer gradients_, m_, v_, copies_, remainders_;
-  std::unique_ptr<HostStates> host_;  // of all elements: moments; then remainders or masters
+  std::unique_ptr<HostStates> host_;    // of all elements: moments; then remainders or masters
+  std::shared_ptr<CopyBeside> beside_;  // null: nobody reads the states beside steps
   bool assembled_ = false;
 };
 

@@ -79,6 +79,8 @@ class ParameterStore {
   }
   void assemble_masters(Stream& stream) { states_.assemble_masters(stream); }
   ParameterStates::Moments moments() const { return states_.moments(); }
+  std::vector<ParameterStates::Kept> kept_states() const { return states_.kept(); }
+  void copied_beside(std::shared_ptr<CopyBeside> c) { states_.copied_beside(std::move(c)); }
   void begin_load() { states_.begin_load(); }
   void initialize(Stream& stream, uint64_t seed) { states_.initialize(stream, seed); }
   void refresh_copies(Stream& stream) { states_.refresh_copies(stream); }

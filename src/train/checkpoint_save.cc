@@ -1,15 +1,12 @@
 // RunCheckpoint: saving, in the step or beside those that follow.
-#include <atomic>
 #include <ctime>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/units.h"
 #include "checkpoint/step_folders.h"
-#include "observe/device_info.h"
 #include "train/run_checkpoint.h"
 
 namespace nereus {
@@ -26,21 +23,6 @@ std::string now_in_utc() {
 }
 
 }  // namespace
-
-// A thread that writes the snapshot. The main thread joins it and reports, since log lines are of
-// a rank's own thread.
-struct RunCheckpoint::Writer {
-  int64_t step = 0;
-  Clock::time_point begin = Clock::now();
-  std::string failure;
-  std::exception_ptr error;  // of the world
-  std::atomic<bool> done{false};
-  std::thread thread;
-};
-
-RunCheckpoint::~RunCheckpoint() {
-  if (writer_) writer_->thread.join();
-}
 
 void RunCheckpoint::save_seed(Engine& engine) {
   NEREUS_CHECK(kConfig, config_.checkpoint.enable && !config_.checkpoint.load_only,
@@ -59,21 +41,42 @@ void RunCheckpoint::save_seed(Engine& engine) {
             seconds_since(begin));
 }
 
-bool RunCheckpoint::asynchronous() const { return config_.checkpoint.async_mode != "disabled"; }
+bool RunCheckpoint::saves_beside() const {
+  return saves() && config_.checkpoint.async_mode != "disabled";
+}
+
+void RunCheckpoint::begin_beside(Engine& engine) {
+  const auto& c = config_.checkpoint;
+  check_host_memory(world_, host_share(engine),
+                    fmt::format("checkpoint.async_mode = \"{}\"", c.async_mode));
+  const int64_t first = c.enable_first_step_checkpoint ? 1 : c.interval;
+  if (first < config_.training.steps || c.interval_minutes > 0)
+    beside_ = std::make_unique<SaveBeside>(engine, stream_);
+}
 
 void RunCheckpoint::save(Engine& engine, const RunState& now, const std::string& data) {
   const auto begin = Clock::now();
-  finish_writer();  // one save at a time
+  finish_beside();  // one save at a time
   log::info("Saving the checkpoint (or staging if async is enabled).");
   last_save_ = Clock::now();
-  if (asynchronous()) {
-    save_beside(engine, now, data);
+  if (saves_beside() && !beside_ && !no_memory_)
+    beside_ = std::make_unique<SaveBeside>(engine, stream_);
+  if (const std::string why = beside_ ? beside_->made() : ""; !why.empty()) {
+    log::warning(
+        "{}\n  Checkpoints are written in the step, as with checkpoint.async_mode = "
+        "\"disabled\".",
+        why);
+    no_memory_ = true;
+    beside_.reset();
+  }
+  if (beside_) {
+    beside_->begin(engine, stream_, world_, now.step, together(now, data, false));
   } else {
     const std::string failure = save_native(engine, now, data, false);
     report(now.step, failure);
     if (!failure.empty()) return tell(now.step, "failed", begin);
   }
-  tell(now.step, asynchronous() ? "staged" : "saved", begin);
+  tell(now.step, beside_ ? "staged" : "saved", begin);
   log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
             seconds_since(begin));
 }
@@ -98,61 +101,24 @@ void RunCheckpoint::report(int64_t step, const std::string& failure) {
     purge();
 }
 
-void RunCheckpoint::save_beside(Engine& engine, const RunState& now, const std::string& data) {
-  const CheckpointState state(engine, stream_, false);
-  const ShardContents all = contents(state, false);
-  if (!snapshot_) {
-    const int64_t need = Snapshot::bytes(all);
-    const auto free = static_cast<int64_t>(available_host_memory());
-    NEREUS_CHECK(kConfig, need < free,
-                 "checkpoint.async_mode = \"{}\" keeps a copy of what a rank saves in host memory, "
-                 "{}, and {} are free: set it to disabled, or optimizer.moment_dtype to bfloat16.",
-                 config_.checkpoint.async_mode, size_text(need), size_text(free));
-    snapshot_ = std::make_unique<Snapshot>(all, stream_);
-  }
-  snapshot_->take(all, stream_);
-  stream_.synchronize();
-  writer_ = std::make_shared<Writer>();
-  writer_->step = now.step;
-  SaveTogether save = together(now, data, false);
-  save.write_shard = [this, facts = save.write_shard](const std::string& folder,
-                                                      const std::string& name) {
-    ThreadPool pool(1);
-    Stream host(Device::cpu(), &pool);
-    Manifest part = save_shard(folder, name, snapshot_->contents(), host);
-    part.run = facts("", "").run;
-    return part;
-  };
-  writer_->thread = std::thread([this, writer = writer_.get(), save = std::move(save)] {
-    try {
-      writer->failure = save_together(world_, save);
-    } catch (...) {
-      writer->error = std::current_exception();
-    }
-    writer->done = true;
-  });
-}
-
 void RunCheckpoint::look_at_writer() {
-  if (writer_ && writer_->done) finish_writer();
+  if (beside_ && beside_->has_ended()) finish_beside();
 }
 
-void RunCheckpoint::finish_writer() {
-  if (!writer_) return;
-  writer_->thread.join();
-  const std::shared_ptr<Writer> ended = std::move(writer_);
-  if (ended->error) std::rethrow_exception(ended->error);
+void RunCheckpoint::finish_beside() {
+  const auto ended = beside_ ? beside_->end() : std::nullopt;
+  if (!ended) return;
   report(ended->step, ended->failure);
   tell(ended->step, ended->failure.empty() ? "complete" : "failed", Clock::now());
   if (ended->failure.empty())
     log::info("The checkpoint of step {} is complete, {:.2f} seconds after its save began.",
-              ended->step, seconds_since(ended->begin));
+              ended->step, ended->seconds);
 }
 
 void RunCheckpoint::save_last(Engine& engine, const RunState& now, const std::string& data,
                               bool stopped) {
   const auto& c = config_.checkpoint;
-  finish_writer();
+  finish_beside();
   if (!saves()) return;
   if (stopped && (now.step == 0 || now.step == start_.state.step || now.step == saved_step_))
     return;

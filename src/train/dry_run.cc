@@ -99,7 +99,14 @@ DryRun dry_run(const JobConfig& config, int64_t world) {
     if (most.rank != ranks.back().rank)
       describe_rank(out, ranks.back(), layout, "the last of the pipeline");
   }
-  out += data.text + checkpoint_facts(config, args, world);
+  out += data.text;
+  const CheckpointFacts saves = checkpoint_facts(config, args, world);
+  if (!saves.lines.empty())
+    out += fmt::format("Checkpoints\n  {}\n", fmt::join(saves.lines, "\n  "));
+  if (!saves.too_large.empty()) {
+    out += fmt::format("Checkpoints do not fit: {}\n", saves.too_large);
+    run.fits = false;
+  }
   judge(run, config, most.table.total() / kGiB);
   return run;
 }

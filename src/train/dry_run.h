@@ -14,8 +14,8 @@ namespace nereus {
 // Error{kConfig}.
 struct DryRun {
   std::string text;
-  bool fits =
-      true;  // false: the GPU that was asked for (device.gpu_type, gpu_memory_gib) is too small
+  bool fits = true;  // false: the GPU that was asked for (device.gpu_type, gpu_memory_gib) is too
+                     // small, or the disk for the checkpoints
 };
 DryRun dry_run(const JobConfig&, int64_t world);
 

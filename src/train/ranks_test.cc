@@ -25,6 +25,7 @@ namespace nereus {
 namespace {
 
 using test::Arguments;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 using testing::ThrowsMessage;
@@ -341,19 +342,24 @@ TEST(DryRun, SaysWhatCheckpointsTake) {
     const log::Capture quiet;
     TrainFlags flags;
     const Arguments all = test::small_model("nowhere") + Arguments{"--dry-run", "--world=2"} + more;
-    return dry_run(load_config(all, flags).config, 2).text;
+    return dry_run(load_config(all, flags).config, 2);
   };
-  EXPECT_THAT(said({}), Not(HasSubstr("Checkpoints")));
-  const std::string text =
-      said({"--checkpoint.enable", "--checkpoint.interval=1", "--checkpoint.async_mode=async",
-            "--optimizer.moment_dtype=bfloat16"});
-  EXPECT_THAT(text, HasSubstr("Checkpoints\n  weights and moments "));
-  EXPECT_THAT(text, HasSubstr("a copy in host memory while they are written: "));
-  EXPECT_THAT(text, HasSubstr("the last one, weights alone in float32: "));
-  EXPECT_THAT(text, HasSubstr(" free\n"));
-  EXPECT_THAT(said({"--checkpoint.enable", "--model_overrides.vocab_size=200000000",
-                    "--checkpoint.interval=1", "--training.steps=100"}),
-              HasSubstr("they do not fit (checkpoint.keep_latest_k keeps fewer)"));
+  EXPECT_THAT(said({}).text, Not(HasSubstr("Checkpoints")));
+  const DryRun small = said({"--checkpoint.enable", "--checkpoint.interval=1",
+                             "--checkpoint.async_mode=async", "--optimizer.moment_dtype=bfloat16"});
+  EXPECT_THAT(small.text, HasSubstr("Checkpoints\n  weights and moments "));
+  EXPECT_THAT(
+      small.text,
+      ContainsRegex("a copy in host memory while they are written: .* a rank, .* a node of 2"));
+  EXPECT_THAT(small.text, HasSubstr("the last one, weights alone in float32: "));
+  EXPECT_THAT(small.text, HasSubstr(" free\n"));
+  EXPECT_TRUE(small.fits);
+  const DryRun large = said({"--checkpoint.enable", "--model_overrides.vocab_size=200000000",
+                             "--checkpoint.interval=1", "--training.steps=100"});
+  EXPECT_THAT(large.text,
+              ContainsRegex("Checkpoints do not fit: 11 checkpoints of .* free: keep fewer "
+                            "\\(checkpoint.keep_latest_k = 10\\), save less often"));
+  EXPECT_FALSE(large.fits);
 }
 
 TEST(DryRun, DescribesARankOfTheLayout) {

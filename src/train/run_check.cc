@@ -16,6 +16,7 @@ RunCheck check_run(const JobConfig& config, int64_t world) {
   const Schedule& schedule = out.layout.pipeline.schedule;
   if (schedule.stages() > 1) out.bubble = simulate(schedule, StageCosts{}).bubble;
   out.data = data_facts(config, out.args);
+  out.checkpoints = checkpoint_facts(config, out.args, world);
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include "config/job_config.h"
 #include "engine/memory_table.h"
 #include "engine/run_layout.h"
+#include "train/checkpoint_facts.h"
 #include "train/data_facts.h"
 
 namespace nereus {
@@ -17,6 +18,7 @@ struct RunCheck {
   MemoryTable memory = {};  // its
   double bubble = 0;        // idle share of the pipeline's step, at equal costs of its parts
   DataFacts data = {};
+  CheckpointFacts checkpoints = {};
 };
 
 // For `world` ranks. Throws Error{kConfig} for what such a run would be refused for, but for what

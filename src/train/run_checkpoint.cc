@@ -135,8 +135,9 @@ void RunCheckpoint::log_start() const {
             facts_.layout, ranks(facts_.ranks));
 }
 
-void RunCheckpoint::begin(std::function<void(RunEvent)> tell) {
+void RunCheckpoint::begin(Engine& engine, std::function<void(RunEvent)> tell) {
   tell_ = std::move(tell);
+  if (saves_beside()) begin_beside(engine);
   facts_.lineage = start_.state.lineage;
   const std::string mine = broadcast_text(rank0() ? new_id() + " " + local_time("%Y%m%d-%H%M") : "",
                                           0, ranks_.world(), stream_);

@@ -6,7 +6,8 @@
 //   find_start()   before data and model are made (train/checkpoint_start.h)
 //   load()         into the engine; a checkpoint that turns out damaged is set aside, and the one
 //                  before it is start() then
-//   begin()        no rank refuses the run: folders may be changed
+//   begin()        no rank refuses the run but for host memory: folders may be changed. The engine
+//                  outlives this from here on
 //   save(), save_last()
 //
 // Errors: kConfig when a checkpoint and the configuration do not go together, or nothing there can
@@ -20,7 +21,6 @@
 #include <vector>
 
 #include "checkpoint/save_together.h"
-#include "checkpoint/snapshot.h"
 #include "config/job_config.h"
 #include "config/model_args.h"
 #include "control/world.h"
@@ -30,6 +30,7 @@
 #include "parallel/rank_world.h"
 #include "train/checkpoint_start.h"
 #include "train/checkpoint_state.h"
+#include "train/save_beside.h"
 
 namespace nereus {
 
@@ -38,7 +39,6 @@ class RunCheckpoint {
   // `ranks`: this rank's groups. All must outlive this.
   RunCheckpoint(const JobConfig&, const ModelArgs&, const RunLayout&, Stream&,
                 const RankWorld& ranks, World&);
-  ~RunCheckpoint();  // waits for a save that goes on
 
   void find_start();
   const CheckpointStart& start() const { return start_; }
@@ -48,7 +48,7 @@ class RunCheckpoint {
   // The initial weights: those of start(), or the seed's.
   void load(Engine&);
   // `tell` is told of saves.
-  void begin(std::function<void(RunEvent)> tell);
+  void begin(Engine&, std::function<void(RunEvent)> tell);
   // After begin(), on every rank: the starts of the run, this one last.
   const std::vector<RunState::Start>& lineage() const { return facts_.lineage; }
 
@@ -76,12 +76,12 @@ class RunCheckpoint {
   void load_hugging_face(Engine&);
   void begin_capacity(Engine&) const;
 
-  bool asynchronous() const;
+  bool saves_beside() const;
+  void begin_beside(Engine&);
   ShardContents contents(const CheckpointState&, bool weights) const;
   SaveTogether together(const RunState& now, const std::string& data, bool weights);
   std::string save_native(Engine&, const RunState& now, const std::string& data, bool weights);
-  void save_beside(Engine&, const RunState& now, const std::string& data);
-  void finish_writer();
+  void finish_beside();
   void report(int64_t step, const std::string& failure);
   void tell(int64_t step, const char* state, Clock::time_point begin) const;
   void save_hugging_face(Engine&, const std::string& folder);
@@ -101,11 +101,8 @@ class RunCheckpoint {
   int64_t saves_ = 0;
   int64_t saved_step_ = -1;  // of the last save that succeeded
   Clock::time_point last_save_ = Clock::now();
-
-  // A save that goes on beside steps.
-  struct Writer;
-  std::unique_ptr<Snapshot> snapshot_;
-  std::shared_ptr<Writer> writer_;  // null: none
+  std::unique_ptr<SaveBeside> beside_;  // null: saves are in the step
+  bool no_memory_ = false;              // for it
 };
 
 }  // namespace nereus

@@ -101,7 +101,7 @@ void Trainer::set_up() {
       save_config(config_, std::filesystem::path(config_.job.dump_folder) /
                                *config_.job.save_config_file);  // which may be absolute
   }
-  checkpoint_->begin([this](RunEvent e) { report_.event(std::move(e)); });
+  checkpoint_->begin(*engine_, [this](RunEvent e) { report_.event(std::move(e)); });
   report_.open(folder_.get());
   report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
   report_.log_memory(memory_, {.groups = stream_.free_at_start() - after_groups,

@@ -79,9 +79,9 @@ class Trainer {
   RunReport report_;
   std::unique_ptr<RankWorld> ranks_;   // this rank's groups
   std::unique_ptr<RunFolder> folder_;  // of the rank that writes
-  std::optional<RunCheckpoint> checkpoint_;
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<Engine> engine_;
+  std::optional<RunCheckpoint> checkpoint_;
   MemoryTable memory_;  // on ranks that have looked whether the run fits
   std::unique_ptr<StepRunner> runner_;
   std::optional<Validation> validation_;
