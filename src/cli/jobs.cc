@@ -4,17 +4,24 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <functional>
+#include <limits>
+#include <map>
 
 #include "base/check.h"
 #include "base/files.h"
 #include "cli/command.h"
 #include "cli/installation.h"
+#include "cli/report.h"
 #include "recipe/command_output.h"
 #include "recipe/jobs.h"
 #include "recipe/run_config.h"
+#include "report/goodput.h"
+#include "report/read_run.h"
 
 namespace nereus {
 namespace {
@@ -23,6 +30,7 @@ struct Options {
   int64_t id = 0, tail = 200;
   std::vector<int64_t> ids;
   bool follow = false, path = false, folder = false, files = false;
+  ReportOptions report = {};
 };
 
 recipe::JobDatabase open_database(const recipe::ClusterConfig& config) {
@@ -42,10 +50,35 @@ recipe::JobRecord known_job(recipe::JobDatabase& database, int64_t id) {
   return *job;
 }
 
+// The share of a run's wall time in steps that counted, "93.1%"; "" of a run whose metrics.jsonl is
+// not there or larger than `most` bytes.
+std::string goodput_of(const recipe::JobRecord& job, uintmax_t most) {
+  const std::string folder = job.log_folder + "/outputs";
+  std::error_code error;
+  const uintmax_t bytes = std::filesystem::file_size(folder + "/metrics.jsonl", error);
+  if (job.log_folder.empty() || error || bytes > most) return "";
+  try {
+    const double share = report::goodput(report::read_run(folder)).share();
+    return std::isfinite(share) ? fmt::format("{:.1f}%", 100 * share) : "";
+  } catch (const Error&) {
+    return "";
+  }
+}
+
 int list(const Options&) {
+  constexpr size_t kMostRuns = 100;
+  constexpr uintmax_t kMostBytes = 20'000'000;  // of one: a list is quick
   recipe::JobDatabase database = open_database(read_installation());
   const recipe::Refreshed refreshed = recipe::refresh(database, {}, recipe::process_environment());
-  std::puts(recipe::table(database.jobs(), refreshed.live).c_str());
+  const std::vector<recipe::JobRecord> jobs = database.jobs();
+  std::map<int64_t, std::string> goodput;
+  for (const recipe::JobRecord& job : jobs) {
+    if (goodput.size() == kMostRuns) break;
+    if (!recipe::is_terminal(job.state)) continue;
+    if (std::string text = goodput_of(job, kMostBytes); !text.empty())
+      goodput.emplace(job.id, std::move(text));
+  }
+  std::puts(recipe::table(jobs, refreshed.live, goodput).c_str());
   std::fflush(stdout);
   warn(refreshed.warning);
   return 0;
@@ -58,7 +91,8 @@ int show(const Options& o) {
   const auto live = refreshed.live.find(o.id);
   const auto submitted = recipe::read_run_config(job.config_path);
   std::puts(recipe::details(job, live == refreshed.live.end() ? recipe::LiveJob{} : live->second,
-                            submitted ? submitted->gpu_type : "")
+                            submitted ? submitted->gpu_type : "",
+                            goodput_of(job, std::numeric_limits<uintmax_t>::max()))
                 .c_str());
   std::fflush(stdout);
   warn(refreshed.warning);
@@ -118,6 +152,20 @@ int log(const Options& o) {
   return 0;
 }
 
+int report_job(const Options& o) {
+  recipe::JobDatabase database = open_database(read_installation());
+  ReportOptions options = o.report;
+  for (const int64_t id : o.ids) {
+    const recipe::JobRecord job = known_job(database, id);
+    NEREUS_CHECK(kConfig, !job.log_folder.empty(),
+                 "Job {} does not have a log directory recorded. Run `nereus jobs rebuild` to "
+                 "rescan.",
+                 id);
+    options.runs.push_back(job.log_folder);
+  }
+  return report_runs(options);
+}
+
 int refresh(const Options& o) {
   recipe::JobDatabase database = open_database(read_installation());
   std::vector<int64_t> missing;
@@ -171,6 +219,9 @@ int run_jobs(int argc, char** argv) {
   logs->add_flag("--path", o.path, "print only its path");
   logs->add_flag("--dir", o.folder, "print only the run's folder");
   logs->add_flag("--list", o.files, "list the logs and error files of all restarts");
+  CLI::App* reports = add("report", "a page of what jobs did, as nereus report", report_job);
+  reports->add_option("jobs", o.ids, "job ids")->required();
+  o.report.add_to(*reports);
   add("refresh", "ask Slurm again and read the logs again", refresh)
       ->add_option("jobs", o.ids, "job ids")
       ->required();

@@ -153,6 +153,26 @@ TEST_F(LlmbRun, AJobIsSubmittedRecordedShownAndArchived) {
   fs::remove(errors);
   EXPECT_EQ(run({"jobs", "log", "4711", "--list"}), 0);
   EXPECT_EQ(out_, "0: " + run_folder + "/log-x_4711_0.out (active)\n");
+  const auto of_run = [&](const char* name) {
+    return fs::path(run_folder + "/outputs/" + name).lexically_relative(folder_.path());
+  };
+  folder_.write(of_run("metrics.jsonl"),
+                R"({"step":1,"loss":3,"step_seconds":1}
+{"step":2,"loss":2,"step_seconds":1}
+)");
+  folder_.write(of_run("events.jsonl"), R"({"time":100,"step":0,"kind":"start","setup_seconds":1}
+{"time":103,"step":2,"kind":"end","exit_code":0}
+)");
+  program("sacct", "echo '4711|COMPLETED|00:00:09|2026-11-28T17:00:00|n1|0:0'");
+  EXPECT_EQ(run({"jobs"}), 0);
+  EXPECT_THAT(out_, HasSubstr("    50.0%\n"));  // 2 of 4 seconds
+  EXPECT_EQ(run({"jobs", "show", "4711"}), 0);
+  EXPECT_THAT(out_, HasSubstr("\nGoodput      : 50.0%\n"));
+  EXPECT_EQ(run({"jobs", "report", "4711"}), 0);
+  EXPECT_THAT(out_, HasSubstr("\nReport: " + run_folder + "/report.html\n"));
+  EXPECT_TRUE(fs::exists(run_folder + "/report.html"));
+  EXPECT_EQ(run({"jobs", "report", "4712"}), 1);
+  EXPECT_THAT(err_, HasSubstr("Job 4712 was not found in the job history."));
   EXPECT_EQ(run({"jobs", "refresh", "4711"}), 0);
   EXPECT_EQ(out_, "Refreshed 1 job status records.\n");
   EXPECT_EQ(run({"jobs", "rebuild"}), 0);

@@ -9,6 +9,7 @@
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "cli/command.h"
 #include "report/page.h"
 #include "report/read_run.h"
@@ -19,12 +20,6 @@ namespace nereus {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Options {
-  std::vector<std::string> runs;
-  std::string out, window;
-  bool open = false, text = false, json = false;
-};
 
 std::optional<report::Window> window_of(const std::string& text) {
   if (text.empty()) return std::nullopt;
@@ -45,7 +40,7 @@ void name_apart(std::vector<report::Run>& runs) {
 }
 
 // Where a page goes that --out says nothing of: into the folder of one run, beside its log.
-std::string page_path(const Options& o) {
+std::string page_path(const ReportOptions& o) {
   if (!o.out.empty()) return o.out;
   if (o.runs.size() > 1) return "report.html";
   const fs::path run = o.runs[0];
@@ -70,24 +65,17 @@ void show(const std::string& path) {
 
 }  // namespace
 
-int run_report(int argc, char** argv) {
-  CLI::App app(
-      "A report of runs: curves, speed, experts, memory, events and settings as one page that "
-      "needs "
-      "no network.\nRuns are run folders (job.dump_folder), logs of TorchTitan or Nereus, or "
-      "folders of TensorBoard's event files; several are drawn over each other.",
-      "nereus report");
-  Options o;
-  app.add_option("run", o.runs, "folders or logs")->required();
-  app.add_option("--out", o.out, "the page's path (default: report.html in the run's folder)");
-  app.add_flag("--open", o.open, "and show it in the browser");
-  app.add_flag("--text", o.text, "lines for the terminal, no page (unless --out)");
-  app.add_flag("--json", o.json, "one JSON object, no page (unless --out)");
-  app.add_option("--window", o.window,
+void ReportOptions::add_to(CLI::App& app) {
+  app.add_option("--out", out, "the page's path (default: report.html in the run's folder)");
+  app.add_flag("--open", open, "and show it in the browser");
+  app.add_flag("--text", text, "lines for the terminal, no page (unless --out)");
+  app.add_flag("--json", json, "one JSON object, no page (unless --out)");
+  app.add_option("--window", window,
                  "FIRST:LAST, the steps that speeds are stated over (default: after the tenth)");
-  if (const auto done = parse_command(app, argc, argv)) return *done;
-  NEREUS_CHECK(kConfig, !o.text || !o.json, "Use only one of --text and --json.");
+}
 
+int report_runs(const ReportOptions& o) {
+  NEREUS_CHECK(kConfig, !o.text || !o.json, "Use only one of --text and --json.");
   const std::optional<report::Window> window = window_of(o.window);
   std::vector<report::Run> runs;
   for (const std::string& path : o.runs) runs.push_back(report::read_run(path));
@@ -105,6 +93,34 @@ int run_report(int argc, char** argv) {
   std::fflush(stdout);
   if (o.open) show(path);
   return 0;
+}
+
+int run_report(int argc, char** argv) {
+  CLI::App app(
+      "A report of runs: curves, speed, experts, memory, events and settings as one page that "
+      "needs "
+      "no network.\nRuns are run folders (job.dump_folder), logs of TorchTitan or Nereus, or "
+      "folders of TensorBoard's event files; several are drawn over each other.",
+      "nereus report");
+  ReportOptions o;
+  app.add_option("run", o.runs, "folders or logs")->required();
+  o.add_to(app);
+  if (const auto done = parse_command(app, argc, argv)) return *done;
+  return report_runs(o);
+}
+
+void report_end_of_run(const std::string& folder) {
+  const std::string path = folder + "/report.html";
+  try {
+    const report::Run run = report::read_run(folder);
+    if (run.logged.empty()) return;
+    const std::error_code error = replace_file(path, report::page({run}));
+    NEREUS_CHECK(kIo, !error, "{}: {}", path, error.message());
+    log::info("Summary: {}", report::one_line(run));
+    log::info("Report: {}", path);
+  } catch (const Error& e) {
+    if (e.fault() == Fault::kIo) log::warning("The run's report was not written: {}", e.what());
+  }
 }
 
 }  // namespace nereus

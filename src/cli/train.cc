@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "cli/configured_run.h"
+#include "cli/report.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 
@@ -63,11 +64,22 @@ int run_train(int argc, char** argv) {
   return run_configured_ranks(argc, argv, loaded, flags.nproc, [&](Stream& stream, ThisRank& me) {
     std::unique_ptr<Trainer> trainer;  // outlives what me.run() tells the others
     int code = 0;
-    me.run([&] {
-      trainer = std::make_unique<Trainer>(loaded, stream, me.ranks, me.world);
-      trainer->set_up();
-      code = trainer->run();
-    });
+    bool began = false;
+    const auto report = [&] {
+      if (began && me.world.rank() == 0) report_end_of_run(loaded.config.job.dump_folder);
+    };
+    try {
+      me.run([&] {
+        trainer = std::make_unique<Trainer>(loaded, stream, me.ranks, me.world);
+        trainer->set_up();
+        began = true;
+        code = trainer->run();
+      });
+    } catch (...) {
+      report();  // of a run that failed too
+      throw;
+    }
+    report();
     // Here, while no process of the others has ended: a launcher may end all with it.
     if (!trainer->data_error().empty())
       std::fprintf(stderr, "error: %s\n", trainer->data_error().c_str());

@@ -70,6 +70,8 @@ TEST(TrainProcesses, OfWhichOneHasABrokenShardEndTogetherWithOneMessage) {
     EXPECT_EQ(count(all, "error: "), 1u) << all;
     EXPECT_EQ(count(all, "b.json.gz: is truncated: "), 1u) << all;
     EXPECT_THAT(all, HasSubstr("The data set cannot be read on: stopped after step "));
+    EXPECT_EQ(count(all, "Report: " + folder.file("run/report.html")), 1u) << all;
+    EXPECT_TRUE(std::filesystem::exists(folder.file("run/report.html")));
     EXPECT_THAT(test::only_entry(folder.file("run/checkpoint")), HasSubstr("step-"));
     std::filesystem::remove_all(folder.file("run"));
   }

@@ -70,22 +70,29 @@ MemoryUse memory_use([[maybe_unused]] const Stream& stream) {
 
 double available_host_memory() { return 1024 * field_kib("/proc/meminfo", "MemAvailable"); }
 
-void log_device([[maybe_unused]] const Stream& stream) {
+std::string device_text([[maybe_unused]] const Stream& stream) {
 #ifdef NEREUS_CUDA
   if (stream.on_gpu()) {
     const cuda::DeviceProperties p = cuda::properties(stream.device().index);
-    log::info("CUDA capacity: {} with {:.2f}GiB memory", p.name,
-              static_cast<double>(p.memory_bytes) / (1 << 30));
-    if (const std::optional<double> peak = peak_flops(p.name)) {
-      log::info("Peak FLOPS used for computing MFU: {:.3e}", *peak);
-    } else {
-      log::warning("Peak flops undefined for: {}: step lines say mfu: N/A", p.name);
-    }
-    return;
+    return fmt::format("{} with {:.2f}GiB memory", p.name,
+                       static_cast<double>(p.memory_bytes) / (1 << 30));
   }
 #endif
-  log::info("CPU capacity: {} ({} cores) with {:.2f}GiB memory", cpu_name(),
-            sysconf(_SC_NPROCESSORS_ONLN), machine_bytes() / (1 << 30));
+  return fmt::format("{} ({} cores) with {:.2f}GiB memory", cpu_name(),
+                     sysconf(_SC_NPROCESSORS_ONLN), machine_bytes() / (1 << 30));
+}
+
+void log_device(const Stream& stream) {
+  log::info("{} capacity: {}", stream.on_gpu() ? "CUDA" : "CPU", device_text(stream));
+#ifdef NEREUS_CUDA
+  if (!stream.on_gpu()) return;
+  const std::string name = cuda::properties(stream.device().index).name;
+  if (const std::optional<double> peak = peak_flops(name)) {
+    log::info("Peak FLOPS used for computing MFU: {:.3e}", *peak);
+  } else {
+    log::warning("Peak flops undefined for: {}: step lines say mfu: N/A", name);
+  }
+#endif
 }
 
 }  // namespace nereus

@@ -24,6 +24,9 @@ MemoryUse memory_use(const Stream&);
 // Bytes of the machine's memory that programs can still take (MemAvailable).
 double available_host_memory();
 
+// Its name and memory: "NVIDIA H200 with 139.80GiB memory".
+std::string device_text(const Stream&);
+
 // Logs the device's name and memory, and its peak if it is known.
 void log_device(const Stream&);
 

@@ -12,7 +12,8 @@ namespace nereus {
 
 // What each tells besides its text is in the comment (see RunEvent::facts).
 enum class EventKind : uint8_t {
-  start,       // run, start: ids; ranks; setup_seconds. A run that begins at step 0
+  start,       // run, start: ids; ranks; setup_seconds; program, host, device, parameters, layout.
+               // A run that begins at step 0
   resume,      // the same; `step`: the one gone on from
   checkpoint,  // seconds: that training stood still; state: saved, staged, complete or failed
   validation,  // loss; seconds

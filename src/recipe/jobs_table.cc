@@ -69,10 +69,10 @@ std::string speed(const JobRecord& j, const std::optional<double>& x) {
 
 }  // namespace
 
-std::string table(const std::vector<JobRecord>& jobs, const LiveJobs& live) {
+std::string table(const std::vector<JobRecord>& jobs, const LiveJobs& live,
+                  const std::map<int64_t, std::string>& goodput) {
   if (jobs.empty())
     return "No jobs are recorded. `nereus jobs rebuild` records the runs that are there.";
-  constexpr size_t kCells = 12;
   std::vector<std::vector<std::string>> rows = {{"Workload", "DType", "Scale", "Job ID", "Profile",
                                                  "Submit Time", "Slurm Status", "Elapsed", "Step",
                                                  "s/iter", "TFLOPS/GPU", "Tokens/s/GPU"}};
@@ -82,13 +82,21 @@ std::string table(const std::vector<JobRecord>& jobs, const LiveJobs& live) {
                     state_of(j, live_of(live, j.id)), j.elapsed, step_of(live_of(live, j.id)),
                     speed(j, j.step_seconds), speed(j, j.tflops_per_gpu),
                     speed(j, j.tokens_per_second_per_gpu)});
-  std::vector<size_t> width(kCells);
+  if (!goodput.empty()) {
+    rows[0].emplace_back("Goodput");
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      const auto known = goodput.find(jobs[i].id);
+      rows[i + 1].push_back(known == goodput.end() ? "" : known->second);
+    }
+  }
+  const size_t cells = rows[0].size();
+  std::vector<size_t> width(cells);
   for (const auto& row : rows)
-    for (size_t i = 0; i < kCells; ++i) width[i] = std::max(width[i], row[i].size());
+    for (size_t i = 0; i < cells; ++i) width[i] = std::max(width[i], row[i].size());
   std::string out;
   for (const auto& row : rows) {
     std::string line;
-    for (size_t i = 0; i < kCells; ++i) {
+    for (size_t i = 0; i < cells; ++i) {
       const bool right = i == 2 || i == 3 || i > 7;
       line += right ? fmt::format("{:>{}}  ", row[i], width[i])
                     : fmt::format("{:<{}}  ", row[i], width[i]);
@@ -100,7 +108,8 @@ std::string table(const std::vector<JobRecord>& jobs, const LiveJobs& live) {
   return out;
 }
 
-std::string details(const JobRecord& j, const LiveJob& live, const std::string& gpu_type) {
+std::string details(const JobRecord& j, const LiveJob& live, const std::string& gpu_type,
+                    const std::string& goodput) {
   const std::string status =
       j.speed_status == "invalid_grad_norm" ? "invalid: grad_norm=nan" : j.speed_status;
   std::string out;
@@ -127,6 +136,7 @@ std::string details(const JobRecord& j, const LiveJob& live, const std::string& 
         {"Exit Code", j.exit_code},
         {"Log Dir", j.log_folder}})
     out += fmt::format("{:<12} : {}\n", label, value);
+  if (!goodput.empty()) out += fmt::format("{:<12} : {}\n", "Goodput", goodput);
   out.pop_back();
   return out;
 }

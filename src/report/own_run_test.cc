@@ -69,13 +69,15 @@ TEST_F(OwnRun, StepsTrainedAgainReplaceTheOldOnes) {
         "\n"
         R"({"time":1080.0,"step":70,"kind":"error","text":"killed"})"
         "\n"
-        R"({"time":1200.0,"step":50,"kind":"resume","text":"","ranks":2,"setup_seconds":6.0})"
+        R"({"time":1200.0,"step":50,"kind":"resume","text":"","ranks":2,"setup_seconds":6.0,)"
+        R"("device":"AMD","start":"x"})"
         "\n"
         R"({"time":1203.0,"step":52,"kind":"end","text":"","exit_code":0})"
         "\n");
   const Run run = read_run(folder_);
   EXPECT_EQ(run.steps, 52);
   EXPECT_TRUE(run.completed);
+  EXPECT_THAT(run.environment, ElementsAre(testing::Pair("Device", "AMD")));
   EXPECT_EQ(run.find("loss")->last().x, 52);
   EXPECT_EQ(run.find("loss")->count(), 52);
   EXPECT_EQ(run.find("loss")->last().y, 1);

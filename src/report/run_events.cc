@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 
 #include "base/check.h"
@@ -13,12 +14,15 @@ constexpr size_t kMostEvents = 2000;
 struct Line {
   Event event;
   double setup_seconds = 0, seconds = 0, exit_code = kUnknown, ranks = kUnknown;
+  std::vector<std::pair<std::string, std::string>> facts;  // in words: program, host, device, ...
 };
 
 // False: it is no event.
 bool event_of(const std::vector<JsonField>& fields, Line& line) {
   for (const JsonField& f : fields) {
     const bool number = f.kind == JsonField::Kind::number;
+    const bool own = f.key == "kind" || f.key == "text" || f.key == "run" || f.key == "start";
+    if (f.kind == JsonField::Kind::text && !own) line.facts.emplace_back(f.key, f.text);
     if (f.key == "time" && number) line.event.time = f.number;
     if (f.key == "step" && number) line.event.step = static_cast<int64_t>(f.number);
     if (f.key == "kind") line.event.kind = f.text;
@@ -45,6 +49,8 @@ class Starts {
         s->set_up = line.setup_seconds;
       }
       if (!std::isnan(line.ranks)) run_.ranks = line.ranks;
+      for (auto& [name, value] : run_.environment = line.facts)
+        name[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(name[0])));
       run_.completed = false;
       return;
     }

@@ -9,17 +9,6 @@
 namespace nereus::report {
 namespace {
 
-// Four digits, and thousands apart: 0.1234, 12.34, 1,234, 1,234,567.
-std::string figure(double x) {
-  if (!std::isfinite(x)) return "?";
-  const double size = std::abs(x);
-  if (size != 0 && size < 1e-3) return fmt::format("{:.3g}", x);
-  if (size < 1000) return fmt::format("{:.{}f}", x, size < 10 ? 4 : size < 100 ? 2 : 1);
-  std::string text = fmt::format("{:.0f}", x);
-  for (size_t i = text.size(); i > (x < 0 ? 4U : 3U); i -= 3) text.insert(i - 3, ",");
-  return text;
-}
-
 std::string percent(double x) { return std::isfinite(x) ? fmt::format("{:.1f} %", x) : "?"; }
 
 double last_of(const Samples* s) { return s == nullptr ? kUnknown : s->last().y; }
@@ -124,6 +113,16 @@ std::string text_of(const Comparison& c, const std::vector<Run>& runs) {
 }
 
 }  // namespace
+
+std::string figure(double x) {
+  if (!std::isfinite(x)) return "?";
+  const double size = std::abs(x);
+  if (size != 0 && size < 1e-3) return fmt::format("{:.3g}", x);
+  if (size < 1000) return fmt::format("{:.{}f}", x, size < 10 ? 4 : size < 100 ? 2 : 1);
+  std::string text = fmt::format("{:.0f}", x);
+  for (size_t i = text.size(); i > (x < 0 ? 4U : 3U); i -= 3) text.insert(i - 3, ",");
+  return text;
+}
 
 std::string duration(double seconds) {
   if (!std::isfinite(seconds)) return "?";

@@ -16,6 +16,9 @@ std::string text(const std::vector<Run>& runs, std::optional<Window> window = st
 // One line: "loss 12.31 to 7.01 in 200 steps; 1,300 tokens/s ...".
 std::string one_line(const Run& run);
 
+// Four digits, and thousands apart: 0.1234, 12.34, 1,234, 1,234,567; "?" when not known.
+std::string figure(double x);
+
 // 45 s, 12.0 min, 3 h 05 min, 2 d 04 h
 std::string duration(double seconds);
 

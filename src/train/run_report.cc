@@ -7,9 +7,19 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "config/model_flops.h"
+#include "control/tcp.h"
 #include "device/cuda_runtime.h"
 #include "observe/device_info.h"
 #include "observe/jsonl_sinks.h"
+
+#ifndef NEREUS_VERSION
+#define NEREUS_VERSION "?"
+#endif
+#ifdef __clang__
+#define NEREUS_COMPILER "clang " __clang_version__
+#else
+#define NEREUS_COMPILER "g++ " __VERSION__
+#endif
 
 namespace nereus {
 namespace {
@@ -103,7 +113,8 @@ void RunReport::log_memory(const MemoryTable& table, const Connections& taken) c
             memory_use(stream_).peak_gib, connections, table.total() / (1 << 30), table.line());
 }
 
-void RunReport::log_model(const Engine& engine, const std::string& library, double seconds) const {
+std::vector<std::pair<const char*, RunEvent::Value>> RunReport::log_model(
+    const Engine& engine, const std::string& library, double seconds) const {
   const auto& t = config_.training;
   const ModelSize size = model_size(args_);
   const auto count = [](int64_t n) { return with_thousands(static_cast<double>(n), 0); };
@@ -120,6 +131,11 @@ void RunReport::log_model(const Engine& engine, const std::string& library, doub
       t.local_batch_size, layout_.global_batch, layout_.local_rows / t.local_batch_size, t.seq_len,
       t.steps, config_.lr_scheduler.warmup_steps);
   log::info("Layout: {}; ready in {:.2f} s", layout, seconds);
+  return {{"program", std::string("nereus " NEREUS_VERSION ", " NEREUS_COMPILER)},
+          {"host", tcp::host_name()},
+          {"device", device_text(stream_)},
+          {"parameters", count(size.total()) + ", of which a token meets " + count(size.active)},
+          {"layout", layout}};
 }
 
 // Of one device, as TorchTitan counts them.

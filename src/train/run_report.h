@@ -26,8 +26,10 @@ class RunReport {
   void open(const RunFolder* folder);
 
   // Before the first step. `library` moves tensors between ranks, "" for one rank; `seconds` is how
-  // long the set-up took.
-  void log_model(const Engine&, const std::string& library, double seconds) const;
+  // long the set-up took. Returns what a start's event tells of it.
+  std::vector<std::pair<const char*, RunEvent::Value>> log_model(const Engine&,
+                                                                 const std::string& library,
+                                                                 double seconds) const;
 
   // Likewise: what the table says that this rank needs, beside what it has taken. (On a CPU the
   // ranks of a process have it together.)

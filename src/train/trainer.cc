@@ -103,18 +103,20 @@ void Trainer::set_up() {
   }
   checkpoint_->begin(*engine_, [this](RunEvent e) { report_.event(std::move(e)); });
   report_.open(folder_.get());
-  report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
+  auto facts =
+      report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
   report_.log_memory(memory_, {.groups = stream_.free_at_start() - after_groups,
                                .links = engine_->executor().memory().links});
   const auto& lineage = checkpoint_->lineage();
+  facts.insert(facts.begin(), {{"run", lineage.front().id},
+                               {"start", lineage.back().id},
+                               {"ranks", int64_t{all_.size()}},
+                               {"setup_seconds", seconds_since(started)}});
   report_.event({.kind = start.step > 0 ? EventKind::resume : EventKind::start,
                  .step = start.step,
                  .text = start.step > 0 ? "goes on from " + checkpoint_->start().path
                                         : config_.job.description,
-                 .facts = {{"run", lineage.front().id},
-                           {"start", lineage.back().id},
-                           {"ranks", int64_t{all_.size()}},
-                           {"setup_seconds", seconds_since(started)}}});
+                 .facts = std::move(facts)});
 }
 
 // One rank makes it; when it cannot, the others end with its message.

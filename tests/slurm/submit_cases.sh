@@ -42,7 +42,7 @@ speed_is_of_log() {
     all += took; sum += took * tps
   }
   END { print all / 10, sum / all }' "$log")
-  said=$("$program" jobs | awk -v job="$job" '$4 == job { print $(NF - 2), $NF }')
+  said=$("$program" jobs | awk -v job="$job" '$4 == job { print $(NF - 3), $(NF - 1) }')
   echo "$seconds $tokens $said" | awk '{ exit !(NF == 4 && $1 > 0 && ($1 - $3)^2 < 1e-4 && ($2 - $4)^2 < 1e-3) }'
 }
 
