@@ -52,7 +52,7 @@ std::string bench_checkpoint_run(const BenchCheckpointRun& options) {
   Stream stream(choose_device(options.small ? std::optional(Device::Kind::cpu) : std::nullopt),
                 &pool);
   const OneRank one;
-  Trainer trainer(loaded.config, stream, *one.all, one.world.rank(0));
+  Trainer trainer(loaded, stream, *one.all, one.world.rank(0));
   trainer.set_up();
   const int code = trainer.run();
   NEREUS_CHECK(kConfig, code == 0, "stopped by a signal (exit code {})", code);
