@@ -5,6 +5,7 @@
 #   make test       builds and runs all tests                          PRESET=ci|asan|tsan
 #   make            only the program: build/nereus
 #   make install    into PREFIX (default /usr/local)
+#   make package    one .tar.zst that runs on other Linux systems and in containers; PACKAGE=cuda
 #   make check      formatting, layers, house rules; `make tidy` is the slow half
 #   make format     formats all sources       make fuzz    each fuzz target for FUZZ_SECONDS
 #   make clean      removes the build folders; runs under outputs/ stay
@@ -16,7 +17,7 @@ FUZZ_SECONDS ?= 60
 BUILD := build$(if $(filter-out release,$(PRESET)),-$(PRESET))
 
 .DEFAULT_GOAL := program
-.PHONY: program train test install check tidy format fuzz clean bootstrap configure
+.PHONY: program train test install package check tidy format fuzz clean bootstrap configure
 
 bootstrap:
 	@scripts/bootstrap.sh
@@ -40,6 +41,9 @@ test: configure
 
 install: program
 	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+package: bootstrap
+	@JOBS=$(JOBS) scripts/package.sh $(PACKAGE)
 
 check:
 	@scripts/check.sh

@@ -64,6 +64,12 @@ dependency_row(compiler TRUE "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERS
 
 find_package(Threads REQUIRED)
 
+# Archives before shared libraries.
+set(usual_suffixes ${CMAKE_FIND_LIBRARY_SUFFIXES})
+if(NEREUS_RELOCATABLE)
+  list(PREPEND CMAKE_FIND_LIBRARY_SUFFIXES .a)
+endif()
+
 find_plain_library(nereus_zlib zlib.h z "")
 dependency_row(zlib ${nereus_zlib_FOUND} "${nereus_zlib_LIBRARY}" zlib1g-dev)
 
@@ -98,6 +104,7 @@ dependency_row(prometheus ${nereus_prometheus_FOUND} "${nereus_prometheus_LIBRAR
 if(nereus_prometheus_FOUND)
   target_link_libraries(nereus_prometheus INTERFACE ${nereus_prometheus_CORE_LIBRARY})
 endif()
+set(CMAKE_FIND_LIBRARY_SUFFIXES ${usual_suffixes})
 
 # Their headers alone: src/hub opens them when they are needed.
 find_plain_headers(nereus_curl curl/curl.h)
@@ -107,7 +114,7 @@ dependency_row(OpenSSL ${nereus_crypto_FOUND} "${nereus_crypto_INCLUDE_DIR}" lib
 
 # MPI's C interface alone; what its compiler wrapper adds is asked of it by FindMPI.
 set(MPI_CXX_SKIP_MPICXX TRUE)
-if(NOT NEREUS_LIBFUZZER)
+if(NOT NEREUS_LIBFUZZER AND NOT NEREUS_RELOCATABLE)
   find_package(MPI QUIET COMPONENTS CXX)
 endif()
 set(nereus_mpi_FOUND ${MPI_CXX_FOUND})

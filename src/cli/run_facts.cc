@@ -16,8 +16,8 @@ namespace {
 
 using GpuMemories = std::map<std::string, double>;
 
-// GiB that CUDA offers of the run's GPUs: what the configuration says, else the cluster's file, else
-// what the type has.
+// GiB that CUDA offers of the run's GPUs: what the configuration says, else the cluster's file,
+// else what the type has.
 double gib_of(const JobConfig& config, const std::string& type, const GpuMemories& cluster) {
   if (config.device.gpu_memory_gib > 0) return config.device.gpu_memory_gib;
   if (const auto it = cluster.find(lower(type)); it != cluster.end()) return it->second;
