@@ -206,9 +206,12 @@ struct ControlPlane::Impl {
         return;
       case Kind::failure:
         return end(read_failure(r));
-      case Kind::leaves:
+      case Kind::leaves: {
+        const std::lock_guard lock(mutex);
         over = true;
+        changed.notify_all();
         return;
+      }
       default:
         break;
     }
@@ -228,11 +231,11 @@ struct ControlPlane::Impl {
     {
       const std::lock_guard lock(mutex);
       over = true;
+      changed.notify_all();
       if (note || closed) return;
       if (describe) why.doing = describe();
       note = why;
       tell.swap(listeners);
-      changed.notify_all();
     }
     for (const auto& t : tell) t(why);
   }
@@ -425,6 +428,8 @@ void ControlPlane::close() {
   Writer bye(Kind::bye);
   impl_->say(bye);
   impl_->server.reset();  // waits for the others
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait(lock, [&] { return impl_->over.load(); });
 }
 
 }  // namespace nereus

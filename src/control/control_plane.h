@@ -78,8 +78,9 @@ class ControlPlane {
   // `reason` when none comes within a second.
   Failure lost(const std::string& reason);
 
-  // This rank's work is done. Rank 0 stays until all others have said so too; a world that fails
-  // meanwhile is not this rank's concern any more.
+  // This rank's work is done. All ranks stay until all have said so, since a launcher may end the
+  // rest with the first whose exit code is not 0; a world that fails meanwhile is not this rank's
+  // concern any more, and it stays no longer.
   void close();
 
  private:

@@ -89,6 +89,17 @@ const ChildFunction fails_first("session_fails", [] {
   }
 });
 
+// Rank 1 works longer than the others: who is back from run_ranks() says whether it is done.
+const ChildFunction leaves_last("session_leaves", [] {
+  run_ranks(read_launch_environment(launch_variables(), {}), {.init_timeout = milliseconds(20'000)},
+            [](ThisRank& me) {
+              if (me.world.rank() != 1) return;
+              std::this_thread::sleep_for(milliseconds(400));
+              std::ofstream(given("DONE")) << "now";
+            });
+  tell(std::filesystem::exists(given("DONE")) ? "after the slow one" : "before the slow one");
+});
+
 // What is written to standard error is told.
 void tell_errors() {
   const std::string pipe = given("NEREUS_TEST_PIPE");
@@ -256,6 +267,12 @@ TEST(Session, ARankThatCannotTellTheOthersSaysWhoItIs) {
   EXPECT_THAT(alone.wait(), HasSubstr("error: training.steps = 0: 1 or more are needed\n  Found by "
                                       "rank 1 (host "));
   EXPECT_EQ(alone.status(), 2);
+}
+
+TEST(Session, RanksLeaveWhenTheLastOneIsDone) {
+  const test::TemporaryFolder folder;
+  std::vector<Child> ranks = test::start_ranks("session_leaves", 3, {{"DONE", folder.file("d")}});
+  for (Child& c : ranks) EXPECT_EQ(c.wait(), "after the slow one\n");
 }
 
 TEST(Session, TheOthersAreToldBeforeWhatFailedIsTakenDown) {
