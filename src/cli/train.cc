@@ -33,9 +33,11 @@ constexpr const char* kHelp =
     "                       cores. Under mpirun, srun and torchrun each process is a rank.\n"
     "                       LOG_RANK=0,8: ranks that write the log.\n"
     "  -h, --help           this text\n\n"
-    "Exit codes: 0 trained; 2 something asked for is wrong; 70-74 as docs/operations.md says; 128 "
+    "Exit codes: 0 trained; 2 something asked for is wrong; 70-75 as docs/operations.md says; 128 "
     "+ the\n"
-    "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end.\n";
+    "signal's number after SIGINT, SIGTERM or SIGUSR1, which let the step end. In the run's "
+    "folder,\n"
+    "`touch save` saves after the step, `touch save-and-stop` saves and ends the run (75).\n";
 
 }  // namespace
 

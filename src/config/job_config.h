@@ -22,6 +22,7 @@ struct JobConfig {
     std::string description = "default job";
     bool print_config = false;
     std::optional<std::string> save_config_file;
+    std::string resume_command;  // ours: for the last line of a run that is not finished
     std::string custom_config_module;
   } job;
 
@@ -162,8 +163,9 @@ struct JobConfig {
     DType export_dtype = DType::f32;
     std::string async_mode = "disabled";
     int64_t keep_latest_k = 10, load_step = -1;
-    int64_t keep_every = 0;       // ours: steps that are never deleted
-    double interval_minutes = 0;  // ours: in addition to `interval`
+    int64_t keep_every = 0;        // ours: steps that are never deleted
+    double interval_minutes = 0;   // ours: in addition to `interval`
+    double stop_lead_seconds = 0;  // ours: from the signal to stop to the end; 0: not known
     Strings exclude_from_loading;
     bool enable_first_step_checkpoint = false, create_seed_checkpoint = false, load_only = false;
   } checkpoint;

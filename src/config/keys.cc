@@ -97,8 +97,8 @@ void run_keys(Table& t, JobConfig& c) {
   t.works("print_config", c.job.print_config, "log the resolved configuration at the start");
   t.works("save_config_file", c.job.save_config_file,
           "write the resolved configuration to this file in the dump folder");
-  t.refused("custom_config_module", c.job.custom_config_module,
-            "a Python module that extends the schema");
+  t.works("resume_command", c.job.resume_command, "said last by a run that is not finished");
+  t.refused("custom_config_module", c.job.custom_config_module, "a Python module of the schema");
 
   t.section("profiling");
   t.ignored("enable_profiling", c.profiling.enable_profiling, "write traces");
@@ -344,6 +344,7 @@ void model_keys(Table& t, JobConfig& c) {
   t.works("folder", k.folder, "under the dump folder");
   t.count("interval", k.interval, "steps between saves");
   t.from("interval_minutes", k.interval_minutes, "and at most so long after the last; 0: no limit");
+  t.from("stop_lead_seconds", k.stop_lead_seconds, "a save that takes longer is warned of; 0: no");
   t.works("initial_load_path", k.initial_load_path,
           "what a run without checkpoints of its own starts from: a step's folder, or weights of "
           "Hugging Face's");

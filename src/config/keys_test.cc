@@ -171,7 +171,8 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
         name == "activation_checkpoint.gate_up_every" ||
         name == "parallelism.pipeline_parallel_pending_wgrads" ||
         name == "parallelism.reduce_each_microbatch" || name == "checkpoint.interval_minutes" ||
-        name == "checkpoint.keep_every" || name == "training.skip_steps" ||
+        name == "checkpoint.keep_every" || name == "checkpoint.stop_lead_seconds" ||
+        name == "job.resume_command" || name == "training.skip_steps" ||
         name == "optimizer.moment_dtype" || name == "optimizer.master_dtype" ||
         name == "optimizer.offload" || name == "parallelism.expert_capacity_factor" ||
         name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||

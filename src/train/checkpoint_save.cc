@@ -1,4 +1,5 @@
 // RunCheckpoint: saving, in the step or beside those that follow.
+#include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -75,6 +76,7 @@ void RunCheckpoint::save(Engine& engine, const RunState& now, const std::string&
     const std::string failure = save_native(engine, now, data, false);
     report(now.step, failure);
     if (!failure.empty()) return tell(now.step, "failed", begin);
+    warn_of_slow_save(seconds_since(begin));
   }
   tell(now.step, beside_ ? "staged" : "saved", begin);
   log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
@@ -101,6 +103,18 @@ void RunCheckpoint::report(int64_t step, const std::string& failure) {
     purge();
 }
 
+// Of a save by which the run may have to end.
+void RunCheckpoint::warn_of_slow_save(double seconds) {
+  const double lead = config_.checkpoint.stop_lead_seconds;
+  if (lead <= 0 || seconds <= lead || warned_of_slow_save_) return;
+  warned_of_slow_save_ = true;
+  log::warning(
+      "The last save took {:.2f} s, and the run is told {:g} s before its end to stop "
+      "(checkpoint.stop_lead_seconds): it would be killed while it saves. Have it told earlier, "
+      "with sbatch --signal=TERM@{:.0f} and --checkpoint.stop_lead_seconds={:.0f}.",
+      seconds, lead, std::ceil(2 * seconds), std::ceil(2 * seconds));
+}
+
 void RunCheckpoint::look_at_writer() {
   if (beside_ && beside_->has_ended()) finish_beside();
 }
@@ -113,6 +127,7 @@ void RunCheckpoint::finish_beside() {
   if (ended->failure.empty())
     log::info("The checkpoint of step {} is complete, {:.2f} seconds after its save began.",
               ended->step, ended->seconds);
+  if (ended->failure.empty()) warn_of_slow_save(ended->seconds);
 }
 
 void RunCheckpoint::save_last(Engine& engine, const RunState& now, const std::string& data,
@@ -138,10 +153,13 @@ void RunCheckpoint::save_last(Engine& engine, const RunState& now, const std::st
   }
   NEREUS_CHECK(kIo, failure.empty(), "the checkpoint of step {} was not saved: {}", now.step,
                failure);
-  if (rank0() && (stopped || !c.last_save_model_only)) purge();
+  const bool everything = stopped || !c.last_save_model_only;
+  if (everything) saved_step_ = now.step;
+  if (rank0() && everything) purge();
   tell(now.step, "saved", begin);
   log::info("Finished saving the checkpoint (or staging if async is enabled)in {:.2f} seconds.",
             seconds_since(begin));
+  if (stopped) warn_of_slow_save(seconds_since(begin));
 }
 
 ShardContents RunCheckpoint::contents(const CheckpointState& state, bool weights) const {

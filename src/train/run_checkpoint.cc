@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -179,6 +180,11 @@ bool RunCheckpoint::due(int64_t step) const {
   const auto& c = config_.checkpoint;
   return saves() && step != config_.training.steps &&
          ((step == 1 && c.enable_first_step_checkpoint) || step % c.interval == 0);
+}
+
+int64_t RunCheckpoint::newest_step() const {
+  const bool resumed = start_.own && start_.kind == Kind::resume;
+  return std::max(saved_step_, resumed ? start_.state.step : -1);
 }
 
 bool RunCheckpoint::due_by_time() const {

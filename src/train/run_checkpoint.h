@@ -54,6 +54,10 @@ class RunCheckpoint {
 
   bool due(int64_t step) const;  // a save after this step, which is not the last
   bool due_by_time() const;      // rank 0: checkpoint.interval_minutes have gone by
+  bool saves() const { return config_.checkpoint.enable && !config_.checkpoint.load_only; }
+  // Of what the run's folder holds, as far as this start knows: the last step that a resume goes on
+  // from; -1: none.
+  int64_t newest_step() const;
   // Step 0, weights alone.
   void save_seed(Engine&);
   // `now`: where the run is; `data`: this rank's data position. No step is unconfirmed. A save that
@@ -66,7 +70,6 @@ class RunCheckpoint {
 
  private:
   using Clock = std::chrono::steady_clock;
-  bool saves() const { return config_.checkpoint.enable && !config_.checkpoint.load_only; }
   bool rank0() const { return world_.rank() == 0; }
 
   void share_start();
@@ -84,6 +87,7 @@ class RunCheckpoint {
   void finish_beside();
   void report(int64_t step, const std::string& failure);
   void tell(int64_t step, const char* state, Clock::time_point begin) const;
+  void warn_of_slow_save(double seconds);
   void save_hugging_face(Engine&, const std::string& folder);
   void warn_of_little_space() const;
   void purge() const;
@@ -99,7 +103,8 @@ class RunCheckpoint {
   CheckpointStart start_;
   std::function<void(RunEvent)> tell_ = [](const RunEvent&) {};
   int64_t saves_ = 0;
-  int64_t saved_step_ = -1;  // of the last save that succeeded
+  int64_t saved_step_ = -1;  // of the last save of everything that succeeded
+  bool warned_of_slow_save_ = false;
   Clock::time_point last_save_ = Clock::now();
   std::unique_ptr<SaveBeside> beside_;  // null: saves are in the step
   bool no_memory_ = false;              // for it

@@ -17,12 +17,11 @@
 namespace nereus {
 namespace {
 
-// In the place of a signal's number, and above them all: a rank's data set cannot be read on.
-constexpr int kNoMoreData = 1000;
+// In the place of a signal's number. Below them all: it is time to save. Above them all: the file
+// save-and-stop was found; a rank's data set cannot be read on.
+constexpr int kSaveAsked = 1, kStopAsked = 200, kNoMoreData = 1000;
 // Batches that are prepared beyond those that enqueue() waits for.
 constexpr int kBatchesAhead = 2;
-// Likewise, and below them all: it is time to save.
-constexpr int kSaveAsked = 1;
 
 LrSchedule lr_schedule(const JobConfig& c) {
   return LrSchedule(c.optimizer.lr, c.training.steps, c.lr_scheduler.warmup_steps,
@@ -97,6 +96,8 @@ void Trainer::set_up() {
   if (writes()) {
     folder_->keep();
     folder_->write_configuration(print_config(loaded_));
+    triggers_.emplace(config_.job.dump_folder);
+    triggers_->forget_earlier();
     if (config_.job.save_config_file)
       save_config(config_, std::filesystem::path(config_.job.dump_folder) /
                                *config_.job.save_config_file);  // which may be absolute
@@ -217,13 +218,16 @@ int Trainer::run_steps() {
 // After the last step, or where a signal came or the data ended.
 int Trainer::end_run(int64_t step) {
   const auto& t = config_.training;
-  if (signal_ != 0 && signal_ != kNoMoreData)
+  if (signal_ != 0 && signal_ != kNoMoreData && signal_ != kStopAsked)
     report_.event({.kind = EventKind::signal,
                    .step = step,
                    .text = std::string(StopSignal::name(signal_)) + " received",
                    .facts = {{"signal", int64_t{signal_}}}});
   if (signal_ == kNoMoreData)
     log::warning("The data set cannot be read on: stopped after step {} of {}", step, t.steps);
+  else if (signal_ == kStopAsked)
+    log::warning("The file {} was found: stopped after step {} of {}", FileTriggers::kStop, step,
+                 t.steps);
   else if (signal_ != 0)
     log::warning("{} received: stopped after step {} of {}", StopSignal::name(signal_), step,
                  t.steps);
@@ -234,17 +238,34 @@ int Trainer::end_run(int64_t step) {
                        .first_validation = validation_->first().value_or(0),
                        .last_validation = validation_->last(),
                        .data = of_all_ranks(loader_->status(), stream_, all_)});
+  if (step < t.steps) say_how_to_go_on();
   if (signal_ == kNoMoreData) tell_why_no_data();
-  const int code = signal_ == kNoMoreData ? Error(Fault::kIo, "").exit_code()
-                   : signal_ == 0         ? 0
-                                          : 128 + signal_;
+  const int code = signal_ == kNoMoreData  ? Error(Fault::kIo, "").exit_code()
+                   : signal_ == kStopAsked ? kExitStopped
+                   : signal_ == 0          ? 0
+                                           : 128 + signal_;
   report_.event({.kind = EventKind::end,
                  .step = step,
-                 .text = signal_ == kNoMoreData ? "the data set cannot be read on"
-                         : signal_ == 0         ? "all steps are done"
-                                                : "stopped by a signal",
+                 .text = signal_ == kNoMoreData  ? "the data set cannot be read on"
+                         : signal_ == kStopAsked ? "stopped by a file"
+                         : signal_ == 0          ? "all steps are done"
+                                                 : "stopped by a signal",
                  .facts = {{"exit_code", int64_t{code}}}});
   return code;
+}
+
+// The last line of a run that is not finished.
+void Trainer::say_how_to_go_on() const {
+  const int64_t saved = checkpoint_->newest_step();
+  const int64_t steps = config_.training.steps;
+  if (saved < 0) {
+    log::info("The run is not finished, and nothing of it is saved ({}): it would begin again.",
+              checkpoint_->saves() ? "no step was done" : "checkpoint.enable is not set");
+    return;
+  }
+  const std::string& command = config_.job.resume_command;
+  log::info("The run is not finished: {} of {} steps are saved. To go on: {}", saved, steps,
+            command.empty() ? "start the same command again" : command);
 }
 
 // To rank 0: what the first rank without data met. What is no fault of the data set is thrown.
@@ -341,7 +362,7 @@ void Trainer::enqueue(int64_t step) {
          .labels = std::span(batch.labels).subspan(i * tokens, tokens),
          .first_row = first_row + static_cast<int64_t>(i) * layout_.microbatch_rows});
   int signal = StopSignal::received();
-  if (signal == 0 && writes() && checkpoint_->due_by_time()) signal = kSaveAsked;
+  if (signal == 0 && writes()) signal = asked();
   runner_->enqueue({.number = step,
                     .updates = optimizer_step(step),
                     .lr = lr_.at(schedule_step(step)),
@@ -350,6 +371,19 @@ void Trainer::enqueue(int64_t step) {
                     .attention_pairs = report_.attention_pairs(batch.inputs),
                     .signal = out_of_data_ ? kNoMoreData : signal,
                     .logged = is_logged(step)});
+}
+
+// What the run's folder, or the time, asks of rank 0; 0: nothing.
+int Trainer::asked() {
+  const FileTriggers::Ask ask = triggers_->look();
+  if (ask == FileTriggers::Ask::stop) return kStopAsked;
+  if (ask == FileTriggers::Ask::save) {
+    if (checkpoint_->saves()) return kSaveAsked;
+    log::warning(
+        "The file {} asks for a checkpoint, and {}: nothing is saved.", FileTriggers::kSave,
+        config_.checkpoint.enable ? "checkpoint.load_only is set" : "checkpoint.enable is not set");
+  }
+  return checkpoint_->due_by_time() ? kSaveAsked : 0;
 }
 
 // All steps up to `step`.

@@ -14,6 +14,7 @@
 #include "data/loader.h"
 #include "engine/step_runner.h"
 #include "train/expert_watch.h"
+#include "train/file_triggers.h"
 #include "train/lr_schedule.h"
 #include "train/run_checkpoint.h"
 #include "train/run_folder.h"
@@ -35,10 +36,11 @@ class Trainer {
   // Error{kConfig} when the run cannot start; nothing is left behind then.
   void set_up();
 
-  // Trains to training.steps, or to the end of the step in which a StopSignal came, or to the last
-  // one for which all ranks have data when a data set cannot be read on. All ranks stop after the
-  // same step and save. Returns the process's exit code, the same on every rank: 0, 128 + the
-  // signal's number, or that of Error{kIo}.
+  // Trains to training.steps, or to the end of the step in which a StopSignal came or the file
+  // save-and-stop was found, or to the last one for which all ranks have data when a data set
+  // cannot be read on. All ranks stop after the same step and save. Returns the process's exit
+  // code, the same on every rank: 0, 128 + the signal's number, kExitStopped, or that of
+  // Error{kIo}.
   int run();
   // Of rank 0, after run(): why the data set could not be read on; "" otherwise.
   const std::string& data_error() const { return data_error_; }
@@ -64,7 +66,9 @@ class Trainer {
   void save_due(int64_t step);
   void skip_data(int64_t step);
   void enqueue(int64_t step);
+  int asked();
   void tell_why_no_data();
+  void say_how_to_go_on() const;
   void confirm(int64_t step);
   void name_step_in_device_errors(int64_t step, const std::function<void()>& work) const;
 
@@ -77,8 +81,9 @@ class Trainer {
   RunLayout layout_;
   LrSchedule lr_;
   RunReport report_;
-  std::unique_ptr<RankWorld> ranks_;   // this rank's groups
-  std::unique_ptr<RunFolder> folder_;  // of the rank that writes
+  std::unique_ptr<RankWorld> ranks_;      // this rank's groups
+  std::unique_ptr<RunFolder> folder_;     // of the rank that writes
+  std::optional<FileTriggers> triggers_;  // likewise
   std::unique_ptr<data::Loader> loader_;
   std::unique_ptr<Engine> engine_;
   std::optional<RunCheckpoint> checkpoint_;
@@ -94,7 +99,7 @@ class Trainer {
   bool save_asked_ = false;                           // by rank 0, of all ranks
   std::vector<std::pair<int64_t, int64_t>> skipped_;  // training.skip_steps, as far as done
   StepResult result_;                                 // of the step confirmed last
-  int signal_ = 0;                                    // the highest that a rank got, or kNoMoreData
+  int signal_ = 0;                                    // the highest that a rank told of
   bool out_of_data_ = false;                          // this rank
   std::string data_error_;
   Clock::time_point step_begin_;
