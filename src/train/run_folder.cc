@@ -1,11 +1,8 @@
 #include "train/run_folder.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -13,7 +10,6 @@
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/files.h"
-#include "control/tcp.h"
 #include "train/checkpoint_start.h"
 
 namespace nereus {
@@ -41,20 +37,12 @@ void make_folder(const fs::path& folder, const char* key, std::vector<fs::path>&
   ::unlink(probe.c_str());
 }
 
-std::string read_small(int file) {
-  std::array<char, 200> text{};
-  const ssize_t n = ::pread(file, text.data(), text.size(), 0);
-  return {text.data(), n > 0 ? static_cast<size_t>(n) : 0};
-}
-
-std::string this_process() { return fmt::format("process {} on {}", ::getpid(), tcp::host_name()); }
-
 }  // namespace
 
 RunFolder::RunFolder(const JobConfig& config) : path_(config.job.dump_folder) {
   try {
     make_folder(path_, "job.dump_folder", made_);
-    lock();
+    lock_.emplace(path_, FolderLock::Options());
     if (config.checkpoint.enable && !config.checkpoint.load_only)
       make_folder(checkpoints_of(config), "checkpoint.folder", made_);
   } catch (...) {
@@ -67,38 +55,10 @@ RunFolder::~RunFolder() { leave(); }
 
 void RunFolder::leave() {
   std::error_code ignored;
-  if (lock_ >= 0 && made_lock_ && !kept_) fs::remove(path_ + "/.nereus.lock", ignored);
-  if (lock_ >= 0) ::close(lock_);  // which ends the lock
-  if (!kept_)                      // those that are empty
+  if (lock_ && !kept_) lock_->remove_file();
+  lock_.reset();
+  if (!kept_)  // those that are empty
     for (size_t i = made_.size(); i-- > 0;) fs::remove(made_[i], ignored);
-}
-
-void RunFolder::lock() {
-  const std::string file = path_ + "/.nereus.lock";
-  made_lock_ = made_lock_ || !is_there(file);
-  lock_ = ::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-  if (lock_ < 0) return;
-  if (::flock(lock_, LOCK_EX | LOCK_NB) == 0) {
-    struct stat held {
-    }, there{};
-    if (::fstat(lock_, &held) == 0 &&
-        (::stat(file.c_str(), &there) != 0 || held.st_ino != there.st_ino)) {
-      ::close(lock_);  // a run that was refused removed the file since it was opened
-      return lock();
-    }
-    const std::string me = this_process();
-    if (::ftruncate(lock_, 0) != 0 || ::pwrite(lock_, me.data(), me.size(), 0) < 0) errno = 0;
-    return;
-  }
-  if (errno != EWOULDBLOCK) return;
-  const std::string holder = read_small(lock_);
-  ::close(lock_);
-  lock_ = -1;
-  NEREUS_FAIL(kConfig,
-              "job.dump_folder = {}: another run is in it ({}). Two would overwrite each other's "
-              "metrics and weights: choose another folder with --job.dump_folder=..., or end that "
-              "run.",
-              path_, holder.empty() ? "of an unknown process" : holder);
 }
 
 RunFolder::Files RunFolder::new_files() const {

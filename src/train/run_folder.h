@@ -2,10 +2,12 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "config/job_config.h"
+#include "train/folder_lock.h"
 
 namespace nereus {
 
@@ -14,8 +16,7 @@ namespace nereus {
 class RunFolder {
  public:
   // Makes it, and the folder of checkpoints where there will be any, and checks that they can be
-  // written to. Throws Error{kConfig}, also when another run holds it (by flock on a hidden file;
-  // file systems without locks are taken on trust).
+  // written to. Throws Error{kConfig}, also when another run holds it (train/folder_lock.h).
   explicit RunFolder(const JobConfig&);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -24,6 +25,7 @@ class RunFolder {
   void keep() { kept_ = true; }
   // resolved_config.toml. Throws Error{kIo}.
   void write_configuration(const std::string& toml) const;
+  void check_held() const { lock_->check(); }  // Error{kIo}: another run has taken the folder
 
   // Paths in the folder, of files that are not there: an earlier start's were set aside as
   // metrics.1.jsonl and experts.1.jsonl, .2, ... events.jsonl goes on.
@@ -33,12 +35,11 @@ class RunFolder {
   Files new_files() const;
 
  private:
-  void lock();
   void leave();
   std::string path_;
   std::vector<std::filesystem::path> made_;  // folders that were not there, outer ones first
-  int lock_ = -1;
-  bool made_lock_ = false, kept_ = false;
+  std::optional<FolderLock> lock_;
+  bool kept_ = false;
 };
 
 // Should step lines have colours?

@@ -375,6 +375,7 @@ void Trainer::enqueue(int64_t step) {
 
 // What the run's folder, or the time, asks of rank 0; 0: nothing.
 int Trainer::asked() {
+  folder_->check_held();
   const FileTriggers::Ask ask = triggers_->look();
   if (ask == FileTriggers::Ask::stop) return kStopAsked;
   if (ask == FileTriggers::Ask::save) {
