@@ -79,20 +79,14 @@ __device__ inline void add_dq(const Parameters& a, float (&dq)[n], PartKind kind
     stores_before_products();
     return;
   }
-  const Work w = read_work(slot);
   if (kind == kFinishes) {
-    const int64_t head_tile = int64_t{w.head} * ceil_div_int(a.S, kQueries) + tile;
-    const float* const sum =
-        a.sums + (head_tile * 2 + group) * (M::kDq / 4) + first * 2048 + thread * 4;
+    const uint32_t sum =
+        memory + M::dq + static_cast<uint32_t>(group * M::kDq + first * 8192 + thread * 16);
 #pragma unroll
-    for (int i = 0; i < n / 4; ++i) {
-      const float4 old = __ldcg(reinterpret_cast<const float4*>(sum + 512 * i));
-      dq[4 * i] += old.x;
-      dq[4 * i + 1] += old.y;
-      dq[4 * i + 2] += old.z;
-      dq[4 * i + 3] += old.w;
-    }
+    for (int i = 0; i < n / 4; ++i)
+      add_shared(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3], sum + 2048 * i);
   }
+  const Work w = read_work(slot);
   const int h = w.head % a.H, b = w.head / a.H, row = tile * kQueries + thread / 32 * 16;
   write_rows(Place{a.dq + (int64_t{b} * a.S + row) * a.dq_token + h * a.dq_head +
                        group * (M::kDq / 256) + first * 32,

@@ -232,12 +232,21 @@ enum PartKind { kBegins, kAdds, kFinishes, kIsAll };
 __device__ inline int64_t number_of(const Parameters& a, uint32_t slot, int tile) {
   return int64_t{work_at<1>(slot)} * ceil_div_int(a.S, kQueries) + tile;
 }
+// Tells the multiplying warpgroups what becomes of their part; with the sum so far, if that is to
+// come to where parts are handed over.
 template <class M>
-__device__ inline void post_part(uint32_t memory, uint32_t parity, PartKind kind) {
+__device__ inline void post_part(uint32_t memory, uint32_t parity, PartKind kind,
+                                 const float* sum = nullptr) {
+  const uint32_t full = memory + M::part_full + 8 * parity;
   asm volatile("st.shared.s32 [%0], %1;\n" ::"r"(memory + M::part_kind + 4 * parity),
                "r"(static_cast<int>(kind))
                : "memory");
-  arrive(memory + M::part_full + 8 * parity);
+  if (sum != nullptr) {
+    arrive_expecting(full, 2 * M::kDq);
+    copy_bytes(memory + M::dq, sum, 2 * M::kDq, full);
+  } else {
+    arrive(full);
+  }
 }
 __device__ inline void await_turn(const int* turn, int mine) {
   int now = 0;
@@ -278,7 +287,12 @@ __device__ void keep_turns(const Parameters& a, uint32_t memory, uint32_t parity
       if (lane == 0) {
         if (kind <= kAdds) post_part<M>(memory, parity, kind);
         await_turn(a.turns + number_of(a, slot, tile), before);
-        if (kind > kAdds) post_part<M>(memory, parity, kind);
+        if (kind == kIsAll) post_part<M>(memory, parity, kind);
+        if (kind == kFinishes) {
+          wait(memory + M::part_free, parity ^ 1);
+          memory_before_copies();
+          post_part<M>(memory, parity, kind, a.sums + number_of(a, slot, tile) * 2 * (M::kDq / 4));
+        }
       }
 #pragma unroll
       for (int group = 0; group < 2; ++group) {

@@ -127,6 +127,21 @@ __device__ inline void stores_before_products() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
+// What this thread knows to be in global memory comes before its later copies.
+__device__ inline void memory_before_copies() {
+  asm volatile("fence.proxy.async.global;\n" ::: "memory");
+}
+// x += four floats in shared memory.
+__device__ inline void add_shared(float& x0, float& x1, float& x2, float& x3, uint32_t from) {
+  asm volatile(
+      "{\n.reg .f32 a, b, c, d;\n"
+      "ld.shared.v4.f32 {a, b, c, d}, [%4];\n"
+      "add.f32 %0, %0, a;\nadd.f32 %1, %1, b;\nadd.f32 %2, %2, c;\nadd.f32 %3, %3, d;\n}\n"
+      : "+f"(x0), "+f"(x1), "+f"(x2), "+f"(x3)
+      : "r"(from)
+      : "memory");
+}
+
 // Four 8 x 8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void store_matrices(uint32_t row, const uint32_t (&m)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(row),
