@@ -41,6 +41,12 @@ struct JobConfig {
     std::string save_tb_folder = "tb";
     bool save_for_all_ranks = false;
     bool enable_wandb = false;
+    // Ours.
+    int64_t histogram_freq = 100;  // logged steps between those with every expert's load
+    bool grad_norm_by_layer = false;
+    bool wandb_sync = false;
+    int64_t prometheus_port = 0;  // 0: none
+    std::string prometheus_address = "127.0.0.1";
   } metrics;
 
   struct Model {

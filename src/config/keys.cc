@@ -3,91 +3,13 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "config/choice_of.h"
+#include "config/key_table.h"
 #include "config/model_args.h"
 
 namespace nereus {
 namespace {
 
-// Rows are added with short calls, so that the table below reads as a table.
-class Table {
- public:
-  explicit Table(std::vector<Key>& keys) : keys_(keys) {}
-
-  void section(std::string name) { section_ = std::move(name) + "."; }
-  Key& add_target(const char* name, Key::Target target, KeyClass key_class, const char* meaning) {
-    keys_.push_back(
-        {.name = section_ + name, .target = target, .key_class = key_class, .meaning = meaning});
-    return keys_.back();
-  }
-  template <class T>
-  Key& add(const char* name, T& target, KeyClass key_class, const char* meaning) {
-    return add_target(name, &target, key_class, meaning);
-  }
-  template <class T>
-  Key& works(const char* name, T& target, const char* meaning) {
-    return add(name, target, KeyClass::works, meaning);
-  }
-  template <class T>
-  Key& count(const char* name, T& target, const char* meaning, int64_t minimum = 1) {
-    Key& key = works(name, target, meaning);
-    key.minimum = minimum;
-    return key;
-  }
-  Key& choice(const char* name, std::string& target, const char* meaning, Strings allowed,
-              const char* sentence = "") {
-    Key& key = works(name, target, meaning);
-    key.allowed = std::move(allowed);
-    key.sentence = sentence;
-    return key;
-  }
-  // The same of an enum, an optional or a list of one, with the values that are allowed.
-  template <class T, class E = typename EnumOf<T>::type>
-  requires std::is_enum_v<E> Key& choice(const char* name, T& target, const char* meaning,
-                                         std::initializer_list<std::type_identity_t<E>> allowed,
-                                         const char* sentence = "") {
-    Key& key = add_target(name, choice_of(target), KeyClass::works, meaning);
-    for (const E value : allowed) key.allowed.emplace_back(word(value));
-    key.sentence = sentence;
-    return key;
-  }
-  // A float above `lowest`, or from it on.
-  template <class T>
-  Key& above(const char* name, T& target, const char* meaning, double lowest = 0) {
-    Key& key = from(name, target, meaning, lowest);
-    key.above_lowest = true;
-    return key;
-  }
-  template <class T>
-  Key& from(const char* name, T& target, const char* meaning, double lowest = 0) {
-    Key& key = works(name, target, meaning);
-    key.lowest = lowest;
-    return key;
-  }
-  template <class T>
-  Key& none(const char* name, T& target, const char* meaning) {
-    return add(name, target, KeyClass::no_meaning, meaning);
-  }
-  // An integer that has nothing to act on is checked all the same.
-  template <class T>
-  Key& none_from(int64_t minimum, const char* name, T& target, const char* meaning) {
-    Key& key = none(name, target, meaning);
-    key.minimum = minimum;
-    return key;
-  }
-  template <class T>
-  Key& refused(const char* name, T& target, const char* meaning) {
-    return add(name, target, KeyClass::refused, meaning);
-  }
-  template <class T>
-  Key& ignored(const char* name, T& target, const char* meaning) {
-    return add(name, target, KeyClass::ignored, meaning);
-  }
-
- private:
-  std::vector<Key>& keys_;
-  std::string section_;
-};
+using Table = KeyTable;
 
 void run_keys(Table& t, JobConfig& c) {
   t.section("job");
@@ -112,12 +34,26 @@ void run_keys(Table& t, JobConfig& c) {
 
   t.section("metrics");
   t.count("log_freq", c.metrics.log_freq, "steps between logged steps");
-  t.ignored("enable_tensorboard", c.metrics.enable_tensorboard, "write TensorBoard events");
+  t.works("enable_tensorboard", c.metrics.enable_tensorboard, "write TensorBoard events");
   t.works("disable_color_printing", c.metrics.disable_color_printing,
           "no colours in step lines; they are off without a terminal anyway");
-  t.none("save_tb_folder", c.metrics.save_tb_folder, "folder of TensorBoard events");
-  t.none("save_for_all_ranks", c.metrics.save_for_all_ranks, "events of every rank");
-  t.ignored("enable_wandb", c.metrics.enable_wandb, "report to Weights & Biases");
+  t.works("save_tb_folder", c.metrics.save_tb_folder,
+          "folder of TensorBoard events in the dump folder");
+  t.works("save_for_all_ranks", c.metrics.save_for_all_ranks,
+          "TensorBoard events of every rank, in rank_N");
+  t.works("enable_wandb", c.metrics.enable_wandb,
+          "write an offline run of Weights & Biases; its WANDB_* variables hold");
+  t.count("histogram_freq", c.metrics.histogram_freq,
+          "logged steps between those of which every expert's load is written");
+  t.works("grad_norm_by_layer", c.metrics.grad_norm_by_layer,
+          "the gradient norm of each layer, for TensorBoard and W&B");
+  t.works("wandb_sync", c.metrics.wandb_sync,
+          "send the offline run at the end (needs wandb and a key)");
+  t.count("prometheus_port", c.metrics.prometheus_port,
+          "port on which rank 0 answers Prometheus; 0: none", 0)
+      .maximum = 65535;
+  t.works("prometheus_address", c.metrics.prometheus_address,
+          "address for it; anybody who reaches it can read the run's figures");
 
   t.section("training");
   t.works("dataset", c.training.dataset, "c4, c4_test, c4_validation, tokens or random: see above");

@@ -176,7 +176,10 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
         name == "optimizer.moment_dtype" || name == "optimizer.master_dtype" ||
         name == "optimizer.offload" || name == "parallelism.expert_capacity_factor" ||
         name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
-        name == "training.debug_moe_skew_percent" || name == "model.torchtitan_args")
+        name == "metrics.histogram_freq" || name == "metrics.grad_norm_by_layer" ||
+        name == "metrics.wandb_sync" || name == "metrics.prometheus_port" ||
+        name == "metrics.prometheus_address" || name == "training.debug_moe_skew_percent" ||
+        name == "model.torchtitan_args")
         << name;
 }
 

@@ -47,7 +47,9 @@ std::string print_config(const LoadedConfig&);
 // Every key as a line "section.key=value": what ranks compare.
 std::string config_lines(const JobConfig&);
 
-// Writes all keys as TorchTitan does: one JSON object a section, None as null. Throws Error{kIo}.
+// All keys as TorchTitan has them: one JSON object a section, None as null.
+std::string config_json(const JobConfig&);
+// Writes them to a file. Throws Error{kIo}.
 void save_config(const JobConfig&, const std::string& path);
 
 // docs/configuration.md

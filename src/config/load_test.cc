@@ -219,17 +219,15 @@ TEST(Schedules, AreNamedInAnyCase) {
 
 TEST(Notices, NameOnceWhatHasNothingToActOnAndWarnOfEachKeyThatOnlyObserves) {
   const LoadedConfig loaded =
-      load({"--compile.enable", "--training.gc_freq=10", "--metrics.enable_wandb",
-            "--metrics.enable_tensorboard", "--profiling.enable_profiling"});
+      load({"--compile.enable", "--training.gc_freq=10", "--profiling.enable_profiling"});
   EXPECT_THAT(
       loaded.notices,
       testing::UnorderedElementsAre(
           "These settings have no effect in Nereus: training.gc_freq, compile.enable",
-          testing::AllOf(HasSubstr("metrics.enable_wandb"), HasSubstr("not implemented")),
-          testing::AllOf(HasSubstr("metrics.enable_tensorboard"), HasSubstr("not implemented")),
           testing::AllOf(HasSubstr("profiling.enable_profiling"), HasSubstr("not implemented"))));
   // Set to what it is anyway: nothing to say.
-  EXPECT_THAT(load({"--compile.no_enable", "--metrics.enable_wandb=false"}).notices, IsEmpty());
+  EXPECT_THAT(load({"--compile.no_enable", "--profiling.enable_profiling=false"}).notices,
+              IsEmpty());
 }
 
 TEST(Notices, ReadTheOlderNameOfTheTokenizersFolder) {

@@ -117,7 +117,7 @@ std::string config_lines(const JobConfig& config) {
   return out;
 }
 
-void save_config(const JobConfig& config, const std::string& path) {
+std::string config_json(const JobConfig& config) {
   JobConfig copy = config;
   nlohmann::ordered_json all;
   for (const Key& key : keys(copy)) {
@@ -126,9 +126,13 @@ void save_config(const JobConfig& config, const std::string& path) {
     for (std::string name; std::getline(sections, name, '.');) at = &(*at)[name];
     std::visit([&](const auto& value) { (*at)[last_name_of(key)] = json_of(value); }, key.target);
   }
+  return all.dump(2) + "\n";
+}
+
+void save_config(const JobConfig& config, const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  error = replace_file(path, all.dump(2) + "\n");
+  error = replace_file(path, config_json(config));
   NEREUS_CHECK(kIo, !error, "job.save_config_file: {} cannot be written: {}", path,
                error.message());
 }

@@ -68,6 +68,7 @@ StepResult StepRunner::confirm(int64_t number) {
       highest_ = outcome.highest;
       return {.loss = outcome.loss,
               .grad_norm = outcome.grad_norm,
+              .max_loss = outcome.max_loss_part * engine_.world().size(MeshGroup::dp_cp),
               .signal = outcome.signal,
               .max_over_mean = outcome.max_over_mean,
               .attention_pairs = outcome.attention_pairs};

@@ -39,6 +39,7 @@ struct Step {
 struct StepResult {     // the same on all ranks
   float loss = 0;       // mean over the tokens of the step
   float grad_norm = 0;  // before clipping
+  double max_loss = 0;  // of the rank whose tokens have the highest mean, as if all had as many
   int signal = 0;       // the highest that a rank got
   // Tokens of the busiest expert over the mean, in the worst layer of all stages; 0: no experts.
   double max_over_mean = 0;

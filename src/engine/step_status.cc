@@ -89,13 +89,14 @@ StepStatus::Outcome StepStatus::read() {
   ++read_;
   return {.loss = static_cast<float>(d.total[1]),
           .grad_norm = d.norm,
+          .max_loss_part = d.total[6],
           .required_capacity = static_cast<int64_t>(d.total[3]),
           .max_over_mean = d.total[4],
           .attention_pairs = d.total[2] / static_cast<double>(world_.ranks()),
           .signal = static_cast<int>(d.total[5]),
-          .highest = {.data_seconds = d.total[6],
-                      .memory_gib = d.total[7],
-                      .memory_percent = d.total[8]},
+          .highest = {.data_seconds = d.total[7],
+                      .memory_gib = d.total[8],
+                      .memory_percent = d.total[9]},
           .ok = d.ok != 0};
 }
 

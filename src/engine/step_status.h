@@ -46,6 +46,7 @@ class StepStatus {
 
   struct Outcome {                  // of a step, the same on all ranks
     float loss = 0, grad_norm = 0;  // grad_norm before clipping
+    double max_loss_part = 0;       // the highest of the ranks' parts of the loss
     int64_t required_capacity = 0;  // 0: no rank's experts were over their capacity
     double max_over_mean = 0;       // of the busiest expert, in the worst layer
     double attention_pairs = 0;     // the mean of the ranks'

@@ -25,10 +25,15 @@ void append_loads(std::span<const int64_t> counts, std::vector<double>& out) {
 
 }  // namespace
 
+std::vector<double> relative_loads(std::span<const int64_t> counts) {
+  std::vector<double> out;
+  append_loads(counts, out);
+  return out;
+}
+
 LayerFigures layer_figures(std::span<const int64_t> counts) {
   LayerFigures f;
-  std::vector<double> loads;
-  append_loads(counts, loads);
+  std::vector<double> loads = relative_loads(counts);
   const auto experts = static_cast<double>(loads.size());
   for (const double load : loads) {
     f.max_over_mean = std::max(f.max_over_mean, load);

@@ -16,12 +16,18 @@
 
 namespace nereus {
 
+// Of a layer's router, over the tokens of a microbatch: train/router_watch.h has the formulas.
+struct RouterFigures {
+  double z_loss = 0, lse = 0, logit_max = 0;
+};
+
 struct ExpertTable {
   int64_t experts = 0;           // of a layer
   std::vector<int64_t> layers;   // of experts, in order
   std::vector<int64_t> counts;   // [layers, experts]: of all ranks, of one step
   std::vector<float> bias = {};  // [layers, experts], after the step; empty: the model has none
-  int64_t tokens_a_layer = 0;    // choices: tokens of the step times top_k
+  std::vector<RouterFigures> routers = {};  // by layer; empty: not watched in this step
+  int64_t tokens_a_layer = 0;               // choices: tokens of the step times top_k
 
   std::span<const int64_t> counts_of(size_t i) const {
     return std::span(counts).subspan(i * static_cast<size_t>(experts),
@@ -36,6 +42,9 @@ struct LayerFigures {
   double max_over_mean = 0, p5 = 0, p50 = 0, p95 = 0, entropy = 0;
   int64_t dead = 0;
 };
+// n[e] / mean of a layer.
+std::vector<double> relative_loads(std::span<const int64_t> counts);
+
 LayerFigures layer_figures(std::span<const int64_t> counts);
 
 // Of all layers.

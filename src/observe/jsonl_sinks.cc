@@ -46,15 +46,19 @@ void MetricsFileSink::validation(const ValidationMetrics& m) {
   file_.write_line(dump(json));
 }
 
-void ExpertsFileSink::experts(int64_t step, const ExpertTable& table) {
+void ExpertsFileSink::experts(int64_t step, double, const ExpertTable& table) {
   ordered_json json;
   json["step"] = step;
   for (size_t i = 0; i < table.layers.size(); ++i) {
     const std::string layer = std::to_string(table.layers[i]);
     json["counts"][layer] = table.counts_of(i);
-    if (table.bias.empty()) continue;
-    ordered_json& bias = json["bias"][layer];
-    for (const float b : table.bias_of(i)) bias.push_back(number(b));
+    if (!table.bias.empty())
+      for (const float b : table.bias_of(i)) json["bias"][layer].push_back(number(b));
+    if (!table.routers.empty()) {
+      const RouterFigures& r = table.routers[i];
+      json["router"][layer] = {
+          {"z_loss", number(r.z_loss)}, {"lse", number(r.lse)}, {"logit_max", number(r.logit_max)}};
+    }
   }
   file_.write_line(dump(json));
 }

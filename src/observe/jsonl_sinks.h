@@ -22,11 +22,12 @@ class MetricsFileSink final : public Sink {
 };
 
 // experts.jsonl: now and then the tokens that each expert of each layer got in a step, and its bias
-// after it: {"step":10,"counts":{"1":[..]},"bias":{"1":[..]}}, layers from 0.
+// after it, and statistics of its router: {"step":10,"counts":{"1":[..]},"bias":{"1":[..]},
+// "router":{"1":{"z_loss":..,"lse":..,"logit_max":..}}}, layers from 0.
 class ExpertsFileSink final : public Sink {
  public:
   explicit ExpertsFileSink(const std::string& path) : file_(path) {}
-  void experts(int64_t step, const ExpertTable&) override;
+  void experts(int64_t step, double time, const ExpertTable&) override;
   const AppendFile* file() const override { return &file_; }
 
  private:

@@ -40,11 +40,13 @@ TEST(StepLine, IsTorchTitans) {
             "1,072.10  \033[35mmfu: 7.30%\033[39m");
 }
 
-TEST(StepFields, HaveEachNameAndEachPlaceOnTheConsoleOnce) {
-  std::set<std::string> names;
+TEST(StepFields, HaveEachNameTagAndPlaceOnTheConsoleOnce) {
+  std::set<std::string> names, tags;
   std::set<int> places;
   for (const MetricField& f : step_fields()) {
-    EXPECT_TRUE(names.insert(f.name).second) << f.name;
+    EXPECT_TRUE(f.name != nullptr || f.tag != nullptr);
+    EXPECT_TRUE(f.name == nullptr || names.insert(f.name).second) << f.name;
+    EXPECT_TRUE(f.tag == nullptr || tags.insert(f.tag).second) << f.tag;
     if (f.console_place == 0) continue;
     EXPECT_TRUE(places.insert(f.console_place).second) << f.name;
     EXPECT_NE(f.console, nullptr) << f.name;

@@ -30,7 +30,7 @@ class Sink {
   virtual ~Sink() = default;
   virtual void step(const StepMetrics&) {}
   // Of the step before it, now and then (metrics.histogram_freq).
-  virtual void experts(int64_t /*step*/, const ExpertTable&) {}
+  virtual void experts(int64_t /*step*/, double /*time*/, const ExpertTable&) {}
   virtual void validation(const ValidationMetrics&) {}
   virtual void event(const RunEvent&) {}
   virtual void log_line(const LogLine&) {}

@@ -84,7 +84,8 @@ void SinkGroup::step(StepMetrics m) {
 }
 
 void SinkGroup::experts(int64_t step, const ExpertTable& table) {
-  tell([&](Sink& s) { s.experts(step, table); });
+  const double time = clock_.now();
+  tell([&](Sink& s) { s.experts(step, time, table); });
 }
 
 void SinkGroup::validation(ValidationMetrics m) {

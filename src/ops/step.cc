@@ -65,7 +65,8 @@ void step_record(Stream&, const StepRecord& a) {
   record[3] = static_cast<double>(overflow);
   record[4] = a.max_over_mean.as<double>()[0];
   record[5] = a.signal;
-  std::copy(a.figures.begin(), a.figures.end(), record + 6);
+  record[6] = record[1];
+  std::copy(a.figures.begin(), a.figures.end(), record + 7);
   overflow = 0;
 }
 

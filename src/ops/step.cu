@@ -53,8 +53,9 @@ __global__ void record_kernel(double* record, int64_t* overflow, const double* s
   record[3] = static_cast<double>(*overflow);
   record[4] = *max_over_mean;
   record[5] = signal;
+  record[6] = record[1];
 #pragma unroll
-  for (int i = 0; i < kStepFigures; ++i) record[6 + i] = figures.of[i];
+  for (int i = 0; i < kStepFigures; ++i) record[7 + i] = figures.of[i];
   *overflow = 0;
 }
 

@@ -3,9 +3,9 @@
 //   raise:         word[0] = max(word[0], value)
 //   max_over_mean: out[0] = the maximum over l of E max_e load[l,e] / sum_e load[l,e], or 0 where
 //                  nothing was counted: of the busiest expert, in the worst layer
-//   step_record:   record = { sum_squares, loss, pairs, overflow, max_over_mean, signal, figures },
-//                  the first two 0 where this rank is not the one to count them; then overflow[0] =
-//                  0, for the next step
+//   step_record:   record = { sum_squares, loss, pairs, overflow, max_over_mean, signal, loss,
+//                  figures }, sum_squares and loss 0 where this rank is not the one to count them;
+//                  then overflow[0] = 0, for the next step
 //   step_outcome:  total = the sums of the records' first three columns and the maxima of the
 //                  others, in order of ranks; step_ok[0] = 0 when the loss is not finite or
 //                  there was an overflow, else unchanged: a skipped step also skips the
@@ -21,7 +21,7 @@
 namespace nereus::ops {
 
 inline constexpr int64_t kStepFigures = 3;                // numbers that are only reported
-inline constexpr int64_t kStepRecord = 6 + kStepFigures;  // numbers
+inline constexpr int64_t kStepRecord = 7 + kStepFigures;  // numbers
 
 struct Raise {
   TensorView word;  // i64 [1]

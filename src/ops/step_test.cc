@@ -64,7 +64,7 @@ TEST(StepRecord, TellsWhatThisRankCountsAndClearsTheOverflow) {
     step_record(s, a);
     s.synchronize();
     EXPECT_EQ(record.values(),
-              (std::vector<double>{2.5, 0.25, 4096, 1234567, 1.375, 15, 0.5, 80, 99}));
+              (std::vector<double>{2.5, 0.25, 4096, 1234567, 1.375, 15, 0.25, 0.5, 80, 99}));
     EXPECT_EQ(overflow[0], 0);
     a.counts_squares = a.counts_loss = false;
     a.pairs = 0;
@@ -72,7 +72,7 @@ TEST(StepRecord, TellsWhatThisRankCountsAndClearsTheOverflow) {
     a.figures = {};
     step_record(s, a);
     s.synchronize();
-    EXPECT_EQ(record.values(), (std::vector<double>{0, 0, 0, 0, 1.375, 0, 0, 0, 0}));
+    EXPECT_EQ(record.values(), (std::vector<double>{0, 0, 0, 0, 1.375, 0, 0, 0, 0, 0}));
   }
 }
 

@@ -3,9 +3,15 @@
 #include <algorithm>
 
 namespace nereus {
+namespace {
 
-ExpertWatch::ExpertWatch(const Engine& engine, Stream& stream, int64_t tokens)
-    : engine_(engine), stream_(stream) {
+constexpr int64_t kRouterNumbers = 3;
+static_assert(sizeof(RouterFigures) == kRouterNumbers * sizeof(double));
+
+}  // namespace
+
+ExpertWatch::ExpertWatch(Engine& engine, Stream& stream, int64_t tokens)
+    : engine_(engine), stream_(stream), watch_(static_cast<size_t>(engine.args().n_layers)) {
   const ModelArgs& args = engine.args();
   for (int64_t layer = 0; layer < args.n_layers; ++layer)
     if (args.is_moe_layer(layer)) table_.layers.push_back(layer);
@@ -17,9 +23,19 @@ ExpertWatch::ExpertWatch(const Engine& engine, Stream& stream, int64_t tokens)
   table_.counts.resize(static_cast<size_t>(values));
   if (has_expert_bias(args)) table_.bias.resize(static_cast<size_t>(values));
   if (engine.world().size(MeshGroup::pp) == 1) return;
-  buffer_ = Buffer(stream.device(), values * (8 + 4), "load and bias of all experts");
-  counts_ = TensorView(buffer_.data(), DType::i64, {values});
-  bias_ = TensorView(buffer_.data() + values * 8, DType::f32, {values});
+  const int64_t numbers = layers * kRouterNumbers;
+  buffer_ =
+      Buffer(stream.device(), (values + numbers) * 8 + values * 4, "load and bias of all experts");
+  std::byte* const base = buffer_.data();
+  counts_ = TensorView(base, DType::i64, {values});
+  routers_ = TensorView(base + values * 8, DType::f64, {numbers});
+  bias_ = TensorView(base + (values + numbers) * 8, DType::f32, {values});
+}
+
+void ExpertWatch::watch_routers(bool watch) {
+  watches_ = watch && !table_.layers.empty();
+  if (watches_) watch_.begin();
+  engine_.executor().set_observer(watches_ ? &watch_ : nullptr);
 }
 
 const ExpertTable* ExpertWatch::read() {
@@ -27,9 +43,11 @@ const ExpertTable* ExpertWatch::read() {
   const bool biased = !table_.bias.empty();
   std::fill(table_.counts.begin(), table_.counts.end(), 0);
   std::fill(table_.bias.begin(), table_.bias.end(), 0.0f);
+  table_.routers.assign(watches_ ? table_.layers.size() : 0, {});
   for (const Engine::LayerLoad& l : engine_.expert_load()) {
     const auto at = std::lower_bound(table_.layers.begin(), table_.layers.end(), l.layer);
-    const int64_t first = (at - table_.layers.begin()) * table_.experts;
+    const int64_t place = at - table_.layers.begin(), first = place * table_.experts;
+    if (watches_) table_.routers[static_cast<size_t>(place)] = watch_.of(l.layer);
     copy_to_host(stream_, table_.counts.data() + first, l.load);
     if (biased) copy_to_host(stream_, table_.bias.data() + first, l.bias);
   }
@@ -43,6 +61,7 @@ const ExpertTable* ExpertWatch::read() {
     };
     share(counts_, table_.counts.data());
     if (biased) share(bias_, table_.bias.data());
+    if (watches_) share(routers_, table_.routers.data());
   }
   stream_.synchronize();
   return &table_;

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "train/checkpoint_start.h"
+#include "train/run_sinks.h"
 
 namespace nereus {
 
@@ -45,6 +46,14 @@ RunFolder::RunFolder(const JobConfig& config) : path_(config.job.dump_folder) {
     lock_.emplace(path_, FolderLock::Options());
     if (config.checkpoint.enable && !config.checkpoint.load_only)
       make_folder(checkpoints_of(config), "checkpoint.folder", made_);
+    if (config.metrics.enable_tensorboard)
+      make_folder(fs::path(path_) / config.metrics.save_tb_folder, "metrics.save_tb_folder", made_);
+    if (config.metrics.enable_wandb) {
+      const WandbSettings wandb = wandb_environment();
+      if (!wandb.disabled)
+        make_folder(wandb_folder(config, wandb),
+                    wandb.folder.empty() ? "job.dump_folder" : "WANDB_DIR", made_);
+    }
   } catch (...) {
     leave();
     throw;

@@ -10,7 +10,7 @@
 #include "control/tcp.h"
 #include "device/cuda_runtime.h"
 #include "observe/device_info.h"
-#include "observe/jsonl_sinks.h"
+#include "observe/prometheus_sink.h"
 
 #ifndef NEREUS_VERSION
 #define NEREUS_VERSION "?"
@@ -22,26 +22,20 @@
 #endif
 
 namespace nereus {
-namespace {
-
-constexpr int64_t kHistogramFreq = 100;  // logged steps between those with every expert's load
-
-}  // namespace
-
 RunReport::RunReport(const JobConfig& config, const ModelArgs& args, const RunLayout& layout,
                      Stream& stream)
     : config_(config), args_(args), layout_(layout), stream_(stream) {}
 
-void RunReport::open(const RunFolder* folder) {
-  sinks_.add(std::make_unique<ConsoleSink>(log_in_color(config_)));
-  if (folder == nullptr) return;
-  const RunFolder::Files files = folder->new_files();
-  metrics_path_ = files.metrics;
-  sinks_.add(std::make_unique<MetricsFileSink>(files.metrics));
-  sinks_.add(std::make_unique<EventsFileSink>(files.events));
-  if (args_.n_layers > args_.n_dense_layers)
-    sinks_.add(std::make_unique<ExpertsFileSink>(files.experts));
-  sinks_.add(std::make_unique<KernelFilesSink>(config_.job.dump_folder));
+void RunReport::open_port() {
+  const auto& m = config_.metrics;
+  if (m.prometheus_port > 0)
+    sinks_.add(std::make_unique<PrometheusSink>(m.prometheus_address, m.prometheus_port));
+}
+
+void RunReport::open(const RunIdentity& run, const RunFolder* folder) {
+  identity_ = run;
+  add_sinks(sinks_, config_, run, folder, args_.n_layers > args_.n_dense_layers);
+  if (run.rank == 0) log_sinks(config_, run);
 }
 
 // Which kernels attention goes through.
@@ -168,13 +162,14 @@ void RunReport::begin_interval() { interval_ = Interval(); }
 
 RankFigures RunReport::figures() const {
   const MemoryUse memory = memory_use(stream_);
-  return {.data_seconds = interval_.data_seconds,
+  return {.data_seconds = interval_.parts.data,
           .memory_gib = memory.peak_gib,
           .memory_percent = memory.peak_percent};
 }
 
 void RunReport::step(int64_t step, const StepResult& result, const RankFigures& highest, double lr,
-                     int64_t reruns, const ExpertTable* experts) {
+                     int64_t reruns, const ExpertTable* experts,
+                     const std::vector<LayerNorm>& norms) {
   const double seconds = std::chrono::duration<double>(Clock::now() - interval_.begin).count();
   const auto steps = static_cast<double>(interval_.steps);
   const auto flops =
@@ -182,6 +177,7 @@ void RunReport::step(int64_t step, const StepResult& result, const RankFigures& 
   StepMetrics m;
   m.step = step;
   m.loss = static_cast<double>(result.loss);
+  m.max_loss = result.max_loss;
   m.grad_norm = static_cast<double>(result.grad_norm);
   m.lr = lr;
   m.memory_gib = highest.memory_gib;
@@ -201,9 +197,15 @@ void RunReport::step(int64_t step, const StepResult& result, const RankFigures& 
   m.expert_overflows = reruns;
   m.expert_load_max_over_mean = result.max_over_mean;
   if (experts != nullptr) m.experts = expert_figures(*experts);
+  m.layer_norms = norms;
+  const StepParts& p = interval_.parts;
+  m.parts = {.data = p.data / steps,
+             .enqueue = p.enqueue / steps,
+             .wait = p.wait / steps,
+             .save = p.save / steps,
+             .validation = p.validation / steps};
   sinks_.step(std::move(m));
-  if (experts != nullptr && (logged_ % kHistogramFreq == 0 || step == config_.training.steps))
-    sinks_.experts(step, *experts);
+  if (experts != nullptr && shows_experts(step)) sinks_.experts(step, *experts);
   ++logged_;
   begin_interval();
 }
@@ -250,7 +252,8 @@ void RunReport::log_summary(const Summary& s) const {
     log::info("Loss on held-out rows: {:.4f} before, {:.4f} after {} steps", s.first_validation,
               s.last_validation, s.validated_step);
   if (s.signal == 0) log::info("Training completed");
-  if (!metrics_path_.empty() && !is_there(metrics_path_))
+  if (const std::string file = config_.job.dump_folder + "/metrics.jsonl";
+      identity_.rank == 0 && !is_there(file))
     log::warning("{}/metrics.jsonl was removed while the run went on: its lines are lost.",
                  config_.job.dump_folder);
   log::info("Run folder: {} (metrics.jsonl has every logged step)", config_.job.dump_folder);

@@ -13,6 +13,7 @@
 #include "engine/step_runner.h"
 #include "observe/sink_group.h"
 #include "train/run_folder.h"
+#include "train/run_sinks.h"
 
 namespace nereus {
 
@@ -21,9 +22,12 @@ class RunReport {
   // All must outlive the report.
   RunReport(const JobConfig&, const ModelArgs&, const RunLayout&, Stream&);
 
+  // On the rank that answers Prometheus, before any rank begins: opens the port where one is asked
+  // for. Throws Error{kConfig}.
+  void open_port();
   // From here on figures go to this rank's sinks: the console, and files in `folder` on the rank
   // that writes (null elsewhere).
-  void open(const RunFolder* folder);
+  void open(const RunIdentity&, const RunFolder* folder);
 
   // Before the first step. `library` moves tensors between ranks, "" for one rank; `seconds` is how
   // long the set-up took. Returns what a start's event tells of it.
@@ -43,7 +47,7 @@ class RunReport {
 
   // The interval that the next logged step covers begins.
   void begin_interval();
-  void waited_for_data(double seconds) { interval_.data_seconds += seconds; }
+  StepParts& parts() { return interval_.parts; }  // of the interval so far, its sums
   void step_confirmed(const StepResult& result) {
     ++interval_.steps;
     interval_.attention_pairs += result.attention_pairs;
@@ -54,9 +58,13 @@ class RunReport {
   RankFigures figures() const;
 
   // All steps so far are confirmed; ends the interval. `highest`: of all ranks' figures.
-  // `experts`: of this step; null: the model has none.
+  // `experts`: of this step; null: the model has none. `norms`: by layer, where they are asked for.
   void step(int64_t step, const StepResult&, const RankFigures& highest, double lr, int64_t reruns,
-            const ExpertTable* experts);
+            const ExpertTable* experts, const std::vector<LayerNorm>& norms);
+  // Does the next logged step, number `step`, show every expert?
+  bool shows_experts(int64_t step) const {
+    return logged_ % config_.metrics.histogram_freq == 0 || step == config_.training.steps;
+  }
   void validation(int64_t step, double loss, const RankFigures& highest, int64_t tokens,
                   double seconds);
   void profile(const std::vector<KernelRun>&, double step_seconds);
@@ -70,13 +78,15 @@ class RunReport {
     data::SourceStatus::Part data;  // all ranks' documents
   };
   void log_summary(const Summary&) const;
+  // The run has ended: sinks have all that they will get.
+  void close() const { end_wandb(config_, identity_); }
 
  private:
   using Clock = std::chrono::steady_clock;
   struct Interval {  // since the last logged step
     Clock::time_point begin = Clock::now();
     int64_t steps = 0;
-    double data_seconds = 0;
+    StepParts parts;
     double attention_pairs = 0;  // of a rank's rows
   };
 
@@ -91,7 +101,7 @@ class RunReport {
   const RunLayout& layout_;
   Stream& stream_;
   SinkGroup sinks_;
-  std::string metrics_path_;  // "": this rank writes none
+  RunIdentity identity_;
   Interval interval_;
   int64_t first_step_ = 0, first_tokens_ = 0;
   int64_t logged_ = 0;  // steps

@@ -89,6 +89,7 @@ void Trainer::set_up() {
   skipped_ = start.skipped;
   profiler_.emplace(stream_, world_, writes(), report_);
   experts_.emplace(*engine_, stream_, layout_.global_batch * config_.training.seq_len);
+  if (config_.metrics.grad_norm_by_layer) norms_.emplace(*engine_, stream_);
 
   loader_ = std::move(data.loader);
   if (!loader_->has(1)) std::rethrow_exception(loader_->failure());
@@ -103,12 +104,17 @@ void Trainer::set_up() {
                                *config_.job.save_config_file);  // which may be absolute
   }
   checkpoint_->begin(*engine_, [this](RunEvent e) { report_.event(std::move(e)); });
-  report_.open(folder_.get());
+  const std::vector<RunState::Start>& lineage = checkpoint_->lineage();
+  report_.open({.rank = all_.rank(),
+                .metrics_rank = metrics_rank(layout_.mesh, layout_.pipeline.schedule.name),
+                .step = start.step,
+                .id = lineage.front().id,
+                .time = lineage.front().time.empty() ? lineage.back().time : lineage.front().time},
+               folder_.get());
   auto facts =
       report_.log_model(*engine_, all_.size() > 1 ? all_.library() : "", seconds_since(started));
   report_.log_memory(memory_, {.groups = stream_.free_at_start() - after_groups,
                                .links = engine_->executor().memory().links});
-  const auto& lineage = checkpoint_->lineage();
   facts.insert(facts.begin(), {{"run", lineage.front().id},
                                {"start", lineage.back().id},
                                {"ranks", int64_t{all_.size()}},
@@ -122,7 +128,10 @@ void Trainer::set_up() {
 
 // One rank makes it; when it cannot, the others end with its message.
 void Trainer::make_folder() {
-  if (writes()) folder_ = std::make_unique<RunFolder>(config_);
+  if (writes()) {
+    folder_ = std::make_unique<RunFolder>(config_);
+    report_.open_port();
+  }
   all_.barrier(stream_);
 }
 
@@ -197,16 +206,23 @@ int Trainer::run_steps() {
       if (step == t.steps) confirm(step - 1);  // the last one runs alone
       if (profiled) profiler_->start();
       skip_data(step);
+      experts_->watch_routers(logged && report_.shows_experts(step));
       enqueue(step);
       // The host is a step ahead of what it knows, except where something is asked of this step.
       confirm(logged || validated || step == t.steps ? step : step - 1);
     });
     if (profiled) profiler_->stop();
-    if (logged)
+    if (logged) {
+      const ExpertTable* experts = experts_->read();
       report_.step(step, result_, runner_->highest(), lr_.at(schedule_step(step)),
-                   runner_->reruns(), experts_->read());
+                   runner_->reruns(), experts, norms_ ? norms_->read() : std::vector<LayerNorm>());
+    }
+    const auto saving = Clock::now();
     save_due(step);
+    report_.parts().save += seconds_since(saving);
+    const auto validating = Clock::now();
     if (validated) validation_->run(step, *runner_, report_);
+    report_.parts().validation += seconds_since(validating);
     if (step == first_step())
       world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
     if (alone) signal_ = std::max(signal_, StopSignal::received());
@@ -251,6 +267,7 @@ int Trainer::end_run(int64_t step) {
                          : signal_ == 0          ? "all steps are done"
                                                  : "stopped by a signal",
                  .facts = {{"exit_code", int64_t{code}}}});
+  report_.close();
   return code;
 }
 
@@ -350,7 +367,7 @@ void Trainer::enqueue(int64_t step) {
   const data::Batch& batch = loader_->next();  // sources of training loop: it is full
   const int64_t behind = std::min<int64_t>(StepRunner::kAhead, config_.training.steps - step);
   if (!loader_->has(behind)) out_of_data_ = true;
-  report_.waited_for_data(seconds_since(begin));
+  report_.parts().data += seconds_since(begin);
   std::vector<HostMicrobatch>& microbatches =
       microbatches_[static_cast<size_t>(step % StepRunner::kAhead)];
   microbatches.clear();
@@ -363,6 +380,7 @@ void Trainer::enqueue(int64_t step) {
          .first_row = first_row + static_cast<int64_t>(i) * layout_.microbatch_rows});
   int signal = StopSignal::received();
   if (signal == 0 && writes()) signal = asked();
+  const auto enqueuing = Clock::now();
   runner_->enqueue({.number = step,
                     .updates = optimizer_step(step),
                     .lr = lr_.at(schedule_step(step)),
@@ -371,6 +389,7 @@ void Trainer::enqueue(int64_t step) {
                     .attention_pairs = report_.attention_pairs(batch.inputs),
                     .signal = out_of_data_ ? kNoMoreData : signal,
                     .logged = is_logged(step)});
+  report_.parts().enqueue += seconds_since(enqueuing);
 }
 
 // What the run's folder, or the time, asks of rank 0; 0: nothing.
@@ -391,7 +410,9 @@ int Trainer::asked() {
 void Trainer::confirm(int64_t step) {
   while (confirmed_ < step) {
     const int64_t reruns = runner_->reruns();
+    const auto waiting = Clock::now();
     result_ = runner_->confirm(confirmed_ + 1);
+    report_.parts().wait += seconds_since(waiting);
     ++confirmed_;
     if (runner_->reruns() > reruns)
       report_.event({.kind = EventKind::rerun,

@@ -15,6 +15,7 @@
 #include "engine/step_runner.h"
 #include "train/expert_watch.h"
 #include "train/file_triggers.h"
+#include "train/gradient_norms.h"
 #include "train/lr_schedule.h"
 #include "train/run_checkpoint.h"
 #include "train/run_folder.h"
@@ -92,6 +93,7 @@ class Trainer {
   std::optional<Validation> validation_;
   std::optional<StepProfiler> profiler_;
   std::optional<ExpertWatch> experts_;
+  std::optional<GradientNorms> norms_;
 
   // Of the steps that are enqueued and not confirmed; step n has [n % kAhead].
   std::array<std::vector<HostMicrobatch>, StepRunner::kAhead> microbatches_;
