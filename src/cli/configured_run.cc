@@ -13,6 +13,7 @@
 #include "config/command_line.h"
 #include "launch/local_processes.h"
 #include "launch/log_ranks.h"
+#include "train/mounts.h"
 
 namespace nereus {
 namespace {
@@ -38,6 +39,7 @@ auto before_meeting(const LaunchEnvironment& launch, Work work) {
 int run_here(const LaunchEnvironment& launch, const LoadedConfig& loaded,
              const std::function<int(Stream&, ThisRank&)>& work) {
   const JobConfig& config = loaded.config;
+  check_mounts(config);
   const char* const log_rank = std::getenv("LOG_RANK");
   const std::set<int> speaking =
       before_meeting(launch, [&] { return log_ranks(log_rank == nullptr ? "" : log_rank); });

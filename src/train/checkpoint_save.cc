@@ -1,5 +1,7 @@
 // RunCheckpoint: saving, in the step or beside those that follow.
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -21,6 +23,18 @@ std::string now_in_utc() {
   ::gmtime_r(&now, &parts);
   char text[32];
   return {text, std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts)};
+}
+
+// What helps against a failure that is a limit of the file system's, as a further line.
+std::string remedy(const std::string& failure) {
+  const auto says = [&](int error) {
+    return failure.find(std::strerror(error)) != std::string::npos;
+  };
+  if (says(EDQUOT))
+    return "\n  The quota of the user, group or project is used up (`quota -s`, `lfs quota -h`): "
+           "free space, have it raised, or lower checkpoint.keep_latest_k.";
+  if (says(ENOSPC)) return "\n  The disk is full: free space, or lower checkpoint.keep_latest_k.";
+  return "";
 }
 
 }  // namespace
@@ -96,9 +110,9 @@ void RunCheckpoint::report(int64_t step, const std::string& failure) {
   if (failure.empty()) saved_step_ = step;
   if (!failure.empty())
     log::warning(
-        "The checkpoint of step {} was not saved: {}\n  Training goes on, and the checkpoints "
+        "The checkpoint of step {} was not saved: {}{}\n  Training goes on, and the checkpoints "
         "before it are as they were; the next save is tried after checkpoint.interval = {} steps.",
-        step, failure, config_.checkpoint.interval);
+        step, failure, remedy(failure), config_.checkpoint.interval);
   else if (rank0())
     purge();
 }
@@ -151,8 +165,8 @@ void RunCheckpoint::save_last(Engine& engine, const RunState& now, const std::st
       failure = save_native(engine, now, data, true);
     }
   }
-  NEREUS_CHECK(kIo, failure.empty(), "the checkpoint of step {} was not saved: {}", now.step,
-               failure);
+  NEREUS_CHECK(kIo, failure.empty(), "the checkpoint of step {} was not saved: {}{}", now.step,
+               failure, remedy(failure));
   const bool everything = stopped || !c.last_save_model_only;
   if (everything) saved_step_ = now.step;
   if (rank0() && everything) purge();

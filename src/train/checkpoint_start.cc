@@ -1,7 +1,9 @@
 #include "train/checkpoint_start.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "base/check.h"
 #include "base/files.h"
@@ -241,18 +243,38 @@ CheckpointStart find_checkpoint_start(const JobConfig& config, const RunState& n
   return initial(config, now);
 }
 
-void check_seen(const CheckpointStart& start, const JobConfig& config, const World& world) {
+void check_seen(const CheckpointStart& start, const JobConfig& config, const World& world,
+                std::chrono::milliseconds limit) {
+  using Clock = std::chrono::steady_clock;
   if (start.kind == Kind::seed || start.kind == Kind::complete) return;
   const bool native = start.kind != Kind::hugging_face;
-  NEREUS_CHECK(kConfig,
-               is_there(native ? fs::path(start.path) / kManifestFile : fs::path(start.path)),
-               "Rank {} on {} does not see the weights that rank 0 starts from, {} (by {}). All "
-               "ranks start from the same: name a folder that is shared by all hosts, or copy "
-               "these weights to the same path on each of them.",
-               world.rank(), tcp::host_name(), start.path,
+  std::string missing;  // a file of those weights
+  const auto seen = [&] {
+    missing.clear();
+    if (!native) return is_there(start.path);
+    if (!is_there(fs::path(start.path) / kManifestFile)) return false;
+    try {
+      check_files(start.manifest, start.path);
+    } catch (const Error& e) {
+      missing = fmt::format(": {}", e.what());
+    }
+    return missing.empty();
+  };
+  const auto end = Clock::now() + limit;
+  bool is_seen = seen();
+  while (!is_seen && Clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    is_seen = seen();
+  }
+  NEREUS_CHECK(kConfig, is_seen,
+               "Rank {} on {} does not see the weights that rank 0 starts from, {}{} (by {}), not "
+               "within {:g} s. All ranks start from the same: name a folder that is shared by all "
+               "hosts, or copy these weights to the same path on each of them.",
+               world.rank(), tcp::host_name(), start.path, missing,
                start.own                             ? "job.dump_folder"
                : config.checkpoint.initial_load_path ? "checkpoint.initial_load_path"
-                                                     : "model.hf_assets_path");
+                                                     : "model.hf_assets_path",
+               std::chrono::duration<double>(limit).count());
 }
 
 void set_damaged_aside(const std::string& path, bool own, const std::string& why) {

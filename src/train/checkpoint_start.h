@@ -2,6 +2,7 @@
 // from, else what checkpoint.initial_load_path (or initial_load_in_hf) names, else its seed.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -43,9 +44,11 @@ std::string checkpoints_of(const JobConfig&);
 // weights.
 CheckpointStart find_checkpoint_start(const JobConfig&, const RunState& now);
 
-// On another rank than the one that found it. Throws Error{kConfig} with this rank and its host
-// when it is not there.
-void check_seen(const CheckpointStart&, const JobConfig&, const World&);
+// On another rank than the one that found it, with its manifest. A file system of several hosts may
+// show late what another one wrote: it is looked for until `limit`. Throws Error{kConfig} with this
+// rank and its host when it, or one of its files, is not there then.
+void check_seen(const CheckpointStart&, const JobConfig&, const World&,
+                std::chrono::milliseconds limit = std::chrono::seconds(30));
 
 // Renames a checkpoint of the run's own folder that turned out damaged, with a warning. Others'
 // are left alone: Error{kIo}.

@@ -108,8 +108,8 @@ void RunCheckpoint::share_start() {
               .path = head.at("path").get<std::string>(),
               .own = head.at("own").get<bool>()};
     start_.state.step = head.at("step").get<int64_t>();
-    check_seen(start_, config_, world_);
     if (native) start_.manifest = parse_manifest(manifest, start_.path);
+    check_seen(start_, config_, world_);
     if (start_.kind == Kind::resume)
       start_.state = parse_run_state(start_.manifest.run, start_.path);
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <thread>
 
 #include "base/error.h"
 #include "control/local_world.h"
@@ -131,7 +132,8 @@ TEST(RunCheckpoint, ARankThatDoesNotSeeRank0sWeightsSaysWhere) {
     const LoadedConfig loaded = load_config(saving(f.file("rank1"), c.more), flags);
     const LocalWorld world(2, std::chrono::seconds(1));
     const auto check = [&] {
-      check_seen({.kind = c.kind, .path = c.path, .own = c.own}, loaded.config, world.rank(1));
+      check_seen({.kind = c.kind, .path = c.path, .own = c.own}, loaded.config, world.rank(1),
+                 std::chrono::milliseconds(50));
     };
     if (c.key.empty()) {
       check();
@@ -140,8 +142,35 @@ TEST(RunCheckpoint, ARankThatDoesNotSeeRank0sWeightsSaysWhere) {
     EXPECT_THAT(check, ThrowsMessage<Error>(
                            AllOf(HasSubstr("Rank 1 on "),
                                  HasSubstr(" does not see the weights that rank 0 starts from, " +
-                                           c.path + " (by " + c.key + "). "))));
+                                           c.path + " (by " + c.key + "), not within 0.05 s. "))));
   }
+}
+
+// As on a network file system whose client has not looked since another one wrote.
+TEST(RunCheckpoint, ACheckpointThatARankSeesLateIsWaitedFor) {
+  const test::TemporaryFolder f;
+  TrainFlags flags;
+  const LoadedConfig loaded = load_config(saving(f.file("run")), flags);
+  const LocalWorld world(2, std::chrono::seconds(1));
+  CheckpointStart start{.kind = CheckpointStart::Kind::resume, .path = f.file("late"), .own = true};
+  start.manifest.files = {{.name = "shard", .bytes = 3}};
+  const auto check = [&](int limit) {
+    check_seen(start, loaded.config, world.rank(1), std::chrono::milliseconds(limit));
+  };
+  f.write("late/manifest.json", "");
+  f.write("late/shard", "1");
+  EXPECT_THAT([&] { check(50); },
+              ThrowsMessage<Error>(HasSubstr("late: " + f.file("late/shard") +
+                                             ": it has 1 bytes and should have 3 (by ")));
+  std::filesystem::remove_all(f.file("late"));
+  std::thread writer([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    f.write("late/manifest.json", "");
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    f.write("late/shard", "123");
+  });
+  check(60'000);
+  writer.join();
 }
 
 }  // namespace
