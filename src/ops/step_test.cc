@@ -97,7 +97,8 @@ TEST(StepOutcome, AddsInOrderOfRanksAndTakesMaxima) {
         records.set_element(i % ranks * kStepRecord + i, static_cast<double>(10 * i));
       step_outcome(s, {.total = total, .step_ok = ok, .records = records});
       s.synchronize();
-      EXPECT_EQ(total.values(), (std::vector<double>{squares, loss, pairs, 0, 40, 50, 60, 70, 80}));
+      EXPECT_EQ(total.values(),
+                (std::vector<double>{squares, loss, pairs, 0, 40, 50, 60, 70, 80, 90}));
       EXPECT_EQ(ok[0], 1);
     }
   }
