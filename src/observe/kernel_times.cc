@@ -17,7 +17,7 @@ Kind kind_of(const std::string& name) {
       has("peer_dot"))
     return Kind::communication;
   if (name == "copy" || name == "fill") return Kind::copies;
-  if (has("sdpa") || has("cudnn") || has("flash")) return Kind::attention;
+  if (has("sdpa") || has("cudnn") || has("flash") || has("cuda::hopper::")) return Kind::attention;
   if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return Kind::gemms;
   return Kind::memory_bound;
 }

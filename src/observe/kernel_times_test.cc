@@ -30,6 +30,15 @@ TEST(KernelTimes, CommunicationBesideKernelsIsNotExposed) {
             "communication 110.0 (80.0 exposed), gaps 20.0 ms");
 }
 
+TEST(KernelTimes, OurOwnAttentionIsAttention) {
+  const KernelTimes t =
+      add_up({{"void nereus::ops::cuda::hopper::forward_kernel<192, 128>", 0, 30},
+              {"nereus::ops::cuda::hopper::backward::prepare_kernel", 30, 40},
+              {"void nereus::ops::cuda::forward_kernel<nereus::bf16, 8>", 40, 60}});
+  EXPECT_NEAR(t.attention, 40e-9, 1e-12);
+  EXPECT_NEAR(t.memory_bound, 20e-9, 1e-12);
+}
+
 TEST(KernelTimes, ATraceHasARowAStream) {
   const std::string trace = kernel_trace(kRuns);
   EXPECT_THAT(trace, HasSubstr(R"({"name":"nvjet_128","ph":"X","ts":0.000,"dur":100000.000,)"
