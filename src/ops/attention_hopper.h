@@ -13,7 +13,8 @@
 // query's own block down to the first, a counter a tile of queries saying whose turn it is. The
 // first stores, the others add (by the TMA, from shared memory), the last adds the sum to its part
 // and writes dq; so nothing is cleared or converted. Tickets are taken in that order too, so a
-// block waits only for blocks that run.
+// block waits only for blocks that run. The last heads go the other way, so that their long blocks
+// come first.
 #pragma once
 
 #include "ops/attention.h"
