@@ -15,6 +15,8 @@
 #   sanitize  compute-sanitizer over the small op tests
 #   doctor    nereus doctor
 #   tiny      200 steps on real text, bf16 on the GPU
+#   profile   the profiler's tests; traces and snapshots of configs/slice1.toml and of a small model:
+#             whether they are right, their sizes, what recording costs a step (under 5 %)
 #   two       with two GPUs: NCCL's tests, layouts of a small model in f32 against one GPU
 #   slice2    with two GPUs: training of configs/slice2.toml, one layout after the other
 #   kill      with two or four GPUs: a rank is killed in mid-run (SEEDS); the job ends within 3 s with
@@ -33,7 +35,7 @@ readonly gpu=.gpu
 pack() {
   set -e
   cmake --preset cuda >/dev/null
-  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test engine_test checkpoint_test}
+  local programs=${PROGRAMS:-nereus device_test ops_test train_test comm_test launch_test parallel_test engine_test checkpoint_test observe_test}
   # shellcheck disable=SC2086
   cmake --build build-cuda --parallel "${JOBS:-$(nproc)}" --target $programs
   local program folder
@@ -159,6 +161,17 @@ compare() {  # name, arguments of nereus train
   done | awk '{ print; m[NR] = $4 } END { printf "%-8s ratio   %.4f\n", $1, m[2] / m[1] }' >>"$out/compare.txt"
 }
 
+# Medians of the steps that were recorded and of those that were not; the first after a trace waits
+# for its file, and the first of a warm-up for CUPTI.
+profile_cost() {  # folder
+  grep -oP '"step":[0-9]+|"step_seconds":[0-9.e-]+' "$1/metrics.jsonl" | cut -d: -f2 | paste - - |
+    awk '$1 > 3 { print ($1 % 10 == 8 || $1 % 10 == 9) ? "on" : ($1 % 10 > 1 && $1 % 10 < 7) ? "off" : "-", $2 }' |
+    sort -k1,1 -k2,2g | awk '
+      { v[$1, n[$1]++] = $2 }
+      END { on = v["on", int(n["on"] / 2)]; off = v["off", int(n["off"] / 2)]
+            printf "recorded %.3f ms, not recorded %.3f ms: %+.2f %%\n", 1e3 * on, 1e3 * off, 100 * (on / off - 1) }'
+}
+
 gpus() { nvidia-smi -L | grep -c '^GPU'; }
 
 run_suite() {
@@ -206,6 +219,29 @@ run_suite() {
       step tiny 200 $gpu/bin/nereus train configs/tiny.toml --device.kind=cuda \
         --job.dump_folder="$out/tiny" ${ARGS:-}
       tail -12 "$out/tiny.log" | cut -c1-200
+      ;;
+    profile)
+      local model arguments trace
+      tests profile_tests 200 train_test '*StepProfiler*'
+      for model in slice1 small; do
+        arguments=(configs/slice1.toml)
+        [[ $model == small ]] && arguments=("${small[@]}" --training.{local_batch_size=4,seq_len=1024})
+        step "profile_$model" 200 $gpu/bin/nereus train "${arguments[@]}" --training.steps=61 \
+          --metrics.log_freq=1 --profiling.enable_{profiling,memory_snapshot} \
+          --job.dump_folder="$out/profile_$model" ${ARGS:-}
+        trace=$(ls "$out/profile_$model"/profile_traces/iteration_30/rank0_trace.json*)
+        {
+          echo "== $model"
+          ls -l "$out/profile_$model"/*/iteration_30/
+          [[ $trace == *.gz ]] || gzip -kc "$trace" | wc -c | sed 's/$/ bytes compressed/'
+          profile_cost "$out/profile_$model"
+          NEREUS_TRACES="$trace:$out/profile_$model/kernels_trace.json" \
+            $gpu/bin/observe_test --gtest_brief=1 --gtest_filter='*NamedByTheEnvironment*'
+          $gpu/bin/nereus profile "$trace"
+        } >>"$out/profile.txt" 2>&1
+        tail -4 "$out/profile_$model.log" | cut -c1-250
+      done
+      cat "$out/profile.txt"
       ;;
     two)
       tests comm_test 200 comm_test "${FILTER:-*Nccl*:*NCCL*:*nccl*}"
@@ -279,7 +315,7 @@ gpipe $PIPE=GPipe}"
       cat "$out/compare.txt"
       ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, two, slice2, kill, compose, compare" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, profile, two, slice2, kill, compose, compare" >&2
       exit 2
       ;;
   esac

@@ -20,7 +20,11 @@ def kind(name):
 
 
 def main():
-    runs = json.load(open(sys.argv[1]))
+    runs = [r for r in json.load(open(sys.argv[1]))["traceEvents"]
+            if r.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    begin = min(r["ts"] for r in runs)
+    for r in runs:
+        r["ts"] -= begin
     end = max(r["ts"] + r["dur"] for r in runs)
     scale = (WIDTH - LEFT) / end
     streams = sorted({r["tid"] for r in runs}, key=lambda t: -sum(r["dur"] for r in runs if r["tid"] == t))

@@ -21,6 +21,7 @@
 #include "cli/llmb_run.h"
 #include "cli/plan.h"
 #include "cli/probe.h"
+#include "cli/profile.h"
 #include "cli/recipe.h"
 #include "cli/report.h"
 #include "cli/setup.h"
@@ -59,6 +60,7 @@ constexpr Command kCommands[] = {
     {"archive", nereus::run_archive, "archive the runs of all workloads as one .tar.zst"},
     {"recipe", nereus::run_recipe, "run the recipe DeepSeek-V3 671B in a Slurm job (launch.sh)"},
     {"plan", nereus::run_plan, "draw a pipeline's schedule, its idle time and activations"},
+    {"profile", nereus::run_profile, "where the time of a trace went; two traces side by side"},
     {"bench", nereus::run_bench,
      "measure ops, a training step and data loading, against stated figures"},
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "config/load.h"
+#include "config/rank_list.h"
 
 namespace nereus {
 namespace {
@@ -160,12 +161,27 @@ void check_recompute(const JobConfig& c, const Origins& at) {
       "or "
       "to a number of blocks.",
       o, at("activation_checkpoint.selective_ac_option"), o);
+}
+
+// A world of 0 ranks is not known yet.
+void check_profiling(const JobConfig& c, const Origins& at, int64_t world) {
   const auto& p = c.profiling;
   NEREUS_CHECK(
       kConfig, !p.enable_profiling || p.profile_freq >= p.profiler_active + p.profiler_warmup,
       "profile_freq must be greater than or equal to warmup + active\n  profiling.profile_freq "
       "= {}, profiler_warmup = {}, profiler_active = {}",
       p.profile_freq, p.profiler_warmup, p.profiler_active);
+  if (p.ranks == "all" || p.ranks == "stage") return;
+  const Integers listed = ranks_of_list(p.ranks);
+  NEREUS_CHECK(kConfig, !listed.empty(),
+               "{}: profiling.ranks = \"{}\": all, stage, or numbers of ranks with commas, as in "
+               "\"0,8\".",
+               at("profiling.ranks"), p.ranks);
+  const int64_t highest = *std::max_element(listed.begin(), listed.end());
+  NEREUS_CHECK(kConfig, world <= 0 || highest < world,
+               "{}: profiling.ranks = \"{}\": there is no rank {} in a run of {}; the last one is "
+               "{}.",
+               at("profiling.ranks"), p.ranks, highest, world, world - 1);
 }
 
 void check_optimizer(const JobConfig& c, const Origins& at) {
@@ -187,6 +203,7 @@ void check_config(LoadedConfig& loaded, int64_t world) {
   check_model(loaded, at);
   check_classes(loaded);
   check_recompute(loaded.config, at);
+  check_profiling(loaded.config, at, world);
   check_optimizer(loaded.config, at);
   if (world > 0) check_batches(loaded.config, at, world);
   check_checkpoint(loaded.config, at);

@@ -177,6 +177,12 @@ TEST(ContradictionErrors, NameBothKeysAndTheRemedy) {
       {"[profiling]\nenable_profiling = true\nprofile_freq = 3\n",
        "profile_freq must be greater than or equal to warmup + active\n  profiling.profile_freq = "
        "3, profiler_warmup = 3, profiler_active = 1"},
+      {"[profiling]\nranks = \"first\"\n",
+       "c.toml:2: profiling.ranks = \"first\": all, stage, or numbers of ranks with commas, as in "
+       "\"0,8\"."},
+      {"[profiling]\nranks = \"0, 1\"\n",
+       "c.toml:2: profiling.ranks = \"0, 1\": there is no rank 1 in a run of 1; the last one is "
+       "0."},
       {"[model]\ntokenizer_path = \"x/tokenizer.model\"\n",
        "c.toml:2: model.tokenizer_path = x/tokenizer.model: sentencepiece files are not read; name "
        "the folder with tokenizer.json in model.hf_assets_path."},

@@ -30,6 +30,7 @@ struct JobConfig {
     bool enable_profiling = false;
     std::string save_traces_folder = "profile_traces";
     int64_t profile_freq = 10, profiler_active = 1, profiler_warmup = 3;
+    std::string ranks = "all";  // ours: whose traces and snapshots are written
     bool enable_memory_snapshot = false;
     std::string save_memory_snapshot_folder = "memory_snapshot";
   } profiling;

@@ -23,14 +23,15 @@ void run_keys(Table& t, JobConfig& c) {
   t.refused("custom_config_module", c.job.custom_config_module, "a Python module of the schema");
 
   t.section("profiling");
-  t.ignored("enable_profiling", c.profiling.enable_profiling, "write traces");
-  t.none("save_traces_folder", c.profiling.save_traces_folder, "folder of the traces");
-  t.none_from(1, "profile_freq", c.profiling.profile_freq, "steps between traces");
-  t.none_from(1, "profiler_active", c.profiling.profiler_active, "steps a trace covers");
-  t.none_from(0, "profiler_warmup", c.profiling.profiler_warmup, "steps before a trace");
-  t.ignored("enable_memory_snapshot", c.profiling.enable_memory_snapshot, "write memory snapshots");
-  t.none("save_memory_snapshot_folder", c.profiling.save_memory_snapshot_folder,
-         "folder of the snapshots");
+  t.works("enable_profiling", c.profiling.enable_profiling, "write traces");
+  t.works("save_traces_folder", c.profiling.save_traces_folder, "folder of the traces");
+  t.count("profile_freq", c.profiling.profile_freq, "steps between traces or snapshots");
+  t.count("profiler_active", c.profiling.profiler_active, "steps a trace covers");
+  t.count("profiler_warmup", c.profiling.profiler_warmup, "recorded before, thrown away", 0);
+  t.works("ranks", c.profiling.ranks, "whose: all, stage (one a pipeline rank) or \"0,8\"");
+  t.works("enable_memory_snapshot", c.profiling.enable_memory_snapshot, "write memory snapshots");
+  t.works("save_memory_snapshot_folder", c.profiling.save_memory_snapshot_folder,
+          "folder of the snapshots");
 
   t.section("metrics");
   t.count("log_freq", c.metrics.log_freq, "steps between logged steps");

@@ -179,7 +179,7 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
         name == "metrics.histogram_freq" || name == "metrics.grad_norm_by_layer" ||
         name == "metrics.wandb_sync" || name == "metrics.prometheus_port" ||
         name == "metrics.prometheus_address" || name == "training.debug_moe_skew_percent" ||
-        name == "model.torchtitan_args")
+        name == "profiling.ranks" || name == "model.torchtitan_args")
         << name;
 }
 

@@ -53,6 +53,22 @@ std::optional<double> peak_flops([[maybe_unused]] const Stream& stream) {
   return std::nullopt;
 }
 
+std::optional<double> peak_bandwidth(const std::string& name) {
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (has("A100")) return has("80GB") ? 2.0e12 : 1.555e12;
+  if (has("H100")) return has("NVL") ? 3.9e12 : has("PCIe") ? 2.0e12 : 3.35e12;
+  if (has("H200")) return 4.8e12;
+  if (has("B200")) return 8e12;  // GB200 too
+  return std::nullopt;
+}
+
+std::string device_name([[maybe_unused]] const Stream& stream) {
+#ifdef NEREUS_CUDA
+  if (stream.on_gpu()) return cuda::properties(stream.device().index).name;
+#endif
+  return cpu_name();
+}
+
 // A GPU's memory is taken before the first step and kept: what is in use is the peak. The driver's
 // own part, which was taken before, is not in it.
 MemoryUse memory_use([[maybe_unused]] const Stream& stream) {

@@ -15,6 +15,12 @@ std::optional<double> peak_flops(const std::string& device_name);
 // Of the stream's device; none on a CPU.
 std::optional<double> peak_flops(const Stream&);
 
+// Bytes a second of the device's memory, by its data sheet; none for one that is not known.
+std::optional<double> peak_bandwidth(const std::string& device_name);
+
+// "NVIDIA H200", "Intel Xeon ...".
+std::string device_name(const Stream&);
+
 struct MemoryUse {
   double peak_gib = 0;      // highest since the start: of the process on a CPU (VmHWM)
   double peak_percent = 0;  // of the machine's or device's memory

@@ -7,32 +7,32 @@
 #include "base/log.h"
 
 namespace nereus {
-namespace {
 
-enum class Kind { gemms, attention, memory_bound, copies, communication };
-
-Kind kind_of(const std::string& name) {
+KernelClass kernel_class(const std::string& name) {
   const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
   if (has("ncclDevKernel") || has("meet_kernel") || has("peer_permute") || has("peer_combine") ||
       has("peer_dot"))
-    return Kind::communication;
-  if (name == "copy" || name == "fill") return Kind::copies;
-  if (has("sdpa") || has("cudnn") || has("flash") || has("cuda::hopper::")) return Kind::attention;
-  if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return Kind::gemms;
-  return Kind::memory_bound;
+    return KernelClass::communication;
+  if (name == "copy" || name == "fill") return KernelClass::copy;
+  if (has("sdpa") || has("cudnn") || has("flash") || has("cuda::hopper::"))
+    return KernelClass::attention;
+  if (has("nvjet") || has("gemm") || has("cutlass") || has("splitK")) return KernelClass::gemm;
+  return KernelClass::memory_bound;
 }
 
-double& time_of(KernelTimes& t, Kind kind) {
+namespace {
+
+double& time_of(KernelTimes& t, KernelClass kind) {
   switch (kind) {
-    case Kind::gemms:
+    case KernelClass::gemm:
       return t.gemms;
-    case Kind::attention:
+    case KernelClass::attention:
       return t.attention;
-    case Kind::copies:
+    case KernelClass::copy:
       return t.copies;
-    case Kind::communication:
+    case KernelClass::communication:
       return t.communication;
-    case Kind::memory_bound:
+    case KernelClass::memory_bound:
       break;
   }
   return t.memory_bound;
@@ -52,7 +52,7 @@ uint64_t covered(const std::vector<KernelRun>& sorted, Counts counts) {
 
 }  // namespace
 
-KernelTimes add_up(std::vector<KernelRun> runs) {
+KernelTimes add_up(std::vector<KernelRun> runs, KernelClass (*class_of)(const std::string&)) {
   KernelTimes out;
   if (runs.empty()) return out;
   std::sort(runs.begin(), runs.end(),
@@ -65,7 +65,7 @@ KernelTimes add_up(std::vector<KernelRun> runs) {
     k.name = r.name;
     ++k.launches;
     k.seconds += seconds;
-    time_of(out, kind_of(r.name)) += seconds;
+    time_of(out, class_of(r.name)) += seconds;
     last = std::max(last, r.end);
   }
   for (const auto& [name, k] : by_name) out.kernels.push_back(k);
@@ -73,11 +73,14 @@ KernelTimes add_up(std::vector<KernelRun> runs) {
             [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
   const uint64_t span = last - runs.front().begin;
   const uint64_t busy = covered(runs, [](const KernelRun&) { return true; });
-  const uint64_t computing =
-      covered(runs, [](const KernelRun& r) { return kind_of(r.name) != Kind::communication; });
+  const auto communicates = [&](const KernelRun& r) {
+    return class_of(r.name) == KernelClass::communication;
+  };
+  const uint64_t computing = covered(runs, [&](const KernelRun& r) { return !communicates(r); });
   out.span = 1e-9 * static_cast<double>(span);
   out.gaps = 1e-9 * static_cast<double>(span - busy);
   out.exposed = 1e-9 * static_cast<double>(busy - computing);
+  out.hidden = 1e-9 * static_cast<double>(covered(runs, communicates) - (busy - computing));
   return out;
 }
 
@@ -104,23 +107,6 @@ std::string kernel_table(const KernelTimes& t) {
   for (const KernelTimes::Kernel& k : t.kernels)
     out += fmt::format("\"{}\",{},{:.1f}\n", k.name, k.launches, 1e6 * k.seconds);
   return out;
-}
-
-std::string kernel_trace(const std::vector<KernelRun>& runs) {
-  uint64_t first = ~uint64_t{0};
-  for (const KernelRun& r : runs) first = std::min(first, r.begin);
-  std::string out = "[";
-  for (const KernelRun& r : runs) {
-    std::string name = r.name;
-    std::replace(name.begin(), name.end(), '"', '\'');
-    std::replace(name.begin(), name.end(), '\\', '/');
-    out += fmt::format(
-        "{}\n{{\"name\":\"{}\",\"ph\":\"X\",\"ts\":{:.3f},\"dur\":{:.3f},"
-        "\"pid\":0,\"tid\":{}}}",
-        out.size() > 1 ? "," : "", name, 1e-3 * static_cast<double>(r.begin - first),
-        1e-3 * static_cast<double>(r.end - r.begin), r.stream);
-  }
-  return out + "\n]\n";
 }
 
 #ifndef NEREUS_CUDA

@@ -1,5 +1,6 @@
 // How long a GPU's kernels ran in a stretch of time, by CUPTI's activity records: where a step's
-// time went. CUPTI comes with the CUDA toolkit and is opened when first needed.
+// time went. CUPTI comes with the CUDA toolkit and is opened when first needed. The same account
+// is made of what host threads did, where there is no GPU (observe/trace_account.h).
 #pragma once
 
 #include <cstdint>
@@ -11,11 +12,17 @@
 
 namespace nereus {
 
-// A kernel, copy or fill as it ran.
+enum class KernelClass : uint8_t { gemm, attention, memory_bound, copy, communication };
+KernelClass kernel_class(const std::string& name);
+
+// A kernel, copy or fill as it ran. Times are of the host's steady clock, in ns.
 struct KernelRun {
-  std::string name;             // readable
-  uint64_t begin = 0, end = 0;  // ns
+  std::string name;  // readable; "copy", "fill"
+  uint64_t begin = 0, end = 0;
   uint32_t stream = 0;
+  uint64_t launched = 0;  // when the host asked for it; 0: not known
+  int64_t thread = 0;     // which did: the system's number
+  int64_t bytes = 0;      // of a copy or fill
 };
 
 struct KernelTimes {
@@ -31,14 +38,16 @@ struct KernelTimes {
   double copies = 0;
   double communication = 0;  // collectives, exchanges of experts' rows, waiting for ranks in them
   double exposed = 0;        // of that, with nothing else running
+  double hidden = 0;         // with something else running; each moment is counted once in both
   double span = 0;           // from the first kernel's start to the last one's end
   double gaps = 0;           // of the span, with nothing running
 };
 
-KernelTimes add_up(std::vector<KernelRun>);
+KernelTimes add_up(std::vector<KernelRun>,
+                   KernelClass (*class_of)(const std::string&) = kernel_class);
 
-// Records what one GPU ran between start() and stop(). One at a time in a process. While either
-// call runs, no kernel of this process may wait for another GPU.
+// Records what one GPU ran between start() and stop(). One at a time of a GPU. While either call
+// runs, no kernel of this process may wait for another GPU.
 class KernelRecorder {
  public:
   // False (and a warning) when this build or machine has no CUPTI.
@@ -53,8 +62,5 @@ std::string speed_of_light(const KernelTimes&, double step_seconds, double flops
 
 // name, launches, microseconds: as CSV, longest first.
 std::string kernel_table(const KernelTimes&);
-
-// A row a stream in Chrome's trace format, for chrome://tracing or ui.perfetto.dev.
-std::string kernel_trace(const std::vector<KernelRun>&);
 
 }  // namespace nereus

@@ -26,7 +26,7 @@ void KernelFilesSink::profile(const KernelProfile& p) {
     NEREUS_CHECK(kIo, !error, "cannot write {}: {}", path, error.message());
   };
   write("kernels.csv", kernel_table(p.times));
-  write("kernels_trace.json", kernel_trace(p.runs));
+  write("kernels_trace.json", p.trace);
 }
 
 }  // namespace nereus

@@ -18,11 +18,11 @@ namespace nereus {
 
 // What a GPU ran during one step.
 struct KernelProfile {
-  const std::vector<KernelRun>& runs;
   KernelTimes times;           // of these runs, added up
   double step_seconds = 0;     // on the host's clock
   double flops = 0;            // of the step on this device, causal count
   std::optional<double> peak;  // the device's FLOP/s; none: not known
+  std::string trace = {};      // of the step, with what the host did (observe/chrome_trace.h)
 };
 
 class Sink {

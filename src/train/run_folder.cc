@@ -54,6 +54,12 @@ RunFolder::RunFolder(const JobConfig& config) : path_(config.job.dump_folder) {
         make_folder(wandb_folder(config, wandb),
                     wandb.folder.empty() ? "job.dump_folder" : "WANDB_DIR", made_);
     }
+    const auto& p = config.profiling;
+    if (p.enable_profiling)
+      make_folder(fs::path(path_) / p.save_traces_folder, "profiling.save_traces_folder", made_);
+    if (p.enable_memory_snapshot)
+      make_folder(fs::path(path_) / p.save_memory_snapshot_folder,
+                  "profiling.save_memory_snapshot_folder", made_);
   } catch (...) {
     leave();
     throw;

@@ -15,8 +15,9 @@ namespace nereus {
 // the run may still be refused: then nothing that was made for it stays.
 class RunFolder {
  public:
-  // Makes it, and the folder of checkpoints where there will be any, and checks that they can be
-  // written to. Throws Error{kConfig}, also when another run holds it (train/folder_lock.h).
+  // Makes it, and the folders of checkpoints, traces and memory snapshots where there will be any,
+  // and checks that they can be written to. Throws Error{kConfig}, also when another run holds it
+  // (train/folder_lock.h).
   explicit RunFolder(const JobConfig&);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;

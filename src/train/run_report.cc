@@ -224,12 +224,25 @@ void RunReport::validation(int64_t step, double loss, const RankFigures& highest
          .facts = {{"loss", loss}, {"seconds", seconds}}});
 }
 
-void RunReport::profile(const std::vector<KernelRun>& runs, double step_seconds) {
-  const KernelProfile profile{.runs = runs,
-                              .times = add_up(runs),
-                              .step_seconds = step_seconds,
-                              .flops = tokens_per_device() * computed_flops(),
-                              .peak = peak_flops(stream_)};
+TraceFacts RunReport::trace_facts() const {
+  const double step = tokens_per_device();
+  const double gemms = step * masked_flops_per_token(args_, 0);
+  const std::string device = device_name(stream_);
+  return {.device = device,
+          .gemm_flops = gemms,
+          .attention_flops = step * computed_flops() - gemms,
+          .peak_flops = peak_flops(stream_),
+          .peak_bandwidth = peak_bandwidth(device),
+          .layout = layout_.mesh.to_string()};
+}
+
+void RunReport::profile(const std::vector<KernelRun>& runs, const TraceFacts& facts,
+                        std::string trace) {
+  const KernelProfile profile{.times = add_up(runs),
+                              .step_seconds = facts.step_seconds,
+                              .flops = facts.gemm_flops + facts.attention_flops,
+                              .peak = facts.peak_flops,
+                              .trace = std::move(trace)};
   sinks_.profile(profile);
 }
 

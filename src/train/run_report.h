@@ -11,6 +11,7 @@
 #include "engine/memory_table.h"
 #include "engine/run_layout.h"
 #include "engine/step_runner.h"
+#include "observe/chrome_trace.h"
 #include "observe/sink_group.h"
 #include "train/run_folder.h"
 #include "train/run_sinks.h"
@@ -67,7 +68,9 @@ class RunReport {
   }
   void validation(int64_t step, double loss, const RankFigures& highest, int64_t tokens,
                   double seconds);
-  void profile(const std::vector<KernelRun>&, double step_seconds);
+  // What is known of steps for their traces, but which they were.
+  TraceFacts trace_facts() const;
+  void profile(const std::vector<KernelRun>&, const TraceFacts&, std::string trace);
   void event(RunEvent e) { sinks_.event(std::move(e)); }
 
   struct Summary {

@@ -52,7 +52,8 @@ void SaveBeside::begin(Engine& engine, Stream& stream, World& world, int64_t ste
     part.run = facts("", "").run;
     return part;
   };
-  writer_ = std::thread([this, &world, save = std::move(save)] {
+  writer_ = std::thread([this, &world, save = std::move(save), trace = stream.trace()] {
+    const TraceRange range(trace, TraceKind::saving, "write the checkpoint");
     try {
       ThreadPool pool(1);
       Stream host(Device::cpu(), &pool);

@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "config/gpu_memory.h"
 #include "config/load.h"
+#include "device/nvtx.h"
 #include "engine/engine_options.h"
 #include "engine/memory_table.h"
 #include "observe/device_info.h"
@@ -35,14 +36,19 @@ Trainer::Trainer(const LoadedConfig& loaded, Stream& stream, Communicator& all, 
     : loaded_(loaded),
       config_(loaded.config),
       stream_(stream),
+      recorder_(StepProfiler::needs_recorder(config_, stream)
+                    ? std::make_unique<TraceRecorder>(nvtx::attached())
+                    : nullptr),
       all_(all),
       world_(world),
       args_(training_model_args(config_)),
       layout_(run_layout(config_, args_, all.size())),
       lr_(lr_schedule(config_)),
-      report_(config_, args_, layout_, stream) {}
+      report_(config_, args_, layout_, stream) {
+  stream_.set_trace(recorder_.get());
+}
 
-Trainer::~Trainer() = default;
+Trainer::~Trainer() { stream_.set_trace(nullptr); }
 
 void Trainer::set_up() {
   const auto started = Clock::now();
@@ -87,11 +93,24 @@ void Trainer::set_up() {
   confirmed_ = start.step;
   report_.go_on_from(start.step, start.tokens);
   skipped_ = start.skipped;
-  profiler_.emplace(stream_, world_, writes(), report_);
+  MemoryTable table = memory_;
+  if (config_.profiling.enable_memory_snapshot && table.rows.empty() &&
+      is_profiled(config_, layout_, all_.rank()))
+    table = memory_table(config_, args_, layout_, all_.rank(), stream_);
+  profiler_.emplace(StepProfiler::Run{.config = config_,
+                                      .layout = layout_,
+                                      .stream = stream_,
+                                      .world = world_,
+                                      .report = report_,
+                                      .recorder = recorder_.get(),
+                                      .rank = all_.rank(),
+                                      .first_step = first_step()},
+                    std::move(table));
   experts_.emplace(*engine_, stream_, layout_.global_batch * config_.training.seq_len);
   if (config_.metrics.grad_norm_by_layer) norms_.emplace(*engine_, stream_);
 
   loader_ = std::move(data.loader);
+  loader_->set_trace(recorder_.get());
   if (!loader_->has(1)) std::rethrow_exception(loader_->failure());
   all_.barrier(stream_);  // no rank refuses the run: files may be written
   if (writes()) {
@@ -124,6 +143,7 @@ void Trainer::set_up() {
                  .text = start.step > 0 ? "goes on from " + checkpoint_->start().path
                                         : config_.job.description,
                  .facts = std::move(facts)});
+  if (writes()) profiler_->announce();
 }
 
 // One rank makes it; when it cannot, the others end with its message.
@@ -201,17 +221,19 @@ int Trainer::run_steps() {
     world_.set_step(step);
     const bool logged = is_logged(step);
     const bool validated = validation_->due(step);
-    const bool profiled = profiler_->should_profile(step, t.steps);
     name_step_in_device_errors(step, [&] {
-      if (step == t.steps) confirm(step - 1);  // the last one runs alone
-      if (profiled) profiler_->start();
+      // The last one runs alone, and those that are recorded.
+      if (step == t.steps || profiler_->begins_alone(step)) confirm(step - 1);
+      profiler_->before(step);
+      const TraceRange range(recorder_.get(), TraceKind::step, "step", {.step = step});
       skip_data(step);
       experts_->watch_routers(logged && report_.shows_experts(step));
       enqueue(step);
       // The host is a step ahead of what it knows, except where something is asked of this step.
-      confirm(logged || validated || step == t.steps ? step : step - 1);
+      const bool asked = logged || validated || step == t.steps || profiler_->ends_alone(step);
+      confirm(asked ? step : step - 1);
     });
-    if (profiled) profiler_->stop();
+    profiler_->after(step);
     if (logged) {
       const ExpertTable* experts = experts_->read();
       report_.step(step, result_, runner_->highest(), lr_.at(schedule_step(step)),
@@ -221,13 +243,17 @@ int Trainer::run_steps() {
     save_due(step);
     report_.parts().save += seconds_since(saving);
     const auto validating = Clock::now();
-    if (validated) validation_->run(step, *runner_, report_);
+    if (validated) {
+      const TraceRange range(recorder_.get(), TraceKind::layer, "validation");
+      validation_->run(step, *runner_, report_);
+    }
     report_.parts().validation += seconds_since(validating);
     if (step == first_step())
       world_.set_timeout(std::chrono::seconds(config_.comm.train_timeout_seconds));
     if (alone) signal_ = std::max(signal_, StopSignal::received());
   }
   name_step_in_device_errors(step, [&] { confirm(step); });
+  profiler_->finish(step);
   return end_run(step);
 }
 
@@ -356,6 +382,7 @@ void Trainer::save_due(int64_t step) {
   save_asked_ = false;
   if (step == config_.training.steps) return;
   name_step_in_device_errors(step, [&] { confirm(step); });
+  const TraceRange range(recorder_.get(), TraceKind::saving, "save");
   checkpoint_->save(*engine_, state_after(step), loader_->state());
 }
 
@@ -364,9 +391,11 @@ void Trainer::save_due(int64_t step) {
 // it looks for data, and no step lacks any.
 void Trainer::enqueue(int64_t step) {
   const auto begin = Clock::now();
+  std::optional<TraceRange> waiting(std::in_place, recorder_.get(), TraceKind::data, "next batch");
   const data::Batch& batch = loader_->next();  // sources of training loop: it is full
   const int64_t behind = std::min<int64_t>(StepRunner::kAhead, config_.training.steps - step);
   if (!loader_->has(behind)) out_of_data_ = true;
+  waiting.reset();
   report_.parts().data += seconds_since(begin);
   std::vector<HostMicrobatch>& microbatches =
       microbatches_[static_cast<size_t>(step % StepRunner::kAhead)];
@@ -409,6 +438,8 @@ int Trainer::asked() {
 // All steps up to `step`.
 void Trainer::confirm(int64_t step) {
   while (confirmed_ < step) {
+    const TraceRange range(recorder_.get(), TraceKind::waiting, "wait for step",
+                           {.step = confirmed_ + 1});
     const int64_t reruns = runner_->reruns();
     const auto waiting = Clock::now();
     result_ = runner_->confirm(confirmed_ + 1);

@@ -76,6 +76,7 @@ class Trainer {
   const LoadedConfig& loaded_;
   const JobConfig& config_;
   Stream& stream_;
+  std::unique_ptr<TraceRecorder> recorder_;  // null: nothing will be recorded
   Communicator& all_;
   World& world_;
   ModelArgs args_;
