@@ -39,7 +39,7 @@ auto before_meeting(const LaunchEnvironment& launch, Work work) {
 int run_here(const LaunchEnvironment& launch, const LoadedConfig& loaded,
              const std::function<int(Stream&, ThisRank&)>& work) {
   const JobConfig& config = loaded.config;
-  check_mounts(config);
+  before_meeting(launch, [&] { check_mounts(config); });
   const char* const log_rank = std::getenv("LOG_RANK");
   const std::set<int> speaking =
       before_meeting(launch, [&] { return log_ranks(log_rank == nullptr ? "" : log_rank); });

@@ -15,11 +15,13 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "cli/recipe_job.h"
 #include "cli/run_facts.h"
 #include "recipe/allocation.h"
 #include "recipe/cluster_config.h"
 #include "recipe/command_output.h"
 #include "recipe/recipe_run.h"
+#include "recipe/run_record.h"
 
 namespace nereus {
 namespace {
@@ -45,7 +47,9 @@ constexpr const char* kHelp =
     "and\n"
     "NEREUS_PRESET: original, newer or ours. Outside of a job NEREUS_SUBMIT=true submits "
     "launch.sh,\n"
-    "with as many nodes and tasks as the run needs.\n";
+    "with as many nodes and tasks as the run needs. NEREUS_REQUEUE=true: a run that Slurm stops "
+    "is\n"
+    "requeued and goes on; NEREUS_RESUME=JOB or FOLDER goes on with an earlier one.\n";
 
 // What the installation's file says of this cluster's GPUs; launch.sh works without one too.
 std::map<std::string, double> cluster_gpu_memory() {
@@ -74,6 +78,25 @@ int examine_nodes(const std::vector<std::string>& command) {
       "NEREUS_DOCTOR.\n",
       r.code, said.c_str());
   return r.code;
+}
+
+// What NEREUS_REQUEUE and NEREUS_RESUME need of the run.
+void check_resumable(const recipe::RecipeRun& run, const recipe::RunFacts& facts,
+                     const recipe::Variables& variables) {
+  const bool resumes =
+      variables.contains("NEREUS_RESUME") && !variables.at("NEREUS_RESUME").empty();
+  NEREUS_CHECK(kConfig, facts.saves || (!run.requeues && !resumes),
+               "{} needs checkpoints, and the arguments turn them off: leave out "
+               "--checkpoint.no_enable and --checkpoint.load_only.",
+               resumes ? "NEREUS_RESUME" : "NEREUS_REQUEUE=true");
+}
+
+// A run that begins at step 0 beside one that need not.
+void warn_of_unfinished(const recipe::RecipeRun& run, const recipe::RunRecord& record) {
+  if (recipe::newest_checkpoint(run.outputs + "/" + record.checkpoints) >= 0) return;
+  const std::string other =
+      recipe::unfinished_beside(run, recipe::process_environment(), "NEREUS_RESUME=");
+  if (!other.empty()) std::fprintf(stderr, "WARNING: %s\n", other.c_str());
 }
 
 [[noreturn]] void become(const std::vector<std::string>& command) {
@@ -119,8 +142,9 @@ int run_recipe(int argc, char** argv) {
   NEREUS_CHECK(kConfig, is_there(folder + "/deepseek_v3_671b.toml"),
                "--recipe {}: it has no deepseek_v3_671b.toml", folder.empty() ? "FOLDER" : folder);
   const std::string home = absolute_path(folder), script = home + "/launch.sh";
-  const recipe::Variables variables = recipe::recipe_variables();
-  const recipe::RecipeRun run = recipe::resolve_run(variables, program_path(), home, arguments);
+  const auto [variables, all_arguments] =
+      recipe::resumed(recipe::recipe_variables(), arguments);  // NEREUS_RESUME
+  recipe::RecipeRun run = recipe::resolve_run(variables, program_path(), home, all_arguments);
   const char* const asked = std::getenv("NEREUS_SUBMIT");
   const bool queues = !variables.contains("SLURM_JOB_ID") && asked && lower(asked) == "true";
   std::printf("Nereus, preset %s, %s x %lld, %s\n", run.preset.c_str(), run.gpu_type.c_str(),
@@ -142,6 +166,9 @@ int run_recipe(int argc, char** argv) {
   for (const std::string& w : run.warnings) std::fprintf(stderr, "WARNING: %s\n", w.c_str());
   for (const std::string& w : hold(facts, run, purpose, force))
     std::fprintf(stderr, "WARNING: %s\n", w.c_str());
+  check_resumable(run, facts, variables);
+  const recipe::RunRecord record = recipe::record_of(run, variables, all_arguments);
+  warn_of_unfinished(run, record);
   if (queues) {
     std::vector<std::string> sbatch = recipe::sbatch_for(run, variables, script);
     if (force) sbatch.push_back("--force");
@@ -151,6 +178,12 @@ int run_recipe(int argc, char** argv) {
     setenv("LLMB_REPO", fs::path(home).parent_path().parent_path().c_str(), 0);
     if (!dry_run) become(sbatch);
   }
+  const bool in_job = variables.contains("SLURM_JOB_ID");
+  const std::string resume = recipe::resume_command(run, variables, script);
+  if (in_job && !dry_run)
+    run.train.insert(run.train.begin() + 2,
+                     {"--job.resume_command=" + resume,
+                      fmt::format("--checkpoint.stop_lead_seconds={}", kSignalLead)});
   if (!run.doctor.empty()) std::printf("%s\n", recipe::quoted(run.doctor).c_str());
   std::printf("%s\n", recipe::quoted(run.command()).c_str());
   if (dry_run) return 0;
@@ -163,7 +196,13 @@ int run_recipe(int argc, char** argv) {
       run.outputs, error.message());
   if (!run.doctor.empty())
     if (const int code = examine_nodes(run.doctor)) return code;
-  become(run.command());
+  if (!in_job) become(run.command());
+  recipe::write_record(run.experiment, record);
+  return run_job({.run = run,
+                  .id = variables.at("SLURM_JOB_ID"),
+                  .checkpoints = run.outputs + "/" + record.checkpoints,
+                  .steps = record.steps,
+                  .resume_command = resume});
 }
 
 }  // namespace nereus

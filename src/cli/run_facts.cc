@@ -44,6 +44,7 @@ recipe::RunFacts facts_of(const recipe::RecipeRun& run, const GpuMemories& clust
       p.pipeline_parallel_degree, check.layout.mesh.size(MeshGroup::dp_shard),
       p.expert_parallel_degree, config.training.local_batch_size, check.layout.global_batch,
       config.training.steps, config.training.seq_len));
+  out.saves = config.checkpoint.enable && !config.checkpoint.load_only;
   out.lines.push_back(fmt::format("attention {}, routing {}", check.args.mask_name(),
                                   routing_name(check.args.moe)));
   const double need = check.memory.total() / kGiB;

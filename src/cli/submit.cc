@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/installation.h"
 #include "cli/run_facts.h"
+#include "cli/submit_resume.h"
 #include "recipe/command_output.h"
 #include "recipe/job_database.h"
 #include "recipe/submit.h"
@@ -48,6 +49,8 @@ struct Options {
   recipe::SlurmOptions slurm;
   std::vector<std::string> environment;
   std::vector<std::string> mbridge;
+  std::string resume;
+  int64_t chain = 1;
   bool dry_run = false, dump_environment = false;
 };
 
@@ -64,6 +67,12 @@ void add_options(CLI::App& app, Options& o) {
   app.add_flag("--exact-scales", r.exact_scales, "with --max-scale: only the listed scales");
   app.add_option("-f,--file", r.file, "read tasks from a .yaml or .txt file");
   app.add_option("-r,--repeats", r.repeats, "submit each task N times");
+  app.add_option("--resume", o.resume,
+                 "go on with an earlier run: the number of its job, or its folder")
+      ->excludes("-w", "-s", "-d", "--scale", "--max-scale", "--min-scale", "-f", "-r");
+  app.add_option("--chain", o.chain,
+                 "N jobs for a run: each starts when the one before has ended, and goes on")
+      ->check(CLI::Range(1, 1000));
   app.add_flag("-p,--profile", r.profile, "record a profile");
   app.add_flag("--proxy", r.proxy, "submit at the workload's proxy scales");
   app.add_flag("--dry-run", o.dry_run, "print the jobs and their sbatch commands; submit nothing");
@@ -89,21 +98,50 @@ void add_options(CLI::App& app, Options& o) {
   app.footer("Arguments after -- go to `nereus train`: nereus submit ... -- --metrics.log_freq=1");
 }
 
-// The variables that the job gets and the command line, so that a user sees what would run.
-void print_job(const recipe::Submitter& submitter, const Task& t) {
-  const std::string folder = submitter.folder(t, submitter.now());
+// The variables that the jobs get and the command lines, so that a user sees what would run.
+void print_jobs(const recipe::Submitter& submitter, const Task& t, int64_t chain,
+                const recipe::Submitter::Place& place) {
+  const std::string folder =
+      place.folder.empty() ? submitter.folder(t, submitter.now()) : place.folder;
   std::printf("      variables of the job:\n");
   for (const auto& [key, value] : recipe::masked(submitter.variables(t, folder)))
     std::printf("        %s=%s\n", key.c_str(), recipe::quoted(value).c_str());
-  std::printf("      command:\n        ");
-  // An option a line, with its value.
-  const std::vector<std::string> words = submitter.command(t, folder);
-  for (size_t i = 0; i < words.size(); ++i) {
-    const bool value = i > 0 && words[i - 1].size() == 2 && words[i - 1][0] == '-';
-    if (i > 0) std::printf("%s", value ? " " : " \\\n          ");
-    std::printf("%s", recipe::quoted(words[i]).c_str());
+  std::string after = place.after > 0 ? std::to_string(place.after) : "";
+  for (int64_t n = 0; n < chain; ++n) {
+    std::printf("      command:\n        ");
+    // An option a line, with its value.
+    const std::vector<std::string> words = submitter.command(t, folder, after);
+    for (size_t i = 0; i < words.size(); ++i) {
+      const bool value = i > 0 && words[i - 1].size() == 2 && words[i - 1][0] == '-';
+      if (i > 0) std::printf("%s", value ? " " : " \\\n          ");
+      std::printf("%s", recipe::quoted(words[i]).c_str());
+    }
+    std::printf("\n");
+    after = "JOB_BEFORE";
   }
-  std::printf("\n");
+}
+
+// The jobs of a task, in the queue one after the other; false when one was not submitted.
+bool submit_jobs(const recipe::Submitter& submitter, const recipe::ClusterConfig& config,
+                 const recipe::Workload& workload, const Task& t, int64_t chain,
+                 recipe::Submitter::Place place) {
+  std::fflush(stdout);
+  try {
+    for (int64_t i = 0; i < chain; ++i) {
+      const recipe::SubmittedJob job = submitter.submit(t, place);
+      std::string what = fmt::format("jobid={} workdir={}", job.id, job.folder);
+      if (place.after > 0) what += fmt::format(" after={}", place.after);
+      std::puts(recipe::describe(t, "SUBMITTED: ", what).c_str());
+      for (const std::string& w : job.warnings) warn(w);
+      record(config, workload, t, job);
+      place = {job.folder, job.id};
+    }
+    return true;
+  } catch (const Error& e) {
+    std::fprintf(stderr, "%s\n",
+                 recipe::describe(t, "ERROR: ", std::string("error=") + e.what()).c_str());
+    return false;
+  }
 }
 
 // Of several tasks the message says which it is.
@@ -123,7 +161,7 @@ recipe::Submitter::Checked check(const recipe::Submitter& submitter, const Task&
 int run_submit(int argc, char** argv) {
   char** const end = argv + argc;
   char** const dashes = std::find(argv, end, std::string("--"));
-  const std::vector<std::string> arguments(dashes == end ? end : dashes + 1, end);
+  std::vector<std::string> arguments(dashes == end ? end : dashes + 1, end);
 
   CLI::App app("Submit jobs of installed workloads to Slurm", "nereus submit");
   Options o;
@@ -139,7 +177,22 @@ int run_submit(int argc, char** argv) {
   const recipe::ClusterConfig config = read_installation();
   const recipe::Workloads workloads = recipe::read_workloads(config.llmb_repo);
 
-  recipe::TaskList list = recipe::make_tasks(o.request, workloads, config);
+  recipe::TaskList list;
+  recipe::Submitter::Place place;
+  if (o.resume.empty()) {
+    list = recipe::make_tasks(o.request, workloads, config);
+  } else {
+    ResumedRun run = resumed_run(o.resume, config, recipe::process_environment());
+    arguments.insert(arguments.begin(), run.arguments.begin(), run.arguments.end());
+    for (const auto& [key, value] : o.request.environment) run.task.environment[key] = value;
+    run.task.profile = run.task.profile || o.request.profile;
+    list = {.tasks = {run.task}, .warnings = run.warnings, .dropped = ""};
+    place = {run.folder, run.queued};
+  }
+  const bool resumes = !o.resume.empty() || o.chain > 1;
+  const std::string saves = "--checkpoint.enable";
+  if (resumes && std::find(arguments.begin(), arguments.end(), saves) == arguments.end())
+    arguments.insert(arguments.begin(), saves);
   if (!list.dropped.empty()) std::fprintf(stderr, "ERROR: %s\n", list.dropped.c_str());
   std::vector<std::string> warnings = list.warnings;
   if (o.dump_environment) warnings.push_back("--dump-env is ignored: Megatron-Bridge only.");
@@ -149,6 +202,7 @@ int run_submit(int argc, char** argv) {
   submitter.run_check = run_check(config.gpu_memory_gib);
   submitter.force = o.request.force;
   for (Task& t : list.tasks) t.profile = submitter.profiles(t);
+  submitter.resumes = !o.resume.empty();
   std::vector<std::vector<std::string>> facts;  // by task
   for (const Task& t : list.tasks) {
     recipe::Submitter::Checked checked =
@@ -165,28 +219,15 @@ int run_submit(int argc, char** argv) {
     std::puts(recipe::describe(list.tasks[i], "  - ", "").c_str());
     if (i == 0 || facts[i] != facts[i - 1])
       for (const std::string& line : facts[i]) std::printf("      %s\n", line.c_str());
-    if (o.dry_run) print_job(submitter, list.tasks[i]);
+    if (o.dry_run) print_jobs(submitter, list.tasks[i], o.chain, place);
   }
   if (o.dry_run) {
     std::puts("Dry run: nothing was submitted.");
     return 0;
   }
   size_t failed = 0;
-  for (const Task& t : list.tasks) {
-    std::fflush(stdout);
-    try {
-      const recipe::SubmittedJob job = submitter.submit(t);
-      std::puts(
-          recipe::describe(t, "SUBMITTED: ", fmt::format("jobid={} workdir={}", job.id, job.folder))
-              .c_str());
-      for (const std::string& w : job.warnings) warn(w);
-      record(config, workloads.at(t.workload), t, job);
-    } catch (const Error& e) {
-      ++failed;
-      std::fprintf(stderr, "%s\n",
-                   recipe::describe(t, "ERROR: ", std::string("error=") + e.what()).c_str());
-    }
-  }
+  for (const Task& t : list.tasks)
+    failed += submit_jobs(submitter, config, workloads.at(t.workload), t, o.chain, place) ? 0 : 1;
   if (failed == 0) return 0;
   std::fprintf(stderr, "ERROR: Submission error: Failed to launch %zu out of %zu tasks.\n", failed,
                list.tasks.size());

@@ -38,6 +38,8 @@ constexpr const char* kVariables[] = {"GPU_TYPE",
                                       "COMM_INIT_TIMEOUT",
                                       "COMM_TRAIN_TIMEOUT",
                                       "NEREUS_DOCTOR",
+                                      "NEREUS_REQUEUE",
+                                      "NEREUS_RESUME",
                                       "SLURM_GPUS_PER_NODE",
                                       "SLURM_JOB_ID",
                                       "SLURM_JOB_NUM_NODES",
@@ -276,7 +278,9 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
   const std::string log =
       fmt::format("{}/log-torchtitan_{}_{}gpus_%j_{}", run.experiment, kModel, run.gpus, restart);
   run.srun = {"srun", fmt::format("--ntasks={}", run.gpus), fmt::format("--output={}.out", log),
-              fmt::format("--error={}.err", log)};
+              fmt::format("--error={}.err", log),
+              // A rank that ends before the others can be told of it.
+              "--kill-on-bad-exit=1"};
   const std::string dataset = env.text("DATASET_PATH", install + "/datasets/c4");
   const std::string tokenizer = workload + "/torchtitan/assets/hf/DeepSeek-V3.1-Base";
   const std::vector<std::string> container =
@@ -336,6 +340,8 @@ RecipeRun resolve_run(const Variables& variables, const std::string& program,
     set("comm.init_timeout_seconds", fmt::format("{}", env.number("COMM_INIT_TIMEOUT", 1500)));
   if (slow_start || !env.text("COMM_TRAIN_TIMEOUT").empty())
     set("comm.train_timeout_seconds", fmt::format("{}", env.number("COMM_TRAIN_TIMEOUT", 2000)));
+  run.requeues = lower(env.text("NEREUS_REQUEUE", "false")) == "true";
+  if (run.requeues || !env.text("NEREUS_RESUME").empty()) set("checkpoint.enable", "true");
   if (lower(env.text("ENABLE_PROFILE", "false")) == "true") {
     set("profiling.enable_profiling", "true");
     set("profiling.save_traces_folder",

@@ -16,6 +16,7 @@ struct RecipeRun {
   std::string install;                // LLMB_INSTALL
   std::string log_rank;               // LOG_RANK; "": not given
   std::string image;                  // RUN_CONF_IMAGE; "": no container
+  bool requeues = false;              // NEREUS_REQUEUE
   std::string experiment;             // folder of the run: logs, and outputs/ below
   std::string outputs;                // job.dump_folder
   std::vector<std::string> srun;      // `srun` and its options

@@ -34,7 +34,7 @@ TEST(RecipeRun, TheOriginalPresetIsTheRecipesFirstRelease) {
   EXPECT_EQ(run.outputs, experiment + "/outputs");
   const std::string log = experiment + "/log-torchtitan_deepseek-v3-torchtitan_512gpus_%j_0";
   EXPECT_THAT(run.srun, testing::ElementsAre("srun", "--ntasks=512", "--output=" + log + ".out",
-                                             "--error=" + log + ".err"));
+                                             "--error=" + log + ".err", "--kill-on-bad-exit=1"));
   EXPECT_THAT(
       run.train,
       testing::ElementsAre(

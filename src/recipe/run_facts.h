@@ -13,6 +13,7 @@ namespace nereus::recipe {
 // models and of their memory.
 struct RunFacts {
   std::vector<std::string> lines;  // its attention, memory and pipeline, a line each
+  bool saves = false;              // checkpoints
   std::string too_large;           // why it does not fit into its GPUs; "": it does, or has none
   struct Missing {
     std::string path;  // "": none is named

@@ -13,6 +13,7 @@
 #include "recipe/cluster_survey.h"
 #include "recipe/command_output.h"
 #include "recipe/node_gpus.h"
+#include "recipe/run_record.h"
 #include "recipe/yaml.h"
 
 namespace nereus::recipe {
@@ -145,7 +146,8 @@ bool Submitter::profiles(const Task& t) const {
   return lower(get(job_environment(t, ""), "ENABLE_PROFILE")) == "true";
 }
 
-std::vector<std::string> Submitter::command(const Task& t, const std::string& run_folder) const {
+std::vector<std::string> Submitter::command(const Task& t, const std::string& run_folder,
+                                            const std::string& after) const {
   const Variables all = job_environment(t, run_folder);
   const int64_t per_node = gpus_per_node(all, config_.gpu_type);
   const int64_t nodes = (t.scale + per_node - 1) / per_node;
@@ -164,6 +166,7 @@ std::vector<std::string> Submitter::command(const Task& t, const std::string& ru
     out.push_back("--segment=" + segment);
   else if (!options_.segment && config_.gpu_type.starts_with("gb"))
     out.push_back(fmt::format("--segment={}", segment_size(nodes)));
+  if (!after.empty()) out.push_back("--dependency=afterany:" + after);
   out.push_back(workload(t).folder + "/" + workload(t).launch_script);
   if (force) out.push_back("--force");
   out.insert(out.end(), arguments_.begin(), arguments_.end());
@@ -200,6 +203,10 @@ Submitter::Checked Submitter::check(const Task& t, Purpose purpose) const {
   if (run && run_check) {
     const RunFacts facts = run_check(*run);
     out.warnings = hold(facts, *run, purpose, force);
+    if (!resumes) {
+      const std::string other = unfinished_beside(*run, environment_, "nereus submit --resume ");
+      if (!other.empty()) out.warnings.push_back(other);
+    }
     out.facts = facts.lines;
   }
   if (run) out.warnings.insert(out.warnings.end(), run->warnings.begin(), run->warnings.end());
@@ -278,16 +285,18 @@ RunConfig Submitter::run_config(const Task& t, const std::string& job,
   return c;
 }
 
-SubmittedJob Submitter::submit(const Task& t) const {
+SubmittedJob Submitter::submit(const Task& t, const Place& place) const {
   NEREUS_CHECK(kConfig, !find_program("sbatch", environment_).empty(),
                "sbatch: not found in PATH. Submit from a login node of the cluster, or look at the "
                "jobs with --dry-run.");
   SubmittedJob job;
-  job.folder = make_folder(t);
+  const bool is_new = place.folder.empty();
+  job.folder = is_new ? make_folder(t) : place.folder;
   Variables all = job_environment(t, job.folder);
   all.erase("SBATCH_SEGMENT_SIZE");  // it is --segment of the command
   const CommandOutput said =
-      run_command(command(t, job.folder), all, workload(t).folder, sbatch_seconds);
+      run_command(command(t, job.folder, place.after > 0 ? std::to_string(place.after) : ""), all,
+                  workload(t).folder, sbatch_seconds);
   NEREUS_CHECK(kIo, said.code != kTookTooLong,
                "{}. The job may have been submitted anyway: see `squeue --me`. It would run "
                "in {}, which is kept, and is not in the job history.",
@@ -295,8 +304,10 @@ SubmittedJob Submitter::submit(const Task& t) const {
   job.id = std::strtoll(said.out.c_str(), nullptr, 10);
   if (said.code != 0 || job.id <= 0) {
     std::error_code ignored;
-    fs::remove(job.folder, ignored);
-    fs::remove(fs::path(job.folder).parent_path(), ignored);
+    if (is_new) {
+      fs::remove(job.folder, ignored);
+      fs::remove(fs::path(job.folder).parent_path(), ignored);
+    }
     NEREUS_CHECK(kConfig, said.code != 0, "Unable to parse Slurm job id from '{}'.",
                  trimmed(said.out));
     NEREUS_FAIL(kConfig, "{}",

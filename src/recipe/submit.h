@@ -49,8 +49,10 @@ class Submitter {
   // of Slurm's, degrees that do not multiply, and what hold() refuses.
   Checked check(const Task& task, Purpose purpose = Purpose::queue) const;
 
-  // `sbatch` and its arguments for a run in `folder`.
-  std::vector<std::string> command(const Task& task, const std::string& folder) const;
+  // `sbatch` and its arguments for a run in `folder`, to start when `after`, a job's number, has
+  // ended however it did ("": at once).
+  std::vector<std::string> command(const Task& task, const std::string& folder,
+                                   const std::string& after = "") const;
   // The variables that differ from this process's own.
   Variables variables(const Task& task, const std::string& folder) const;
   // Whether the job profiles: `profile` of the task, or ENABLE_PROFILE of any of the variables.
@@ -61,12 +63,20 @@ class Submitter {
   // Makes the folder, calls sbatch, writes llmb-config_JOBID.yaml. Throws Error: what sbatch said
   // as it is; then the folder is gone again, but for a sbatch that did not answer: it may have
   // submitted the job.
-  SubmittedJob submit(const Task& task) const;
+  SubmittedJob submit(const Task& task) const { return submit(task, {}); }
+  // A job that goes on with a run.
+  struct Place {
+    std::string folder = {};  // the run's; "": a new one is made
+    int64_t after = 0;        // the job that must have ended; 0: none
+  };
+  SubmittedJob submit(const Task& task, const Place&) const;
 
   // Asked of runs of the recipe; null: they are not held against it.
   RunCheck run_check;
   // Runs that do not fit are submitted all the same: launch.sh gets --force.
   bool force = false;
+  // They go on with runs: that there are unfinished ones is nothing to warn of.
+  bool resumes = false;
 
   // The clock for folders' names, how to wait a second, and for how long sbatch is waited for;
   // tests set their own.

@@ -3,7 +3,12 @@
 
 all_stopped="0:143 1:143 2:143 3:143"  # the exit codes of docs/operations.md
 
-endless() { TRAINING_STEPS=1000000 submit "$@" -- --metrics.log_freq=1000000; }
+# sbatch's options; "--" and the program's may follow.
+endless() {
+  local options=()
+  while [[ $# -gt 0 && $1 != -- ]]; do options+=("$1") && shift; done
+  TRAINING_STEPS=1000000 submit "${options[@]}" -- --metrics.log_freq=1000000 "${@:2}"
+}
 
 cancelled() {
   new_folder scancel
@@ -138,7 +143,7 @@ node_dies() {
 limit_soon() { scontrol update jobid="$job" EndTime="$(date -d '+2 second' +%Y-%m-%dT%H:%M:%S)"; }
 limit_begins() {
   new_folder limit
-  niceness=15 endless -w "$first_node,zz2"
+  niceness=15 endless -w "$first_node,zz2" --signal=TERM@0  # at the limit alone
   limit_job=$job
   check "the job trains" trains
   check "its limit can be set" wait_for "$patience" limit_soon  # Slurm refuses a time that is over

@@ -18,7 +18,7 @@ EOF
   said=$(GPUS_PER_NODE=2 "$program" submit -w pretrain_deepseek-v3-torchtitan -s 671b --dtype bf16 --scale 4 --force \
     --nodelist "$first_node,zz1" "$@" -- "${small[@]}" 2>&1)
   job=$(grep -oE 'jobid=[0-9]+' <<<"$said" | cut -d= -f2)
-  job_folder=$(grep -oE 'workdir=.*' <<<"$said" | cut -d= -f2)
+  job_folder=$(grep -m 1 -oE 'workdir=[^ ]+' <<<"$said" | cut -d= -f2)
   batch_log=$job_folder/slurm-$job.out log=$(log_of "$job" 0)
   check "submit names the job and its folder ($said)" test -d "$job_folder" -a -n "$job"
 }

@@ -119,6 +119,7 @@ ranks_end() { wait_for "$patience" ranks_ended "$@"; }
 . "$here/end_cases.sh"
 . "$here/submit_cases.sh"
 . "$here/seed_cases.sh"
+. "$here/resume_cases.sh"
 
 begin=$(date +%s%N)
 sbatch -Q --wait -N 2 --ntasks-per-node=2 -w "$first_node,zz1" --output=/dev/null --wrap "srun true"
@@ -127,8 +128,8 @@ echo "a job of nothing: $empty_job_ms ms"
 
 # Slurm looks at time limits twice a minute, and gives ranks time to die: those jobs run beside the
 # other cases.
-all=(limit_begins step_dies runs default_folder log_rank slurm_params first_steps precedence refused seed submitted cancelled requeued rank_killed node_down
-  step_is_dead node_dies limit_ends)
+all=(limit_begins short_begins step_dies runs default_folder log_rank slurm_params first_steps precedence refused seed submitted cancelled requeued
+  goes_on chained slow_writer early_death rank_killed short_goes_on node_down step_is_dead node_dies limit_ends)
 for case_name in "${@:-${all[@]}}"; do
   begin=$(date +%s%N) before=$failures job=""
   "$case_name"
