@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -21,25 +22,46 @@ using nlohmann::json;
 
 constexpr const char* kFormat = "nereus checkpoint";
 
+void append(std::string& out, int64_t number) {
+  char digits[24];
+  out.append(digits, std::to_chars(digits, digits + sizeof digits, number).ptr);
+}
+
 void append(std::string& out, const Shape& shape) {
   out += '[';
   for (int d = 0; d < shape.rank(); ++d) {
     if (d > 0) out += ',';
-    fmt::format_to(std::back_inserter(out), "{}", shape[d]);
+    append(out, shape[d]);
   }
   out += ']';
 }
 
+// 16 digits.
+void append_hex(std::string& out, uint64_t number) {
+  for (int shift = 60; shift >= 0; shift -= 4) out += "0123456789abcdef"[(number >> shift) & 15];
+}
+
+Shape shape_with(int rank, const int64_t* d) {
+  switch (rank) {
+    case 0:
+      return {};
+    case 1:
+      return {d[0]};
+    case 2:
+      return {d[0], d[1]};
+    case 3:
+      return {d[0], d[1], d[2]};
+    default:
+      return {d[0], d[1], d[2], d[3]};
+  }
+}
+
 Shape shape_of(const json& j) {
-  Shape out;
   const size_t n = j.size();
   if (n > Shape::kMaxRank) throw std::runtime_error("a shape of " + std::to_string(n) + " dims");
-  if (n == 1) out = {j[0].get<int64_t>()};
-  if (n == 2) out = {j[0].get<int64_t>(), j[1].get<int64_t>()};
-  if (n == 3) out = {j[0].get<int64_t>(), j[1].get<int64_t>(), j[2].get<int64_t>()};
-  if (n == 4)
-    out = {j[0].get<int64_t>(), j[1].get<int64_t>(), j[2].get<int64_t>(), j[3].get<int64_t>()};
-  return out;
+  int64_t dims[Shape::kMaxRank] = {};
+  for (size_t d = 0; d < n; ++d) dims[d] = j[d].get<int64_t>();
+  return shape_with(static_cast<int>(n), dims);
 }
 
 DType dtype_of_word(const std::string& word) {
@@ -73,6 +95,96 @@ Manifest::Tensor tensor_of(const json& j) {
          .extent = shape_of(s.at("extent")),
          .checksum = std::stoull(s.at("checksum").get_ref<const std::string&>(), nullptr, 16)});
   return t;
+}
+
+constexpr std::string_view kFilesBegin = "\n\"files\":[", kTensorsBegin = "\n\"tensors\":[";
+
+// The tensors of a manifest as to_text() writes it, character by character: in those of the largest
+// runs there are half a million slices, for each of which a general reader makes a tree of objects.
+class TensorScanner {
+ public:
+  explicit TensorScanner(std::string_view text) : at_(text.data()), end_(at_ + text.size()) {}
+
+  // False: it is written in another way.
+  bool scan(std::vector<Manifest::Tensor>& out) {
+    if (literal("]")) return ends();
+    do {
+      Manifest::Tensor t;
+      std::string_view name, state, dtype;
+      if (!literal("\n{\"name\":\"") || !plain(name) || !literal(",\"state\":\"") ||
+          !plain(state) || !literal(",\"dtype\":\"") || !plain(dtype) || !literal(",\"shape\":") ||
+          !shape(t.shape) || !literal(",\"slices\":["))
+        return false;
+      t.name = name;
+      t.state = state_of_word(std::string(state));
+      t.dtype = dtype_of_word(std::string(dtype));
+      while (!literal("]}")) {
+        Manifest::Slice s;
+        if ((!t.slices.empty() && !literal(",")) || !slice(s)) return false;
+        t.slices.push_back(s);
+      }
+      out.push_back(std::move(t));
+    } while (literal(","));
+    return literal("]") && ends();
+  }
+
+ private:
+  bool ends() { return literal("}") && (at_ == end_ || literal("\n")) && at_ == end_; }
+
+  bool literal(std::string_view text) {
+    if (!std::string_view(at_, static_cast<size_t>(end_ - at_)).starts_with(text)) return false;
+    at_ += text.size();
+    return true;
+  }
+  // Up to the quote that ends a string without escapes.
+  bool plain(std::string_view& out) {
+    const char* const begin = at_;
+    while (at_ < end_ && *at_ != '"' && *at_ != '\\') ++at_;
+    out = {begin, static_cast<size_t>(at_ - begin)};
+    return literal("\"");
+  }
+  template <class Number>
+  bool number(Number& out, int base = 10) {
+    const auto [next, error] = std::from_chars(at_, end_, out, base);
+    if (error != std::errc()) return false;
+    at_ = next;
+    return true;
+  }
+  bool shape(Shape& out) {
+    int64_t dims[Shape::kMaxRank] = {};
+    int rank = 0;
+    if (!literal("[")) return false;
+    do {
+      if (rank == Shape::kMaxRank || !number(dims[rank++])) return false;
+    } while (literal(","));
+    if (!literal("]")) return false;
+    out = shape_with(rank, dims);
+    return true;
+  }
+  bool slice(Manifest::Slice& s) {
+    const char* digits = nullptr;
+    if (!literal("{\"file\":") || !number(s.file) || !literal(",\"offset\":") ||
+        !number(s.offset) || !literal(",\"origin\":") || !shape(s.origin) ||
+        !literal(",\"extent\":") || !shape(s.extent) || !literal(",\"checksum\":\""))
+      return false;
+    digits = at_;
+    return number(s.checksum, 16) && at_ - digits == 16 && literal("\"}");
+  }
+
+  const char* at_;
+  const char* const end_;
+};
+
+// With the way in which to_text() writes: false, and `m` is as it was, where it is another one.
+bool scan_manifest(const std::string& text, Manifest& m, json& head) {
+  const size_t files = text.find(kFilesBegin);
+  const size_t tensors = files == std::string::npos ? files : text.find(kTensorsBegin, files);
+  if (tensors == std::string::npos || text[tensors - 1] != ',') return false;
+  head = json::parse(text.substr(0, tensors - 1) + "}", nullptr, false);
+  if (head.is_discarded() || head.value("version", Manifest::kVersion + 1) > Manifest::kVersion)
+    return false;
+  return TensorScanner(std::string_view(text).substr(tensors + kTensorsBegin.size()))
+      .scan(m.tensors);
 }
 
 std::string tensor_text(const Manifest::Tensor& t) {
@@ -151,12 +263,17 @@ std::string to_text(const Manifest& m) {
     out += ",\"slices\":[";
     for (size_t k = 0; k < t.slices.size(); ++k) {
       const Manifest::Slice& s = t.slices[k];
-      fmt::format_to(to, "{}{{\"file\":{},\"offset\":{},\"origin\":", k > 0 ? "," : "", s.file,
-                     s.offset);
+      out += k > 0 ? ",{\"file\":" : "{\"file\":";
+      append(out, int64_t{s.file});
+      out += ",\"offset\":";
+      append(out, s.offset);
+      out += ",\"origin\":";
       append(out, s.origin);
       out += ",\"extent\":";
       append(out, s.extent);
-      fmt::format_to(to, ",\"checksum\":\"{:016x}\"}}", s.checksum);
+      out += ",\"checksum\":\"";
+      append_hex(out, s.checksum);
+      out += "\"}";
     }
     out += "]}";
   }
@@ -166,7 +283,12 @@ std::string to_text(const Manifest& m) {
 Manifest parse_manifest(const std::string& text, const std::string& path) {
   Manifest m;
   try {
-    const json j = json::parse(text);
+    json j;
+    const bool scanned = scan_manifest(text, m, j);
+    if (!scanned) {
+      m.tensors.clear();
+      j = json::parse(text);
+    }
     if (j.at("format") != kFormat) throw std::runtime_error("it is of another format");
     const auto version = j.at("version").get<int64_t>();
     NEREUS_CHECK(kConfig, version <= Manifest::kVersion,
@@ -176,9 +298,8 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
     m.run = j.at("run").dump();
     for (const json& f : j.at("files"))
       m.files.push_back({f.at("name").get<std::string>(), f.at("bytes").get<int64_t>()});
-    const json& tensors = j.at("tensors");
-    m.tensors.reserve(tensors.size());
-    for (const json& t : tensors) m.tensors.push_back(tensor_of(t));
+    if (!scanned)
+      for (const json& t : j.at("tensors")) m.tensors.push_back(tensor_of(t));
   } catch (const Error&) {
     throw;
   } catch (const std::exception& e) {

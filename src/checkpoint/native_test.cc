@@ -128,9 +128,12 @@ class Native : public testing::Test {
     for (int r = 0; r < l.world; ++r) {
       Rank rank(l, r, moments);
       rank.fill();
-      parts.push_back(save_shard(
-          folder_.path(), fmt::format("{}-{}", l.name, r),
-          {.slices = rank.slices, .states = rank.states, .model_dtype = weights}, stream_));
+      parts.push_back(save_shard(folder_.path(), fmt::format("{}-{}", l.name, r),
+                                 {.slices = rank.slices,
+                                  .states = rank.states,
+                                  .model_dtype = weights,
+                                  .threads = 1 + r % 3},
+                                 stream_));
     }
     Manifest m = merge(std::move(parts));
     check_slices(m, l.name);
@@ -152,8 +155,9 @@ TEST_F(Native, EveryLayoutReadsWhatEveryOtherWrote) {
       std::vector<uint64_t> sums(m.tensors.size());
       for (int r = 0; r < to.world; ++r) {
         Rank rank(to, r);
-        const std::vector<uint64_t> mine =
-            load_states(folder_.path(), m, {.slices = rank.slices, .states = rank.states}, stream_);
+        const std::vector<uint64_t> mine = load_states(
+            folder_.path(), m, {.slices = rank.slices, .states = rank.states, .threads = 1 + r % 3},
+            stream_);
         for (size_t i = 0; i < sums.size(); ++i) sums[i] += mine[i];
         ASSERT_EQ(rank.wrong(), 0) << "rank " << r;
       }

@@ -7,6 +7,7 @@
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/verify.h"
 #include "control/tcp.h"
 
 namespace nereus {
@@ -24,8 +25,16 @@ std::string my_part(const SaveTogether& s, int rank, int ranks) {
     std::error_code error;
     fs::create_directories(folder, error);
     NEREUS_CHECK(kIo, !error, "{}: cannot be made: {}", folder, error.message());
-    return kGood + to_text(s.write_shard(
-                       folder, fmt::format("shard-{:05}-of-{:05}.safetensors", rank, ranks)));
+    const Manifest part =
+        s.write_shard(folder, fmt::format("shard-{:05}-of-{:05}.safetensors", rank, ranks));
+    for (size_t i = 0; s.verify && i < part.tensors.size(); ++i) {
+      const std::vector<std::string> wrong = verify_tensor(folder, part, i);
+      NEREUS_CHECK(kIo, wrong.empty(),
+                   "{}\n  It was read back (checkpoint.verify): the disk, or what is between, does "
+                   "not keep what it is given.",
+                   wrong.front());
+    }
+    return kGood + to_text(part);
   } catch (const Error& e) {
     if (e.fault() != Fault::kIo && e.fault() != Fault::kConfig) throw;
     return kBad + (ranks == 1 ? std::string(e.what())

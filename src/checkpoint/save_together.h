@@ -21,6 +21,7 @@ struct SaveTogether {
   std::function<Manifest(const std::string& folder, const std::string& name)> write_shard;
   // On rank 0: the manifest's `run` from those of all ranks' parts, by rank.
   std::function<std::string(const std::vector<std::string>&)> make_run;
+  bool verify = false;  // each rank reads its shard back: one that differs fails the save
   std::chrono::seconds patience{1800};  // of rank 0 with another rank's shard, and the other way
   std::chrono::seconds visible{30};     // until rank 0 must see what another host wrote
 };

@@ -20,7 +20,8 @@ using testing::HasSubstr;
 // On a thread for each rank; what each of them is told.
 std::vector<std::string> save(
     const std::string& place, int ranks,
-    const std::function<Manifest(int, const std::string&, const std::string&)>& write) {
+    const std::function<Manifest(int, const std::string&, const std::string&)>& write,
+    bool verify = false) {
   const LocalWorld world(ranks, std::chrono::seconds(60));
   std::vector<std::string> told(static_cast<size_t>(ranks));
   std::vector<std::thread> threads;
@@ -36,6 +37,7 @@ std::vector<std::string> save(
                [](const std::vector<std::string>& facts) {
                  return "{\"facts\":" + std::to_string(facts.size()) + "}";
                },
+           .verify = verify,
            .visible = std::chrono::seconds(0)});
     });
   for (std::thread& t : threads) t.join();
@@ -87,6 +89,32 @@ TEST(SaveTogether, IsCompleteOrAbsent) {
   for (const std::string& told : save(place, 3, elsewhere))
     EXPECT_THAT(told, HasSubstr("is it one file system on all hosts?"));
   EXPECT_EQ(read_manifest(place).tensors[0].checksum(), 15u);
+}
+
+TEST(SaveTogether, WhatIsReadBackAndDiffersIsNotComplete) {
+  const test::TemporaryFolder f;
+  const std::string place = f.file("step-7");
+  const auto sum = [](int rank) {  // of "1234" and "5678" as little-endian numbers
+    const auto index = static_cast<uint64_t>(2 * rank);
+    return 0x34333231 * (2 * index + 1) + 0x38373635 * (2 * index + 3);
+  };
+  const auto summed = [&](int rank, const std::string& folder, const std::string& name) {
+    Manifest part = shard(f, rank, folder, name);
+    part.tensors[0].slices[0].checksum = sum(rank);
+    return part;
+  };
+  EXPECT_THAT(save(place, 3, summed, true), testing::Each(""));
+  const auto spoiled = [&](int rank, const std::string& folder, const std::string& name) {
+    Manifest part = summed(rank, folder, name);
+    if (rank == 2) f.write("step-8.partial/" + name, "12345679");
+    return part;
+  };
+  EXPECT_THAT(save(f.file("step-8"), 3, spoiled, true),
+              testing::Each(AllOf(HasSubstr("rank 2 on "), HasSubstr("has checksum "),
+                                  HasSubstr("It was read back (checkpoint.verify): the disk"))));
+  EXPECT_FALSE(std::filesystem::exists(f.file("step-8")));
+  EXPECT_FALSE(std::filesystem::exists(f.file("step-8.partial")));
+  EXPECT_THAT(save(f.file("step-8"), 3, spoiled), testing::Each("")) << "nobody looked";
 }
 
 TEST(StepFolders, AreSetAsideReplacedAndDeleted) {

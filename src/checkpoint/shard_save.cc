@@ -1,12 +1,13 @@
 #include "checkpoint/shard_save.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
+#include <deque>
 #include <map>
 
 #include "base/check.h"
 #include "checkpoint/checksum.h"
+#include "checkpoint/chunk_threads.h"
+#include "device/host_memory.h"
 #include "tensor/convert.h"
 #include "tensor/format.h"
 #include "tensor/safetensors.h"
@@ -86,59 +87,84 @@ class Shard {
     }
   }
 
-  // A chunk comes from the device while the one before it is written.
+  // What one chunk passes through; several are under way.
+  struct Slot {
+    explicit Slot(Device device) : there(device) {}
+    Buffer staging;  // pinned: what comes from a GPU
+    Event there;
+    std::vector<std::byte> own;       // with its signs dropped, or in another type
+    std::span<const std::byte> data;  // to be written
+    uint64_t checksum = 0;
+  };
+
+  // Chunks are fetched, converted and summed up by several threads while earlier ones are written.
   void write_chunks(SafetensorsWriter& writer) {
-    if (chunks_.empty()) return;
-    std::array<Buffer, 2> staging;
-    std::array<Event, 2> there{Event(stream_.device()), Event(stream_.device())};
-    const auto fetch = [&](size_t i) {
-      const Chunk& c = chunks_[i];
-      if (c.state->on_host || !stream_.on_gpu()) return;
-      Buffer& buffer = staging[i % 2];
-      if (buffer.bytes() == 0)
-        buffer = Buffer(stream_.device(), kChunk * 4, "checkpoint, a chunk", Buffer::Kind::pinned);
-      copy_to_host(stream_, buffer.data(), c.state->view.rows(c.flat, c.flat + c.count));
-      there[i % 2].record(stream_);
-    };
-    if (!stream_.on_gpu()) stream_.synchronize();
-    fetch(0);
-    for (size_t i = 0; i < chunks_.size(); ++i) {
-      const Chunk& c = chunks_[i];
-      if (i + 1 < chunks_.size()) fetch(i + 1);
-      const bool direct = c.state->on_host || !stream_.on_gpu();
-      if (!direct) there[i % 2].synchronize();
-      const TensorView view = c.state->view.rows(c.flat, c.flat + c.count);
-      write_chunk(writer, c, direct ? view.data : staging[i % 2].data());
+    int64_t bytes = 0;
+    bool staged = false;
+    for (const Chunk& c : chunks_) {
+      bytes += c.count * size_of(c.state->view.dtype);
+      staged = staged || from_gpu(c);
     }
+    const int threads = contents_.threads > 0 ? contents_.threads : chunk_threads(bytes);
+    std::deque<Slot> slots;
+    for (int i = 0; i <= threads; ++i) {
+      slots.emplace_back(stream_.device());
+      if (staged)
+        slots.back().staging =
+            Buffer(stream_.device(), kChunk * 4, "checkpoint, a chunk", Buffer::Kind::pinned);
+    }
+    if (!stream_.on_gpu()) stream_.synchronize();
+    make_and_use_chunks(
+        threads, threads + 1, static_cast<int64_t>(chunks_.size()),
+        [&](int slot, int64_t i) {
+          make_chunk(chunks_[static_cast<size_t>(i)], slots[static_cast<size_t>(slot)]);
+        },
+        [&](int slot, int64_t i) {
+          const Chunk& c = chunks_[static_cast<size_t>(i)];
+          const Slot& made = slots[static_cast<size_t>(slot)];
+          slices_[c.tensor].checksum += made.checksum;
+          writer.append(c.tensor, made.data);
+        });
   }
 
-  void write_chunk(SafetensorsWriter& writer, const Chunk& c, const std::byte* data) {
-    const DType from = c.state->view.dtype, to = tensors_[c.tensor].dtype;
+  bool from_gpu(const Chunk& c) const { return stream_.on_gpu() && !c.state->on_host; }
+
+  void make_chunk(const Chunk& c, Slot& slot) const {
+    const TensorView view = c.state->view.rows(c.flat, c.flat + c.count);
+    const std::byte* data = view.data;
+    if (from_gpu(c)) {
+      use_on_this_thread(stream_.device());
+      copy_to_host(stream_, slot.staging.data(), view);
+      slot.there.record(stream_);
+      slot.there.synchronize();
+      data = slot.staging.data();
+    }
+    const DType from = view.dtype, to = tensors_[c.tensor].dtype;
     if (c.state->drop_signs) {
-      own_.assign(data, data + c.count * size_of(from));
+      slot.own.assign(data, data + c.count * size_of(from));
       for (int64_t i = 1; i <= c.count; ++i)
-        own_[static_cast<size_t>(i * size_of(from) - 1)] &= std::byte{0x7f};  // little endian
-      data = own_.data();
+        slot.own[static_cast<size_t>(i * size_of(from) - 1)] &= std::byte{0x7f};  // little endian
+      data = slot.own.data();
     }
     if (from != to) {
-      own_.resize(static_cast<size_t>(c.count * size_of(to)));
-      convert_from_f32(to, reinterpret_cast<const float*>(data), c.count, own_.data());
-      data = own_.data();
+      slot.own.resize(static_cast<size_t>(c.count * size_of(to)));
+      convert_from_f32(to, reinterpret_cast<const float*>(data), c.count, slot.own.data());
+      data = slot.own.data();
     }
     const int64_t size = size_of(to);
-    slices_[c.tensor].checksum += checksum_of(
-        box_of({}, c.box->whole), box_of(c.box->origin, c.box->extent), c.at, c.count, size, data);
-    writer.append(c.tensor, {data, static_cast<size_t>(c.count * size)});
+    slot.checksum = checksum_of(box_of({}, c.box->whole), box_of(c.box->origin, c.box->extent),
+                                c.at, c.count, size, data);
+    slot.data = {data, static_cast<size_t>(c.count * size)};
   }
 
   void write_extra(SafetensorsWriter& writer, size_t i) {
     const ConstTensorView& view = contents_.extras[i].view;
     const size_t tensor = slices_.size() - contents_.extras.size() + i;
-    own_.resize(static_cast<size_t>(view.bytes()));
-    copy_to_host(stream_, own_.data(), view);
+    std::vector<std::byte> data(static_cast<size_t>(view.bytes()));
+    copy_to_host(stream_, data.data(), view);
     stream_.synchronize();
-    slices_[tensor].checksum = checksum(own_.data(), size_of(view.dtype), view.count(), 0);
-    writer.append(tensor, own_);
+    slices_[tensor].checksum = checksum(data.data(), size_of(view.dtype), view.count(), 0);
+    writer.append(tensor, data);
   }
 
   Manifest part(Manifest::File file) {
@@ -163,7 +189,6 @@ class Shard {
   std::map<std::string, std::string> metadata_{{"format", "pt"}};
   std::map<std::string, int> names_;
   std::vector<Chunk> chunks_;
-  std::vector<std::byte> own_;
 };
 
 }  // namespace

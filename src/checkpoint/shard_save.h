@@ -22,6 +22,7 @@ struct ShardContents {
   std::span<const NamedView> extras = {};  // whole f32 tensors of the model besides parameters, on
                                            // the stream's device, which this rank writes
   DType model_dtype = DType::f32;          // of the masters in the file: f32, bf16 or f16
+  int threads = 0;                         // that make chunks; 0: by the bytes (chunk_threads.h)
 };
 
 // Writes `folder`/`name` and returns this rank's part of the manifest; no file when it has nothing

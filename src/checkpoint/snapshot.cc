@@ -140,6 +140,7 @@ void Snapshot::take(ParameterStore& store, std::span<const NamedView> extras, St
 }
 
 void Snapshot::finish(Stream& host) {
+  use_on_this_thread(memory_.device());
   begin_.synchronize();  // states in host memory are those of the last step
   for (size_t i = 0; i < runs_.size(); ++i) {
     for (const Copy& c : on_host_[i]) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));

@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <deque>
 #include <map>
 
 #include "base/check.h"
 #include "checkpoint/box.h"
 #include "checkpoint/checksum.h"
+#include "checkpoint/chunk_threads.h"
 #include "checkpoint/listing.h"
 #include "checkpoint/tensor_reader.h"
+#include "device/host_memory.h"
 #include "tensor/convert.h"
 #include "tensor/format.h"
 
@@ -18,27 +20,113 @@ namespace {
 
 constexpr int64_t kChunk = int64_t{4} << 20;  // elements
 
-class StateLoader {
+// Rows of one panel of a tensor of the manifest, and where they go: contiguous.
+struct Task {
+  size_t tensor = 0;
+  Box box;
+  TensorView to;
+  bool on_host = false, counts = false;
+};
+
+// One thread's part of the work: its own files, memory and sums.
+class TaskReader {
  public:
-  StateLoader(const std::string& folder, const Manifest& m, const LoadTargets& targets,
-              Stream& stream)
+  TaskReader(const std::string& folder, const Manifest& m, Stream& stream)
       : manifest_(m),
-        targets_(targets),
         stream_(stream),
         reader_(folder, m),
         sums_(m.tensors.size()),
         copied_{Event(stream.device()), Event(stream.device())} {
-    for (size_t i = 0; i < m.tensors.size(); ++i)
-      places_[{m.tensors[i].name, m.tensors[i].state}] = i;
+    if (!stream.on_gpu()) return;
+    for (Buffer& b : staging_)
+      b = Buffer(stream.device(), kChunk * 4, "checkpoint, a chunk", Buffer::Kind::pinned);
   }
 
-  std::vector<uint64_t> load() {
-    stream_.synchronize();  // host memory of states is idle
-    for (const FlatState& s : targets_.states)
-      for (const RankSlices::Piece& p : targets_.slices.pieces) load_piece(s, p);
-    for (const NamedView& v : targets_.extras) load_extra(v);
-    stream_.synchronize();
-    return std::move(sums_);
+  // f32 and bf16 are what states are.
+  void read(const Task& t) {
+    const Manifest::Tensor& saved = manifest_.tensors[t.tensor];
+    const bool host = t.on_host || !stream_.on_gpu();
+    const bool same = saved.dtype == t.to.dtype;
+    std::byte* target = t.to.data;
+    if (!host) {
+      use_on_this_thread(stream_.device());
+      target = staging(t.to.bytes());
+    }
+    std::byte* raw = target;
+    if (!same) {
+      raw_.resize(static_cast<size_t>(t.to.count() * size_of(saved.dtype)));
+      raw = raw_.data();
+    }
+    reader_.read(t.tensor, t.box, raw);
+    if (t.counts)
+      sums_[t.tensor] +=
+          checksum_of(box_of({}, saved.shape), t.box, 0, t.box.count(), size_of(saved.dtype), raw);
+    if (!same) convert(saved.dtype, raw, t.to.count(), t.to.dtype, target);
+    if (host) return;
+    copy_to_device(stream_, t.to, target);
+    copied_[turn_].record(stream_);
+  }
+
+  const std::vector<uint64_t>& sums() const { return sums_; }
+
+ private:
+  void convert(DType from, const std::byte* data, int64_t n, DType to, std::byte* out) {
+    if (to == DType::f32) return convert_to_f32(from, data, n, reinterpret_cast<float*>(out));
+    floats_.resize(static_cast<size_t>(n));
+    convert_to_f32(from, data, n, floats_.data());
+    convert_from_f32(to, floats_.data(), n, out);
+  }
+
+  // Pinned memory, of two pieces that take turns.
+  std::byte* staging(int64_t bytes) {
+    turn_ ^= 1;
+    Buffer& buffer = staging_[turn_];
+    copied_[turn_].synchronize();
+    if (buffer.bytes() < bytes)  // a row that is longer than a chunk
+      buffer = Buffer(stream_.device(), bytes, "checkpoint, a chunk", Buffer::Kind::pinned);
+    return buffer.data();
+  }
+
+  const Manifest& manifest_;
+  Stream& stream_;
+  TensorReader reader_;
+  std::vector<uint64_t> sums_;
+  std::vector<std::byte> raw_;
+  std::vector<float> floats_;
+  std::array<Buffer, 2> staging_;
+  std::array<Event, 2> copied_;
+  size_t turn_ = 0;
+};
+
+class StateLoader {
+ public:
+  StateLoader(const Manifest& m, const LoadTargets& targets) : targets_(targets) {
+    for (size_t i = 0; i < m.tensors.size(); ++i)
+      places_[{m.tensors[i].name, m.tensors[i].state}] = i;
+    for (const FlatState& s : targets.states)
+      for (const RankSlices::Piece& p : targets.slices.pieces) add_piece(s, p);
+    for (const NamedView& v : targets.extras)
+      tasks_.push_back({.tensor = place(v.name, SavedState::model),
+                        .box = box_of({}, v.view.shape),
+                        .to = v.view,
+                        .counts = targets.counts_extras});
+  }
+
+  std::vector<uint64_t> load(const std::string& folder, const Manifest& m, Stream& stream) const {
+    stream.synchronize();  // host memory of states is idle
+    int64_t bytes = 0;
+    for (const Task& t : tasks_) bytes += t.to.bytes();
+    const int threads = targets_.threads > 0 ? targets_.threads : chunk_threads(bytes);
+    std::deque<TaskReader> readers;
+    for (int i = 0; i < threads; ++i) readers.emplace_back(folder, m, stream);
+    on_chunk_threads(threads, static_cast<int64_t>(tasks_.size()), [&](int thread, int64_t i) {
+      readers[static_cast<size_t>(thread)].read(tasks_[static_cast<size_t>(i)]);
+    });
+    stream.synchronize();
+    std::vector<uint64_t> sums(m.tensors.size());
+    for (const TaskReader& r : readers)
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += r.sums()[i];
+    return sums;
   }
 
  private:
@@ -49,7 +137,7 @@ class StateLoader {
   }
 
   // A piece is whole rows of one panel, or of several that lie without gaps.
-  void load_piece(const FlatState& state, const RankSlices::Piece& piece) {
+  void add_piece(const FlatState& state, const RankSlices::Piece& piece) {
     const auto& [slice, mine] = targets_.slices.slices[piece.slice];
     const size_t tensor = place(slice.name, state.state);
     const Box all = box_of(slice.origin, slice.extent);
@@ -63,68 +151,18 @@ class StateLoader {
         part.origin[1] = all.origin[1] + row;
         part.extent[1] = std::min(step, all.extent[1] - row);
         const int64_t flat = piece.flat + done + row * all.extent[2];
-        load_box(tensor, part, state.view.rows(flat, flat + part.count()), state.on_host, mine);
+        tasks_.push_back({.tensor = tensor,
+                          .box = part,
+                          .to = state.view.rows(flat, flat + part.count()),
+                          .on_host = state.on_host,
+                          .counts = mine});
       }
     }
   }
 
-  void load_extra(const NamedView& v) {
-    const Shape& shape = v.view.shape;
-    Box box = box_of({}, shape);
-    load_box(place(v.name, SavedState::model), box, v.view, false, targets_.counts_extras);
-  }
-
-  // Elements of a box into `to`, contiguous; f32 and bf16 are what states are.
-  void load_box(size_t tensor, const Box& box, const TensorView& to, bool on_host, bool counts) {
-    const Manifest::Tensor& saved = manifest_.tensors[tensor];
-    const bool host = on_host || !stream_.on_gpu();
-    const bool same = saved.dtype == to.dtype;
-    std::byte* target = to.data;
-    if (!host) target = staging(to.bytes());
-    std::byte* raw = target;
-    if (!same) {
-      raw_.resize(static_cast<size_t>(to.count() * size_of(saved.dtype)));
-      raw = raw_.data();
-    }
-    reader_.read(tensor, box, raw);
-    if (counts)
-      sums_[tensor] +=
-          checksum_of(box_of({}, saved.shape), box, 0, box.count(), size_of(saved.dtype), raw);
-    if (!same) convert(saved.dtype, raw, to.count(), to.dtype, target);
-    if (host) return;
-    copy_to_device(stream_, to, target);
-    copied_[turn_].record(stream_);
-  }
-
-  void convert(DType from, const std::byte* data, int64_t n, DType to, std::byte* out) {
-    if (to == DType::f32) return convert_to_f32(from, data, n, reinterpret_cast<float*>(out));
-    floats_.resize(static_cast<size_t>(n));
-    convert_to_f32(from, data, n, floats_.data());
-    convert_from_f32(to, floats_.data(), n, out);
-  }
-
-  // Pinned memory, of two pieces that take turns.
-  std::byte* staging(int64_t bytes) {
-    turn_ ^= 1;
-    Buffer& buffer = staging_[turn_];
-    copied_[turn_].synchronize();
-    if (buffer.bytes() < bytes)
-      buffer = Buffer(stream_.device(), std::max(bytes, kChunk * 4), "checkpoint, a chunk",
-                      Buffer::Kind::pinned);
-    return buffer.data();
-  }
-
-  const Manifest& manifest_;
   const LoadTargets& targets_;
-  Stream& stream_;
-  TensorReader reader_;
-  std::vector<uint64_t> sums_;
   std::map<std::pair<std::string, SavedState>, size_t> places_;
-  std::vector<std::byte> raw_;
-  std::vector<float> floats_;
-  std::array<Buffer, 2> staging_;
-  std::array<Event, 2> copied_;
-  size_t turn_ = 0;
+  std::vector<Task> tasks_;
 };
 
 }  // namespace
@@ -167,7 +205,7 @@ void check_tensors(const Manifest& m, const std::string& folder, std::span<const
 
 std::vector<uint64_t> load_states(const std::string& folder, const Manifest& m,
                                   const LoadTargets& targets, Stream& stream) {
-  return StateLoader(folder, m, targets, stream).load();
+  return StateLoader(m, targets).load(folder, m, stream);
 }
 
 }  // namespace nereus

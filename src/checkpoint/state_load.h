@@ -1,5 +1,6 @@
 // A rank's states from a checkpoint of any layout: of every slice that the rank keeps, the parts of
-// saved slices that make it up are read, in chunks, into the flat buffers. Types are converted.
+// saved slices that make it up are read by several threads, in chunks, into the flat buffers. Types
+// are converted.
 #pragma once
 
 #include <span>
@@ -17,6 +18,7 @@ struct LoadTargets {
   std::span<const FlatState> states;
   std::span<const NamedView> extras = {};  // whole f32 tensors besides parameters, on the device
   bool counts_extras = false;              // this rank's checksum of them is the world's
+  int threads = 0;                         // that read; 0: by the bytes (chunk_threads.h)
 };
 
 // Are the tensors those of the model, each with its shape, of all `states`? `extras` are there as

@@ -15,6 +15,9 @@ int device_count();
 // generation; the message says what was found and what to do.
 void use_device(int index);
 
+// The same without the checks, once they have been made: for threads that come later.
+void use_device_again(int index);
+
 struct DeviceProperties {
   std::string name;
   int64_t memory_bytes = 0;

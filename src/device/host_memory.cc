@@ -21,6 +21,12 @@ void touch(std::byte* memory, int64_t bytes) {
 
 }  // namespace
 
+void use_on_this_thread([[maybe_unused]] Device device) {
+#ifdef NEREUS_CUDA
+  if (device.kind == Device::Kind::cuda) cuda::use_device_again(device.index);
+#endif
+}
+
 void call_on_host(Stream& stream, std::function<void()> work) {
   if (stream.on_cpu()) return work();
 #ifdef NEREUS_CUDA

@@ -31,12 +31,13 @@ class HostMemory {
 
   std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
 
   // Enqueues a copy to the byte `to` of this memory and those after it. All of it has been made.
   void copy_here(Stream&, int64_t to, ConstTensorView from) const;
 
  private:
-  [[maybe_unused]] Device device_;
+  Device device_;
   int64_t bytes_;
   std::string what_;
   std::byte* data_ = nullptr;
@@ -45,6 +46,10 @@ class HostMemory {
   [[maybe_unused]] bool pinned_ = false;  // what was made
   std::atomic<bool> stop_{false};
 };
+
+// A thread that was not there when the device's stream was made calls it before it uses the stream
+// or its events.
+void use_on_this_thread(Device);
 
 // Calls `work` when the stream has come so far, and what is enqueued later waits for it. On a GPU
 // that is on another thread, and `work` may not use the device; on the CPU it is called at once.

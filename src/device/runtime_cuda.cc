@@ -67,6 +67,8 @@ void use_device(int index) {
   NEREUS_CUDA_CALL(cudaSetDevice(index));
 }
 
+void use_device_again(int index) { NEREUS_CUDA_CALL(cudaSetDevice(index)); }
+
 DeviceProperties properties(int index) {
   cudaDeviceProp p{};
   NEREUS_CUDA_CALL(cudaGetDeviceProperties(&p, index));
