@@ -128,7 +128,8 @@ echo '3|RUNNING|00:01:00|2026-11-28T17:03:00|n1|0:0')");
   EXPECT_THAT(known, HasSubstr("TFLOPS/GPU  Tokens/s/GPU  Goodput\n"));
   EXPECT_THAT(known, HasSubstr("       1234.00    93.1%\n"));
   EXPECT_THAT(known, HasSubstr("2026-11-28 17:02  CANCELLED     00:00:05\n"));
-  EXPECT_THAT(details(*database.job(1), {}, "", "93.1%"), testing::EndsWith("\nGoodput      : 93.1%"));
+  EXPECT_THAT(details(*database.job(1), {}, "", "93.1%"),
+              testing::EndsWith("\nGoodput      : 93.1%"));
 }
 
 TEST_F(Jobs, AWaitingJobSaysWhyAndARunningOneHowFarItIs) {
