@@ -197,10 +197,17 @@ std::string name_of_tag(const std::string& tag) {
       {"memory/max_reserved(GiB)", "memory_gib"},
       {"memory/max_reserved(%)", "memory_percent"},
       {"n_tokens_seen", "tokens_seen"},
+      {"loss_metrics/global_max_loss", "max_loss"},
       {"validation_metrics/loss", "validation_loss"},
   };
-  const auto known = kNames.find(tag);
-  return known == kNames.end() ? tag : known->second;
+  if (const auto known = kNames.find(tag); known != kNames.end()) return known->second;
+  // Nereus' own are group/name(unit).
+  const size_t slash = tag.find('/'), unit = tag.find('(');
+  if (slash == std::string::npos || unit == std::string::npos || unit < slash) return tag;
+  const std::string group = tag.substr(0, slash), name = tag.substr(slash + 1, unit - slash - 1);
+  if (group == "step_parts") return name + "_seconds";
+  if (group == "experts") return "expert_" + name;
+  return group == "throughput" ? name : tag;
 }
 
 // Of save_for_all_ranks, ".../rank_3/..."; -1: of another folder.

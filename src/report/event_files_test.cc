@@ -61,6 +61,13 @@ TEST_F(EventFiles, ReadsTorchTitansTagsUnderTheNamesOfMetrics) {
   EXPECT_THAT(run.notes, IsEmpty());
 }
 
+TEST_F(EventFiles, OurOwnTagsHaveTheNamesOfMetricsToo) {
+  EXPECT_EQ(name_of_tag("throughput/tflops_causal(TFLOP/s)"), "tflops_causal");
+  EXPECT_EQ(name_of_tag("step_parts/wait(s)"), "wait_seconds");
+  EXPECT_EQ(name_of_tag("experts/load_p95(ratio)"), "expert_load_p95");
+  EXPECT_EQ(name_of_tag("memory/num_ooms"), "memory/num_ooms");
+}
+
 TEST_F(EventFiles, ALaterStartReplacesSteps) {
   write("tb/events.out.tfevents.1759400000.host.1.0", scalars(1000, 1, 12) + scalars(1020, 10, 11));
   write("tb/events.out.tfevents.1759500000.host.2.0",

@@ -184,6 +184,28 @@ TEST_F(OwnRun, ReadsExpertsOverAnEvenShare) {
   EXPECT_THAT(run.experts.samples.front().bias, ElementsAre(0.5F, -0.5F, 0, 1, 0, 0));
 }
 
+TEST_F(OwnRun, ReadsTheLastMemorySnapshotOfEveryRank) {
+  write("metrics.jsonl", steps(1, 3));
+  write("memory_snapshot/iteration_9/rank0_memory_snapshot.json", "{\"owners\":[]}");
+  const auto snapshot = [&](int rank, int bytes) {
+    write(fmt::format("memory_snapshot/iteration_10/rank{}_memory_snapshot.json", rank),
+          fmt::format(R"({{"owners":[{{"owner":"weights","bytes":{}}}],"series":[)"
+                      R"({{"time":0.5,"action":"F","live":{{"kept":7,"pass":{}}}}}]}})",
+                      bytes, rank));
+  };
+  snapshot(1, 20);
+  snapshot(0, 10);
+  write("memory_snapshot/iteration_10/rank2_memory_snapshot.json", "half");
+  const Run run = read_run(folder_);
+  EXPECT_EQ(run.memory.source, "iteration_10");
+  ASSERT_EQ(run.memory.ranks.size(), 2U);
+  EXPECT_EQ(run.memory.ranks[1].owners.at(0).bytes, 20);
+  EXPECT_THAT(run.memory.times, ElementsAre(0.5));
+  EXPECT_THAT(run.memory.use, ElementsAre(testing::Pair("kept", ElementsAre(7)),
+                                          testing::Pair("pass", ElementsAre(0))));
+  EXPECT_THAT(run.notes, ElementsAre(HasSubstr("rank2_memory_snapshot.json: no memory snapshot")));
+}
+
 TEST_F(OwnRun, ReadsAHugeFileInBoundedMemory) {
   // Most of it is a hole, which reads as one line that is none; lines before and behind it count.
   const std::string file = write("metrics.jsonl", steps(1, 20'000));

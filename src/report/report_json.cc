@@ -221,14 +221,15 @@ ordered_json json_of(const Experts& e, size_t bytes) {
 }
 
 ordered_json json_of(const Memory& m) {
-  ordered_json out = {{"source", m.source}, {"series", m.series}};
+  ordered_json out = {{"source", m.source}, {"times", m.times}};
   out["ranks"] = ordered_json::array();
   for (const Memory::Rank& r : m.ranks) {
     ordered_json rows = ordered_json::array();
     for (const Memory::Owner& o : r.owners) rows.push_back({o.name, o.bytes});
     out["ranks"].push_back({{"rank", r.rank}, {"owners", std::move(rows)}});
   }
-  out["values"] = m.values;
+  out["use"] = ordered_json::array();
+  for (const auto& [name, values] : m.use) out["use"].push_back({name, values});
   return out;
 }
 

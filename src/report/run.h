@@ -78,9 +78,9 @@ struct Memory {
   };
   std::string source;  // "iteration_10"
   std::vector<Rank> ranks;
-  // Of the first rank: bytes by owner over the step, where the snapshot has them.
-  std::vector<std::string> series;
-  std::vector<std::vector<double>> values;  // [series][moments]
+  // Of the first rank over the step, where its snapshot has it: seconds, and bytes in use.
+  std::vector<double> times;
+  std::vector<std::pair<std::string, std::vector<double>>> use;  // "kept", "edges", "pass"
 };
 
 // Operations a token over TorchTitan's count, by the other conventions.

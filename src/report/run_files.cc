@@ -85,6 +85,38 @@ double recompute_share(const JobConfig& config) {
   }
 }
 
+// [{"time": seconds, "live": {"kept": bytes, ...}}, ...]: of many moments those in which most is in
+// use.
+void read_use(const json& series, Memory& m) {
+  constexpr size_t kMost = 800;
+  m.times.clear();
+  m.use.clear();
+  if (!series.is_array()) return;
+  const size_t stride = series.size() / kMost + 1;
+  for (size_t begin = 0; begin < series.size(); begin += stride) {
+    const json* most = nullptr;
+    double bytes = -1;
+    for (size_t i = begin; i < std::min(series.size(), begin + stride); ++i) {
+      const json& at = series[i];
+      if (!at.is_object() || !at.value("time", json()).is_number()) continue;
+      double sum = 0;
+      const json live = at.value("live", json::object());
+      for (const auto& [name, x] : live.items()) sum += x.is_number() ? x.get<double>() : 0;
+      if (sum > bytes) most = &at;
+      bytes = std::max(bytes, sum);
+    }
+    if (most == nullptr) continue;
+    const json live = most->value("live", json::object());
+    if (m.use.empty())
+      for (const auto& [name, x] : live.items()) m.use.emplace_back(name, std::vector<double>());
+    m.times.push_back(most->at("time").get<double>());
+    for (auto& [name, values] : m.use) {
+      const json x = live.value(name, json());
+      values.push_back(x.is_number() ? x.get<double>() : 0);
+    }
+  }
+}
+
 void learn_from(const std::string& text, const std::string& path, Run& run) {
   LoadedConfig loaded;
   try {
@@ -191,6 +223,7 @@ void read_memory(const std::string& folder, Run& run) {
   if (last < 0) return;
   Memory& m = run.memory;
   m.source = newest.filename().string();
+  int lowest = 0;
   for (const auto& entry : entries_of(newest, error)) {
     const std::string name = entry.path().filename().string();
     int rank = 0;
@@ -199,14 +232,19 @@ void read_memory(const std::string& folder, Run& run) {
       continue;
     std::ifstream in(entry.path());
     const json snapshot = json::parse(in, nullptr, false);
-    if (!snapshot.is_object() || !snapshot.contains("rows") || !snapshot["rows"].is_array()) {
+    const json owners = snapshot.is_object() ? snapshot.value("owners", json()) : json();
+    if (!owners.is_array()) {
       run.notes.push_back(fmt::format("{}: no memory snapshot; left out.", name));
       continue;
     }
     Memory::Rank r{.rank = rank, .owners = {}};
-    for (const json& row : snapshot["rows"])
+    for (const json& row : owners)
       if (row.is_object() && row.value("bytes", json()).is_number())
         r.owners.push_back({row.value("owner", std::string("?")), row["bytes"].get<double>()});
+    if (m.ranks.empty() || rank < lowest) {
+      lowest = rank;
+      read_use(snapshot.value("series", json()), m);
+    }
     m.ranks.push_back(std::move(r));
   }
   std::sort(m.ranks.begin(), m.ranks.end(),

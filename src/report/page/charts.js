@@ -88,12 +88,12 @@ class Chart {
       grid: {stroke: () => css("--line-soft"), width: 1}, ...more});
     this.u = new uPlot({
       width: this.plot.clientWidth || 300, height: this.height, padding: [8, 18, 0, 0],
-      cursor: {sync: {key: "steps", setSeries: false}, y: false, points: {size: 7},
-               drag: {x: true, y: false, dist: 6}, bind: {dblclick: () => () => zoomTo(null)}},
+      cursor: {sync: this.alone ? undefined : {key: "steps", setSeries: false}, y: false, points: {size: 7},
+               drag: {x: !this.alone, y: false, dist: 6}, bind: {dblclick: () => () => zoomTo(null)}},
       legend: {show: false},
-      scales: {x: {time: false, range: () => { const [a, b] = shown(); return [a, b > a ? b : a + 1]; }},
+      scales: {x: {time: false, range: () => { const [a, b] = this.alone || shown(); return [a, b > a ? b : a + 1]; }},
                y: {distr: this.log && this.log() ? 3 : 1, range: this.log && this.log() ? undefined : scaleOf(this)}},
-      axes: [axis({values: (u, v) => v.map((x) => (Number.isInteger(x) ? short(x, 4) : "")), size: 30, grid: {show: false}}),
+      axes: [axis({values: (u, v) => v.map((x) => (Number.isInteger(x) || this.alone ? short(x, 4) : "")), size: 30, grid: {show: false}}),
              axis({values: (u, v) => v.map((x) => (x === null ? "" : short(x, 4))), size: (u, values) =>
                Math.max(38, 12 + 7 * Math.max(0, ...(values || []).map((t) => t.length))), gap: 6})],
       series: [{}, ...this.lines.map((l) => ({
@@ -113,7 +113,7 @@ class Chart {
           zoomTo(a, b);
         }],
         setCursor: [(u) => this.values(u.cursor.idx)],
-        drawAxes: [(u) => this.marks(u)],
+        drawAxes: [(u) => this.alone || this.marks(u)],
       },
     }, data, this.plot);
     this.values(null);
@@ -148,7 +148,7 @@ class Chart {
   values(idx) {
     const u = this.u;
     const items = [];
-    if (known(idx) && u) items.push(el("span", {class: "item"}, "step ", el("b", {}, group(u.data[0][idx], 0))));
+    if (known(idx) && u) items.push(el("span", {class: "item"}, this.alone ? "at " : "step ", el("b", {}, this.alone ? figure(u.data[0][idx]) : group(u.data[0][idx], 0))));
     this.lines.forEach((l, i) => {
       if (l.quiet) return;
       let y = null;

@@ -45,7 +45,8 @@ function stepCard(grid) {
   parts.forEach((p) => kShown.add(p));
   if (several || !parts.length)
     return figures(grid, "Step time", "s", [{name: "step_seconds", label: "step"}, ...(several ? [{name: "data_seconds", label: "waiting for data"}] : [])], {smooths: true});
-  const label = (n) => (n === "data_seconds" ? "waiting for data" : n.replace(/_seconds$/, "").replaceAll("_", " "));
+  const names = {data: "waiting for data", enqueue: "enqueueing", wait: "waiting for the device", save: "saving"};
+  const label = (n) => ((name) => names[name] || name.replaceAll("_", " "))(n.replace(/_seconds$/, ""));
   const r = runs[0], whole = curve(r, "step_seconds");
   card(grid, "Step time", "s, by part", {stacked: true, smooths: true, makeLines() {
     // Highest first, so that lower areas are drawn over it: step, then sums of ever fewer parts.
@@ -56,7 +57,7 @@ function stepCard(grid) {
     const sums = parts.map((_, k) => x.map((__, i) => parts.slice(0, k + 1).reduce((s, ___, j) => s + (filled[j + 1][i] || 0), 0)));
     const at = (ys) => (idx) => (idx === null ? last(ys) : ys[Math.min(idx, ys.length - 1)]);
     const rest = filled[0].map((y, i) => (y === null ? null : Math.max(0, y - last(sums)[i])));
-    const lines = [{x, y: filled[0], label: "computing and communicating", color: () => color(0), width: 1, fill: true, of: at(rest)}];
+    const lines = [{x, y: filled[0], label: parts.includes("wait_seconds") ? "other" : "computing and communicating", color: () => color(0), width: 1, fill: true, of: at(rest)}];
     for (let k = parts.length - 1; k >= 0; --k)
       lines.push({x, y: sums[k], label: label(parts[k]), color: () => color(k + 1), width: 1, fill: true, of: at(filled[k + 1])});
     return lines;

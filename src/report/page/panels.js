@@ -123,7 +123,7 @@ function measureTable() {
 }
 
 function memorySection() {
-  const cards = runs.filter((r) => r.details.memory).map((r) => {
+  const cards = runs.filter((r) => r.details.memory).flatMap((r) => {
     const m = r.details.memory, host = el("div", {});
     const show = (k) => {
       const rows = m.ranks[k].owners.slice().sort((a, b) => b[1] - a[1]), total = rows.reduce((s, o) => s + o[1], 0), most = rows.length ? rows[0][1] : 1;
@@ -133,10 +133,22 @@ function memorySection() {
     };
     const pick = m.ranks.length > 1 ? el("select", {"aria-label": "Rank", onchange: (e) => show(+e.target.value)}, m.ranks.map((k, i) => el("option", {value: i}, `rank ${k.rank}`))) : null;
     show(0);
-    return el("div", {class: "card wide"}, el("header", {}, el("h3", {}, several ? `By owner: ${r.summary.name}` : "By owner", el("span", {class: "unit"}, m.source.replace("_", " "))),
+    const owners = el("div", {class: "card wide"}, el("header", {}, el("h3", {}, several ? `By owner: ${r.summary.name}` : "By owner", el("span", {class: "unit"}, m.source.replace("_", " "))),
       el("span", {class: "spring"}), pick), host);
+    return m.use.length && m.times.length > 1 ? [owners, useCard(r, m)] : [owners];
   });
   if (cards.length) section("memory", "Memory", el("div", {class: "grid"}, cards));
+}
+
+// Activations over a step, one kind upon the other, on a scale of its own.
+function useCard(r, m) {
+  const host = el("div", {class: "card wide"}, el("header", {}, el("h3", {}, several ? `Activations over a step: ${r.summary.name}` : "Activations over a step",
+    el("span", {class: "unit"}, `MiB by ms, rank ${m.ranks[0].rank}`))));
+  const unit = 2 ** 20, x = m.times.map((t) => 1e3 * t);
+  new Chart(host, {stacked: true, alone: [x[0], last(x)], showsStarts: false, makeLines: () => m.use.map(([name, values], k) => ({
+    x, y: x.map((_, i) => m.use.slice(0, k + 1).reduce((s, u) => s + u[1][i], 0) / unit), label: name, color: () => color(k), width: 1, fill: true,
+    of: (i) => values[i === null ? values.length - 1 : Math.min(i, values.length - 1)] / unit})).reverse()});
+  return host;
 }
 
 const kMarks = {start: "▶", resume: "↻", checkpoint: "▾", validation: "◆", warning: "!", error: "✕", nonfinite: "✕", signal: "■", end: "■", rerun: "⟲", skip: "»"};
