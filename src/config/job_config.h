@@ -173,6 +173,7 @@ struct JobConfig {
     int64_t keep_every = 0;        // ours: steps that are never deleted
     double interval_minutes = 0;   // ours: in addition to `interval`
     double stop_lead_seconds = 0;  // ours: from the signal to stop to the end; 0: not known
+    bool verify = false;           // ours: what was written is read back
     Strings exclude_from_loading;
     bool enable_first_step_checkpoint = false, create_seed_checkpoint = false, load_only = false;
   } checkpoint;

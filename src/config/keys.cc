@@ -297,6 +297,7 @@ void model_keys(Table& t, JobConfig& c) {
   t.choice("async_mode", k.async_mode,
            "saves in the step, or from a copy in host memory (on a GPU always pinned) beside steps",
            {"disabled", "async", "async_with_pinned_mem"});
+  t.works("verify", k.verify, "read each file back once it is on the disk, and compare checksums");
   t.count("keep_latest_k", k.keep_latest_k, "checkpoints that are kept; 0: all", 0);
   t.count("keep_every", k.keep_every, "multiples of it are never deleted; 0: none are", 0);
   t.count("load_step", k.load_step, "the step to go on from; later ones are set aside", 0)

@@ -163,23 +163,24 @@ TEST(Keys, AreTorchTitansWithTheirTypesAndDefaults) {
   }
   EXPECT_EQ(count, 132u);
   for (const auto& [name, value] : ours)  // what is left is ours, and says so
-    EXPECT_TRUE(
-        name.starts_with("model_overrides.") || name.starts_with("numerics.") ||
-        name.starts_with("data.") || name.starts_with("cpu.") || name.starts_with("device.") ||
-        name == "model.hf_config" || name == "activation_checkpoint.recompute" ||
-        name == "activation_checkpoint.keep_attention" ||
-        name == "activation_checkpoint.gate_up_every" ||
-        name == "parallelism.pipeline_parallel_pending_wgrads" ||
-        name == "parallelism.reduce_each_microbatch" || name == "checkpoint.interval_minutes" ||
-        name == "checkpoint.keep_every" || name == "checkpoint.stop_lead_seconds" ||
-        name == "job.resume_command" || name == "training.skip_steps" ||
-        name == "optimizer.moment_dtype" || name == "optimizer.master_dtype" ||
-        name == "optimizer.offload" || name == "parallelism.expert_capacity_factor" ||
-        name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
-        name == "metrics.histogram_freq" || name == "metrics.grad_norm_by_layer" ||
-        name == "metrics.wandb_sync" || name == "metrics.prometheus_port" ||
-        name == "metrics.prometheus_address" || name == "training.debug_moe_skew_percent" ||
-        name == "profiling.ranks" || name == "model.torchtitan_args")
+    EXPECT_TRUE(name.starts_with("model_overrides.") || name.starts_with("numerics.") ||
+                name.starts_with("data.") || name.starts_with("cpu.") ||
+                name.starts_with("device.") || name == "model.hf_config" ||
+                name == "activation_checkpoint.recompute" ||
+                name == "activation_checkpoint.keep_attention" ||
+                name == "activation_checkpoint.gate_up_every" ||
+                name == "parallelism.pipeline_parallel_pending_wgrads" ||
+                name == "parallelism.reduce_each_microbatch" ||
+                name == "checkpoint.interval_minutes" || name == "checkpoint.keep_every" ||
+                name == "checkpoint.verify" || name == "checkpoint.stop_lead_seconds" ||
+                name == "job.resume_command" || name == "training.skip_steps" ||
+                name == "optimizer.moment_dtype" || name == "optimizer.master_dtype" ||
+                name == "optimizer.offload" || name == "parallelism.expert_capacity_factor" ||
+                name == "parallelism.expert_dispatcher" || name == "parallelism.expert_overlap" ||
+                name == "metrics.histogram_freq" || name == "metrics.grad_norm_by_layer" ||
+                name == "metrics.wandb_sync" || name == "metrics.prometheus_port" ||
+                name == "metrics.prometheus_address" || name == "training.debug_moe_skew_percent" ||
+                name == "profiling.ranks" || name == "model.torchtitan_args")
         << name;
 }
 

@@ -214,7 +214,8 @@ SaveTogether RunCheckpoint::together(const RunState& now, const std::string& dat
                     whole.data.at(fact["dp"].get<size_t>()) = fact["data"].get<std::string>();
                 }
                 return to_json(whole);
-              }};
+              },
+          .verify = config_.checkpoint.verify};
 }
 
 // Returns what went wrong, or "".
