@@ -82,6 +82,8 @@ double processes(int n, const std::function<std::function<void()>(int)>& make) {
       children.push_back(child);
       continue;
     }
+    ::close(ready[0]);
+    ::close(start[1]);  // ends the wait if the parent dies
     int code = 0;
     try {
       const std::function<void()> work = make(r);
