@@ -85,8 +85,9 @@ class Writer {
 
   void count(const char* name, int64_t time, const std::string& args) {
     event();
-    out_ += fmt::format(R"({{"ph":"C","name":"{}","pid":{},"ts":{},"args":{{{}}}}})", name, host_,
-                        microseconds(time - from_), args);
+    out_ +=
+        fmt::format(R"({{"ph":"C","name":"{}","cat":"counter","pid":{},"ts":{},"args":{{{}}}}})",
+                    name, host_, microseconds(time - from_), args);
   }
 
   std::string end() { return std::move(out_) + "\n]}\n"; }
