@@ -82,6 +82,7 @@ int run_train(int argc, char** argv) {
       throw;
     }
     report();
+    trainer->say_how_to_go_on();
     // Here, while no process of the others has ended: a launcher may end all with it.
     if (!trainer->data_error().empty())
       std::fprintf(stderr, "error: %s\n", trainer->data_error().c_str());

@@ -83,7 +83,7 @@ bool use_up_quota(uint32_t bytes) {
 
 // Runs ARGUMENTS without any quota left, and tells what it said.
 const test::ChildFunction runs_without_quota("storage_limits", [] {
-  if (!use_up_quota(4096)) return test::tell("no filter of system calls");
+  if (!use_up_quota(16 << 10)) return test::tell("no filter of system calls");
   test::tell(test::error_of(
       [] { test::train_on(2, nlohmann::json::parse(test::given("ARGUMENTS")).get<Arguments>()); }));
 });

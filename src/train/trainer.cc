@@ -280,7 +280,7 @@ int Trainer::end_run(int64_t step) {
                        .first_validation = validation_->first().value_or(0),
                        .last_validation = validation_->last(),
                        .data = of_all_ranks(loader_->status(), stream_, all_)});
-  if (step < t.steps) say_how_to_go_on();
+  unfinished_ = step < t.steps;
   if (signal_ == kNoMoreData) tell_why_no_data();
   const int code = signal_ == kNoMoreData  ? Error(Fault::kIo, "").exit_code()
                    : signal_ == kStopAsked ? kExitStopped
@@ -297,8 +297,8 @@ int Trainer::end_run(int64_t step) {
   return code;
 }
 
-// The last line of a run that is not finished.
 void Trainer::say_how_to_go_on() const {
+  if (!unfinished_) return;
   const int64_t saved = checkpoint_->newest_step();
   const int64_t steps = config_.training.steps;
   if (saved < 0) {

@@ -43,6 +43,8 @@ class Trainer {
   // code, the same on every rank: 0, 128 + the signal's number, kExitStopped, or that of
   // Error{kIo}.
   int run();
+  // The last line of a run that is not finished, after run(): the command by which it goes on.
+  void say_how_to_go_on() const;
   // Of rank 0, after run(): why the data set could not be read on; "" otherwise.
   const std::string& data_error() const { return data_error_; }
 
@@ -69,7 +71,6 @@ class Trainer {
   void enqueue(int64_t step);
   int asked();
   void tell_why_no_data();
-  void say_how_to_go_on() const;
   void confirm(int64_t step);
   void name_step_in_device_errors(int64_t step, const std::function<void()>& work) const;
 
@@ -104,6 +105,7 @@ class Trainer {
   StepResult result_;                                 // of the step confirmed last
   int signal_ = 0;                                    // the highest that a rank told of
   bool out_of_data_ = false;                          // this rank
+  bool unfinished_ = false;
   std::string data_error_;
   Clock::time_point step_begin_;
   std::vector<double> step_seconds_;

@@ -47,6 +47,7 @@ inline WholeRun train_on(int ranks, Arguments arguments) {
     Trainer trainer(loaded, stream, all, world);
     trainer.set_up();
     const int code = trainer.run();
+    trainer.say_how_to_go_on();
     if (all.rank() != 0) return;
     run.code = code;
     run.data_error = trainer.data_error();
