@@ -6,8 +6,6 @@
 
 namespace nereus::log {
 
-enum class Level;
-
 // While one lives it is told of the messages of the rank that made it, of info and above, from
 // whichever of the rank's threads, also where the rank does not speak. `warning`: or an error. The
 // function is called by the thread that writes and must not write to the log.
@@ -19,8 +17,11 @@ class Listener {
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
 
+  void tell(int rank, bool warning, std::string_view message) const {
+    if (rank == rank_) function_(warning, message);
+  }
+
  private:
-  friend void write(Level, std::string_view);
   int rank_;
   Function function_;
 };

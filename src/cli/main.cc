@@ -27,6 +27,7 @@
 #include "cli/setup.h"
 #include "cli/submit.h"
 #include "cli/tokenize.h"
+#include "cli/top.h"
 #include "cli/train.h"
 
 namespace {
@@ -43,6 +44,7 @@ constexpr Command kCommands[] = {
     {"probe", nereus::run_probe,
      "compute logits, loss, hidden states and gradients of given tokens"},
     {"report", nereus::run_report, "show what a run did; compare several runs"},
+    {"top", nereus::run_top, "a run's figures on the terminal while it goes on"},
     {"eval", nereus::run_eval, "compute loss and perplexity of a checkpoint on a data set"},
     {"generate", nereus::run_generate, "generate text with a checkpoint"},
     {"convert", nereus::run_convert, "convert weights to another type or format"},

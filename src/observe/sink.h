@@ -28,6 +28,7 @@ struct KernelProfile {
 class Sink {
  public:
   virtual ~Sink() = default;
+  virtual void progress(int64_t /*step*/) {}  // it is done; logged or not
   virtual void step(const StepMetrics&) {}
   // Of the step before it, now and then (metrics.histogram_freq).
   virtual void experts(int64_t /*step*/, double /*time*/, const ExpertTable&) {}

@@ -26,6 +26,9 @@ class SinkGroup {
   void add(std::unique_ptr<Sink>);
   bool empty() const { return sinks_.empty(); }
 
+  void progress(int64_t step) {
+    for (const auto& sink : sinks_) sink->progress(step);
+  }
   void step(StepMetrics);
   void experts(int64_t step, const ExpertTable&);
   void validation(ValidationMetrics);

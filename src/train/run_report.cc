@@ -154,7 +154,7 @@ double RunReport::computed_flops() const {
 }
 
 void RunReport::go_on_from(int64_t step, int64_t tokens) {
-  first_step_ = step;
+  first_step_ = confirmed_ = step;
   first_tokens_ = tokens;
 }
 

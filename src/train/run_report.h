@@ -52,6 +52,7 @@ class RunReport {
   void step_confirmed(const StepResult& result) {
     ++interval_.steps;
     interval_.attention_pairs += result.attention_pairs;
+    sinks_.progress(++confirmed_);
   }
   // Of queries and keys in this rank's rows of a step, where attention stops at documents; else 0.
   double attention_pairs(std::span<const int32_t> ids) const;
@@ -106,7 +107,7 @@ class RunReport {
   SinkGroup sinks_;
   RunIdentity identity_;
   Interval interval_;
-  int64_t first_step_ = 0, first_tokens_ = 0;
+  int64_t first_step_ = 0, first_tokens_ = 0, confirmed_ = 0;
   int64_t logged_ = 0;  // steps
 };
 

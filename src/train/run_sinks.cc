@@ -11,6 +11,7 @@
 #include "control/tcp.h"
 #include "observe/jsonl_sinks.h"
 #include "observe/tensorboard_sink.h"
+#include "observe/terminal_sink.h"
 #include "train/wandb_sync.h"
 
 namespace nereus {
@@ -74,7 +75,10 @@ std::string wandb_folder(const JobConfig& config, const WandbSettings& settings)
 
 void add_sinks(SinkGroup& sinks, const JobConfig& config, const RunIdentity& run,
                const RunFolder* folder, bool experts) {
-  sinks.add(std::make_unique<ConsoleSink>(log_in_color(config)));
+  if (folder != nullptr && log::on_terminal())
+    sinks.add(std::make_unique<TerminalSink>(config.training.steps, log_in_color(config)));
+  else
+    sinks.add(std::make_unique<ConsoleSink>(log_in_color(config)));
   if (folder != nullptr) {
     const RunFolder::Files files = folder->new_files();
     sinks.add(std::make_unique<MetricsFileSink>(files.metrics));
