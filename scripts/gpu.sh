@@ -47,7 +47,7 @@ pack() {
   done
   [[ -n ${BEFORE:-} ]] && strip -o "$folder/bin/before" "$BEFORE"
   # Small libraries of this distribution's; CUDA's and the C library's are the other machine's own.
-  ldd "$folder"/bin/* | awk '/=> \// && !/(libc|libm|libdl|libpthread|librt|ld-linux|libgcc|libstdc\+\+|cuda|cublas)/ { print $3 }' |
+  ldd "$folder"/bin/* | awk '/=> \// && !/(lib(c|m|dl|pthread|rt|gcc_s|stdc\+\+)\.so|ld-linux|cuda|cublas)/ { print $3 }' |
     sort -u | xargs -r cp -Lt "$folder/lib"
   rm -rf $gpu && mkdir -p $gpu
   tar -C "$folder" -c bin lib | xz -2 -T0 >$gpu/programs.tar.xz

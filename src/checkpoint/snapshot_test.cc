@@ -100,7 +100,7 @@ struct Case {
 };
 
 void expect_copy_of_states_before_the_update(Device device, const Case& c) {
-  const int64_t slice = device.kind == Device::Kind::cuda ? int64_t{4} << 20 : 1000;
+  const int64_t slice = device.kind == Device::Kind::cuda ? int64_t{1} << 17 : 1000;
   Stream stream = test::stream(device);
   ParameterStore store(device, tensors(16 * slice / 70),
                        {.compute = DType::bf16,
