@@ -1,8 +1,8 @@
 // What NCCL keeps of a rank's GPU memory, by formula, in bytes; of builds without CUDA too.
 //
 // Measured on two H200s over NVLink with NCCL 2.28.9, by its own log of allocations and by the
-// device's free memory. A channel is an SM at work (most_sms() of communicator.h); NCCL connects all
-// rings and trees when a group is made (nccl_library_nccl.cc). Of a group:
+// device's free memory. A channel is an SM at work (most_sms() of communicator.h); NCCL connects
+// all rings and trees when a group is made (nccl_library_nccl.cc). Of a group:
 //   start        4 MiB, and 14 MiB for each of a power of two of channels
 //   ring         12 MiB a channel: 10 for what comes (buffers of three protocols: 4, 4.8 and 0.5
 //                MiB, in pieces of 2 MiB) and 2 for what goes

@@ -4,7 +4,8 @@
 //   streams   Tensors are on this rank's GPU, and so is the stream. Calls enqueue and return: the
 //             host never waits for the device, and for other ranks only in split, in a group's
 //             first all_to_all, in a pair's first recv, and when more messages of a pair are under
-//             way than connect() said, or kMostSends. barrier is a place in the stream, not on the host.
+//             way than connect() said, or kMostSends. barrier is a place in the stream, not on
+//             the host.
 //   sums      NCCL's order, the same on all ranks and in every run of a layout; bf16 is rounded at
 //             each of the up to size() - 1 additions. A maximum with NaN may be either.
 //   order     What ranks call is not compared beforehand. Ranks that disagree, or do not come, are
@@ -30,9 +31,9 @@
 namespace nereus {
 
 inline constexpr size_t kMostSends = 4;
-// Of a pair and direction. With so many channels NCCL's buffers hold a message of 100 MiB: its kernel
-// ends before the receiver comes. With fewer it waits for that on SMs that GEMMs then lack, which
-// made ZBVZeroBubble on two H200s 9 % slower. Over a network a message waits for its receiver
+// Of a pair and direction. With so many channels NCCL's buffers hold a message of 100 MiB: its
+// kernel ends before the receiver comes. With fewer it waits for that on SMs that GEMMs then lack,
+// which made ZBVZeroBubble on two H200s 9 % slower. Over a network a message waits for its receiver
 // whatever the channels.
 inline constexpr int kLinkSms = 32, kNetworkLinkSms = 4;
 constexpr int link_sms(int from, int to) {

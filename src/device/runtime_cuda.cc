@@ -89,8 +89,8 @@ MemoryInfo memory_info(int index) {
 void* make_stream(int index, bool high_priority) {
   use_device(index);
   cudaStream_t stream = nullptr;
-  // The lowest is what streams have that ask for none; the highest is for sends of a pipeline, which
-  // wait on the device for other ranks (comm/nccl_ranks_nccl.cc). Numbers fall as they rise.
+  // The lowest is what streams have that ask for none; the highest is for sends of a pipeline,
+  // which wait on the device for other ranks (comm/nccl_ranks_nccl.cc). Numbers fall as they rise.
   int lowest = 0, highest = 0;
   NEREUS_CUDA_CALL(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
   NEREUS_CUDA_CALL(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,

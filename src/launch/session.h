@@ -49,8 +49,8 @@ struct ThisRank {
   void run(FunctionRef<void()> work);
 };
 
-// Before CUDA is first called, for then it reads the variable. With few queues, as scripts for other
-// programs ask for, a send that waits for its receiver holds up this rank's kernels, and the
+// Before CUDA is first called, for then it reads the variable. With few queues, as scripts for
+// other programs ask for, a send that waits for its receiver holds up this rank's kernels, and the
 // receiver may be waiting in the same way.
 void ask_for_gpu_queues(bool speaks);
 
