@@ -52,7 +52,7 @@ void make_and_use_chunks(int threads, int slots, int64_t n,
   std::vector<bool> made(static_cast<size_t>(slots));
   int64_t next = 0, used = 0;
   std::exception_ptr error;
-  const auto maker = [&] {
+  const auto make_chunks = [&] {
     std::unique_lock lock(mutex);
     for (;;) {
       if (error || next == n) return;
@@ -72,8 +72,8 @@ void make_and_use_chunks(int threads, int slots, int64_t n,
       changed.notify_all();
     }
   };
-  std::vector<std::thread> makers;
-  for (int t = 0; t < threads; ++t) makers.emplace_back(maker);
+  std::vector<std::thread> running;
+  for (int t = 0; t < threads; ++t) running.emplace_back(make_chunks);
   {
     std::unique_lock lock(mutex);
     for (int64_t i = 0; i < n; ++i) {
@@ -94,7 +94,7 @@ void make_and_use_chunks(int threads, int slots, int64_t n,
       changed.notify_all();
     }
   }
-  for (std::thread& t : makers) t.join();
+  for (std::thread& t : running) t.join();
   if (error) std::rethrow_exception(error);
 }
 

@@ -9,8 +9,7 @@
 #include <thread>
 
 #include "ops/elementwise.h"
-#include "ops/init.h"
-#include "ops/optimizer.h"
+#include "parallel/store_updates_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -43,52 +42,13 @@ std::vector<StoredTensor> tensors(int64_t rows) {
   return out;
 }
 
-std::vector<float> floats(Stream& stream, const ConstTensorView& view) {
-  test::Tensor wide(stream.device(), DType::f32, {view.count()});
-  const ConstTensorView flat(view.data, view.dtype, {view.count()});
-  if (view.dtype == DType::f32) {
-    copy_rows(stream, wide, flat);
-  } else {
-    ops::cast(stream, {.out = wide, .x = flat});
-  }
-  std::vector<float> out(static_cast<size_t>(view.count()));
-  copy_to_host(stream, out.data(), wide.view());
-  stream.synchronize();
-  return out;
-}
-
-void update(Stream& stream, ParameterStore& store, int64_t step) {
-  const Device device = stream.device();
-  const auto coefficient = test::Tensor(device, DType::f32, {1}).fill(0.5);
-  const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
-  store.begin_step(stream);
-  ops::init_normal(stream, {.out = store.gradients(), .seed = static_cast<uint64_t>(step)});
-  store.visit_states(stream, true, [&](const ParameterStore::States& s) {
-    ops::adam(stream, {.param = s.master,
-                       .remainder = s.remainder,
-                       .m = s.first_moment,
-                       .v = s.second_moment,
-                       .copy = s.copy,
-                       .grad = s.gradient,
-                       .coefficient = coefficient,
-                       .step_ok = ok,
-                       .lr = 1e-3,
-                       .beta1 = 0.9,
-                       .beta2 = 0.95,
-                       .eps = 1e-8,
-                       .weight_decay = 0.1,
-                       .step = step});
-  });
-  stream.synchronize();
-}
-
 // All that is kept, flat, as f32: of masters, first and second moments.
 std::vector<std::vector<float>> states(Stream& stream, ParameterStore& store) {
   store.assemble_masters(stream);
-  std::vector<std::vector<float>> out{floats(stream, store.masters()), {}, {}};
+  std::vector<std::vector<float>> out{test::floats(stream, store.masters()), {}, {}};
   store.visit_states(stream, false, [&](const ParameterStore::States& s) {
-    for (const float x : floats(stream, s.first_moment)) out[1].push_back(x);
-    for (const float x : floats(stream, s.second_moment)) out[2].push_back(std::abs(x));
+    for (const float x : test::floats(stream, s.first_moment)) out[1].push_back(x);
+    for (const float x : test::floats(stream, s.second_moment)) out[2].push_back(std::abs(x));
   });
   return out;
 }
@@ -115,7 +75,7 @@ void expect_copy_of_states_before_the_update(Device device, const Case& c) {
   const std::vector<NamedView> extras = {{.name = "bias", .view = bias}};
   Snapshot snapshot(slices, store, extras, stream, {.beside = c.beside, .slice = slice});
   for (int64_t step = 1; step <= 2; ++step) {
-    update(stream, store, 2 * step - 1);
+    test::update(stream, store, 2 * step - 1);
     // Halfway between two bf16 values: split, the sign of the second moment says which side.
     store.assemble_masters(stream);
     ops::fill(stream, {.out = store.masters().rows(0, 100), .value = 1 + 0x1p-8});
@@ -130,7 +90,7 @@ void expect_copy_of_states_before_the_update(Device device, const Case& c) {
       Stream host(Device::cpu(), &pool);
       snapshot.finish(host);
     });
-    update(stream, store, 2 * step);
+    test::update(stream, store, 2 * step);
     writer.join();
     const ShardContents got = snapshot.contents();
     ASSERT_EQ(got.states.size(), 3u);
@@ -147,7 +107,7 @@ void expect_copy_of_states_before_the_update(Device device, const Case& c) {
       ASSERT_EQ(p.count, from.count);
       for (size_t s = 0; s < 3; ++s) {
         Stream host = test::stream(Device::cpu());
-        const auto copy = floats(host, got.states[s].view.rows(p.flat, p.flat + p.count));
+        const auto copy = test::floats(host, got.states[s].view.rows(p.flat, p.flat + p.count));
         for (int64_t k = 0; k < p.count; ++k)
           wrong += copy[static_cast<size_t>(k)] == want[s][static_cast<size_t>(from.flat + k)] &&
                            !std::signbit(s == 2 ? copy[static_cast<size_t>(k)] : 1)

@@ -37,11 +37,6 @@ void check_classes(LoadedConfig& loaded) {
       case KeyClass::no_meaning:
         without_meaning.push_back(key.name);
         break;
-      case KeyClass::ignored:
-        loaded.notices.push_back(
-            fmt::format("{} = {} ({}): not implemented. Training continues without it.", key.name,
-                        value_text(key), origin->second));
-        break;
       case KeyClass::refused:
         NEREUS_FAIL(
             kConfig,

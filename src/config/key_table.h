@@ -80,10 +80,6 @@ class KeyTable {
   Key& refused(const char* name, T& target, const char* meaning) {
     return add(name, target, KeyClass::refused, meaning);
   }
-  template <class T>
-  Key& ignored(const char* name, T& target, const char* meaning) {
-    return add(name, target, KeyClass::ignored, meaning);
-  }
 
  private:
   std::vector<Key>& keys_;

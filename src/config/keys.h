@@ -18,7 +18,6 @@ enum class KeyClass : uint8_t {
   works,
   no_meaning,  // has nothing to act on here: accepted, named once when set
   refused,     // not built yet and would change results: setting it to another value ends the run
-  ignored,     // not built yet and only observes: one warning when set
 };
 
 // A value that is an enum, an optional or a list of one, as words (config/choices.h).

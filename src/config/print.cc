@@ -68,7 +68,6 @@ What becomes of a key:
 | works | does what TorchTitan documents, or what this page says |
 | no meaning here | accepted: there is nothing for it to act on; named once when set |
 | refused | not implemented and would change results: another value than the default ends the run with exit code 2 |
-| warned of | not implemented and only observes: one warning, and the run goes on |
 
 This page is made by `nereus train --config-reference`.
 
@@ -138,7 +137,7 @@ void save_config(const JobConfig& config, const std::string& path) {
 }
 
 std::string configuration_reference() {
-  constexpr const char* kClasses[] = {"works", "no meaning here", "refused", "warned of"};
+  constexpr const char* kClasses[] = {"works", "no meaning here", "refused"};
   std::string out = kHead, section;
   JobConfig defaults;
   for (const Key& key : keys(defaults)) {

@@ -8,24 +8,15 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "observe/example_metrics_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
 namespace {
 
-StepMetrics example() {
-  StepMetrics m;
-  m.step = 7;
-  m.loss = 8.01234;
-  m.grad_norm = 1.5;
-  m.lr = 2.2e-4;
-  m.tokens_seen = int64_t{1} << 60;
-  return m;
-}
-
 TEST(MetricsFileSink, WritesOneObjectAStepWithEveryFieldInFullPrecision) {
   const test::TemporaryFolder folder;
-  StepMetrics m = example();
+  StepMetrics m = test::example_step();
   {
     MetricsFileSink sink(folder.file("metrics.jsonl"));
     sink.step(m);

@@ -7,25 +7,16 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "observe/example_metrics_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
 namespace {
 
-StepMetrics example() {
-  StepMetrics m;
-  m.step = 7;
-  m.loss = 8.01234;
-  m.grad_norm = 1.5;
-  m.lr = 2.2e-4;
-  m.tokens_seen = int64_t{1} << 60;
-  return m;
-}
-
 TEST(ConsoleSink, WritesTorchTitansLines) {
   const log::Capture capture;
   ConsoleSink sink(false);
-  sink.step(example());
+  sink.step(test::example_step());
   sink.validation({.step = 7,
                    .loss = 6.5,
                    .memory_gib = 1.5,

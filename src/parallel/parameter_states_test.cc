@@ -5,9 +5,8 @@
 
 #include "base/error.h"
 #include "ops/elementwise.h"
-#include "ops/init.h"
-#include "ops/optimizer.h"
 #include "parallel/parameter_store.h"
+#include "parallel/store_updates_test.h"
 #include "test/test_tensor.h"
 
 namespace nereus {
@@ -36,61 +35,25 @@ struct Outcome {
   bool operator==(const Outcome&) const = default;
 };
 
-std::vector<float> floats(Stream& stream, const ConstTensorView& view) {
-  test::Tensor wide(stream.device(), DType::f32, {view.count()});
-  const ConstTensorView flat(view.data, view.dtype, {view.count()});
-  if (view.dtype == DType::f32) {
-    copy_rows(stream, wide, flat);
-  } else {
-    ops::cast(stream, {.out = wide, .x = flat});
-  }
-  std::vector<float> out(static_cast<size_t>(view.count()));
-  copy_to_host(stream, out.data(), wide.view());
-  stream.synchronize();
-  return out;
-}
-
-void update(Stream& stream, ParameterStore& store, int64_t step) {
-  const Device device = stream.device();
-  const auto coefficient = test::Tensor(device, DType::f32, {1}).fill(0.5);
-  const auto ok = test::Tensor(device, DType::i32, {1}).fill(1);
-  ops::init_normal(stream, {.out = store.gradients(), .seed = static_cast<uint64_t>(step)});
-  store.visit_states(stream, true, [&](const ParameterStore::States& s) {
-    ops::adam(stream, {.param = s.master,
-                       .remainder = s.remainder,
-                       .m = s.first_moment,
-                       .v = s.second_moment,
-                       .copy = s.copy,
-                       .grad = s.gradient,
-                       .coefficient = coefficient,
-                       .step_ok = ok,
-                       .lr = 1e-3,
-                       .beta1 = 0.9,
-                       .beta2 = 0.95,
-                       .eps = 1e-8,
-                       .weight_decay = 0.1,
-                       .step = step});
-  });
-  stream.synchronize();
-}
-
 Outcome run(Device device, ParameterStore::Options options) {
   Stream stream = test::stream(device);
   ParameterStore store(device, tensors(), options);
   store.initialize(stream, 3);
   for (int64_t step = 1; step <= 6; ++step) {
     store.begin_step(stream);
-    update(stream, store, step);
+    test::update(stream, store, step);
     if (step % 3 != 0) continue;
     store.assemble_masters(stream);
     if (step == 3) store.refresh_copies(stream);  // as after loading: nothing changes
   }
   Outcome out;
-  for (const NamedView& v : store.master_views()) out.masters.push_back(floats(stream, v.view));
-  for (int i = 0; i < 6; ++i) out.weights.push_back(floats(stream, store.weight(i).view));
+  for (const NamedView& v : store.master_views())
+    out.masters.push_back(test::floats(stream, v.view));
+  for (int i = 0; i < 6; ++i) out.weights.push_back(test::floats(stream, store.weight(i).view));
   store.visit_states(stream, false, [&](const ParameterStore::States& s) {
-    for (const float x : floats(stream, s.first_moment)) out.m.push_back(static_cast<double>(x));
-    for (const float x : floats(stream, s.second_moment))
+    for (const float x : test::floats(stream, s.first_moment))
+      out.m.push_back(static_cast<double>(x));
+    for (const float x : test::floats(stream, s.second_moment))
       out.v.push_back(std::abs(static_cast<double>(x)));
   });
   return out;
@@ -176,7 +139,7 @@ TEST(ParameterStates, OfWhichNothingIsKeptAreNotWritten) {
         ops::fill(stream, {.out = s.first_moment, .value = 2});
       });
       store.visit_states(stream, false, [&](const ParameterStore::States& s) {
-        for (const float m : floats(stream, s.first_moment)) ASSERT_EQ(m, write ? 2 : 0);
+        for (const float m : test::floats(stream, s.first_moment)) ASSERT_EQ(m, write ? 2 : 0);
       });
     }
   }
