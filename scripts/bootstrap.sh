@@ -134,6 +134,14 @@ all_known() {
 }
 all_known || apt update || true
 # Known packages may be newer on the mirror than in the lists: once more with fresh ones.
-install || { apt update && install; } ||
+install || { apt update && install; } || {
+  if [[ -n $optional ]]; then  # what can be, one by one: a name that is not known stops all
+    for package in "${missing[@]}"; do
+      apt install -y --no-install-recommends "$package" >/dev/null || true
+    done
+    refuse "apt-get could not install everything on $distribution (its messages are above)." \
+      "Debian 12 has all of them; Ubuntu 24.04 has Chromium as a snap alone."
+  fi
   refuse "apt-get could not install everything on $distribution (its messages are above)." \
     "Debian 12 and Ubuntu 24.04 (with universe) have all of them."
+}

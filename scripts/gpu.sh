@@ -205,11 +205,13 @@ run_suite() {
       done
       ;;
     checkpoint)
+      local place
       tests checkpoint_test 60 checkpoint_test 'Snapshot*'
-      step checkpoint 400 $gpu/bin/nereus bench checkpoint --folder="${FOLDER:-$out/checkpoint}" ${ARGS:-}
+      place=$(mktemp -d -p "${FOLDER:-$out}" checkpoint.XXXX) || exit 2
+      step checkpoint 400 $gpu/bin/nereus bench checkpoint --folder="$place" ${ARGS:-}
       tail -12 "$out/checkpoint.log"
       grep -E 'Finished saving|is complete|WARN|rror' "$out/checkpoint.log" | cut -c1-220
-      rm -rf "${FOLDER:-$out/checkpoint}"
+      rm -rf "$place"
       ;;
     doctor)
       step doctor 60 $gpu/bin/nereus doctor
@@ -315,7 +317,7 @@ gpipe $PIPE=GPipe}"
       cat "$out/compare.txt"
       ;;
     *)
-      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, profile, two, slice2, kill, compose, compare" >&2
+      echo "gpu.sh: no suite '$1': smoke, golden, slice, bench, sanitize, doctor, tiny, profile, checkpoint, two, slice2, kill, compose, compare" >&2
       exit 2
       ;;
   esac

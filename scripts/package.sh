@@ -42,6 +42,24 @@ add_libraries_of() {
 }
 add_libraries_of "$stage/bin/nereus"
 
+# What is linked in or lies beside the program keeps its licence: of this distribution's packages.
+licences=$stage/share/doc/nereus/libraries
+for header in simdjson.h protozero/pbf_writer.hpp prometheus/exposer.h civetweb.h yaml-cpp/yaml.h \
+  sqlite3.h zstd.h pcre2.h isa-l/igzip_lib.h zlib.h; do
+  for place in /usr/include /usr/include/*-linux-gnu; do
+    [[ -e $place/$header ]] && printf '%s\n' "$place/$header"
+  done
+done >"$build/package/linked"
+for library in "$libraries"/*; do
+  [[ -e $library ]] && ldconfig -p | awk -v name="${library##*/}" '$1 == name { print $NF; exit }'
+done | xargs -r readlink -f >>"$build/package/linked"
+while read -r file; do
+  package=$(dpkg -S "$file" 2>/dev/null | head -n 1 | cut -d: -f1)
+  [[ -e /usr/share/doc/$package/copyright && -n $package ]] ||
+    { echo "error: the licence of $file, which is in the package, was not found" >&2 && exit 1; }
+  install -D -m 644 "/usr/share/doc/$package/copyright" "$licences/$package"
+done <"$build/package/linked"
+
 # "2.36 arc4random" of what is newer than it may be.
 too_new() {
   objdump -T "$1" | sed -nE 's/.*\*UND\*.*GLIBC_([0-9.]+)\)? +(.*)/\1 \2/p' | sort -V |

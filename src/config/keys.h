@@ -1,5 +1,5 @@
 // Every key of the configuration in one table: its name, where its value lives, which values it may
-// have, and which of four classes it belongs to. Reading TOML and the command line, checking,
+// have, and which of three classes it belongs to. Reading TOML and the command line, checking,
 // printing and the documentation all go through it.
 #pragma once
 
@@ -17,7 +17,7 @@ namespace nereus {
 enum class KeyClass : uint8_t {
   works,
   no_meaning,  // has nothing to act on here: accepted, named once when set
-  refused,     // not built yet and would change results: setting it to another value ends the run
+  refused,     // not implemented and would change results: setting it to another value ends the run
 };
 
 // A value that is an enum, an optional or a list of one, as words (config/choices.h).

@@ -166,7 +166,11 @@ Resumed resumed(Variables variables, std::vector<std::string> arguments) {
   if (!record) return {std::move(variables), std::move(arguments)};
   for (const auto& [key, value] : record->variables)
     if (get(variables, key).empty()) variables[key] = value;
-  arguments.insert(arguments.begin(), record->arguments.begin(), record->arguments.end());
+  // A job that was put back into the queue has written them down itself.
+  if (!record->job.empty() && record->job == get(variables, "SLURM_JOB_ID"))
+    arguments = record->arguments;
+  else
+    arguments.insert(arguments.begin(), record->arguments.begin(), record->arguments.end());
   return {std::move(variables), std::move(arguments)};
 }
 
@@ -216,8 +220,7 @@ std::string unfinished_beside(const RecipeRun& run, const Variables& environment
     }
     return fmt::format(
         "a run of the same settings is not finished: {} of {} steps are saved in {}. This job "
-        "begins "
-        "at step 0; {}{} goes on with that run.",
+        "begins at step 0; {}{} goes on with that run.",
         step, other->steps, path.string(), how, is_number(other->job) ? other->job : path.string());
   }
   return "";

@@ -108,6 +108,13 @@ TEST_F(Record, AResumedRunHasItsVariablesAndArguments) {
   EXPECT_EQ(again.outputs, folder + "/outputs");
   EXPECT_THAT(again.train, testing::Contains("--checkpoint.enable=true"));
 
+  // Put back into the queue, a job finds its own arguments there, not those of the run before it.
+  const Resumed requeued = resumed({{"NEREUS_RESUME", "77"},
+                                    {"LLMB_INSTALL", f_.path()},
+                                    {"SLURM_JOB_ID", read_record(folder)->job}},
+                                   {"--x=1"});
+  EXPECT_EQ(requeued.arguments, (std::vector<std::string>{"--optimizer.lr=1e-3"}));
+
   const Variables other = {{"NEREUS_RESUME", folder}, {"LLMB_EXPERIMENT_DIR", "/elsewhere"}};
   EXPECT_THAT([&] { resumed(other, {}); },
               ThrowsMessage<Error>(HasSubstr("LLMB_EXPERIMENT_DIR = /elsewhere names another")));

@@ -61,7 +61,10 @@ slow_writer() {
   local slow
   slow=$(ranks_on zz1 3)
   (
-    until compgen -G "$job_folder/outputs/checkpoint/step-*" >/dev/null; do :; done
+    for ((i = 0; i < 6000; ++i)); do
+      compgen -G "$job_folder/outputs/checkpoint/step-*" >/dev/null && break
+      sleep 0.01
+    done
     kill -STOP "$slow"
   ) &
   scancel --signal=TERM "$job"
