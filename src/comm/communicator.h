@@ -44,8 +44,13 @@ namespace nereus {
 
 enum class ReduceOp : uint8_t { sum, max };
 
-// Where more ranks follow each other, a network lies between some.
+// Ranks are numbered by host, so many to a host at most: beyond them is a network.
 inline constexpr int kMostGpusOfAHost = 8;
+constexpr bool crosses_hosts(std::span<const int> ranks) {
+  for (const int r : ranks)
+    if (r / kMostGpusOfAHost != ranks.front() / kMostGpusOfAHost) return true;
+  return false;
+}
 
 // How a group's collectives are used: somebody waits for them; they run concurrently with kernels;
 // or they pass records of some bytes. On a GPU they take most_sms() SMs at most, and NCCL keeps

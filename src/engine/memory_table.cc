@@ -119,9 +119,6 @@ int64_t message_bytes(const Engine::Options& o, const ModelArgs& args, const Ran
 void add_communication(MemoryTable& table, const RunLayout& layout, const RankWorld& world,
                        const TokenDispatcher& dispatcher, int64_t message) {
   if (world.ranks() == 1) return;
-  const auto on_several_hosts = [](std::span<const int> ranks) {
-    return ranks.front() / kMostGpusOfAHost != ranks.back() / kMostGpusOfAHost;
-  };
   const auto note = [](bool network) {
     return network ? "upper bound, not measured over a network" : "measured";
   };
@@ -137,10 +134,10 @@ void add_communication(MemoryTable& table, const RunLayout& layout, const RankWo
     if (size == 1) continue;
     ++count;
     const std::vector<int> ranks = world.mesh().members(g, world.rank());
-    NcclGroup nccl{.sms = most_sms(RankWorld::use_of(g, size)),
+    NcclGroup nccl{.sms = most_sms(RankWorld::use_of(g, ranks)),
                    .ranks = size,
-                   .network = on_several_hosts(ranks)};
-    if (g == MeshGroup::ep && dispatcher.name() == std::string_view("host_counts")) {
+                   .network = crosses_hosts(ranks)};
+    if (g == MeshGroup::ep && dispatcher.exchanges_by_all_to_all()) {
       nccl.pairs = std::min(size, kMostGpusOfAHost) - 1;
       nccl.over_network = nccl.network;
       pairs = true;
@@ -166,7 +163,7 @@ void add_communication(MemoryTable& table, const RunLayout& layout, const RankWo
   for (const int other : to) links += nccl_link_bytes(of(me), of(other), true);
   for (const int other : from) links += nccl_link_bytes(of(other), of(me), false);
   table.rows.push_back({fmt::format("NCCL, {} links (fixed)", to.size() + from.size()),
-                        static_cast<double>(links), note(on_several_hosts(ranks))});
+                        static_cast<double>(links), note(crosses_hosts(ranks))});
   table.rows.push_back(
       {"messages on their way (fixed)",
        static_cast<double>(to.size()) * messages_waiting(layout.pipeline.schedule) *

@@ -26,6 +26,7 @@ class HostCountsDispatcher final : public TokenDispatcher {
 
   int64_t local_experts() const override { return experts_ / group_.size(); }
   const char* name() const override { return "host_counts"; }
+  bool exchanges_by_all_to_all() const override { return true; }
   int64_t capacity(int64_t T, int64_t K) const override {
     return plan_capacity(T, K, group_.size(), local_experts(), capacity_factor_);
   }

@@ -26,21 +26,21 @@ std::span<const MeshGroup> RankWorld::groups() { return kGroups; }
 
 // Weights come and gradients go while blocks compute. Stages send by pairs' own groups, and keys
 // come by cp_tp. Experts' rows go as fast as they can, unless a network is slower than few SMs.
-GroupUse RankWorld::use_of(MeshGroup g, int size) {
+GroupUse RankWorld::use_of(MeshGroup g, std::span<const int> members) {
   if (g == MeshGroup::dp_shard_cp || g == MeshGroup::expert_shard || g == MeshGroup::dp_replicate)
     return GroupUse::background;
   if (g == MeshGroup::pp || g == MeshGroup::cp) return GroupUse::records;
-  const bool network = g == MeshGroup::ep && size > kMostGpusOfAHost;
-  return network ? GroupUse::background : GroupUse::foreground;
+  return g == MeshGroup::ep && crosses_hosts(members) ? GroupUse::background : GroupUse::foreground;
 }
 
 RankWorld::RankWorld() : RankWorld(Mesh({.dp_shard = 1}, 1), 0) {}
 
 RankWorld::RankWorld(const Mesh& mesh, Communicator& world) : mesh_(mesh), world_(world) {
   for (const MeshGroup g : kGroups)
-    groups_[g] = mesh.size(g) == 1 ? single_rank(name_of(g), rank())
-                                   : world.split(name_of(g), mesh.index(g, rank()),
-                                                 mesh.position(g, rank()), use_of(g, mesh.size(g)));
+    groups_[g] = mesh.size(g) == 1
+                     ? single_rank(name_of(g), rank())
+                     : world.split(name_of(g), mesh.index(g, rank()), mesh.position(g, rank()),
+                                   use_of(g, mesh.members(g, rank())));
 }
 
 RankWorld::RankWorld(const Mesh& mesh, int rank)

@@ -28,7 +28,7 @@ class RankWorld {
 
   // Those of a mesh that have a communicator.
   static std::span<const MeshGroup> groups();
-  static GroupUse use_of(MeshGroup, int size);  // of the communicator of so many ranks
+  static GroupUse use_of(MeshGroup, std::span<const int> members);  // ranks of the world
 
   const Mesh& mesh() const { return mesh_; }
   Communicator& world() const { return world_; }

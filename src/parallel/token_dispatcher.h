@@ -57,6 +57,8 @@ class TokenDispatcher {
 
   virtual int64_t local_experts() const = 0;  // E
   virtual const char* name() const = 0;       // for the start-up summary
+  // Do rows go by Communicator::all_to_all? (Else by windows, or nowhere.)
+  virtual bool exchanges_by_all_to_all() const { return false; }
 
   // Do dispatch and combine (and their backward passes) take scratch memory? Where not, they may
   // run on a stream of their own, concurrently with other work (device/side_stream.h).

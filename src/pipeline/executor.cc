@@ -376,8 +376,6 @@ void Executor::forward(const Action& a, const HostMicrobatch& host, const Pass& 
   const Arena::Scope scope(scratch_);
   l.stage->forward(ctx, s.microbatch, s.input, output, pass.loss, *s.saved);
   l.forward_wrote = true;
-  if (stream_.trace() != nullptr && stream_.trace()->records_ranges() && is_first(a.stage))
-    stream_.trace()->count("tokens", s.microbatch.tokens());
 }
 
 void Executor::backward(const Action& a) {
@@ -475,13 +473,18 @@ void Executor::run(std::span<const HostMicrobatch> microbatches, float loss_scal
 
 void Executor::run(const Action& a, std::span<const HostMicrobatch> microbatches, const Pass& pass,
                    const std::function<void()>& update) {
-  const auto tokens = [&] { return microbatches[static_cast<size_t>(a.microbatch)]; };
+  const auto count_forward = [&](const Action& f) {
+    forward(f, microbatches[static_cast<size_t>(f.microbatch)], pass);
+    TraceRecorder* const trace = stream_.trace();
+    if (trace != nullptr && trace->records_ranges() && is_first(f.stage))
+      trace->count("tokens", slot_of(f.stage, f.microbatch).microbatch.tokens());
+  };
   switch (a.kind) {
     case Action::Kind::gather:
       gather(a.stage);
       break;
     case Action::Kind::forward:
-      forward(a, tokens(), pass);
+      count_forward(a);
       break;
     case Action::Kind::backward:
       backward(a);
@@ -493,7 +496,7 @@ void Executor::run(const Action& a, std::span<const HostMicrobatch> microbatches
       backward_weight(a);
       break;
     case Action::Kind::forward_backward:
-      forward(a.forward_half(), tokens(), pass);
+      count_forward(a.forward_half());
       backward(a.backward_half());
       break;
     case Action::Kind::send:

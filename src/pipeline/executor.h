@@ -37,7 +37,7 @@ class Executor {
     // Of the largest tensor of any edge of the pipeline, those between other ranks too: ranks make
     // ready for messages of so many bytes.
     int64_t message_bytes = 0;
-    int messages_waiting = 1;  // of a rank to another, at once: sends_needed(), or more
+    int messages_waiting = 1;  // of a rank to another, at once: messages_waiting() of sends.h
     // Where activations and scratch lie: memory of so many bytes, which is another's. Not given, or
     // null: the executor's own.
     std::function<std::byte*(int64_t bytes)> memory = {};

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "comm/communicator.h"
 #include "config/model_flops.h"
 #include "train/checkpoint_start.h"
 
@@ -40,7 +41,6 @@ CheckpointFacts checkpoint_facts(const JobConfig& config, const ModelArgs& args,
   const auto& c = config.checkpoint;
   if (!c.enable || c.load_only) return out;
   constexpr int64_t kBytesPerSecond = 1'000'000'000;  // of a rank
-  constexpr int64_t kRanksOfNode = 8;
   const int64_t steps = config.training.steps;
   const bool only_last = c.interval >= steps && c.interval_minutes == 0;
   const bool last_is_whole = !c.last_save_model_only;
@@ -55,7 +55,7 @@ CheckpointFacts checkpoint_facts(const JobConfig& config, const ModelArgs& args,
     out.lines.push_back(fmt::format("the last one, weights alone in {}: {}", word(c.export_dtype),
                                     size_text(last)));
   if (c.async_mode != "disabled" && !only_last) {
-    const int64_t node = std::min(world, kRanksOfNode);
+    const int64_t node = std::min<int64_t>(world, kMostGpusOfAHost);
     out.lines.push_back(
         fmt::format("a copy in host memory while they are written: {} a rank, {} a node of {}",
                     size_text(rank), size_text(node * rank), node));
