@@ -40,7 +40,8 @@ bool number(string_view text, double& out) {
 }
 
 struct Line {
-  string_view label;  // "rank448"
+  string_view before;  // the logger's own text: "[rank448]:" of torchrun, "0: " of srun --label
+  string_view label;   // "rank448"
   double time = kUnknown;
   string_view level, message;
 };
@@ -51,7 +52,7 @@ Line split(string_view line) {
   const size_t titan = line.substr(0, 96).find("[titan] ");
   out.message = line;
   if (titan == string_view::npos) return out;
-  string_view label = line.substr(0, titan);
+  string_view label = out.before = line.substr(0, titan);
   while (!label.empty() && (label.back() == ' ' || label.back() == ':')) label.remove_suffix(1);
   if (label.starts_with('[') && label.ends_with(']')) label = label.substr(1, label.size() - 2);
   out.label = label;
@@ -85,9 +86,9 @@ class Reader {
   Reader(Run& run, RunBuilder& builder) : run_(run), builder_(builder) {}
 
   void line(string_view raw) {
-    if (!config_.empty()) return config_line(raw);
     if (raw.find('\033') != string_view::npos) raw = without_colors(raw);
     const Line l = split(raw);
+    if (!config_.empty() && of_config(raw, l)) return;
     if (const size_t at = l.message.substr(0, 64).find("step:"); at != string_view::npos) {
       if (at == 0) return step_line(l, l.message);
       if (l.message.starts_with("validate step:")) return validation(l);
@@ -257,7 +258,9 @@ class Reader {
       builder_.current().ended = "completed";
       run_.completed = true;
     } else if (m.starts_with("Running with args:") || m.starts_with("Running with configs:")) {
-      if (m.ends_with('{')) config_ = "{";
+      if (!m.ends_with('{') || !config_.empty()) return;
+      config_ = "{";
+      before_config_ = l.before;
     } else {
       facts(m);
     }
@@ -316,15 +319,24 @@ class Reader {
                     .text = std::string(l.message)});
   }
 
-  // The configuration, which job.print_config writes over many lines.
-  void config_line(string_view raw) {
+  // The configuration, which job.print_config writes over many lines, each behind what a launcher
+  // put before the first one. False: the line is another rank's, or the logger's, which ends the
+  // configuration.
+  bool of_config(string_view raw, const Line& l) {
     constexpr size_t kMost = size_t{1} << 20;
+    if (!l.level.empty()) {
+      if (l.before == before_config_) config_.clear();  // cut off: the rest never came
+      return false;
+    }
+    if (!raw.starts_with(before_config_)) return false;
+    raw.remove_prefix(before_config_.size());
     config_ += raw;
     config_ += '\n';
-    if (raw != "}" && config_.size() < kMost) return;
+    if (raw != "}" && config_.size() < kMost) return true;
     const auto json = nlohmann::ordered_json::parse(config_, nullptr, false);
     config_.clear();
     if (json.is_object() && run_.settings.empty()) flatten(json, "");
+    return true;
   }
 
   void flatten(const nlohmann::ordered_json& json, const std::string& prefix) {
@@ -340,7 +352,7 @@ class Reader {
   Run& run_;
   RunBuilder& builder_;
   StepLine pending_, next_;  // the last that counts, until a later one shows that it is whole
-  std::string counted_, plain_, config_;
+  std::string counted_, plain_, config_, before_config_;
   std::set<std::string> told_;
   int64_t before_pending_ = -1;
   bool any_ = false, no_loss_ = false, restarted_ = false, training_ = false, saved_ = false;

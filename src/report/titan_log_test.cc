@@ -150,12 +150,35 @@ TEST_F(TitanLog, WarningsAreEventsOnce) {
 }
 
 TEST_F(TitanLog, ReadsTheConfigurationThatPrintConfigWrites) {
-  const Run run = read(info("10:00:00,000", "Running with args: {") +
-                       "  \"job\": {\n    \"description\": \"x\"\n  },\n  \"training\": {\n    "
-                       "\"steps\": 60\n  }\n}\n" +
-                       info("10:00:01,000", step(1, 5)));
+  for (const std::string label : {"", "[rank0]:", "0: "}) {
+    std::string text = info("10:00:00,000", "Running with args: {", label);
+    for (const char* line : {"  \"job\": {", "    \"description\": \"x\"", "  },",
+                             "  \"training\": {", "    \"steps\": 60", "  }", "}"})
+      text += label + line + "\n";
+    const Run run = read(text + info("10:00:01,000", step(1, 5), label));
+    EXPECT_EQ(run.setting("job.description"), "\"x\"") << label;
+    EXPECT_EQ(run.setting("training.steps"), "60") << label;
+    EXPECT_EQ(run.steps, 1) << label;
+  }
+}
+
+TEST_F(TitanLog, ReadsTheConfigurationOfOneRankAmongOthersLines) {
+  const Run run =
+      read(info("10:00:00,000", "Running with args: {", "[rank0]:") + "[rank0]:  \"job\": {\n" +
+           info("10:00:00,000", "Running with args: {", "[rank1]:") +
+           "[rank1]:  \"job\": {\n[rank0]:    \"description\": \"x\"\n[rank1]:    \"x\": 1\n"
+           "[rank0]:  }\n[rank0]:}\n[rank1]:  }\n[rank1]:}\n" +
+           info("10:00:01,000", step(1, 5), "[rank0]:"));
   EXPECT_EQ(run.setting("job.description"), "\"x\"");
-  EXPECT_EQ(run.setting("training.steps"), "60");
+  EXPECT_EQ(run.setting("job.x"), "");
+  EXPECT_EQ(run.steps, 1);
+}
+
+TEST_F(TitanLog, AConfigurationThatIsCutOffHidesNoStep) {
+  const Run run = read(info("10:00:00,000", "Running with args: {") + "  \"job\": {\n" +
+                       info("10:00:01,000", step(1, 5)) + info("10:00:02,000", step(2, 4)));
+  EXPECT_EQ(run.steps, 2);
+  EXPECT_THAT(run.settings, IsEmpty());
 }
 
 TEST_F(TitanLog, ReadsStepLinesThatWereCutOutOfALog) {
