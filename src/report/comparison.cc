@@ -39,7 +39,7 @@ Comparison::Pair compare(const Run& a, const Run& b) {
     }
     const double apart = std::abs(r.loss - s.loss) / std::max(std::abs(r.loss), 1e-30);
     if (!(apart < 0.01) && out.one_percent < 0) out.one_percent = s.step;
-    if (apart > out.largest) {
+    if (std::isfinite(apart) && apart > out.largest) {
       out.largest = apart;
       out.largest_step = s.step;
     }

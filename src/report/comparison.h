@@ -21,8 +21,8 @@ struct Comparison {
     int64_t one_percent = -1;                     // with a loss that is 1 % or more apart
     int64_t norm_step = -1;                       // with another gradient norm
     double loss_a = kUnknown, loss_b = kUnknown;  // at first_step
-    double largest = 0;                           // relative difference of losses
-    int64_t largest_step = -1;
+    double largest = 0;         // relative difference of losses, where both are finite
+    int64_t largest_step = -1;  // -1: they differ nowhere but where one is not
   };
   std::vector<Row> settings;  // that differ; not the folders of output
   std::vector<Pair> pairs;    // of runs 1, 2, ...

@@ -8,6 +8,7 @@
 #include "report/report_json.h"
 #include "report/run_files_test.h"
 #include "report/text.h"
+#include "test/viewers.h"
 
 namespace nereus::report {
 namespace {
@@ -107,6 +108,35 @@ TEST_F(Page, SaysWhereTwoRunsFirstDiffer) {
   EXPECT_THAT(text(runs),
               AllOf(HasSubstr("a and b first differ at step 7"), HasSubstr("by 1 % from step 8"),
                     HasSubstr("training.seed: 1 | 2"), Not(HasSubstr("different models"))));
+}
+
+// Where losses differ only in that one is no number, "most by" has no answer.
+TEST_F(Page, ALossThatIsNotFiniteIsADifferenceWithoutASize) {
+  std::vector<Run> runs{run_of("a", steps(1, 8)),
+                        run_of("b", steps(1, 6) + "{\"step\":7,\"loss\":null}\n" + step(8, 9.92))};
+  const Comparison::Pair p = compare(runs).pairs.at(0);
+  EXPECT_EQ(p.first_step, 7);
+  EXPECT_EQ(p.largest_step, -1);
+  EXPECT_THAT(text(runs),
+              HasSubstr("a and b first differ at step 7: loss 9.93 and nan; by 1 % from "
+                        "step 7.\n"));
+  runs[0].logged[6].loss = std::numeric_limits<double>::infinity();
+  runs[1].logged[6].loss = 3;
+  EXPECT_EQ(compare(runs).pairs.at(0).largest_step, -1);
+}
+
+TEST_F(Page, ABrowserShowsTheComparisonWithALossThatIsNotFinite) {
+  NEREUS_VIEWER(browser, "chromium");
+  const std::string file =
+      write("page.html",
+            page({run_of("a", steps(1, 8)),
+                  run_of("b", steps(1, 6) + "{\"step\":7,\"loss\":null}\n" + step(8, 9.92))}));
+  const std::string shown = nereus::test::output_of(
+      browser + " --headless --no-sandbox --disable-gpu --user-data-dir=" + path("browser") +
+      " --dump-dom file://" + file + " 2>/dev/null");
+  EXPECT_THAT(shown,
+              HasSubstr("a and b first differ at step 7: loss 9.93 and not finite; by 1 % or "
+                        "more from step 7.</li>"));
 }
 
 TEST_F(Page, ALogsFourDecimalsAreNoDifference) {

@@ -97,10 +97,12 @@ std::string text_of(const Comparison& c, const std::vector<Run>& runs) {
       out += fmt::format("{} have the same loss at all {} steps in common.\n", names, p.common);
     else
       out += fmt::format(
-          "{} first differ at step {}: loss {} and {}; {}; most at step {}, by {}.\n", names,
-          p.first_step, p.loss_a, p.loss_b,
+          "{} first differ at step {}: loss {} and {}; {}{}.\n", names, p.first_step, p.loss_a,
+          p.loss_b,
           p.one_percent < 0 ? "never by 1 %" : fmt::format("by 1 % from step {}", p.one_percent),
-          p.largest_step, percent(100 * p.largest));
+          p.largest_step < 0
+              ? ""
+              : fmt::format("; most at step {}, by {}", p.largest_step, percent(100 * p.largest)));
   }
   if (!c.settings.empty()) out += "Settings that differ:\n";
   for (const Comparison::Row& row : c.settings) {

@@ -76,7 +76,7 @@ function difference() {
     if (p.first_step === null) return `${names} have the same loss at all ${group(p.common_steps, 0)} steps in common.`;
     return `${names} first differ at step ${group(p.first_step, 0)}: loss ${p.losses[0] ?? "not finite"} and ${p.losses[1] ?? "not finite"}; ` +
       (p.one_percent_step === null ? "never by 1 %" : `by 1 % or more from step ${group(p.one_percent_step, 0)}`) +
-      `; most at step ${group(p.largest_step, 0)}, by ${percent(100 * p.largest)}.`;
+      (p.largest_step === null ? "." : `; most at step ${group(p.largest_step, 0)}, by ${percent(100 * p.largest)}.`);
   });
   return el("div", {class: "card", style: "margin-top:14px"}, el("header", {}, el("h3", {}, "Where they first differ")),
     el("ul", {style: "margin:0 0 10px;padding-left:18px"}, found.map((t) => el("li", {}, t))),
