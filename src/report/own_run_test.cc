@@ -184,6 +184,17 @@ TEST_F(OwnRun, ReadsExpertsOverAnEvenShare) {
   EXPECT_THAT(run.experts.samples.front().bias, ElementsAre(0.5F, -0.5F, 0, 1, 0, 0));
 }
 
+TEST_F(OwnRun, ALayerWithoutExpertsIsLeftOut) {
+  write("metrics.jsonl", steps(1, 3));
+  write("experts.jsonl",
+        "{\"step\":1,\"counts\":{\"1\":[]}}\n{\"step\":2,\"counts\":{\"1\":[1,3],\"2\":[]}}\n"
+        "{\"step\":3,\"counts\":{\"1\":[1,3]}}\n");
+  const Run run = read_run(folder_);
+  ASSERT_EQ(run.experts.samples.size(), 1U);
+  EXPECT_EQ(run.experts.samples.front().step, 3);
+  EXPECT_THAT(run.experts.samples.front().load, ElementsAre(0.5F, 1.5F));
+}
+
 TEST_F(OwnRun, ReadsTheLastMemorySnapshotOfEveryRank) {
   write("metrics.jsonl", steps(1, 3));
   write("memory_snapshot/iteration_9/rank0_memory_snapshot.json", "{\"owners\":[]}");

@@ -35,7 +35,7 @@ bool lists_of(const json& object, std::vector<int64_t>& layers, std::vector<floa
   layers.clear();
   values.clear();
   for (const auto& [layer, list] : sorted) {
-    if (list->size() != sorted.front().second->size()) return false;
+    if (list->empty() || list->size() != sorted.front().second->size()) return false;
     layers.push_back(layer);
     for (const json& x : *list) values.push_back(x.is_number() ? x.get<float>() : 0.0F);
   }
