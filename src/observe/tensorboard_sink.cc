@@ -9,7 +9,9 @@
 #include <filesystem>
 #include <protozero/pbf_writer.hpp>
 
+#include "base/crc32c.h"
 #include "base/files.h"
+#include "base/little_endian.h"
 
 namespace nereus {
 namespace {
@@ -17,22 +19,6 @@ namespace {
 using protozero::pbf_writer;
 
 constexpr int kBuckets = 30;
-
-consteval std::array<uint32_t, 256> crc32c_table() {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < 256; ++i) {
-    uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78u : 0);
-    table[i] = crc;
-  }
-  return table;
-}
-
-template <class T>
-void append_little_endian(std::string& out, T value) {
-  for (size_t i = 0; i < sizeof(T); ++i)
-    out.push_back(static_cast<char>(static_cast<unsigned char>(value >> (8 * i))));
-}
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -78,15 +64,6 @@ void add_histogram(pbf_writer& value, std::span<const int64_t> counts) {
 }
 
 }  // namespace
-
-uint32_t masked_crc32c(std::string_view bytes) {
-  static constexpr std::array<uint32_t, 256> kTable = crc32c_table();
-  uint32_t crc = 0xFFFFFFFFu;
-  for (const char c : bytes)
-    crc = (crc >> 8) ^ kTable[(crc ^ static_cast<unsigned char>(c)) & 0xFF];
-  crc = ~crc;
-  return ((crc >> 15) | (crc << 17)) + 0xA282EAD8u;
-}
 
 TensorBoardSink::TensorBoardSink(const std::string& folder, double now, int64_t first_step)
     : file_(new_path(folder, now)) {

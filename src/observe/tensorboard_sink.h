@@ -39,8 +39,4 @@ class TensorBoardSink final : public Sink {
   std::string summary_, event_, records_;  // kept for their memory
 };
 
-// The masked CRC-32C of TensorFlow's records (Castagnoli polynomial, reflected 0x82F63B78): rotated
-// right by 15 bits, plus 0xA282EAD8.
-uint32_t masked_crc32c(std::string_view bytes);
-
 }  // namespace nereus

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <fstream>
 
+#include "base/little_endian.h"
+
 namespace nereus {
 namespace {
 
@@ -15,17 +17,6 @@ uint32_t chunk_crc(uint8_t type, std::string_view bytes) {
   const uLong of_type = ::crc32(0, &type, 1);
   return static_cast<uint32_t>(::crc32(of_type, reinterpret_cast<const Bytef*>(bytes.data()),
                                        static_cast<uInt>(bytes.size())));
-}
-
-template <class T>
-void append_little_endian(std::string& out, T value) {
-  for (size_t i = 0; i < sizeof(T); ++i)
-    out.push_back(static_cast<char>(static_cast<unsigned char>(value >> (8 * i))));
-}
-uint32_t little_endian(std::string_view bytes) {
-  uint32_t value = 0;
-  for (size_t i = bytes.size(); i-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes[i]);
-  return value;
 }
 
 }  // namespace
@@ -73,12 +64,12 @@ void visit_wandb_records(const std::string& path,
         std::string_view(block).substr(0, static_cast<size_t>(in.gcount()));
     while (at + kHeader <= all.size()) {
       const std::string_view header = all.substr(at, kHeader);
-      const size_t length = little_endian(header.substr(4, 2));
+      const size_t length = little_endian<uint16_t>(header.substr(4, 2));
       const auto type = static_cast<uint8_t>(header[6]);
       at += kHeader;
       if (at + length > all.size()) return;
       const std::string_view chunk = all.substr(at, length);
-      if (little_endian(header.substr(0, 4)) != chunk_crc(type, chunk)) return;
+      if (little_endian<uint32_t>(header.substr(0, 4)) != chunk_crc(type, chunk)) return;
       at += length;
       record += chunk;
       if (type == first || type == middle) continue;

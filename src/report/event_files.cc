@@ -8,7 +8,9 @@
 #include <protozero/pbf_reader.hpp>
 
 #include "base/check.h"
+#include "base/crc32c.h"
 #include "base/files.h"
+#include "base/little_endian.h"
 
 namespace nereus::report {
 namespace {
@@ -86,7 +88,7 @@ class Reader {
  public:
   Reader(Run& run, RunBuilder& builder) : run_(run), builder_(builder) {}
 
-  // False: the file ends within a record, or has something else.
+  // False: the file ends within a record, or a checksum is wrong.
   bool file(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
     std::string record;
@@ -95,14 +97,16 @@ class Reader {
       in.read(head, sizeof head);
       if (in.gcount() == 0) return true;
       if (in.gcount() < static_cast<std::streamsize>(sizeof head)) return false;
-      uint64_t length = 0;
-      std::memcpy(&length, head, sizeof length);
-      if (length > kLongest) return false;
+      const std::string_view size(head, 8);
+      const auto length = little_endian<uint64_t>(size);
+      if (!right(size, {head + 8, 4}) || length > kLongest) return false;
       record.resize(length + 4);
       in.read(record.data(), static_cast<std::streamsize>(record.size()));
       if (static_cast<uint64_t>(in.gcount()) < record.size()) return false;
+      const auto bytes = std::string_view(record).substr(0, length);
+      if (!right(bytes, std::string_view(record).substr(length))) return false;
       try {
-        event(protozero::pbf_reader(record.data(), length));
+        event(protozero::pbf_reader(bytes.data(), bytes.size()));
       } catch (const protozero::exception&) {
         return false;
       }
@@ -129,6 +133,10 @@ class Reader {
   }
 
  private:
+  static bool right(std::string_view bytes, std::string_view checksum) {
+    return little_endian<uint32_t>(checksum) == masked_crc32c(bytes);
+  }
+
   void event(protozero::pbf_reader message) {
     double time = kUnknown;
     int64_t step = 0;
@@ -243,8 +251,9 @@ void read_event_files(const std::vector<std::string>& paths, Run& run, RunBuilde
   for (const std::string& path : paths) {
     reader.started();
     if (!reader.file(path))
-      run.notes.push_back(fmt::format("{}: the last record is torn and left out.",
-                                      fs::path(path).filename().string()));
+      run.notes.push_back(fmt::format(
+          "{}: a record is torn or has a wrong checksum; it and what follows it are left out.",
+          fs::path(path).filename().string()));
     reader.end_step();
   }
 }

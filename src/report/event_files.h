@@ -14,7 +14,8 @@ namespace nereus::report {
 // has none.
 std::vector<std::string> event_files(const std::string& folder);
 
-// All records of the files in their order, up to the first that is torn in each.
+// All records of the files in their order, up to the first in each that is torn or has a wrong
+// checksum.
 void read_event_files(const std::vector<std::string>& paths, Run& run, RunBuilder& builder);
 
 // metrics.jsonl's name of TorchTitan's tag; the tag itself of another.

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/crc32c.h"
 #include "report/read_run.h"
 #include "report/run_files_test.h"
 
@@ -13,7 +14,7 @@ using testing::Contains;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-// Events byte by byte, as protobuf's wire format has them; the checksums are not looked at.
+// Events byte by byte, as protobuf's wire format has them.
 std::string varint(uint64_t n) {
   std::string out;
   for (; n >= 128; n >>= 7) out += static_cast<char>(n | 128);
@@ -29,7 +30,8 @@ std::string bytes(int field, const std::string& content) {
   return varint(static_cast<uint64_t>(field * 8 + 2)) + varint(content.size()) + content;
 }
 std::string record(const std::string& event) {
-  return fixed<uint64_t>(event.size()) + "crc!" + event + "crc!";
+  const std::string size = fixed<uint64_t>(event.size());
+  return size + fixed(masked_crc32c(size)) + event + fixed(masked_crc32c(event));
 }
 std::string event(double time, int64_t step, const std::string& rest) {
   return record("\x09" + fixed(time) + "\x10" + varint(static_cast<uint64_t>(step)) + rest);
@@ -93,7 +95,21 @@ TEST_F(EventFiles, ATornLastRecordIsLeftOutAndSaid) {
     write("events.out.tfevents.1.host", whole + scalars(1020, 10, 11).substr(0, cut));
     const Run run = read_run(folder_);
     EXPECT_EQ(run.steps, 1) << cut;
-    EXPECT_THAT(run.notes, Contains(HasSubstr("the last record is torn and left out")));
+    EXPECT_THAT(run.notes, Contains(HasSubstr("a record is torn or has a wrong checksum")));
+  }
+}
+
+TEST_F(EventFiles, ARecordWithAFlippedBitIsTakenForATornOne) {
+  const std::string first = scalars(1000, 1, 12), second = scalars(1020, 10, 11);
+  // Of the length, its checksum, the event and its checksum.
+  for (const size_t at :
+       {size_t{0}, size_t{9}, second.size() / 2, second.size() - 6, second.size() - 1}) {
+    std::string flipped = second;
+    flipped[at] = static_cast<char>(flipped[at] ^ 1);
+    write("events.out.tfevents.1.host", first + flipped + scalars(1040, 20, 10));
+    const Run run = read_run(folder_);
+    EXPECT_EQ(run.steps, 1) << at;
+    EXPECT_THAT(run.notes, Contains(HasSubstr("a record is torn or has a wrong checksum"))) << at;
   }
 }
 
