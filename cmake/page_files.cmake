@@ -9,7 +9,8 @@ function(nereus_page_files layer)
   set(text "// Made from src/${layer}/page by cmake/page_files.cmake.\n")
   string(APPEND text "#include \"${layer}/page.h\"\n\nnamespace nereus::report::files {\n")
   foreach(entry "kPage;${folder}/page.html" "kStyle;${folder}/style.css" "kScript;${scripts}"
-                "kPlotStyle;${plots}/uPlot.min.css" "kPlotScript;${plots}/uPlot.iife.min.js")
+                "kPlotStyle;${plots}/uPlot.min.css" "kPlotScript;${plots}/uPlot.iife.min.js"
+                "kPlotLicense;${plots}/LICENSE")
     list(POP_FRONT entry name)
     string(APPEND text "const char* const ${name} =")
     foreach(file ${entry})

@@ -64,6 +64,7 @@ std::string page(const std::vector<Run>& runs, std::optional<Window> window) {
       {"@TEXT@", escaped(text(runs, window))},
       {"@MADE@", fmt::format("nereus {}, {}", NEREUS_VERSION, now())},
       {"@DATA@", page_data(runs, window, kCurveBytes)},
+      {"@PLOT_LICENSE@", files::kPlotLicense},
       {"@PLOT_SCRIPT@", files::kPlotScript},
       {"@SCRIPT@", files::kScript},
   };

@@ -19,6 +19,7 @@ extern const char* const kStyle;
 extern const char* const kScript;
 extern const char* const kPlotStyle;
 extern const char* const kPlotScript;
+extern const char* const kPlotLicense;  // of both, which a copy must keep
 }  // namespace files
 
 }  // namespace nereus::report

@@ -63,6 +63,17 @@ TEST_F(Page, HtmlOfARunIsShownAsItIsWritten) {
   EXPECT_EQ(data.at("runs").at(0).at("details").at("events").at(0).at(2), evil);
 }
 
+// A page is a copy of the plotting library.
+TEST_F(Page, HasTheLicenseOfThePlotsItHolds) {
+  const std::string html = page({run_of("a", steps(1, 3))});
+  const size_t begin = html.find("<!--\nuPlot 1.6.32");
+  ASSERT_NE(begin, std::string::npos);
+  const std::string comment = html.substr(begin, html.find("-->", begin) - begin);
+  EXPECT_THAT(comment, AllOf(HasSubstr("Copyright (c) 2022 Leon Sorokin"),
+                             HasSubstr("Permission is hereby granted, free of charge"),
+                             HasSubstr("OTHER DEALINGS IN\nTHE SOFTWARE.")));
+}
+
 TEST_F(Page, NeedsNoNetwork) {
   const std::string html = page({run_of("a", steps(1, 3))});
   for (const char* part : {"src=\"", "<link rel=\"stylesheet\"", "@import", "url(http", "fetch("})
@@ -132,8 +143,8 @@ TEST_F(Page, ABrowserShowsTheComparisonWithALossThatIsNotFinite) {
             page({run_of("a", steps(1, 8)),
                   run_of("b", steps(1, 6) + "{\"step\":7,\"loss\":null}\n" + step(8, 9.92))}));
   const std::string shown = nereus::test::output_of(
-      browser + " --headless --no-sandbox --disable-gpu --user-data-dir=" + path("browser") +
-      " --dump-dom file://" + file + " 2>/dev/null");
+      browser + " --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir=" +
+      path("browser") + " --dump-dom file://" + file + " 2>/dev/null");
   EXPECT_THAT(shown,
               HasSubstr("a and b first differ at step 7: loss 9.93 and not finite; by 1 % or "
                         "more from step 7.</li>"));

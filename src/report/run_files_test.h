@@ -18,7 +18,10 @@ class RunFiles : public ::testing::Test {
  protected:
   using Run = report::Run;  // and not testing::Test's
   RunFiles() { std::filesystem::remove_all(folder_); }
-  ~RunFiles() override { std::filesystem::remove_all(folder_); }
+  ~RunFiles() override {
+    std::error_code error;  // a browser may be writing its last files yet
+    std::filesystem::remove_all(folder_, error);
+  }
 
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
   std::string write(const std::string& name, std::string_view text) const {
