@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <tuple>
 
 #include "base/check.h"
@@ -25,9 +27,18 @@ KernelClass op_class(const std::string& name) {
   return KernelClass::memory_bound;
 }
 
+// A number, or one written as a text.
 uint64_t nanoseconds(const Json& microseconds) {
-  const double us = microseconds.is_string() ? std::stod(microseconds.get<std::string>())
-                                             : microseconds.get<double>();
+  double us = 0;
+  if (microseconds.is_string()) {
+    const auto& text = microseconds.get_ref<const std::string&>();
+    const char* const end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(text.data(), end, us);
+    if (error != std::errc() || rest != end)
+      throw std::invalid_argument("a time is \"" + text.substr(0, 40) + "\", which is no number");
+  } else {
+    us = microseconds.get<double>();
+  }
   return static_cast<uint64_t>(us * 1000 + 0.5);
 }
 
@@ -38,19 +49,18 @@ class Reader {
 
   TraceAccount read() {
     const std::string text = read_trace_text(account_.path);
-    Json rest;
     try {
-      rest = Json::parse(text, [this](int depth, Json::parse_event_t event, Json& value) {
+      Json rest = Json::parse(text, [this](int depth, Json::parse_event_t event, Json& value) {
         const bool ends = event == Json::parse_event_t::object_end;
         if (!ends || !value.contains("ph")) return true;
         if (depth > 2) return true;
         take(value);
         return false;
       });
-    } catch (const nlohmann::json::exception& e) {
+      if (rest.is_object() && rest.contains("otherData")) facts(rest["otherData"]);
+    } catch (const std::exception& e) {
       NEREUS_FAIL(kConfig, "{}: no trace: {}", account_.path, e.what());
     }
-    if (rest.is_object() && rest.contains("otherData")) facts(rest["otherData"]);
     return finish();
   }
 

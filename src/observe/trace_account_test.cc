@@ -138,6 +138,19 @@ TEST(TraceAccount, RefusesWhatIsNoTrace) {
   says("{}", "it is no trace of a training step");
   says(R"({"traceEvents": [{"ph": "X", "cat": "kernel", "name": 3, "ts": 1, "dur": 2}]})",
        "no trace: ");
+  const char* const kernel =
+      R"({"otherData": %, "traceEvents": [{"ph": "X", "cat": "kernel", "ts": $, "dur": 2}]})";
+  const auto trace = [&](const char* other, const char* ts) {
+    std::string text = kernel;
+    text.replace(text.find('%'), 1, other);
+    return text.replace(text.find('$'), 1, ts);
+  };
+  says(trace("{}", R"("soon")"), "no trace: a time is \"soon\", which is no number");
+  says(trace("{}", R"("1e999")"), "which is no number");
+  says(trace("[1]", "1"), "no trace: ");
+  says(trace(R"({"program": "nereus", "rank": "x"})", "1"), "no trace: ");
+  const TraceAccount good = account_of_trace(folder.write("t.json", trace("{}", R"("1.5")")));
+  EXPECT_NEAR(good.times.span, 2e-6, 1e-12);
   EXPECT_THAT([&] { account_of_trace(folder.path()); },
               ThrowsMessage<Error>(HasSubstr("it is a folder; name a trace")));
 }
