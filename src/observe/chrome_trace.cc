@@ -203,7 +203,7 @@ void write_microbatches(Writer& out, const std::vector<const TraceEvent*>& sorte
   flush();
 }
 
-// The ranges of a thread that are in none of its others, by begin.
+// Is `time` in one of a thread's outermost ranges, sorted by begin?
 bool in_a_range(const std::vector<const TraceEvent*>& outer, int64_t time) {
   const auto after = std::upper_bound(outer.begin(), outer.end(), time,
                                       [](int64_t t, const TraceEvent* e) { return t < e->begin; });

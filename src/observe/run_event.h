@@ -33,7 +33,7 @@ struct RunEvent {
   int64_t step = 0;  // the last one done
   std::string text = {};
   std::vector<std::pair<const char*, Value>> facts = {};
-  double time = 0;  // Unix seconds; RunReport's
+  double time = 0;  // Unix seconds; SinkGroup's
 };
 
 // A line of the log.

@@ -213,6 +213,7 @@ void WandbSink::log_line(const LogLine& line) {
     pbf_writer output(r, 13);
     output.add_enum(1, line.warning ? 0 : 1);  // STDERR, STDOUT
     add_timestamp(output, 2, line.time);
+    // parse(quoted()) replaces bytes that are not UTF-8, which a text of protobuf has to be.
     const std::string text = nlohmann::json::parse(quoted(line.text)).get<std::string>();
     output.add_string(3, text + "\n");
   });
