@@ -50,9 +50,10 @@ bool RunFollower::at(const std::string& path, Tail& tail, int64_t& from) const {
 }
 
 void RunFollower::look() {
-  const int64_t before = metrics_.offset;
+  const Tail before = metrics_;
   read_metrics();
-  if (metrics_.offset < before) read_settings();  // another start
+  const bool other = metrics_.inode != before.inode || metrics_.offset < before.offset;
+  if (before.offset >= 0 && other) read_settings();  // another start
   read_events();
   struct stat s {};
   if (::stat((folder_ + "/metrics.jsonl").c_str(), &s) == 0)

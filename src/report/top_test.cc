@@ -63,6 +63,20 @@ TEST_F(Top, GoesOnWhereItWasAndWithAnotherStart) {
   EXPECT_EQ(run.lines().size(), 4U);
 }
 
+// Also when its file has grown beyond the old one's length before it is looked at.
+TEST_F(Top, ShowsTheSettingsOfAnotherStart) {
+  const std::string file = write("metrics.jsonl", steps(1, 2));
+  write("resolved_config.toml", "[training]\nsteps = 20  # x\n");
+  RunFollower run(folder_);
+  EXPECT_EQ(run.total_steps, 20);
+  std::filesystem::rename(file, path("metrics.1.jsonl"));
+  write("metrics.jsonl", steps(3, 9));
+  write("resolved_config.toml", "[training]\nsteps = 40  # x\n");
+  run.look();
+  EXPECT_EQ(run.lines().back().step, 9);
+  EXPECT_EQ(run.total_steps, 40);
+}
+
 TEST_F(Top, OfALargeFileItReadsTheEnd) {
   write("metrics.jsonl", steps(1, 20'000));
   const RunFollower run(folder_);
