@@ -3,11 +3,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 #include <filesystem>
 
 #include "base/check.h"
 #include "base/files.h"
+#include "report/event_line.h"
 #include "report/json_lines.h"
 #include "report/run_files.h"
 
@@ -97,20 +99,14 @@ void RunFollower::read_events() {
   if (!at(path, told_, from)) return;
   JsonLines in(path, from);
   for (std::vector<JsonField> fields; in.next(fields);) {
-    Event e;
-    int64_t code = 0;
-    for (const JsonField& f : fields) {
-      if (f.key == "time" && f.kind == Kind::number) e.time = f.number;
-      if (f.key == "step" && f.kind == Kind::number) e.step = static_cast<int64_t>(f.number);
-      if (f.key == "kind") e.kind = f.text;
-      if (f.key == "text") e.text = f.text;
-      if (f.key == "ranks") ranks = static_cast<int64_t>(f.number);
-      if (f.key == "exit_code") code = static_cast<int64_t>(f.number);
-    }
-    if (e.kind == "start" || e.kind == "resume") ended.clear();
-    if (e.kind == "end") ended = code == 0 ? "completed" : "ended";
-    if (e.kind == "error" || e.kind == "nonfinite") ended = "failed";
-    events_.push_back(std::move(e));
+    EventLine line;
+    if (!event_of(fields, line)) continue;
+    const std::string& kind = line.event.kind;
+    if (!std::isnan(line.ranks)) ranks = static_cast<int64_t>(line.ranks);
+    if (line.starts()) ended.clear();
+    if (kind == "end") ended = line.how_it_ended();
+    if (kind == "error" || kind == "nonfinite") ended = "failed";
+    events_.push_back(std::move(line.event));
     if (events_.size() > kMostEvents) events_.pop_front();
   }
   told_.offset = in.offset();

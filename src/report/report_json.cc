@@ -19,7 +19,6 @@ ordered_json number(double x) { return std::isfinite(x) ? ordered_json(x) : orde
 ordered_json whole(double x) {
   return std::isfinite(x) ? ordered_json(std::llround(x)) : ordered_json(nullptr);
 }
-double last_of(const Samples* s) { return s == nullptr ? kUnknown : s->last().y; }
 double first_of(const Samples* s) { return s == nullptr ? kUnknown : s->first().y; }
 
 ordered_json json_of(const Spread& s) {
@@ -63,11 +62,11 @@ ordered_json summary_of(const Run& run, std::optional<Window> window) {
                       {"total_steps", run.total_steps},
                       {"completed", run.completed}};
   out["loss_first"] = number(run.loss_first);
-  out["loss_last"] = number(last_of(loss));
+  out["loss_last"] = number(run.last("loss"));
   out["loss_lowest"] = number(loss == nullptr ? kUnknown : loss->low());
   out["validation_loss_first"] = number(first_of(validation));
-  out["validation_loss_last"] = number(last_of(validation));
-  out["grad_norm_last"] = number(last_of(run.find("grad_norm")));
+  out["validation_loss_last"] = number(run.last("validation_loss"));
+  out["grad_norm_last"] = number(run.last("grad_norm"));
   out["ranks"] = whole(run.ranks);
   out["tokens_per_step"] = whole(run.tokens_per_step);
   out["window"] = {m.window.first, m.window.second};

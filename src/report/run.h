@@ -109,9 +109,19 @@ struct Run {
   Memory memory;
   bool completed = false;
 
+  // Of very many the first are kept, and all are counted.
+  void add_event(Event event) {
+    constexpr size_t kMost = 2000;
+    ++event_counts[event.kind];
+    if (events.size() < kMost) events.push_back(std::move(event));
+  }
   const Samples* find(const std::string& series_name) const {
     const auto it = series.find(series_name);
     return it == series.end() || it->second.empty() ? nullptr : &it->second;
+  }
+  double last(const std::string& series_name) const {
+    const Samples* const s = find(series_name);
+    return s == nullptr ? kUnknown : s->last().y;
   }
   std::string setting(const std::string& key) const {
     for (const Setting& s : settings)

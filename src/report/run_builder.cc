@@ -9,7 +9,6 @@ namespace nereus::report {
 namespace {
 
 constexpr size_t kMostLogged = size_t{1} << 18;
-constexpr size_t kMostEvents = 2000;
 
 }  // namespace
 
@@ -183,11 +182,6 @@ void RunBuilder::validation(int64_t step, double loss) {
   const auto x = static_cast<double>(step);
   if (!s.empty() && s.last().x >= x) s.rewind(x);
   s.add(x, loss);
-}
-
-void RunBuilder::event(Event event) {
-  ++run_.event_counts[event.kind];
-  if (run_.events.size() < kMostEvents) run_.events.push_back(std::move(event));
 }
 
 void RunBuilder::finish() {

@@ -26,7 +26,6 @@ class RunBuilder {
   void step_end(int64_t step, double time = kUnknown);
 
   void validation(int64_t step, double loss);
-  void event(Event event);
   // Training stood still; of the current start, whose `saving` or so has it too.
   void stalled(double seconds) { stalled_ += seconds; }
   // A line with a time: the start began before it and ends behind it.

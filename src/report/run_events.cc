@@ -3,45 +3,19 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "report/json_lines.h"
+#include "report/event_line.h"
 #include "report/run_files.h"
 
 namespace nereus::report {
 namespace {
 
-constexpr size_t kMostEvents = 2000;
-
-struct Line {
-  Event event;
-  double setup_seconds = 0, seconds = 0, exit_code = kUnknown, ranks = kUnknown;
-  std::vector<std::pair<std::string, std::string>> facts;  // in words: program, host, device, ...
-};
-
-// False: it is no event.
-bool event_of(const std::vector<JsonField>& fields, Line& line) {
-  for (const JsonField& f : fields) {
-    const bool number = f.kind == JsonField::Kind::number;
-    const bool own = f.key == "kind" || f.key == "text" || f.key == "run" || f.key == "start";
-    if (f.kind == JsonField::Kind::text && !own) line.facts.emplace_back(f.key, f.text);
-    if (f.key == "time" && number) line.event.time = f.number;
-    if (f.key == "step" && number) line.event.step = static_cast<int64_t>(f.number);
-    if (f.key == "kind") line.event.kind = f.text;
-    if (f.key == "text") line.event.text = f.text;
-    if (f.key == "seconds" && number) line.seconds = f.number;
-    if (f.key == "setup_seconds" && number) line.setup_seconds = f.number;
-    if (f.key == "exit_code" && number) line.exit_code = f.number;
-    if (f.key == "ranks" && number) line.ranks = f.number;
-  }
-  return !line.event.kind.empty();
-}
-
 class Starts {
  public:
   explicit Starts(Run& run) : run_(run) {}
 
-  void take(const Line& line) {
+  void take(const EventLine& line) {
     const Event& e = line.event;
-    if (e.kind == "start" || e.kind == "resume") {
+    if (line.starts()) {
       find(e.step.value_or(0));
       if (Start* s = now()) {
         s->begin = e.time - line.setup_seconds;
@@ -64,7 +38,7 @@ class Starts {
       s->stalled += line.seconds;  // the next logged step's seconds have it in them
     if (e.kind == "signal" || e.kind == "error" || e.kind == "nonfinite") s->ended = e.kind;
     if (e.kind == "end" && s->ended.empty()) {
-      s->ended = line.exit_code == 0 ? "completed" : "ended";
+      s->ended = line.how_it_ended();
       run_.completed = line.exit_code == 0;
     }
   }
@@ -95,17 +69,13 @@ void read_events(const std::string& path, Run& run) {
   Starts starts(run);
   int64_t bad = 0;
   for (std::vector<JsonField> fields; lines.next(fields);) {
-    Line line;
+    EventLine line;
     if (!event_of(fields, line)) {
       ++bad;
       continue;
     }
     starts.take(line);
-    line.event.seconds = line.event.kind == "start" || line.event.kind == "resume"
-                             ? line.setup_seconds
-                             : line.seconds;
-    ++run.event_counts[line.event.kind];
-    if (run.events.size() < kMostEvents) run.events.push_back(std::move(line.event));
+    run.add_event(std::move(line.event));
   }
   bad += lines.unreadable() - (lines.half_written() ? 1 : 0);
   if (bad > 0)

@@ -11,8 +11,6 @@ namespace {
 
 std::string percent(double x) { return std::isfinite(x) ? fmt::format("{:.1f} %", x) : "?"; }
 
-double last_of(const Samples* s) { return s == nullptr ? kUnknown : s->last().y; }
-
 void line(std::string& out, const char* name, const std::string& value) {
   out += fmt::format("  {:<14} {}\n", name, value);
 }
@@ -145,7 +143,7 @@ std::string one_line(const Run& run) {
   const Measure m = measure(run);
   const Goodput g = goodput(run);
   std::string out = fmt::format("loss {} to {} in {} steps", figure(run.loss_first),
-                                figure(last_of(run.find("loss"))), run.steps);
+                                figure(run.last("loss")), run.steps);
   if (std::isfinite(m.tokens_per_second.mean))
     out += fmt::format("; {} tokens/s (median {}, deviation {}, steps {} to {})",
                        figure(m.tokens_per_second.mean), figure(m.tokens_per_second.median),

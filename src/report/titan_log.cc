@@ -248,7 +248,7 @@ class Reader {
       saved_ = true;
       builder_.current().saving += seconds;
       builder_.stalled(seconds);
-      builder_.event({.time = l.time,
+      run_.add_event({.time = l.time,
                       .step = step_now(),
                       .kind = "checkpoint",
                       .text = std::string(m),
@@ -313,7 +313,7 @@ class Reader {
   void problem(const Line& l) {
     constexpr size_t kMost = 1000;
     if (told_.size() >= kMost || !told_.insert(std::string(l.message)).second) return;
-    builder_.event({.time = l.time,
+    run_.add_event({.time = l.time,
                     .step = step_now(),
                     .kind = l.level == "WARNING" ? "warning" : "error",
                     .text = std::string(l.message)});

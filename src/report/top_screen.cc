@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "report/measure.h"
 #include "report/text.h"
 
 namespace nereus::report {
@@ -106,10 +107,7 @@ class Lines {
   double median_step() const {
     std::vector<double> seconds = values("step_seconds");
     if (seconds.size() > 32) seconds.erase(seconds.begin(), seconds.end() - 32);
-    if (seconds.empty()) return kUnknown;
-    const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2);
-    std::nth_element(seconds.begin(), middle, seconds.end());
-    return *middle;
+    return spread(std::move(seconds)).median;
   }
 
   std::vector<double> values(const std::string& name) const {

@@ -77,6 +77,12 @@ TEST_F(Top, ShowsTheSettingsOfAnotherStart) {
   EXPECT_EQ(run.total_steps, 40);
 }
 
+TEST_F(Top, TheTimeLeftIsByTheMedianStep) {
+  write("metrics.jsonl", step(1, 9, 1) + step(2, 9, 3));
+  write("resolved_config.toml", "[training]\nsteps = 12  # x\n");
+  EXPECT_THAT(screen(RunFollower(folder_), 100), HasSubstr("20.0 s left"));
+}
+
 TEST_F(Top, OfALargeFileItReadsTheEnd) {
   write("metrics.jsonl", steps(1, 20'000));
   const RunFollower run(folder_);
