@@ -15,6 +15,7 @@
 #include "base/log_output.h"
 #include "base/log_rank.h"
 #include "base/log_status.h"
+#include "base/plain_write.h"
 
 namespace nereus::log {
 namespace {
@@ -78,14 +79,6 @@ std::string full_line(const State& s, Level level, std::string_view message) {
   return fmt::format("{}[titan] {} - root - {} - {}\n", label, timestamp(), name(level), message);
 }
 
-void put(const State& s, const std::string& text) {
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(s.file, text.data() + done, text.size() - done);
-    if (n <= 0) return;  // a closed standard output must not end a training run
-    done += static_cast<size_t>(n);
-  }
-}
-
 // `text`, in the place of what is drawn, and below it what stays there.
 void put_above(State& s, const std::string& text) {
   std::string out = s.drawn > 0 ? fmt::format("\033[{}A\r\033[J", s.drawn) : "";
@@ -97,7 +90,7 @@ void put_above(State& s, const std::string& text) {
       out += cut_to_columns(*line, columns) + "\n";
       ++s.drawn;
     }
-  put(s, out);
+  plain_write(s.file, out);
 }
 
 bool stays_in_place(const State& s) { return s.drawn > 0 && s.file == STDOUT_FILENO; }
@@ -118,7 +111,7 @@ void write(Level level, std::string_view message) {
   if (stays_in_place(s))
     put_above(s, line);
   else
-    put(s, line);
+    plain_write(s.file, line);
 }
 
 void Status::bar(const std::string& text) {

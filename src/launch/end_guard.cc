@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "base/plain_write.h"
+
 namespace nereus {
 
 using std::chrono::milliseconds;
@@ -32,16 +34,11 @@ void EndGuard::watch() {
   std::unique_lock lock(mutex_);
   while (!over_ && !world_.failure()) changed_.wait_for(lock, milliseconds(10));
   if (changed_.wait_for(lock, time_, [&] { return over_; })) return;
-  // Plain writes: a thread that never comes back may hold the locks of stdio and of the logger.
   const std::string text = fmt::format(
       "error: {}\n  rank {} of the world does not come back from what it waits for: its process "
       "ends here\n",
       words_.empty() ? world_.last_words() : words_, world_.rank());
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(STDERR_FILENO, text.data() + done, text.size() - done);
-    if (n <= 0) break;
-    done += static_cast<size_t>(n);
-  }
+  plain_write(STDERR_FILENO, text);
   _exit(code_);
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/plain_write.h"
 #include "base/shown_error.h"
 #include "comm/mpi_ranks.h"
 #include "comm/nccl_ranks.h"
@@ -65,15 +66,8 @@ void run_threads(int ranks, const RankOptions& options, Work work) {
   });
 }
 
-// As main() would: one write, whatever other threads do.
-void show(const std::string& text) {
-  const std::string line = fmt::format("error: {}\n", text);
-  for (size_t done = 0; done < line.size();) {
-    const ssize_t n = ::write(STDERR_FILENO, line.data() + done, line.size() - done);
-    if (n <= 0) return;
-    done += static_cast<size_t>(n);
-  }
-}
+// As main() would: in one piece, whatever other threads do.
+void show(const std::string& text) { plain_write(STDERR_FILENO, fmt::format("error: {}\n", text)); }
 
 // srun starts ranks on nodes whose names Slurm itself uses; elsewhere a name may be new.
 constexpr std::chrono::seconds kSlurmNameTime{5};
