@@ -59,9 +59,9 @@ void run_as_rank(World& world, const std::function<void()>& work) {
     const bool mistake = fault == Fault::kConfig;
     const std::string mine =
         mistake ? mistake_text(world.rank(), reason) : failed_text(world.rank(), reason);
-    const std::string note = fault == Fault::kDevice ? world.lost(mine)
-                             : mistake               ? world.fail(mine, fault)
-                                                     : world.fail(mine);
+    const std::string note = fault == Fault::kDevice
+                                 ? world.lost(mine)
+                                 : world.fail(mine, mistake ? fault : Fault::kComm);
     if (note != mine || world.shown()) world.raise(world.last_words());
   };
   try {

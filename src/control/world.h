@@ -88,11 +88,11 @@ class World {
 std::string failed_text(int rank, const std::string& reason);
 std::string mistake_text(int rank, const std::string& reason);
 
-// Calls `work`, this rank's part of the run. When it throws, the world ends with give_up() before
-// the exception goes on, so that the others know before anything of this rank is taken down: with
-// give_up(), or for the user's mistake with its text and who found it. Where
-// the world had ended before, its note is the reason for whatever was thrown, and Error{kComm} with
-// its last words is thrown instead. May be nested.
+// Calls `work`, this rank's part of the run. When it throws, the world ends before the exception
+// goes on, so that the others know before anything of this rank is taken down: with give_up(), or
+// for the user's mistake with its text and who found it. Where the world had ended before, that is
+// the reason for whatever was thrown: what it ended with is thrown instead (raise()). It may be
+// nested.
 void run_as_rank(World&, const std::function<void()>& work);
 
 // The world of the control plane's ranks; the control plane must outlive it.
