@@ -84,6 +84,8 @@ struct ControlServer::Impl {
     const milliseconds tick =
         std::clamp(options.heartbeat / 2, milliseconds(10), milliseconds(100));
     std::vector<epoll_event> events(256);
+    // Before any hello: such a rank 0 may know neither version nor configuration to compare.
+    if (options.failed) fail(options.failed->fault(), options.failed->what());
     while (!finished()) {
       const int n = epoll_wait(poller.get(), events.data(), static_cast<int>(events.size()),
                                static_cast<int>(tick.count()));
