@@ -260,6 +260,7 @@ TEST(ControlPlane, DifferentBuildsSizesRanksAndConfigurationsAreNamedToAll) {
   };
   for (const Case& c : cases) {
     const std::string port = std::to_string(test::free_port());
+    const auto begin = Clock::now();
     std::vector<Child> ranks;
     for (int r = 0; r < 3; ++r) {
       Environment e = {{"RANK", std::to_string(r)},
@@ -277,6 +278,8 @@ TEST(ControlPlane, DifferentBuildsSizesRanksAndConfigurationsAreNamedToAll) {
       EXPECT_THAT(text, StartsWith("config: "));
       for (const char* part : c.expected) EXPECT_THAT(text, HasSubstr(part));
     }
+    const Clock::duration took = Clock::now() - begin;
+    EXPECT_LT(took, test::soon(milliseconds(4000))) << c.expected[0];
   }
 }
 

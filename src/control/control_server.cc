@@ -115,12 +115,12 @@ struct ControlServer::Impl {
     if (stop_began == Clock::time_point()) stop_began = Clock::now();
     const auto since = Clock::now() - stop_began;
     if (failure) {
-      // Who is here has the note; who is still to come shall get it too.
-      const bool all_came = std::none_of(members.begin(), members.end(), [](const Member& m) {
-        return m.state == Member::State::missing;
-      });
-      if (since > milliseconds(1000)) return true;
-      return all_came && !unsent() && connections.empty();
+      // Who is here has the note; who is still to come shall get it too: it would look for this
+      // server until its own time-out.
+      const bool all_came = hellos >= options.world_size;
+      if (all_came && !unsent() && connections.empty()) return true;
+      return since >
+             (all_came ? kCloseTime : std::clamp(deadline - stop_began, kCloseTime, kLateTime));
     }
     return std::all_of(members.begin(), members.end(),
                        [](const Member& m) { return m.state == Member::State::left; });
@@ -317,6 +317,7 @@ struct ControlServer::Impl {
       send(c, std::make_shared<std::string>(Writer(Kind::another).text(options.run_id).frame()));
       return !c.out.empty();
     }
+    ++hellos;
     const std::string who = fmt::format("rank {} (host {}, process {})", rank, m.host, m.process);
     const std::string me = fmt::format("rank 0 (host {})", tcp::host_name());
     if (failure) {
@@ -449,6 +450,9 @@ struct ControlServer::Impl {
     return text;
   }
 
+  static constexpr Clock::duration kCloseTime = std::chrono::seconds(1);  // of who has the note
+  static constexpr Clock::duration kLateTime = std::chrono::seconds(10);  // of who has not come
+
   const ControlPlaneOptions options;
   tcp::Listener listener;
   tcp::Waker waker;
@@ -464,6 +468,7 @@ struct ControlServer::Impl {
   Clock::time_point deadline, last_beat, stop_began;
   std::string wrong_host;
   int arrived = 0;
+  int hellos = 0;  // of this run's processes; two that say the same rank are two
   bool complete = false;
   Frame failure;
   std::atomic<bool> stopping{false};

@@ -12,8 +12,8 @@ class ControlServer {
  public:
   // Serves at `listener` from here on.
   ControlServer(const ControlPlaneOptions&, tcp::Listener listener);
-  // Returns when every rank has left, or has been told that the world failed (those that are still
-  // to come within a second too).
+  // Returns when every rank has left, or has been told that the world failed. Those that have not
+  // come by then have ten seconds to come and be told, but no longer than rendezvous_timeout.
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;

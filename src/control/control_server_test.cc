@@ -5,13 +5,17 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <memory>
 
 #include "control/control_plane.h"
+#include "test/child_process.h"
 
 namespace nereus {
 namespace {
 
 using std::chrono::milliseconds;
+
+using Clock = std::chrono::steady_clock;
 
 ControlPlaneOptions options_of(int rank, int port) {
   ControlPlaneOptions o;
@@ -30,7 +34,7 @@ TEST(ControlServer, EndsAWorldWithWhatRankZeroMetEarlyThoughAnotherRankComesFirs
   zero.failed.emplace(Fault::kDevice, "no GPU is here");
   one.version = "1.0";  // who fails before it has read the settings knows neither
   one.configuration = "model.name=tiny\n";
-  const ControlServer server(zero, std::move(listener));
+  auto server = std::make_unique<ControlServer>(zero, std::move(listener));
   std::string end = "met";
   try {
     const ControlPlane control(one);
@@ -38,6 +42,10 @@ TEST(ControlServer, EndsAWorldWithWhatRankZeroMetEarlyThoughAnotherRankComesFirs
     end = fmt::format("{}: {}", e.exit_code(), e.what());
   }
   EXPECT_EQ(end, "71: no GPU is here");
+  const auto begin = Clock::now();
+  server.reset();
+  const Clock::duration took = Clock::now() - begin;
+  EXPECT_LT(took, test::soon(milliseconds(3000))) << "no longer than ranks are waited for";
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ void show(const std::string& text) { plain_write(STDERR_FILENO, fmt::format("err
 
 // srun starts ranks on nodes whose names Slurm itself uses; elsewhere a name may be new.
 constexpr std::chrono::seconds kSlurmNameTime{5};
-// For the others to come to a rank that failed before they met.
+// For rank 0 to come, and for the others to come to it, where a rank failed before they met.
 constexpr std::chrono::seconds kTellTime{10};
 
 ControlPlaneOptions control_options(const LaunchEnvironment& launch, const RankOptions& options) {

@@ -160,10 +160,11 @@ const ChildFunction fails_stuck("session_fails_stuck", [] {
 });
 
 // A mistake that the ranks named in WRONG find, as main() would show it: before they meet (EARLY)
-// or when they have.
+// or when they have. Who is LATE comes two seconds later.
 const ChildFunction refuses("session_refuses", [] {
   tell_errors();
   const LaunchEnvironment launch = read_launch_environment(launch_variables(), {});
+  if (given("LATE") == std::to_string(launch.rank)) std::this_thread::sleep_for(milliseconds(2000));
   const bool wrong = given("WRONG").find(std::to_string(launch.rank)) != std::string::npos;
   const bool device = !given("DEVICE").empty();
   const Error mistake(device ? Fault::kDevice : Fault::kConfig,
@@ -246,15 +247,18 @@ TEST(Session, AMistakeOfTheUsersIsShownOnceByRankZeroAndEndsAllWithTwo) {
 
 TEST(Session, WhatARankMeetsBeforeTheOthersEndsThemWithItsNameAndHost) {
   for (const char* wrong : {"0", "1"}) {
-    const auto begin = Clock::now();
-    std::vector<Child> ranks = test::start_ranks(
-        "session_refuses", 3, {{"WRONG", wrong}, {"EARLY", "y"}, {"DEVICE", "y"}});
-    for (Child& c : ranks) {
-      EXPECT_EQ(c.wait(), "error: rank " + std::string(wrong) + " (host " + tcp::host_name() +
-                              ") failed before the ranks met: no GPU is here\n");
-      EXPECT_EQ(c.status(), 71);
+    for (const char* late : {"", "2"}) {
+      const auto begin = Clock::now();
+      std::vector<Child> ranks =
+          test::start_ranks("session_refuses", 3,
+                            {{"WRONG", wrong}, {"EARLY", "y"}, {"DEVICE", "y"}, {"LATE", late}});
+      for (Child& c : ranks) {
+        EXPECT_EQ(c.wait(), "error: rank " + std::string(wrong) + " (host " + tcp::host_name() +
+                                ") failed before the ranks met: no GPU is here\n");
+        EXPECT_EQ(c.status(), 71);
+      }
+      EXPECT_LT(Clock::now() - begin, test::soon(milliseconds(*late == 0 ? 4000 : 6000)));
     }
-    EXPECT_LT(Clock::now() - begin, test::soon(milliseconds(4000)));
   }
 }
 
