@@ -39,6 +39,8 @@ uint64_t nanoseconds(const Json& microseconds) {
   } else {
     us = microseconds.get<double>();
   }
+  if (!(us >= 0 && us < 1e15))
+    throw std::runtime_error("a time or duration of " + microseconds.dump() + " us");
   return static_cast<uint64_t>(us * 1000 + 0.5);
 }
 

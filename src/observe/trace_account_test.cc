@@ -146,6 +146,7 @@ TEST(TraceAccount, RefusesWhatIsNoTrace) {
     return text.replace(text.find('$'), 1, ts);
   };
   says(trace("{}", R"("soon")"), "no trace: a time is \"soon\", which is no number");
+  says(trace("{}", "-5"), "no trace: a time or duration of -5 us");
   says(trace("{}", R"("1e999")"), "which is no number");
   says(trace("[1]", "1"), "no trace: ");
   says(trace(R"({"program": "nereus", "rank": "x"})", "1"), "no trace: ");
